@@ -1,0 +1,40 @@
+"""Parameters that one backend updates together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fallline.rule import Update
+
+
+@dataclass
+class Bucket:
+    """Tensors that share an update and a backend.
+
+    Attributes:
+        update: what happens to each of them.
+        params: the parameters, all with a gradient.
+        states: the optimizer's state dict of each.
+        rows: for each, the row of the numbers (learning rate, age …) that hold for it.
+    """
+
+    update: Update
+    params: list[torch.Tensor] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def add(self, param: torch.Tensor, state: dict[str, Any], row: int) -> None:
+        """Append one parameter."""
+        self.params.append(param)
+        self.states.append(state)
+        self.rows.append(row)
+
+    def fits(self, grads: Sequence[torch.Tensor]) -> bool:
+        """Return whether the bucket, as it was built, can still serve these gradients."""
+        raise NotImplementedError
+
+    def step(self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]]) -> None:
+        """Update every parameter and state in place; `numbers[row]` are the scalars of the parameters of that row."""
+        raise NotImplementedError

@@ -1,0 +1,97 @@
+"""Numba pieces that every generated kernel is made of: addresses, atomics and 16-bit floating point."""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit
+from numba.core import types
+from numba.extending import intrinsic
+
+
+def _array_at(element):  # type: ignore[no-untyped-def]
+    """Return an intrinsic that reads an int64 address as a pointer to `element`."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def pointer(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
+
+        return types.CPointer(element)(address), codegen
+
+    return pointer
+
+
+float32_at = _array_at(types.float32)
+float64_at = _array_at(types.float64)
+uint16_at = _array_at(types.uint16)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def take_ticket(typingctx, address):  # type: ignore[no-untyped-def]
+    """Add 1 to the int64 at `address` atomically and return its old value."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_float(typingctx, bits):  # type: ignore[no-untyped-def]
+    """Reinterpret uint32 bits as a float32."""
+    return types.float32(types.uint32), lambda c, b, s, a: b.bitcast(a[0], c.get_value_type(types.float32))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_bits(typingctx, value):  # type: ignore[no-untyped-def]
+    """Reinterpret a float32 as its uint32 bits."""
+    return types.uint32(types.float32), lambda c, b, s, a: b.bitcast(a[0], c.get_value_type(types.uint32))
+
+
+@njit
+def maximum(x, y):  # type: ignore[no-untyped-def]
+    """Return the larger value, NaN if either is NaN."""
+    return x if x > y or x != x else y
+
+
+@njit
+def load_bfloat16(half):  # type: ignore[no-untyped-def]
+    """Return the float32 that the bfloat16 bits stand for (exact)."""
+    return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
+
+
+@njit
+def store_bfloat16(value):  # type: ignore[no-untyped-def]
+    """Return the bfloat16 bits nearest to a float32, ties to even."""
+    bits = as_bits(np.float32(value))
+    odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
+    rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    return np.uint16(rounded if value == value else np.uint32(0x7FC0))
+
+
+@njit
+def load_float16(half):  # type: ignore[no-untyped-def]
+    """Return the float32 that the float16 bits stand for (exact)."""
+    bits = np.uint32(half)
+    magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
+    # Scaling by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals in one multiplication.
+    value = as_bits(as_float(magnitude) * np.float32(5.192296858534828e33))
+    special = magnitude >= np.uint32(0x0F800000)
+    value = np.uint32(magnitude | np.uint32(0x70000000)) if special else value
+    return as_float(np.uint32(value | np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))))
+
+
+@njit
+def store_float16(value):  # type: ignore[no-untyped-def]
+    """Return the float16 bits nearest to a float32, ties to even; overflow gives Inf."""
+    bits = as_bits(np.float32(value))
+    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    odd = np.uint32((magnitude >> np.uint32(13)) & np.uint32(1))
+    normal = np.uint32(np.uint32(magnitude + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
+    # Adding 0.5 aligns the mantissa of a subnormal result with the low bits, rounding it on the way.
+    subnormal = np.uint32(as_bits(as_float(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000))
+    large = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else np.uint32(0x7C00)
+    result = subnormal if magnitude < np.uint32(0x38800000) else normal
+    result = large if magnitude >= np.uint32(0x47800000) else result
+    return np.uint16(result | sign)

@@ -1,0 +1,292 @@
+"""The optimizer that every class of Fallline is: groups, state, state dicts, and the step over its buckets."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import is_
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+
+from fallline.backends import BACKENDS, Bucket, bucket_for
+from fallline.checkpoint import pack, unpack
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError
+from fallline.rule import Rule, Update
+
+Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
+Scalar: TypeAlias = float | torch.Tensor
+
+
+@dataclass
+class _Cohort:
+    """Parameters of one group that have received the same number of updates."""
+
+    group: int
+    age: float
+    first: bool
+
+
+@dataclass
+class _Plan:
+    """How the next step runs; it holds as long as groups, options and the set of gradients stay the same."""
+
+    updates: list[Update]
+    params: list[list[torch.Tensor]]
+    idle: list[torch.Tensor]
+    buckets: list[Bucket]
+    cohorts: list[_Cohort]
+    steps: torch.Tensor | None
+    ages: torch.Tensor | None
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of the optimizers: runs `rule` over all parameters through the backends.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        defaults: hyperparameters and options of a group that does not give its own.
+        backend: "auto", "fused" or "reference".
+    """
+
+    rule: ClassVar[Rule]
+
+    def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
+        """Refuse unknown keywords with a list of the known ones."""
+        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        for name in keywords:
+            if name not in known:
+                raise ArgumentTypeError(
+                    f"{cls.__name__}: keywords must be among {', '.join(known)}, got {name}={keywords[name]!r}; "
+                    + _suggest(name, known)
+                )
+        return super().__new__(cls)
+
+    def __init__(self, params: Params, defaults: dict[str, Any], backend: str = "auto") -> None:
+        name = type(self).__name__
+        if backend not in BACKENDS:
+            raise ArgumentError(
+                f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"
+            )
+        if defaults.get("foreach") and defaults.get("fused"):
+            raise ArgumentError(f"{name}: foreach and fused must not both be True; leave both out for the fastest")
+        self.backend = backend
+        self._plan: _Plan | None = None
+        super().__init__(params, defaults)
+
+    # ---------------------------------------------------------------- groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with options of its own where it gives them.
+
+        Raises:
+            ArgumentError: an option lies outside its range, or its name is nearly but not quite a known one.
+        """
+        if isinstance(param_group, Mapping):
+            self._check_group({**self.defaults, **param_group})
+            param_group = {"base_lr": _number(param_group.get("lr", self.defaults["lr"])), **param_group}
+        super().add_param_group(param_group)
+        self._plan = None
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ArgumentError when the options of a group cannot be used; subclasses add their own rules."""
+        name = type(self).__name__
+        for key in group.keys() - self.defaults.keys() - {"params", "param_names", "base_lr", "initial_lr"}:
+            # Groups may carry notes of the user's ("name", "lr_scale"), but a near miss is a typing error.
+            if difflib.get_close_matches(key, self.defaults, n=1, cutoff=0.8):
+                raise ArgumentError(
+                    f"{name}: a group's options must be among {', '.join(self.defaults)}, got {key}={group[key]!r}; "
+                    + _suggest(key, list(self.defaults))
+                )
+        if isinstance(group["lr"], torch.Tensor) and group["lr"].numel() != 1:
+            raise ArgumentError(
+                f"{name}: a tensor lr must have one element, got lr of shape {tuple(group['lr'].shape)}; "
+                "use a group for each learning rate"
+            )
+        self.rule.check(name, group)
+        if group.get("capturable"):
+            raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
+        if group.get("differentiable") and group.get("fused"):
+            raise ArgumentError(f"{name}: differentiable must be False when fused is True; leave fused out")
+
+    # ---------------------------------------------------------------- the step
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; `.grad` is only read.
+
+        Args:
+            closure: clears gradients, computes the loss, calls backward and returns the loss; called once, first.
+
+        Returns:
+            What the closure returned, or None without one.
+
+        Raises:
+            GradientError: a gradient is sparse or of another dtype than its parameter; nothing has been updated.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+            self._update()
+        return loss
+
+    def _update(self) -> None:
+        updates = [self.rule.update_for(group) for group in self.param_groups]
+        plan = self._plan
+        grads = self._gradients(plan, updates) if plan is not None else None
+        if plan is None or grads is None:
+            plan = self._plan = self._make_plan(updates)
+            grads = self._gradients(plan, updates)
+            if grads is None:
+                raise RuntimeError("gradients changed while the optimizer was stepping; call step() from one thread")
+        if plan.steps is not None:
+            plan.steps += 1
+            plan.ages = plan.steps.clone()
+        for cohort in plan.cohorts:
+            cohort.age += 1
+        numbers = [self._numbers(cohort) for cohort in plan.cohorts]
+        for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
+            bucket.step(bucket_grads, numbers)
+        for cohort in plan.cohorts:
+            cohort.first = False
+
+    def _gradients(self, plan: _Plan, updates: list[Update]) -> list[list[torch.Tensor]] | None:
+        """Return the gradients of every bucket, or None when the plan no longer describes the optimizer."""
+        if updates != plan.updates or any(p.grad is not None for p in plan.idle):
+            return None
+        for group, params in zip(self.param_groups, plan.params, strict=True):
+            if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
+                return None
+        if plan.steps is not None and not torch.equal(plan.steps, plan.ages):  # somebody wrote to state["step"]
+            return None
+        grads: list[Any] = [[p.grad for p in bucket.params] for bucket in plan.buckets]
+        if not all(bucket.fits(g) for bucket, g in zip(plan.buckets, grads, strict=True)):
+            return None
+        return grads
+
+    def _make_plan(self, updates: list[Update]) -> _Plan:
+        """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
+        active = [
+            (index, param)
+            for index, group in enumerate(self.param_groups)
+            for param in group["params"]
+            if param.grad is not None and self._check_gradient(param)
+        ]
+        buckets: dict[Any, Bucket] = {}
+        cohorts: dict[tuple[int, float, bool], int] = {}
+        for index, param in active:
+            state, first = self._state_of(param, updates[index])
+            age = float(state["step"]) if self.rule.counts_steps else 0.0
+            row = cohorts.setdefault((index, age, first), len(cohorts))
+            backend = self._backend_of(self.param_groups[index])
+            key, kind = bucket_for(backend, updates[index], param, param.grad, state)
+            buckets.setdefault(key, kind(updates[index])).add(param, state, row)
+        steps = self._share_steps([self.state[param] for _, param in active])
+        return _Plan(
+            updates=updates,
+            params=[list(group["params"]) for group in self.param_groups],
+            idle=[p for group in self.param_groups for p in group["params"] if p.grad is None],
+            buckets=list(buckets.values()),
+            cohorts=[_Cohort(*key) for key in cohorts],
+            steps=steps,
+            ages=None if steps is None else steps.clone(),
+        )
+
+    def _backend_of(self, group: Mapping[str, Any]) -> str:
+        if self.backend == "auto" and group.get("fused"):
+            return "fused"
+        plain = group.get("foreach") or group.get("differentiable") or group.get("fused") is False
+        return "reference" if plain else self.backend
+
+    def _check_gradient(self, param: torch.Tensor) -> bool:
+        name, grad = type(self).__name__, param.grad
+        assert grad is not None
+        if grad.layout is not torch.strided:
+            raise GradientError(
+                f"{name}: gradients must be dense, got one of layout {grad.layout} for a parameter of shape "
+                f"{tuple(param.shape)}; use torch.nn.Embedding(sparse=False) or torch.optim.SparseAdam"
+            )
+        if grad.is_complex() and not param.is_complex():
+            raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")
+        return True
+
+    def _state_of(self, param: torch.Tensor, update: Update) -> tuple[dict[str, Any], bool]:
+        """Return the state of a parameter, created where it is missing, and whether any was."""
+        state = self.state[param]
+        missing = [key for key in update.state if state.get(key) is None]
+        for key in missing:
+            # NOTE [state dtype]: rounding to nearest in half precision stalls running means (decision 0003).
+            dtype = torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+            state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+        if self.rule.counts_steps and "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+        return state, bool(missing)
+
+    def _share_steps(self, states: list[dict[str, Any]]) -> torch.Tensor | None:
+        """Make every `step` a view of one vector, so that a thousand counters advance in one operation."""
+        if not self.rule.counts_steps or not states:
+            return None
+        steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float32)
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
+        return steps
+
+    def _numbers(self, cohort: _Cohort) -> dict[str, Any]:
+        """Return every number that an update of these parameters may read."""
+        group = self.param_groups[cohort.group]
+        keep = group.get("differentiable")
+        numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
+        for name in ("lr", "weight_decay", *self.rule.ranges):
+            value = group[name]
+            if isinstance(value, (tuple, list)):
+                stem = name.removesuffix("s")
+                numbers |= {f"{stem}{i}": v if keep else _number(v) for i, v in enumerate(value, start=1)}
+            else:
+                numbers[name] = value if keep else _number(value)
+        base = _number(group.get("initial_lr", group["base_lr"]))
+        numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
+        return numbers
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain numbers under PyTorch's keys; `torch.optim`'s class of this name loads it."""
+        return pack(super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy a state dict, ours or that of the `torch.optim` class of this name, into this optimizer.
+
+        State keeps the dtype it was saved with. How a step runs (backend, foreach, fused) stays as it is.
+
+        Raises:
+            StateError: groups, names or shapes do not fit; the optimizer is left as it was.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict
+        state, groups = unpack(self, state_dict)
+        for group in groups:
+            self._check_group(group)
+        for own, group in zip(self.param_groups, groups, strict=True):
+            if isinstance(own["lr"], torch.Tensor):  # schedulers and compiled steps hold on to this very tensor
+                group["lr"] = own["lr"].fill_(_number(group["lr"]))
+        self.__setstate__({"state": state, "param_groups": groups})
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+
+
+def _number(value: Scalar) -> float:
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else "check the spelling"

@@ -1,0 +1,32 @@
+"""The exceptions that Fallline raises; each is also the builtin that PyTorch raises in the same place.
+
+A message reads `where: what must hold, got name=value; what to do`.
+"""
+
+
+class FalllineError(Exception):
+    """Base of every error that Fallline raises on purpose."""
+
+
+class ArgumentError(FalllineError, ValueError):
+    """An argument has the right type but a value that cannot be used."""
+
+
+class ArgumentTypeError(FalllineError, TypeError):
+    """An argument has the wrong type, or a keyword is unknown."""
+
+
+class GradientError(FalllineError, RuntimeError):
+    """A gradient cannot be used: sparse, or of a dtype that does not fit its parameter."""
+
+
+class StateError(FalllineError, ValueError):
+    """A state dict does not fit the optimizer or schedule that loads it."""
+
+
+class StudyError(FalllineError, RuntimeError):
+    """A study cannot go on: its folder, its specification or its stored trials do not fit."""
+
+
+class CacheWarning(UserWarning):
+    """Compiled kernels cannot be kept on disk, so every process compiles them anew."""

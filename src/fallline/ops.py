@@ -1,0 +1,33 @@
+"""The functions that an update rule may call besides + - * / and **.
+
+Each accepts whatever a rule is run on: Python floats, torch tensors, or the symbols from which the
+fused backend writes its kernel.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+
+def sqrt(x: Any) -> Any:
+    """Return the square root of every element."""
+    return x.sqrt() if hasattr(x, "sqrt") else math.sqrt(x)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """Return the larger of two values, element by element; NaN if either is NaN."""
+    if isinstance(x, torch.Tensor):
+        return x.maximum(y) if isinstance(y, torch.Tensor) else x.clamp(min=y)
+    if hasattr(x, "maximum"):
+        return x.maximum(y)
+    return x if x > y or x != x else y
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Return `x` where `condition` holds and `y` elsewhere."""
+    if isinstance(condition, torch.Tensor):
+        return torch.where(condition, x, y)
+    if hasattr(condition, "where"):
+        return condition.where(x, y)
+    return x if condition else y

@@ -1,0 +1,116 @@
+"""Adam: bias-corrected running means of the gradient and of its square."""
+
+from typing import Any
+
+from fallline.base import Optimizer, Params, Scalar
+from fallline.ops import maximum, sqrt
+from fallline.rule import FRACTION, NON_NEGATIVE, rule
+
+
+@rule(
+    state={"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"},
+    ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
+    formula="m = β1·m + (1 − β1)·g;  v = β2·v + (1 − β2)·g²;  p −= lr·m̂/(√v̂ + eps)",
+    source="Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237",
+)
+def adam(
+    param: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    max_exp_avg_sq: Any,
+    *,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    eps: Any,
+    step: Any,
+) -> tuple[Any, ...]:
+    """Divide the running mean of the gradient by the root of the running mean of its square.
+
+    State:   exp_avg: like param, starts at 0. Running mean of gradients.
+             exp_avg_sq: like param, starts at 0. Running mean of squared gradients.
+             max_exp_avg_sq: like param, starts at 0, only with amsgrad. Largest exp_avg_sq so far.
+             step: updates this parameter has received, 1 at the first.
+    Hyper:   lr: step length in param units, >= 0.  beta1, beta2: in [0, 1).  eps: gradient units, outside the root.
+    Follows: Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237v1.
+    Differs: amsgrad corrects the bias of the maximum, as in PyTorch; the paper does not correct at all.
+    """
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
+    second_moment = exp_avg_sq
+    if max_exp_avg_sq is not None:
+        second_moment = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
+    bias_correction1 = 1 - beta1**step
+    bias_correction2 = 1 - beta2**step
+    denominator = sqrt(second_moment) / sqrt(bias_correction2) + eps
+    return param - (lr / bias_correction1) * (exp_avg / denominator), exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+class Adam(Optimizer):
+    """Adam, drop-in for `torch.optim.Adam`; its `weight_decay` is L2, so prefer `AdamW` when decay matters.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        lr: learning rate, >= 0; a number or a one-element tensor.
+        betas: decay of the running means of the gradient and of its square, each in [0, 1).
+        eps: added to the denominator, outside the root, >= 0.
+        weight_decay: L2 penalty, added to the gradient, so that the denominator divides it.
+        amsgrad: divide by the largest second moment so far.
+        foreach: PyTorch's flag; True selects the reference backend.
+        maximize: climb instead of descend.
+        capturable: PyTorch's flag for CUDA graphs; only False is supported.
+        differentiable: let autograd see the step; selects the reference backend.
+        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
+        decoupled_weight_decay: PyTorch's spelling of `weight_decay_mode="decoupled"`.
+        weight_decay_mode: "l2", "decoupled" or "independent".
+        backend: "auto", "fused" or "reference".
+
+    Raises:
+        ArgumentError: a hyperparameter lies outside its range.
+        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = fl.Adam([w], lr=0.1)
+        >>> w.grad = torch.tensor([5.0])
+        >>> opt.step()
+        >>> round(w.item(), 4)  # the first step is lr long, whatever the gradient
+        0.9
+    """
+
+    rule = adam
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scalar = 1e-3,
+        betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        weight_decay_mode: str = "l2",
+        backend: str = "auto",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "foreach": foreach,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "weight_decay_mode": "decoupled" if decoupled_weight_decay else weight_decay_mode,
+        }
+        super().__init__(params, defaults, backend)

@@ -1,0 +1,86 @@
+"""AdamW: Adam with weight decay kept out of the gradient statistics."""
+
+from fallline.base import Optimizer, Params, Scalar
+from fallline.optimizers.adam import adam
+from fallline.rule import Rule
+
+# The maths of AdamW is Adam's; what differs is that decay shrinks the parameter before the step (see rule.Update).
+adamw = Rule(
+    name="adamw",
+    function=adam.function,
+    state=adam.state,
+    ranges=adam.ranges,
+    formula="p ·= 1 − lr·wd;  then Adam",
+    source="Loshchilov & Hutter 2019, arXiv:1711.05101v3, algorithm 2",
+    weight_decay_mode="decoupled",
+)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, drop-in for `torch.optim.AdamW`.
+
+    Decay comes first, as in PyTorch; after it instead of before it would differ by lr²·weight_decay. The strength
+    is lr·weight_decay, so a doubled lr asks for half the decay; `weight_decay_mode="independent"` unties the two.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        lr: learning rate, >= 0; a number or a one-element tensor.
+        betas: decay of the running means of the gradient and of its square, each in [0, 1).
+        eps: added to the denominator, outside the root, >= 0.
+        weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
+        amsgrad: divide by the largest second moment so far.
+        maximize: climb instead of descend.
+        foreach: PyTorch's flag; True selects the reference backend.
+        capturable: PyTorch's flag for CUDA graphs; only False is supported.
+        differentiable: let autograd see the step; selects the reference backend.
+        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
+        weight_decay_mode: "decoupled", "independent" or "l2".
+        backend: "auto", "fused" or "reference".
+
+    Raises:
+        ArgumentError: a hyperparameter lies outside its range.
+        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = fl.AdamW([w], lr=0.1, weight_decay=0.5)
+        >>> w.grad = torch.tensor([5.0])
+        >>> opt.step()
+        >>> round(w.item(), 4)  # 1·(1 − 0.1·0.5) − 0.1
+        0.85
+    """
+
+    rule = adamw
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scalar = 1e-3,
+        betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        weight_decay_mode: str = "decoupled",
+        backend: str = "auto",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+        }
+        super().__init__(params, defaults, backend)

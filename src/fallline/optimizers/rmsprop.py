@@ -1,0 +1,122 @@
+"""RMSprop: gradient descent divided by a running root mean square of the gradient."""
+
+from typing import Any
+
+from fallline.base import Optimizer, Params, Scalar
+from fallline.ops import maximum, sqrt
+from fallline.rule import FRACTION, NON_NEGATIVE, rule
+
+
+@rule(
+    state={"square_avg": None, "grad_avg": "centered", "momentum_buffer": "momentum"},
+    ranges={"alpha": FRACTION, "eps": NON_NEGATIVE, "momentum": NON_NEGATIVE},
+    formula="v = α·v + (1 − α)·g²;  p −= lr·g/(√v + eps)",
+    source="Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850",
+    counts_steps=True,  # the formula does not, but PyTorch's state has a `step` and fails to load without it
+)
+def rmsprop(
+    param: Any,
+    grad: Any,
+    square_avg: Any,
+    grad_avg: Any,
+    momentum_buffer: Any,
+    *,
+    lr: Any,
+    alpha: Any,
+    eps: Any,
+    momentum: Any,
+    eps_inside_sqrt: bool,
+) -> tuple[Any, ...]:
+    """Divide each gradient by the root of a running mean of its squares.
+
+    State:   square_avg: like param, starts at 0. Running mean of squared gradients.
+             grad_avg: like param, starts at 0, only with centered. Running mean of gradients.
+             momentum_buffer: like param, starts at 0, only with momentum. Decaying sum of the scaled gradients.
+    Hyper:   lr: step length in param units, >= 0.  alpha: in [0, 1).  eps: gradient units, outside the root.
+             momentum: >= 0.
+    Follows: Tieleman & Hinton 2012, Coursera lecture 6.5; centered: Graves 2013, arXiv:1308.0850v5, eq. 38-45.
+    Differs: eps stands outside the root by default, as in PyTorch; `eps_inside_sqrt=True` is the lecture's
+             and TensorFlow's placement (eps then has squared gradient units). Nothing is bias-corrected: with
+             square_avg started at 0 the first step is lr/√(1 − alpha) long. The centered variance is clamped at 0, where
+             rounding gives PyTorch a NaN.
+    """
+    square_avg = alpha * square_avg + (1 - alpha) * (grad * grad)
+    variance = square_avg
+    if grad_avg is not None:
+        grad_avg = alpha * grad_avg + (1 - alpha) * grad
+        variance = maximum(square_avg - grad_avg * grad_avg, 0)  # rounding makes it negative for a constant gradient
+    denominator = sqrt(variance + eps) if eps_inside_sqrt else sqrt(variance) + eps
+    direction = grad / denominator
+    if momentum_buffer is not None:
+        direction = momentum_buffer = momentum * momentum_buffer + direction
+    return param - lr * direction, square_avg, grad_avg, momentum_buffer
+
+
+class RMSprop(Optimizer):
+    """RMSprop, drop-in for `torch.optim.RMSprop`.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        lr: learning rate, >= 0; a number or a one-element tensor.
+        alpha: decay of the running mean of squares, in [0, 1).
+        eps: added to the denominator, >= 0.
+        weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
+        momentum: factor of the running sum of scaled gradients; 0 keeps no buffer.
+        centered: divide by the standard deviation instead of the root mean square.
+        capturable: PyTorch's flag for CUDA graphs; only False is supported.
+        foreach: PyTorch's flag; True selects the reference backend.
+        maximize: climb instead of descend.
+        differentiable: let autograd see the step; selects the reference backend.
+        eps_inside_sqrt: divide by √(v + eps), as in Hinton's lecture and TensorFlow, instead of √v + eps.
+        weight_decay_mode: "l2", "decoupled" or "independent".
+        backend: "auto", "fused" or "reference".
+
+    Raises:
+        ArgumentError: a hyperparameter lies outside its range.
+        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = fl.RMSprop([w], lr=0.01, alpha=0.99)
+        >>> w.grad = torch.tensor([3.0])
+        >>> opt.step()
+        >>> round(w.item(), 4)  # the first step is lr/√(1 − alpha), whatever the gradient
+        0.9
+    """
+
+    rule = rmsprop
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scalar = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        eps_inside_sqrt: bool = False,
+        weight_decay_mode: str = "l2",
+        backend: str = "auto",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "capturable": capturable,
+            "foreach": foreach,
+            "maximize": maximize,
+            "differentiable": differentiable,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "weight_decay_mode": weight_decay_mode,
+        }
+        super().__init__(params, defaults, backend)

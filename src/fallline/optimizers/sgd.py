@@ -1,0 +1,114 @@
+"""Stochastic gradient descent, with momentum, dampening and Nesterov's variant."""
+
+from typing import Any
+
+from fallline.base import Optimizer, Params, Scalar
+from fallline.errors import ArgumentError
+from fallline.ops import where
+from fallline.rule import NON_NEGATIVE, Range, rule
+
+
+@rule(
+    state={"momentum_buffer": "momentum"},
+    ranges={"momentum": NON_NEGATIVE, "dampening": Range(low=float("-inf"))},
+    formula="b = μ·b + (1 − dampening)·g;  p −= lr·b  (nesterov: g + μ·b)",
+    source="Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013",
+)
+def sgd(
+    param: Any,
+    grad: Any,
+    momentum_buffer: Any,
+    *,
+    lr: Any,
+    momentum: Any,
+    dampening: Any,
+    nesterov: bool,
+    first: Any,
+) -> tuple[Any, ...]:
+    """Step against the gradient, or against a decaying sum of the gradients so far.
+
+    State:   momentum_buffer: like param; the first gradient after the first step. Absent without momentum.
+    Hyper:   lr: step length in param units a unit of gradient, >= 0.  momentum: >= 0, usually below 1.
+             dampening: the part of each gradient that is left out of the buffer.
+    Follows: Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form, where lr
+             multiplies the buffer instead of the gradient.
+    Differs: the first gradient enters the buffer undampened, as in PyTorch.
+    """
+    direction = grad
+    if momentum_buffer is not None:
+        momentum_buffer = momentum * momentum_buffer + where(first, 1, 1 - dampening) * grad
+        direction = grad + momentum * momentum_buffer if nesterov else momentum_buffer
+    return param - lr * direction, momentum_buffer
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, drop-in for `torch.optim.SGD`.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        lr: learning rate, >= 0; a number or a one-element tensor.
+        momentum: factor of the running sum of gradients; 0 keeps no state.
+        dampening: part of each gradient left out of that sum; must be 0 with `nesterov`.
+        weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
+        nesterov: look one momentum step ahead; needs `momentum > 0`.
+        maximize: climb instead of descend.
+        foreach: PyTorch's flag; True selects the reference backend.
+        differentiable: let autograd see the step; selects the reference backend.
+        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
+        weight_decay_mode: "l2", "decoupled" or "independent".
+        backend: "auto", "fused" or "reference".
+
+    Raises:
+        ArgumentError: a hyperparameter lies outside its range.
+        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = fl.SGD([w], lr=0.1, momentum=0.9)
+        >>> for _ in range(2):
+        ...     w.grad = torch.tensor([1.0])
+        ...     opt.step()
+        >>> round(w.item(), 4)  # 1 − 0.1·1 − 0.1·1.9
+        0.71
+    """
+
+    rule = sgd
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scalar = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: Scalar = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        weight_decay_mode: str = "l2",
+        backend: str = "auto",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+            "weight_decay_mode": weight_decay_mode,
+        }
+        super().__init__(params, defaults, backend)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ArgumentError(
+                "SGD: nesterov=True needs momentum > 0 and dampening == 0, got "
+                f"momentum={group['momentum']:g}, dampening={group['dampening']:g}; for example momentum=0.9"
+            )
