@@ -1,0 +1,8 @@
+"""Put tests/ on the import path, so that every test can say `from oracles import ...`."""
+
+import sys
+from pathlib import Path
+
+# pytest's default import mode has done it already; `--import-mode=importlib` does not.
+if (TESTS := str(Path(__file__).parent)) not in sys.path:
+    sys.path.insert(0, TESTS)

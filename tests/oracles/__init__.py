@@ -1,0 +1,1 @@
+"""Reference trajectories of optimizers, made by plain NumPy transcriptions that never import fallline."""

@@ -1,0 +1,50 @@
+"""The table of cases, gathered from every oracle in this folder, and the run of one."""
+
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from oracles import problem
+from oracles.golden import Golden
+from oracles.problem import Array, Case
+
+# Every other module is an oracle: it has `update`, `LR` and `CASES`, and `TORCH` where torch has the optimizer.
+_NOT_ORACLES = {"cases", "formula", "golden", "make", "problem", "torch_twin"}
+
+
+def _discover() -> dict[str, ModuleType]:
+    found = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return {name: import_module(f"oracles.{name}") for name in found if name not in _NOT_ORACLES}
+
+
+ORACLES = _discover()
+CASES: dict[str, Case] = {case.name: case for oracle in ORACLES.values() for case in oracle.CASES}
+if len(CASES) != sum(len(oracle.CASES) for oracle in ORACLES.values()):
+    raise ValueError("oracles: case names must be unique, and two cases share one; rename it")
+
+
+def oracle_of(case: Case) -> ModuleType:
+    """Return the oracle module of the case's optimizer."""
+    return next(oracle for oracle in ORACLES.values() if any(c.optimizer == case.optimizer for c in oracle.CASES))
+
+
+def run(case: Case) -> Golden:
+    """Return the record of a case run by its oracle."""
+    oracle = oracle_of(case)
+    config = dict(case.config)
+    lr0 = config.pop("lr", oracle.LR)
+    params = problem.initial()
+    state: dict[str, dict[str, Array]] = {name: {} for name in params}
+    trajectory: dict[int, dict[str, Array]] = {}
+    for step in range(1, problem.STEPS + 1):
+        lr = lr0 if case.lrs is None else case.lrs[step - 1]
+        for name, grad in problem.gradients(step, case.late).items():
+            if grad is not None:
+                # np.asarray: NumPy turns the result of 0-d arithmetic into a scalar.
+                params[name] = np.asarray(oracle.update(params[name], grad, state[name], lr, lr0, **config))
+        if step in problem.RECORDED:
+            trajectory[step] = dict(params)
+    return Golden(case, trajectory, state, (f"oracles.{oracle.__name__.rpartition('.')[2]}",))
