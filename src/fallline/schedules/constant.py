@@ -1,0 +1,40 @@
+"""The constant schedule."""
+
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from fallline.schedules.base import Schedule, Scheduler
+
+
+@dataclass(frozen=True)
+class constant(Schedule):
+    """Keep the base learning rate: `lr(k) = b`.
+
+    Example:
+        >>> from fallline.schedules import constant
+        >>> constant()(7, base=0.1)
+        0.1
+    """
+
+    def value(self, k: int, base: float) -> float:
+        """Return `base`."""
+        return base
+
+
+class Constant(Scheduler):
+    """Keep each group's base learning rate; the `LRScheduler` over `constant()`.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        last_epoch: -1 to start; `k - 1` to go on at step `k`.
+
+    Example:
+        >>> import torch
+        >>> from fallline.schedules import Constant
+        >>> Constant(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)).get_last_lr()
+        [0.1]
+    """
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        super().__init__(optimizer, constant(), last_epoch)

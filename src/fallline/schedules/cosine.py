@@ -1,0 +1,75 @@
+"""Half a cosine from the base learning rate to `min_lr`."""
+
+import math
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from fallline.schedules.base import Schedule, Scheduler
+
+
+def half_cosine(start: float, end: float, progress: float) -> float:
+    """Return the point of half a cosine from `start` (progress <= 0) to `end` (progress >= 1), exact at both."""
+    if progress <= 0:  # end + (start − end)·1 may round to a neighbour of start
+        return start
+    if progress >= 1:
+        return end
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class cosine(Schedule):
+    """Anneal along half a cosine: `lr(k) = min_lr + (b − min_lr)·(1 + cos(π·min(k, T)/T))/2`, with T `total_steps`.
+
+    Args:
+        total_steps: the step from which the learning rate is `min_lr`, >= 1.
+        min_lr: the final learning rate, >= 0, the same for every group.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> from fallline.schedules import cosine
+        >>> [round(cosine(total_steps=4, min_lr=0.2)(k), 3) for k in range(6)]
+        [1.0, 0.883, 0.6, 0.317, 0.2, 0.2]
+    """
+
+    total_steps: int
+    min_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._integer("total_steps", 1)
+        self._number("min_lr")
+
+    def value(self, k: int, base: float) -> float:
+        """Return the learning rate at step `k`."""
+        return half_cosine(base, self.min_lr, k / self.total_steps)
+
+
+class Cosine(Scheduler):
+    """Anneal each group from its base learning rate to `min_lr`; the `LRScheduler` over `cosine`.
+
+    As PyTorch's `CosineAnnealingLR` up to `total_steps`, where that one rises again and this one stays.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        total_steps: the step from which the learning rate is `min_lr`, >= 1.
+        min_lr: the final learning rate, >= 0, the same for every group.
+        last_epoch: -1 to start; `k - 1` to go on at step `k`.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> import torch
+        >>> from fallline.schedules import Cosine
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> scheduler = Cosine(optimizer, total_steps=3)
+        >>> optimizer.step()
+        >>> scheduler.step()
+        >>> round(scheduler.get_last_lr()[0], 6)  # 0.1·(1 + cos(π/3))/2
+        0.075
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, min_lr: float = 0.0, last_epoch: int = -1) -> None:
+        super().__init__(optimizer, cosine(total_steps, min_lr), last_epoch)

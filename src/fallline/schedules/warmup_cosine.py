@@ -1,0 +1,102 @@
+"""A linear warm-up, then half a cosine."""
+
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from fallline.errors import ArgumentError
+from fallline.schedules.base import Schedule, Scheduler
+from fallline.schedules.cosine import half_cosine
+
+
+@dataclass(frozen=True)
+class warmup_cosine(Schedule):
+    """Rise linearly to the base learning rate, then anneal along half a cosine to `min_lr`.
+
+    With `s = k + 1`, W `warmup_steps` and T `total_steps`: `lr(k) = b·s/W` for `s < W`, else
+    `min_lr + (b − min_lr)·(1 + cos(π·(s − W)/(T − W)))/2`, and `min_lr` for `s > T`. So the first step is not wasted
+    at 0, the peak `b` is reached at `k = W − 1`, and the last step, `k = T − 1`, has `min_lr` (or the peak, if W = T).
+
+    Args:
+        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
+        total_steps: all steps, >= 1.
+        min_lr: the final learning rate, >= 0, the same for every group.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> from fallline.schedules import warmup_cosine
+        >>> schedule = warmup_cosine(3, 10)
+        >>> [round(schedule(k), 3) for k in range(11)]
+        [0.333, 0.667, 1.0, 0.95, 0.812, 0.611, 0.389, 0.188, 0.05, 0.0, 0.0]
+        >>> warmup_cosine(0.25, 1000)
+        warmup_cosine(warmup_steps=250, total_steps=1000, min_lr=0.0)
+    """
+
+    warmup_steps: int | float
+    total_steps: int
+    min_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._integer("total_steps", 1)
+        self._number("min_lr")
+        if isinstance(self.warmup_steps, float):
+            if not 0 <= self.warmup_steps < 1:
+                raise ArgumentError(
+                    "warmup_cosine: warmup_steps must be an int or a fraction in [0, 1), got "
+                    f"warmup_steps={self.warmup_steps!r}; pass a whole number of steps, or 0.1 for a tenth of them"
+                )
+            self._set("warmup_steps", round(self.warmup_steps * self.total_steps))
+        self._integer("warmup_steps", 0)
+        if self.warmup_steps > self.total_steps:
+            raise ArgumentError(
+                f"warmup_cosine: warmup_steps must be <= total_steps={self.total_steps}, "
+                f"got warmup_steps={self.warmup_steps}; total_steps counts the warm-up too"
+            )
+
+    def value(self, k: int, base: float) -> float:
+        """Return the learning rate at step `k`."""
+        s = k + 1
+        if s <= self.warmup_steps:
+            return base * (s / self.warmup_steps)
+        if s >= self.total_steps:
+            return self.min_lr
+        return half_cosine(base, self.min_lr, (s - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+
+
+class WarmupCosine(Scheduler):
+    """Warm each group up to its base learning rate, then anneal it to `min_lr`; the `LRScheduler` over `warmup_cosine`.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
+        total_steps: all steps, >= 1.
+        min_lr: the final learning rate, >= 0, the same for every group.
+        last_epoch: -1 to start; `k - 1` to go on at step `k`.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> import torch
+        >>> from fallline.schedules import WarmupCosine
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+        >>> scheduler = WarmupCosine(optimizer, warmup_steps=4, total_steps=10)
+        >>> scheduler.get_last_lr()
+        [0.025]
+        >>> optimizer.step()
+        >>> scheduler.step()
+        >>> scheduler.get_last_lr()
+        [0.05]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_steps: int | float,
+        total_steps: int,
+        min_lr: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, warmup_cosine(warmup_steps, total_steps, min_lr), last_epoch)
