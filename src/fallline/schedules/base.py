@@ -110,7 +110,8 @@ class Scheduler(_KnownKeywords, LRScheduler):
 
     `k` is `last_epoch`: the number of calls of `step()`, per batch or per epoch, before which the optimizer made an
     update. A call after a step that GradScaler skipped therefore leaves `k` and the learning rates as they were, and
-    so does a second call after the same update. A tensor lr is filled in place.
+    so does a second call after the same update. A tensor lr is filled in place. Learning rates are set, not scaled:
+    in a `SequentialLR` this works as any scheduler, in a `ChainedScheduler` it undoes those before it.
 
     Args:
         optimizer: any `torch.optim.Optimizer`; each group's `initial_lr`, or else its `lr` now, is its base.
@@ -183,36 +184,44 @@ class Scheduler(_KnownKeywords, LRScheduler):
         return [self.schedule(self.last_epoch, base) for base in self._bases()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return `k`, the base learning rates, and whether an update was made since the last call; plain numbers."""
-        return {"last_epoch": self.last_epoch, "base_lrs": self._bases(), "stepped": self._witness.stepped}
+        """Return `k`, every group's base and present lr, and whether an update was made since the last call to `step`.
+
+        Plain numbers: `torch.load(..., weights_only=True)` takes them.
+        """
+        return {
+            "last_epoch": self.last_epoch,
+            "base_lrs": self._bases(),
+            # Not always the schedule's: in a SequentialLR it may be the turn of another scheduler.
+            "lrs": [float(group["lr"]) for group in self.optimizer.param_groups],
+            "stepped": self._witness.stepped,
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state dict, and set the optimizer's learning rates accordingly.
+        """Go on from a state dict, with the optimizer's learning rates as they were; no matter which is loaded first.
 
         Raises:
             StateError: a key or a group is missing or too many, or a value cannot be; nothing has changed.
         """
         name, groups = type(self).__name__, self.optimizer.param_groups
-        if set(state_dict) != {"last_epoch", "base_lrs", "stepped"}:
+        if set(state_dict) != {"last_epoch", "base_lrs", "lrs", "stepped"}:
             raise StateError(
-                f"{name}: state must have last_epoch, base_lrs and stepped, got {', '.join(state_dict)}; "
+                f"{name}: state must have last_epoch, base_lrs, lrs and stepped, got {', '.join(state_dict)}; "
                 "load what state_dict() of a Fallline scheduler returned"
-            )
-        if len(state_dict["base_lrs"]) != len(groups):
-            raise StateError(
-                f"{name}: state must fit the optimizer's {len(groups)} groups, got {len(state_dict['base_lrs'])} "
-                "base_lrs; build the same groups before loading"
             )
         try:
             k = check_integer(name, "last_epoch", state_dict["last_epoch"], -1)
             bases = [check_number(name, "base_lrs", base) for base in state_dict["base_lrs"]]
+            lrs = [check_number(name, "lrs", lr) for lr in state_dict["lrs"]]
         except (ArgumentError, ArgumentTypeError) as error:
             raise StateError(str(error)) from None
+        if not len(bases) == len(lrs) == len(groups):
+            raise StateError(
+                f"{name}: state must fit the optimizer's {len(groups)} groups, got {len(bases)} base_lrs and "
+                f"{len(lrs)} lrs; build the same groups before loading"
+            )
         for group, base in zip(groups, bases, strict=True):
             group["initial_lr"] = base
-        self.last_epoch = k
-        if k >= 0:  # in a SequentialLR the turn of this one may not have come
-            self._move(k)
+        self._set(k, lrs)
         self._witness.stepped = bool(state_dict["stepped"])
 
     def _initial_step(self) -> None:  # SequentialLR calls this and `_update_lr`
@@ -222,13 +231,15 @@ class Scheduler(_KnownKeywords, LRScheduler):
         self._move(self.last_epoch + 1 if epoch is None else epoch)
 
     def _move(self, k: int) -> None:
-        """Go to step `k` and set every group's learning rate."""
+        self._set(k, [self.schedule(k, base) for base in self._bases()])
+        self._witness.stepped = False
+
+    def _set(self, k: int, lrs: list[float]) -> None:
         self.last_epoch = k
         self._step_count = k + 1
-        self._witness.stepped = False
         self.base_lrs: list[float | torch.Tensor] = [*self._bases()]
-        self._last_lr = self.get_lr()
-        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        self._last_lr: list[float | torch.Tensor] = [*lrs]
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].fill_(lr)
             else:
