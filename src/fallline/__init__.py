@@ -1,3 +1,39 @@
-"""Fallline: which optimizer, how to run it, and why it behaves so."""
+"""Fallline: which optimizer, how to run it, and why it behaves so.
 
+Written by `make names`; `make check` fails when it is stale.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fallline import errors, schedules
 from fallline.optimizers import SGD, Adam, AdamW, RMSprop, create_optimizer
+from fallline.schedules import Constant, Cosine, Schedule, Scheduler, StepDecay, WarmupCosine
+
+if TYPE_CHECKING:
+    from fallline.lab import compare
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "RMSprop",
+    "Schedule",
+    "Scheduler",
+    "StepDecay",
+    "WarmupCosine",
+    "compare",
+    "create_optimizer",
+    "errors",
+    "schedules",
+]
+
+_LAZY = {"compare": "fallline.lab"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fallline' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,46 @@
+# Every target sets up what it needs; nothing but Python >= 3.10 is assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test slow check format names golden bench clean
+
+demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write the report
+	$(BIN)/fallline compare digits --optimizers momentum,adam,adamw
+
+test: $(STAMP)  ## the fast suite
+	$(BIN)/python -m pytest -q
+
+slow: $(STAMP)  ## what takes longer
+	$(BIN)/python -m pytest -q -m slow
+
+check: $(STAMP)  ## lint, format, types, and that generated files are not stale
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/names.py --check
+	$(BIN)/python tests/oracles/make.py --check
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+names: $(STAMP)  ## write src/fallline/__init__.py from what the packages export
+	$(BIN)/python tools/names.py
+
+golden: $(STAMP)  ## run the oracles and write their trajectories
+	$(BIN)/python tests/oracles/make.py
+
+bench: $(STAMP)  ## step times against torch; wants a quiet machine
+	$(BIN)/python benchmarks/run.py
+
+# constraints.txt pins torch: a looser range may fetch gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fallline needs Python >= 3.10")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

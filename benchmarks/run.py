@@ -1,0 +1,184 @@
+"""Step times of every optimizer against torch's, in one run.  python benchmarks/run.py [--rounds N] [--write FILE]
+
+All contenders of a row step the same parameters in turn, round after round, so that a slow moment of the machine hits
+all of them; a cell is the median of the rounds, a ratio the median of the rounds' ratios.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fallline
+
+BLOCK = [(768,), (768,), (2304, 768), (2304,), (768, 768), (768,)]
+BLOCK += [(768,), (768,), (3072, 768), (3072,), (768, 3072), (768,)]
+SUITES = {
+    "GPT-2 small: 148 tensors, 124 M": [(50257, 768), (1024, 768), *BLOCK * 12, (768,), (768,)],
+    "1,000 tensors of 64 and 4,096": [(64, 64), (64,)] * 500,
+}
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SGD": ("SGD", {}),
+    "SGD, momentum": ("SGD", {"momentum": 0.9}),
+    "SGD, Nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
+    "RMSprop": ("RMSprop", {}),
+    "RMSprop, centered, momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
+    "Adam": ("Adam", {}),
+    "AdamW": ("AdamW", {}),
+    "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
+}
+HEAD = "| optimizer | torch loop | torch foreach | torch fused | fallline | ÷ fused | ÷ best torch | GB/s | share |"
+RULE = "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+
+
+def parameters(shapes: list[tuple[int, ...]]) -> list[torch.nn.Parameter]:
+    """Return parameters of these shapes, each with a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(0.02 * torch.randn(shape, generator=generator)) for shape in shapes]
+    for param in params:
+        param.grad = 1e-3 * torch.randn(param.shape, generator=generator)
+    return params
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """Return how long one call takes."""
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def alternate(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time every call once a round, after two rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 2):
+        for name, call in calls.items():
+            elapsed = milliseconds(call)
+            if number >= 2:
+                times[name].append(elapsed)
+    return times
+
+
+def contenders(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    """Return the step of torch's three implementations, where they exist, and of ours."""
+    flags = {"torch loop": {"foreach": False}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
+    steps: dict[str, Callable[[], object]] = {}
+    for name, flag in flags.items():
+        with contextlib.suppress(TypeError):  # torch's RMSprop has no fused kernel
+            steps[name] = getattr(torch.optim, cls)(params, lr=1e-4, **options, **flag).step
+    steps["fallline"] = getattr(fallline, cls)(params, lr=1e-4, **options).step
+    return steps
+
+
+def traffic(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any]) -> int:
+    """Return the bytes that a step must read and write: gradient once, parameter and states twice."""
+    optimizer = getattr(fallline, cls)(params[:1], **options)
+    states = len(optimizer.rule.update_for(optimizer.param_groups[0]).state)
+    return sum(p.numel() for p in params) * 4 * (1 + 2 * (1 + states))
+
+
+def bandwidth(rounds: int) -> float:
+    """Return the GB/s of `a.add_(b)` on arrays far larger than any cache (12 bytes an element)."""
+    a, b = torch.zeros(1 << 26), torch.ones(1 << 26)
+    return 12 * a.numel() / 1e6 / statistics.median(alternate({"add_": lambda: a.add_(b)}, rounds)["add_"])
+
+
+def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int, peak: float) -> Iterator[str]:
+    """Yield the rows of one suite."""
+    yield HEAD
+    yield RULE
+    params = parameters(shapes)
+    for name in names:
+        cls, options = OPTIMIZERS[name]
+        times = alternate(contenders(params, cls, options), rounds)
+        ms = {who: statistics.median(values) for who, values in times.items()}
+        best = min((who for who in ms if who != "fallline"), key=lambda who: ms[who])
+        ratio = {who: statistics.median(a / b for a, b in zip(times["fallline"], times[who])) for who in ms}
+        reached = traffic(params, cls, options) / 1e6 / ms["fallline"]
+        cells = [f"{ms[who]:.2f}" if who in ms else "–" for who in ("torch loop", "torch foreach", "torch fused")]
+        fused = f"{ratio['torch fused']:.2f}" if "torch fused" in ratio else "–"
+        cells += [f"{ms['fallline']:.2f}", fused, f"{ratio[best]:.2f}", f"{reached:.0f}", f"{reached / peak:.0%}"]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def spin() -> None:
+    """Keep one core busy, as a data loader would."""
+    while True:
+        sum(range(100_000))
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """Run `spin` in another process for the duration of the block."""
+    process = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
+    process.start()
+    time.sleep(3)  # until it has imported torch and really spins
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def in_new_process(code: str, runs: int) -> float:
+    """Return the median of the number that `code` prints, over new processes."""
+    outputs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(runs)
+    ]
+    return statistics.median(float(output.stdout) for output in outputs)
+
+
+FIRST_STEP = """
+import time, torch, fallline
+p = torch.nn.Parameter(torch.zeros(1000)); p.grad = torch.ones(1000)
+opt = fallline.AdamW([p]); start = time.perf_counter(); opt.step(); print(time.perf_counter() - start)"""
+IMPORT = "import time, torch; start = time.perf_counter(); import fallline; print(time.perf_counter() - start)"
+
+
+def report(rounds: int) -> Iterator[str]:
+    """Yield the whole report in Markdown."""
+    peak = bandwidth(rounds)
+    yield "# Benchmarks\n"
+    yield "Written by `make bench`; milliseconds a step, medians; float32; contenders alternate within one run.\n"
+    yield (
+        f"Machine: {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; Python "
+        f"{platform.python_version()}, torch {torch.__version__}. `a.add_(b)` moves {peak:.1f} GB/s: the floor.\n"
+    )
+    for suite, shapes in SUITES.items():
+        yield f"\n## {suite}\n"
+        yield from table(shapes, list(OPTIMIZERS), rounds if len(shapes) < 500 else 5 * rounds, peak)
+    with busy_process():
+        yield "\n## GPT-2 small beside one busy process\n"
+        yield from table(next(iter(SUITES.values())), ["SGD", "AdamW"], rounds, peak)
+    yield "\n## Start\n"
+    yield f"First `AdamW.step()` of a process, kernels cached: {in_new_process(FIRST_STEP, 5):.2f} s (reach: 0.8 s)."
+    yield f"\n`import fallline` after torch: {in_new_process(IMPORT, 5):.3f} s (reach: 0.1 s)."
+
+
+def processor() -> str:
+    """Return the processor's name where the system tells it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11, help="rounds that count (default 11)")
+    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks.md"), help="Markdown file to write")
+    arguments = parser.parse_args()
+    lines = []
+    for line in report(arguments.rounds):
+        print(line, flush=True)
+        lines.append(line)
+    arguments.write.write_text("\n".join(lines) + "\n")

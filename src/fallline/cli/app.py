@@ -1,0 +1,133 @@
+"""The commands, and how errors of use are told: one sentence, exit code 2."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fallline.cli import show
+from fallline.errors import FalllineError
+
+CommandError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, wherever this version of typer keeps it
+
+app = typer.Typer(
+    name="fallline",
+    help="Which optimizer, schedule and learning rate suit my model?",
+    epilog="Example: fallline compare digits --optimizers momentum,adam,adamw",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def run() -> int:
+    """Run the command line and return the exit code: 0, 2 for an error of use, 130 after Ctrl-C."""
+    try:
+        return app(standalone_mode=False) or 0
+    except CommandError as error:
+        return _fail(error.format_message())
+    except FalllineError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; finished trials are kept, and the same command goes on from here")
+        return 130
+
+
+def _fail(message: str) -> int:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"fallline: {message}", markup=False)
+    return 2
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"fallline {version('fallline')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first")
+def compare(
+    task: Annotated[str, typer.Argument(help="A built-in task: digits, digits-cnn.")] = "digits",
+    optimizers: Annotated[
+        str, typer.Option(help="Arms, by comma; NAME@lr=0.001 fixes a hyperparameter.")
+    ] = "momentum,adam,adamw",
+    schedules: Annotated[
+        str, typer.Option(help="constant, step, cosine, by comma; each makes arms of its own.")
+    ] = "cosine",
+    trials: Annotated[int, typer.Option(help="Search points an arm, a power of two; the default comes on top.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds on which each winner is confirmed.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Arm to compare with; the first by default.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Relative difference that does not matter: 0.02 is 2 %.")] = None,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Run the first arm twice, disjoint seeds: no difference may come out.")
+    ] = False,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Use a folder that holds another study; reuse equal trials.")
+    ] = False,
+) -> None:
+    """Tune each optimizer with the same budget, confirm on fresh seeds, and say what can be said.
+
+    The same command completes a study that was interrupted. The report is OUT/report.html.
+    """
+    from fallline.lab.study import compare as compare_arms
+
+    with show.progress_line() as progress:
+        study = compare_arms(
+            task,
+            _split(optimizers),
+            _split(schedules),
+            trials=8 if quick else trials,
+            seeds=5 if quick else seeds,
+            steps=steps,
+            seed=seed,
+            jobs=jobs,
+            out=out,
+            baseline=baseline,
+            margin=margin,
+            self_check=self_check,
+            fork=fork,
+            progress=progress,
+        )
+    show.verdict(study)
+    show.path("report", study.report(study.store.folder / "report.html"))
+
+
+@app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; DIR/report.html by default.")] = None,
+) -> None:
+    """Write the report of a finished study again, and print its verdict."""
+    from fallline.lab.study import load
+
+    study = load(folder)
+    show.verdict(study)
+    show.path("report", study.report(out or folder / "report.html"))
+
+
+@app.command("list", epilog="Example: fallline list")
+def list_optimizers() -> None:
+    """List the optimizers: update, state, defaults, source; then schedules and tasks."""
+    show.optimizers()
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

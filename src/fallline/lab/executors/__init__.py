@@ -1,0 +1,1 @@
+"""Where trials run: so far a pool of processes on this machine."""

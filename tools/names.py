@@ -1,0 +1,77 @@
+"""Write src/fallline/__init__.py: the public names, sorted.  python tools/names.py [--check]."""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "fallline"
+EAGER = ("optimizers", "schedules")  # packages whose __all__ is public and cheap to import
+MODULES = ("errors", "schedules")  # public as modules: fl.schedules.cosine
+LAZY = {"compare": "lab"}  # names that need the extra `lab`, imported at first use
+
+TEMPLATE = '''"""Fallline: which optimizer, how to run it, and why it behaves so.
+
+Written by `make names`; `make check` fails when it is stale.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fallline import {modules}
+{imports}
+
+if TYPE_CHECKING:
+{typing}
+
+__all__ = [
+{names}
+]
+
+_LAZY = {lazy}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fallline' has no attribute {{name!r}}")
+    return getattr(import_module(_LAZY[name]), name)
+'''
+
+
+def exported(package: str) -> list[str]:
+    """Return the capitalised and function names in a package's __all__, read without importing it."""
+    tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return [name for name in ast.literal_eval(node.value) if not name.isupper() or name == "SGD"]
+    raise SystemExit(f"{package}/__init__.py has no __all__")
+
+
+def render() -> str:
+    """Return the text that src/fallline/__init__.py must have."""
+    public = {package: exported(package) for package in EAGER}
+    public["schedules"] = [
+        name for name in public["schedules"] if name[0].isupper()
+    ]  # the pure ones stay in their module
+    names = sorted([*MODULES, *LAZY, *(name for group in public.values() for name in group)])
+    return TEMPLATE.format(
+        modules=", ".join(MODULES),
+        imports="\n".join(f"from fallline.{p} import {', '.join(sort(group))}" for p, group in public.items()),
+        typing="\n".join(f"    from fallline.{package} import {name}" for name, package in LAZY.items()),
+        names="\n".join(f'    "{name}",' for name in sort(names)),
+        lazy="{" + ", ".join(f'"{n}": "fallline.{p}"' for n, p in LAZY.items()) + "}",
+    )
+
+
+def sort(names: list[str]) -> list[str]:
+    """Sort as ruff does: constants, classes, functions."""
+    return sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
+
+
+if __name__ == "__main__":
+    target, text = PACKAGE / "__init__.py", render()
+    if "--check" in sys.argv:
+        if target.read_text() != text:
+            sys.exit("src/fallline/__init__.py is stale; run: make names")
+    else:
+        target.write_text(text)
