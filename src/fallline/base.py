@@ -3,41 +3,19 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from operator import is_
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 
-from fallline.backends import BACKENDS, Bucket, bucket_for
+from fallline.backends import BACKENDS, bucket_for
+from fallline.backends.bucket import Bucket
 from fallline.checkpoint import pack, unpack
 from fallline.errors import ArgumentError, ArgumentTypeError, GradientError
+from fallline.plan import Cohort, Plan, share_steps
 from fallline.rule import Rule, Update
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Scalar: TypeAlias = float | torch.Tensor
-
-
-@dataclass
-class _Cohort:
-    """Parameters of one group that have received the same number of updates."""
-
-    group: int
-    age: float
-    first: bool
-
-
-@dataclass
-class _Plan:
-    """How the next step runs; it holds as long as groups, options and the set of gradients stay the same."""
-
-    updates: list[Update]
-    params: list[list[torch.Tensor]]
-    idle: list[torch.Tensor]
-    buckets: list[Bucket]
-    cohorts: list[_Cohort]
-    steps: torch.Tensor | None
-    ages: torch.Tensor | None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -53,9 +31,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
         """Refuse unknown keywords with a list of the known ones."""
-        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        parameters = inspect.signature(cls.__init__).parameters
+        known = [name for name in parameters if name != "self"]
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # a subclass of the user's
         for name in keywords:
-            if name not in known:
+            if name not in known and not open_ended:
                 raise ArgumentTypeError(
                     f"{cls.__name__}: keywords must be among {', '.join(known)}, got {name}={keywords[name]!r}; "
                     + _suggest(name, known)
@@ -70,8 +50,10 @@ class Optimizer(torch.optim.Optimizer):
             )
         if defaults.get("foreach") and defaults.get("fused"):
             raise ArgumentError(f"{name}: foreach and fused must not both be True; leave both out for the fastest")
+        if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
+            raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
         self.backend = backend
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         super().__init__(params, defaults)
 
     # ---------------------------------------------------------------- groups
@@ -151,21 +133,16 @@ class Optimizer(torch.optim.Optimizer):
         for cohort in plan.cohorts:
             cohort.first = False
 
-    def _gradients(self, plan: _Plan, updates: list[Update]) -> list[list[torch.Tensor]] | None:
+    def _gradients(self, plan: Plan, updates: list[Update]) -> list[list[torch.Tensor]] | None:
         """Return the gradients of every bucket, or None when the plan no longer describes the optimizer."""
-        if updates != plan.updates or any(p.grad is not None for p in plan.idle):
-            return None
-        for group, params in zip(self.param_groups, plan.params, strict=True):
-            if len(group["params"]) != len(params) or not all(map(is_, group["params"], params)):
-                return None
-        if plan.steps is not None and not torch.equal(plan.steps, plan.ages):  # somebody wrote to state["step"]
+        if not plan.holds(updates, self.param_groups, self.state):
             return None
         grads: list[Any] = [[p.grad for p in bucket.params] for bucket in plan.buckets]
         if not all(bucket.fits(g) for bucket, g in zip(plan.buckets, grads, strict=True)):
             return None
         return grads
 
-    def _make_plan(self, updates: list[Update]) -> _Plan:
+    def _make_plan(self, updates: list[Update]) -> Plan:
         """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
         active = [
             (index, param)
@@ -182,14 +159,18 @@ class Optimizer(torch.optim.Optimizer):
             backend = self._backend_of(self.param_groups[index])
             key, kind = bucket_for(backend, updates[index], param, param.grad, state)
             buckets.setdefault(key, kind(updates[index])).add(param, state, row)
-        steps = self._share_steps([self.state[param] for _, param in active])
-        return _Plan(
+        counting = [self.state[param] for _, param in active] if self.rule.counts_steps else []
+        steps = share_steps(counting)
+        return Plan(
             updates=updates,
             params=[list(group["params"]) for group in self.param_groups],
             idle=[p for group in self.param_groups for p in group["params"] if p.grad is None],
             buckets=list(buckets.values()),
-            cohorts=[_Cohort(*key) for key in cohorts],
+            cohorts=[Cohort(*key) for key in cohorts],
+            states=list(self.state.values()),
+            counting=counting,
             steps=steps,
+            views=[state["step"] for state in counting],
             ages=None if steps is None else steps.clone(),
         )
 
@@ -223,16 +204,7 @@ class Optimizer(torch.optim.Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32)
         return state, bool(missing)
 
-    def _share_steps(self, states: list[dict[str, Any]]) -> torch.Tensor | None:
-        """Make every `step` a view of one vector, so that a thousand counters advance in one operation."""
-        if not self.rule.counts_steps or not states:
-            return None
-        steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float32)
-        for state, step in zip(states, steps, strict=True):
-            state["step"] = step
-        return steps
-
-    def _numbers(self, cohort: _Cohort) -> dict[str, Any]:
+    def _numbers(self, cohort: Cohort) -> dict[str, Any]:
         """Return every number that an update of these parameters may read."""
         group = self.param_groups[cohort.group]
         keep = group.get("differentiable")

@@ -18,7 +18,7 @@ _EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 
 def pack(state_dict: dict[str, Any]) -> dict[str, Any]:
     """Add to a state dict what PyTorch's classes need to read it as it is meant."""
-    for group in state_dict["param_groups"]:
+    for group in state_dict.get("param_groups", ()):  # a hook of the user may have returned anything
         # torch.optim.Adam knows decoupled decay by this name, and would otherwise take it for L2.
         group["decoupled_weight_decay"] = group["weight_decay_mode"] == "decoupled"
     return state_dict
@@ -33,34 +33,50 @@ def unpack(
         StateError: they do not fit.
     """
     name = type(optimizer).__name__
+    if not {"state", "param_groups"} <= state_dict.keys():
+        raise StateError(
+            f"{name}: a state dict must have the keys state and param_groups, got {', '.join(map(str, state_dict))}; "
+            "pass what state_dict() returned"
+        )
     saved_groups = state_dict["param_groups"]
     if len(saved_groups) != len(optimizer.param_groups):
         raise StateError(
             f"{name}: a state dict must have as many groups as the optimizer, got {len(saved_groups)} for "
             f"{len(optimizer.param_groups)}; build the optimizer with the groups it was saved with"
         )
-    groups = [_fit_group(name, i, *pair) for i, pair in enumerate(zip(optimizer.param_groups, saved_groups))]
+    groups = [
+        _fit_group(optimizer, i, *pair) for i, pair in enumerate(zip(optimizer.param_groups, saved_groups, strict=True))
+    ]
     owners = {
         key: (param, group)
-        for group, saved in zip(groups, saved_groups)
-        for key, param in zip(saved["params"], group["params"])
+        for group, saved in zip(groups, saved_groups, strict=True)
+        for key, param in zip(saved["params"], group["params"], strict=True)
     }
     state: defaultdict[torch.Tensor, dict[str, Any]] = defaultdict(dict)
     for key, saved_state in state_dict["state"].items():
         if key not in owners:
-            raise StateError(f"{name}: state must belong to a parameter of a group, got state for {key!r}")
+            raise StateError(
+                f"{name}: state must belong to a parameter of a group, got state for parameter {key!r}; "
+                "was it saved with more parameters?"
+            )
         param, group = owners[key]
         state[param] = _fit_state(optimizer, key, param, group, saved_state)
     return state, groups
 
 
-def _fit_group(name: str, index: int, own: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+def _fit_group(optimizer: "Optimizer", index: int, own: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    name = type(optimizer).__name__
+    if missing := [key for key in optimizer.rule.ranges if key not in saved]:
+        raise StateError(
+            f"{name}: group {index} must have {', '.join(optimizer.rule.ranges)}, got one without "
+            f"{', '.join(missing)}; was it saved by another optimizer?"
+        )
     if len(saved["params"]) != len(own["params"]):
         raise StateError(
             f"{name}: group {index} must have {len(own['params'])} parameters as in the optimizer, got "
             f"{len(saved['params'])}; build the optimizer with the parameters it was saved with"
         )
-    for mine, theirs in zip(own.get("param_names", ()), saved.get("param_names", ())):
+    for mine, theirs in zip(own.get("param_names", ()), saved.get("param_names", ()), strict=False):
         if mine != theirs:
             raise StateError(
                 f"{name}: parameter names must match, got {theirs!r} in the state dict where group {index} has "
@@ -89,10 +105,11 @@ def _fit_state(
     for k, value in present.items():
         if k == "step":
             state[k] = torch.tensor(float(value), dtype=torch.float32)
-        elif value.shape != param.shape:
+        elif not isinstance(value, torch.Tensor) or value.shape != param.shape:
+            found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
             raise StateError(
-                f"{name}: {k} of parameter {key!r} must have its shape {tuple(param.shape)}, got "
-                f"{tuple(value.shape)}; load into the model it was saved with"
+                f"{name}: {k} of parameter {key!r} must have its shape {tuple(param.shape)}, got {found}; "
+                "load into the model it was saved with"
             )
         else:
             state[k] = value.detach().to(device=param.device, copy=True)

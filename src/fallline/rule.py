@@ -20,17 +20,23 @@ class Range:
 
     def __str__(self) -> str:
         if self.below == math.inf:
-            return f"a finite number >= {self.low:g}"
+            return "a finite number" + ("" if self.low == -math.inf else f" >= {self.low:g}")
         return f"in [{self.low:g}, {self.below:g})"
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raise ArgumentError unless `value` (a number or a one-element tensor) lies in the range."""
         try:
-            number = float(value)
+            number = _float(value)
         except (TypeError, ValueError, RuntimeError):
             raise ArgumentTypeError(f"{owner}: {name} must be {self}, got {value!r}; pass a number") from None
-        if not (self.low <= number < self.below):  # NaN fails every comparison, so it is refused here too
+        if not (math.isfinite(number) and self.low <= number < self.below):
             raise ArgumentError(f"{owner}: {name} must be {self}, got {number:g}; choose a value in that range")
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError("float() would read it, but no update can")
+    return float(value.item() if hasattr(value, "item") else value)  # float() of a tensor with a gradient warns
 
 
 NON_NEGATIVE = Range()
@@ -75,7 +81,7 @@ class Rule:
     def check(self, owner: str, group: Mapping[str, Any]) -> None:
         """Raise ArgumentError for the first hyperparameter of `group` outside its range."""
         for name, allowed in {"lr": NON_NEGATIVE, "weight_decay": NON_NEGATIVE, **self.ranges}.items():
-            if isinstance(allowed, Range) and isinstance(group[name], (tuple, list)):
+            if f"{name.removesuffix('s')}1" in self.arguments:  # betas are beta1 and beta2 in a rule
                 _check_pair(owner, name, group[name], allowed)
             else:
                 allowed.check(owner, name, group[name])
@@ -97,9 +103,9 @@ class Rule:
         )
 
 
-def _check_pair(owner: str, name: str, values: Sequence[Any], allowed: Range) -> None:
-    if len(values) != 2:
-        raise ArgumentError(f"{owner}: {name} must be two numbers, got {name}={tuple(values)!r}; pass (0.9, 0.999)")
+def _check_pair(owner: str, name: str, values: Any, allowed: Range) -> None:
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        raise ArgumentError(f"{owner}: {name} must be two numbers, got {name}={values!r}; pass (0.9, 0.999)")
     for index, value in enumerate(values):
         allowed.check(owner, f"{name}[{index}]", value)
 

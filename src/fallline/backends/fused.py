@@ -54,23 +54,27 @@ class FusedBucket(Bucket):
     """Runs a generated kernel over a table of addresses."""
 
     _kernel: Kernel | None = None
+    _grads: list[torch.Tensor]
+    _grad_addresses: list[int]
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether addresses and layouts allow the kernel; refreshes the table where gradients have moved.
 
         This runs before every step and costs 0.1 us a tensor and check, as much as the update of a small tensor. So
-        each check is one pass in C, and tensors that are the same objects as in the last step keep their layout.
+        each check is one pass in C, and gradients that are the objects of the last step, at the same addresses, keep
+        their layout.
         """
         if self._kernel is None:
             self._prepare(grads)
         try:
             addresses = _addresses(grads)
             moved = _addresses(self.params) != self._param_addresses or self._state_moved()
-        except (RuntimeError, TypeError):  # a sparse gradient has no address, and None is no tensor
+        except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
             return False
-        if moved or not (all(map(is_, grads, self._grads)) or self._layout_fits(grads)):
+        same = addresses == self._grad_addresses
+        if moved or not ((same and all(map(is_, grads, self._grads))) or self._layout_fits(grads)):
             return False
-        if addresses != self._grad_addresses:
+        if not same:
             self._table[:, 1] = addresses
             self._grad_addresses = addresses
         self._grads = list(grads)
@@ -98,7 +102,7 @@ class FusedBucket(Bucket):
         tensors = [self.params, list(grads), *columns]
         self._kernel = compile_update(self.update, tuple(str(c[0].dtype).removeprefix("torch.") for c in tensors))
         self._table = np.array([[t.data_ptr() for t in column] for column in tensors] + [self.rows]).T.copy()
-        sizes = [p.numel() for p in self.params]
+        self._sizes = sizes = [p.numel() for p in self.params]
         self._work = np.array(
             [(t, start, min(CHUNK, n - start)) for t, n in enumerate(sizes) for start in range(0, n, CHUNK)]
         )
@@ -116,11 +120,16 @@ class FusedBucket(Bucket):
         )
 
     def _layout_fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether new gradients are stored as those were for which the bucket was made."""
+        """Return whether new gradients, and their parameters, are stored as when the bucket was made.
+
+        A new gradient has the shape of its parameter, so its size tells when `param.data` was cut at its old address.
+        """
+        if list(map(torch.Tensor.numel, grads)) != self._sizes:
+            return False
         if self._contiguous:
-            if not all(map(torch.Tensor.is_contiguous, grads)):
+            if not all(map(torch.Tensor.is_contiguous, [*grads, *self.params])):
                 return False
-        elif [g.stride() for g in grads] != self._strides:
+        elif not [g.stride() for g in grads] == [p.stride() for p in self.params] == self._strides:
             return False
         return {g.dtype for g in grads} == {self.params[0].dtype} and not any(map(torch.Tensor.is_neg, grads))
 

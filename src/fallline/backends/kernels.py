@@ -140,16 +140,20 @@ def _load(name: str, source: str) -> ModuleType:
         _write_once(path, source)
         return _import(f"fallline_kernels.{name}", path)
     except (OSError, RuntimeError) as error:  # Numba raises RuntimeError when it finds no folder to write to
-        warnings.warn(
-            f"fallline: the kernel cache {cache_folder()} must be writable, got {error}; "
-            "kernels are compiled anew in every process (about a second each) until FALLLINE_CACHE_DIR names "
-            "a folder that is",
-            CacheWarning,
-            stacklevel=2,
-        )
+        _warn_unwritable(cache_folder(), str(error))
         module = ModuleType(name)
         exec(compile(source.replace("cache=True", "cache=False"), f"<{name}>", "exec"), module.__dict__)
         return module
+
+
+@functools.cache  # once a process; Python's own "once" ends whenever a library touches the filters
+def _warn_unwritable(folder: Path, reason: str) -> None:
+    warnings.warn(
+        f"fallline: the kernel cache {folder} must be writable, got {reason}; kernels are compiled anew in every "
+        "process (about a second each) until FALLLINE_CACHE_DIR names a folder that is",
+        CacheWarning,
+        stacklevel=2,
+    )
 
 
 def _import(name: str, path: Path) -> ModuleType:

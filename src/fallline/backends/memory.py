@@ -7,12 +7,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 
-def _array_at(element):  # type: ignore[no-untyped-def]
+def _array_at(element):
     """Return an intrinsic that reads an int64 address as a pointer to `element`."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def pointer(typingctx, address):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    @intrinsic
+    def pointer(typingctx, address):
+        def codegen(context, builder, signature, args):
             return builder.inttoptr(args[0], context.get_value_type(types.CPointer(element)))
 
         return types.CPointer(element)(address), codegen
@@ -25,43 +25,43 @@ float64_at = _array_at(types.float64)
 uint16_at = _array_at(types.uint16)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def take_ticket(typingctx, address):  # type: ignore[no-untyped-def]
+@intrinsic
+def take_ticket(typingctx, address):
     """Add 1 to the int64 at `address` atomically and return its old value."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return types.int64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def as_float(typingctx, bits):  # type: ignore[no-untyped-def]
+@intrinsic
+def as_float(typingctx, bits):
     """Reinterpret uint32 bits as a float32."""
     return types.float32(types.uint32), lambda c, b, s, a: b.bitcast(a[0], c.get_value_type(types.float32))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def as_bits(typingctx, value):  # type: ignore[no-untyped-def]
+@intrinsic
+def as_bits(typingctx, value):
     """Reinterpret a float32 as its uint32 bits."""
     return types.uint32(types.float32), lambda c, b, s, a: b.bitcast(a[0], c.get_value_type(types.uint32))
 
 
 @njit
-def maximum(x, y):  # type: ignore[no-untyped-def]
+def maximum(x, y):
     """Return the larger value, NaN if either is NaN."""
     return x if x > y or x != x else y
 
 
 @njit
-def load_bfloat16(half):  # type: ignore[no-untyped-def]
+def load_bfloat16(half):
     """Return the float32 that the bfloat16 bits stand for (exact)."""
     return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
 
 
 @njit
-def store_bfloat16(value):  # type: ignore[no-untyped-def]
+def store_bfloat16(value):
     """Return the bfloat16 bits nearest to a float32, ties to even."""
     bits = as_bits(np.float32(value))
     odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
@@ -70,7 +70,7 @@ def store_bfloat16(value):  # type: ignore[no-untyped-def]
 
 
 @njit
-def load_float16(half):  # type: ignore[no-untyped-def]
+def load_float16(half):
     """Return the float32 that the float16 bits stand for (exact)."""
     bits = np.uint32(half)
     magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
@@ -82,7 +82,7 @@ def load_float16(half):  # type: ignore[no-untyped-def]
 
 
 @njit
-def store_float16(value):  # type: ignore[no-untyped-def]
+def store_float16(value):
     """Return the float16 bits nearest to a float32, ties to even; overflow gives Inf."""
     bits = as_bits(np.float32(value))
     sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))

@@ -31,4 +31,4 @@ def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
         raise ArgumentError(
             f"create_optimizer: name must be one of {', '.join(OPTIMIZERS)}, got {name!r}; see `fallline list`"
         )
-    return OPTIMIZERS[name](params, **options)  # type: ignore[arg-type]
+    return OPTIMIZERS[name](params, **options)
