@@ -102,7 +102,9 @@ def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int, peak: fl
         times = alternate(contenders(params, cls, options), rounds)
         ms = {who: statistics.median(values) for who, values in times.items()}
         best = min((who for who in ms if who != "fallline"), key=lambda who: ms[who])
-        ratio = {who: statistics.median(a / b for a, b in zip(times["fallline"], times[who])) for who in ms}
+        ratio = {
+            who: statistics.median(a / b for a, b in zip(times["fallline"], times[who], strict=True)) for who in ms
+        }
         reached = traffic(params, cls, options) / 1e6 / ms["fallline"]
         cells = [f"{ms[who]:.2f}" if who in ms else "–" for who in ("torch loop", "torch foreach", "torch fused")]
         fused = f"{ratio['torch fused']:.2f}" if "torch fused" in ratio else "–"

@@ -1,5 +1,6 @@
 """The fused backend: one compiled kernel over all tensors of a bucket, cut into chunks."""
 
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import is_
@@ -54,7 +55,7 @@ class FusedBucket(Bucket):
     """Runs a generated kernel over a table of addresses."""
 
     _kernel: Kernel | None = None
-    _grads: list[torch.Tensor]
+    _grads: list[weakref.ref[torch.Tensor]]  # weak, or zero_grad() would free nothing before the next step
     _grad_addresses: list[int]
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
@@ -71,13 +72,13 @@ class FusedBucket(Bucket):
             moved = _addresses(self.params) != self._param_addresses or self._state_moved()
         except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
             return False
-        same = addresses == self._grad_addresses
-        if moved or not ((same and all(map(is_, grads, self._grads))) or self._layout_fits(grads)):
+        kept = addresses == self._grad_addresses and all(map(is_, grads, [ref() for ref in self._grads]))
+        if moved or not (kept or self._layout_fits(grads)):
             return False
-        if not same:
+        if not kept:
             self._table[:, 1] = addresses
             self._grad_addresses = addresses
-        self._grads = list(grads)
+            self._grads = list(map(weakref.ref, grads))
         return True
 
     def step(self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]]) -> None:
@@ -111,7 +112,7 @@ class FusedBucket(Bucket):
         self._contiguous = all(p.is_contiguous() for p in self.params)
         self._strides = [p.stride() for p in self.params]
         self._param_addresses, self._grad_addresses, *self._state_addresses = self._table[:, :-1].T.tolist()
-        self._grads = list(grads)
+        self._grads = list(map(weakref.ref, grads))
 
     def _state_moved(self) -> bool:
         return any(

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import math
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -139,18 +140,19 @@ def _load(name: str, source: str) -> ModuleType:
         path = folder / f"{name}.py"
         _write_once(path, source)
         return _import(f"fallline_kernels.{name}", path)
-    except (OSError, RuntimeError) as error:  # Numba raises RuntimeError when it finds no folder to write to
-        _warn_unwritable(cache_folder(), str(error))
+    # Numba raises RuntimeError when it finds no folder to write to, and unpickles what it finds, damaged or not.
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        _warn_unusable(cache_folder(), str(error))
         module = ModuleType(name)
         exec(compile(source.replace("cache=True", "cache=False"), f"<{name}>", "exec"), module.__dict__)
         return module
 
 
 @functools.cache  # once a process; Python's own "once" ends whenever a library touches the filters
-def _warn_unwritable(folder: Path, reason: str) -> None:
+def _warn_unusable(folder: Path, reason: str) -> None:
     warnings.warn(
-        f"fallline: the kernel cache {folder} must be writable, got {reason}; kernels are compiled anew in every "
-        "process (about a second each) until FALLLINE_CACHE_DIR names a folder that is",
+        f"fallline: the kernel cache {folder} must be whole and writable, got {reason}; delete it, or let "
+        "FALLLINE_CACHE_DIR name another; until then kernels are compiled anew in every process (a second each)",
         CacheWarning,
         stacklevel=2,
     )
@@ -168,7 +170,7 @@ def _import(name: str, path: Path) -> ModuleType:
 
 def _write_once(path: Path, text: str) -> None:
     """Create `path` in one step, with a fixed time stamp: Numba's index compares time and size with those it saw."""
-    if path.exists():
+    if path.exists() and path.read_text() == text:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     with os.fdopen(handle, "w") as file:

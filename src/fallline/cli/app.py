@@ -10,6 +10,7 @@ from rich.console import Console
 from fallline.cli import show
 from fallline.errors import FalllineError
 
+INTERRUPTED = 130
 CommandError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, wherever this version of typer keeps it
 
 app = typer.Typer(
@@ -26,14 +27,16 @@ app = typer.Typer(
 def run() -> int:
     """Run the command line and return the exit code: 0, 2 for an error of use, 130 after Ctrl-C."""
     try:
-        return app(standalone_mode=False) or 0
+        code = app(standalone_mode=False) or 0
     except CommandError as error:
         return _fail(error.format_message())
     except FalllineError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # what newer versions of typer return for Ctrl-C
         _fail("stopped; finished trials are kept, and the same command goes on from here")
-        return 130
+    return int(code)
 
 
 def _fail(message: str) -> int:

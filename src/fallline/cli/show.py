@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from fallline.lab.study import Progress, Study
+    from fallline.rule import Rule
 
 console = Console(highlight=False)
 
@@ -83,13 +84,11 @@ def optimizers() -> None:
         rule = cls.rule
         parameters = inspect.signature(cls.__init__).parameters
         hyper = [key for key in ("lr", *rule.ranges, "weight_decay") if key in parameters]
-        always = [key for key, option in rule.state.items() if option is None]
-        optional = [f"{key} with {option}" for key, option in rule.state.items() if option is not None]
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column()
         grid.add_row("update", rule.formula)
-        grid.add_row("state", ", ".join(f"{key} 4" for key in always + optional) + " bytes a parameter (float32)")
+        grid.add_row("state", _state(rule))
         grid.add_row("defaults", ", ".join(f"{key}={parameters[key].default}" for key in hyper))
         grid.add_row("decay", rule.weight_decay_mode)
         grid.add_row("source", rule.source)
@@ -102,6 +101,14 @@ def optimizers() -> None:
     console.print("[bold]tasks[/bold]")
     for name, task in TASKS.items():
         console.print(f"  {name}: {task.summary}")
+
+
+def _state(rule: "Rule") -> str:
+    """Return the bytes of float32 state a parameter, and what they are for."""
+    always = [key for key, option in rule.state.items() if option is None]
+    text = f"{4 * len(always)} bytes a parameter" + (f" ({', '.join(always)})" if always else "")
+    more = [f"; 4 more with {option} ({key})" for key, option in rule.state.items() if option is not None]
+    return text + "".join(more)
 
 
 def _number(value: float, form: str) -> str:

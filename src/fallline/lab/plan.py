@@ -229,13 +229,31 @@ def _judge(spec: Spec, search: Search, outcomes: Outcomes) -> Search:
     failed = [search.points[i] for i, o in enumerate(found) if o.failure is not None]
     near = [i for loss, i in good if loss <= (1 + NEAR_TIE) * good[0][0]]
     best = max(near, key=lambda i: (_distance(search, search.points[i], failed), -i))
-    edge = None
-    for dimension in search.ranges:
-        units = [dimension.unit(search.points[i][dimension.name]) for i in (best, *(i for _, i in good[:3]))]
-        for side, outer in (("low", [u < EDGE for u in units]), ("high", [u > 1 - EDGE for u in units])):
-            if edge is None and (outer[0] or sum(outer[1:]) >= 2):
-                edge = (dimension.name, side)
+    top = [search.points[i] for _, i in good[:3]]
+    edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges]
+    edge = next((found for found in edges if found is not None), None)
     return Search(search.arm, search.ranges, search.points, best, edge)
+
+
+def _edge(
+    dimension: Dimension,
+    best: Mapping[str, float],
+    top: Sequence[Mapping[str, float]],
+    points: Sequence[Mapping[str, float]],
+) -> tuple[str, str] | None:
+    """Return the dimension's name and the side at which the optimum lies, or None when it is interior.
+
+    It is at an edge when the best point, or two of the best three, lie in the outer tenth; and, for the learning rate,
+    when nothing was tried beyond the best point: eight points can leave the outer tenth empty.
+    """
+    unit, *units = (dimension.unit(point[dimension.name]) for point in (best, *top))
+    tried = [dimension.unit(point[dimension.name]) for point in points]
+    outermost = dimension.axis == "lr" and len(set(tried)) > 1
+    if unit < EDGE or sum(u < EDGE for u in units) >= 2 or (outermost and unit <= min(tried)):
+        return dimension.name, "low"
+    if unit > 1 - EDGE or sum(u > 1 - EDGE for u in units) >= 2 or (outermost and unit >= max(tried)):
+        return dimension.name, "high"
+    return None
 
 
 def _distance(search: Search, point: Mapping[str, float], failed: Sequence[Mapping[str, float]]) -> float:

@@ -37,7 +37,7 @@ class Store:
                 pass
         except OSError as error:
             raise StudyError(
-                f"out: the study's folder must be writable, got {str(folder)!r} ({error.strerror}); choose another --out"
+                f"out: the study's folder must be writable, got {str(folder)!r} ({error.strerror}); choose another"
             ) from None
 
     def claim(self, spec: Spec, analysis: Mapping[str, Any], manifest: Mapping[str, Any], fork: bool) -> None:
@@ -83,7 +83,10 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
         line = json.dumps({"id": trial.id, "arm": trial.arm, "stage": trial.stage, "failure": outcome.failure})
         with (self.folder / "ledger.jsonl").open("a") as ledger:
-            ledger.write(line + "\n")
+            ledger.write(line + "\n" if ledger.tell() == 0 or self._ledger_is_whole() else "\n" + line + "\n")
+
+    def _ledger_is_whole(self) -> bool:
+        return (self.folder / "ledger.jsonl").read_bytes().endswith(b"\n")
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None when there is none that can be read."""

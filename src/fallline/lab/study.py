@@ -14,10 +14,11 @@ from typing import Any
 from fallline.errors import ArgumentError
 from fallline.lab.executors.local import LocalPool
 from fallline.lab.plan import Search, Spec, confirm, make_arms, tune, tuning_trials
-from fallline.lab.statistics import Result, compare_all, ranks, summarize
+from fallline.lab.statistics import summarize
 from fallline.lab.store import Store, read_study
 from fallline.lab.tasks import get_task
 from fallline.lab.trial import Outcome, Trial
+from fallline.lab.verdicts import Result, compare_all, ranks
 
 HEADLINE = "test_loss"  # from confirmation runs only; no decision of the study has seen it
 TWIN = " (again)"
@@ -44,14 +45,9 @@ class Study:
     """
 
     def __init__(self, spec: Spec, store: Store, baseline: str | None = None, margin: float | None = None) -> None:
-        names = [arm.name for arm in spec.arms]
-        if baseline is not None and baseline not in names:
-            raise ArgumentError(
-                f"baseline: must be one of {', '.join(names)}, got {baseline!r}; leave it out for the first"
-            )
         self.spec = spec
         self.store = store
-        self.baseline = baseline or names[0]
+        self.baseline = baseline or spec.arms[0].name
         self.margin = margin
         self.searches: dict[str, Search] = {}
 
@@ -204,7 +200,11 @@ def compare(
     arms = make_arms(optimizers, schedules)
     if self_check:
         arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
-    spec = Spec(task, steps or get_task(task).steps, arms, trials, seeds, seed)
+    spec = Spec(task, get_task(task).steps if steps is None else steps, arms, trials, seeds, seed)
+    if baseline is not None and baseline not in (names := [arm.name for arm in arms]):
+        raise ArgumentError(
+            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; leave it out for the first"
+        )
     if jobs is not None and jobs < 1:
         raise ArgumentError(f"jobs: must be at least 1, got jobs={jobs}; leave it out for one a core")
     if margin is not None and not 0 < margin < 1:

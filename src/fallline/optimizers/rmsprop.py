@@ -37,8 +37,8 @@ def rmsprop(
     Follows: Tieleman & Hinton 2012, Coursera lecture 6.5; centered: Graves 2013, arXiv:1308.0850v5, eq. 38-45.
     Differs: eps stands outside the root by default, as in PyTorch; `eps_inside_sqrt=True` is the lecture's
              and TensorFlow's placement (eps then has squared gradient units). Nothing is bias-corrected: with
-             square_avg started at 0 the first step is lr/√(1 − alpha) long. The centered variance is clamped at 0, where
-             rounding gives PyTorch a NaN.
+             square_avg started at 0 the first step is lr/√(1 − alpha) long. The centered variance is clamped at 0,
+             where rounding gives PyTorch a NaN.
     """
     square_avg = alpha * square_avg + (1 - alpha) * (grad * grad)
     variance = square_avg

@@ -69,10 +69,10 @@ class Digits(Task):
         return {"accuracy": (model(images).argmax(1) == labels).double().mean().item()}
 
     def trivial_loss(self) -> float:
-        """Return the validation cross-entropy of always answering with the class frequencies of the training set."""
-        frequencies = torch.bincount(load("train")[1], minlength=10).double()
-        log_probabilities = (frequencies / frequencies.sum()).log()
-        return float(-log_probabilities[load("val")[1]].mean())
+        """Return the validation cross-entropy of always answering with the class frequencies of that split."""
+        # Those of the training set would do worse than a network that has not been trained (2.313 against 2.303).
+        frequencies = torch.bincount(load("val")[1], minlength=10).double()
+        return float(torch.special.entr(frequencies / frequencies.sum()).sum())
 
 
 class DigitsCNN(Digits):

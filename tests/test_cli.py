@@ -1,0 +1,110 @@
+"""The command line: what it says, in how many words and columns, and with which exit code."""
+
+import subprocess
+import sys
+
+import pytest
+from rich.cells import cell_len
+
+from fallline.cli import app
+from fallline.lab.spaces import SPACES
+from fallline.optimizers import OPTIMIZERS
+
+
+@pytest.fixture
+def fallline(monkeypatch, capsys):
+    """Run the command in this process; return exit code, output and errors."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["fallline", *map(str, words)])
+        code = app.run()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_version(fallline):
+    code, out, _ = fallline("--version")
+    assert code == 0 and out.startswith("fallline 0.")
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"]])
+def test_help_has_an_example_and_fits_80_columns(fallline, command):
+    code, out, _ = fallline(*command, "--help")
+    assert code == 0
+    assert "Example: fallline" in out
+    assert max(map(cell_len, out.splitlines())) <= 80
+
+
+def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallline):
+    code, out, _ = fallline("list")
+    text = " ".join(out.split())
+    assert code == 0
+    for name, cls in OPTIMIZERS.items():
+        assert f"{name} fallline.{cls.__name__}" in text
+        assert " ".join(cls.rule.formula.split()) in text
+        assert all(key in text for key in cls.rule.state)
+    assert all(arm in text for arm in SPACES)
+    assert max(map(cell_len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["compare", "--optimizers", "sdg"], "got 'sdg'; did you mean sgd?"),
+        (["compare", "digit"], "task: must be one of digits, digits-cnn, got 'digit'"),
+        (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
+        (["compare", "--trials", "ten"], "Invalid value for '--trials'"),
+        (["compare", "--seeds", "1"], "got seeds=1"),
+        (["compare", "-j", "0"], "jobs: must be at least 1, got jobs=0"),
+        (["compare", "--steps", "0"], "steps: must be at least 20"),
+        (["compare", "--margin", "2"], "margin: must be in (0, 1), got margin=2"),
+        (["compare", "--baseline", "sgd"], "baseline: must be one of momentum, adam, adamw, got 'sgd'"),
+        (["compare", "--schedules", "cos"], "schedules: must be among constant, step, cosine, got 'cos'"),
+        (["compare", "--optimizer", "sgd"], "No such option: --optimizer"),
+        (["compair"], "No such command 'compair'"),
+        (["report", "/nowhere"], "must be the folder of a study"),
+    ],
+)
+def test_errors_of_use_are_one_sentence_and_exit_code_2(fallline, words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = fallline(*words)
+    assert code == 2
+    assert sentence in err
+    assert out == "" and err.count("\n") == 1 and err.startswith("fallline: ")
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_sentence(fallline, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = fallline("compare", "--out", tmp_path / "file" / "study")
+    assert code == 2 and "must be writable" in err and err.count("\n") == 1
+
+
+def test_a_study_prints_a_table_a_sentence_and_the_path_of_the_report(fallline, tmp_path):
+    words = ["--optimizers", "momentum,adam", "--trials", "2", "--seeds", "2", "--steps", "40", "-j", "1"]
+    code, out, err = fallline("compare", "digits", *words, "--out", tmp_path)
+    *lines, last = out.splitlines()
+    assert code == 0 and err == ""  # no progress line where nobody watches
+    assert last == f"report: {tmp_path / 'report.html'}" and (tmp_path / "report.html").exists()
+    assert "• adam is " in out
+    assert max(map(cell_len, lines)) <= 80
+    again, repeated, _ = fallline("report", tmp_path)
+    assert again == 0 and repeated == out
+
+
+def test_without_the_extra_one_sentence_says_how_to_get_it():
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise ModuleNotFoundError("No module named 'typer'", name="typer")
+sys.meta_path.insert(0, Block())
+from fallline.cli import main
+main()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == 'fallline: the command line needs typer; install it with: pip install "fallline[lab]"\n'

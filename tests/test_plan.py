@@ -1,0 +1,184 @@
+"""The list of trials: shared points, fresh seeds, extended ranges, and what is selected."""
+
+import inspect
+import math
+
+import pytest
+
+from fallline.errors import ArgumentError
+from fallline.lab.plan import Spec, confirm, make_arms, tune, tuning_trials
+from fallline.lab.spaces import AXES, SPACES, sobol
+from fallline.lab.trial import Outcome
+from fallline.optimizers import OPTIMIZERS
+
+ALL = tuple(SPACES)
+
+
+def spec(optimizers=("momentum", "adam"), schedules=("cosine",), **options):
+    return Spec("digits", 40, make_arms(optimizers, schedules), **{"trials": 8, "seeds": 3, **options})
+
+
+def outcomes(study, loss):
+    """Run the tuning with an invented validation loss, a function of the trial (None: failed)."""
+    known = {}
+    while True:
+        trials, searches = tune(study, known)
+        missing = [trial for trial in trials if trial.id not in known]
+        if not missing:
+            return known, searches
+        for trial in missing:
+            value = loss(trial)
+            failure = {"state": "nonfinite", "step": 3, "cause": "invented"} if value is None else None
+            known[trial.id] = Outcome(failure, {} if value is None else {"val_loss": value}, [])
+
+
+def valley(optimum):
+    return lambda trial: 1 + math.log10(trial.options["lr"] / optimum) ** 2
+
+
+def test_the_first_points_do_not_depend_on_how_many_are_drawn():
+    assert sobol(5, 32)[:8] == sobol(5, 8)
+    assert set(sobol(5, 1)[0]) == set(AXES)
+
+
+def test_adding_or_reordering_arms_changes_no_trial_of_another_arm():
+    def ids(study, arm):
+        return [trial.id for trial in tune(study, {})[0] if trial.arm == arm]
+
+    alone = ids(spec(["adam"]), "adam")
+    assert ids(spec(["momentum", "adam", "adamw"]), "adam") == alone
+    assert ids(spec(["adamw", "adam", "momentum"]), "adam") == alone
+
+
+def test_arms_share_the_unit_cube():
+    _, searches = tune(spec(ALL, trials=16), {})
+    for axis in ("lr", "weight_decay"):
+        columns = []
+        for search in searches.values():
+            (dimension,) = [d for d in search.ranges if d.axis == axis]
+            columns.append([dimension.unit(point[dimension.name]) for point in search.points[1:]])
+        for column in columns[1:]:
+            assert column == pytest.approx(columns[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("arm", ALL)
+def test_trial_0_is_the_documented_default_of_the_class(arm):
+    space = SPACES[arm]
+    defaults = inspect.signature(OPTIMIZERS[space.optimizer].__init__).parameters
+    options = space.options(space.defaults)
+    for name, value in options.items():
+        if arm in ("momentum", "nesterov") and name in ("momentum", "nesterov"):
+            continue  # what makes these arms
+        assert value == defaults[name].default, name
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [(8, ["lr"]), (16, ["lr", "weight_decay"]), (32, ["lr", "weight_decay", "beta1"])],
+)
+def test_dimensions_come_in_with_the_budget_and_move_no_point(trials, expected):
+    _, searches = tune(spec(["adam"], trials=trials), {})
+    search = searches["adam"]
+    assert [d.name for d in search.ranges] == expected
+    _, few = tune(spec(["adam"], trials=8), {})
+    assert [p["lr"] for p in search.points[:9]] == [p["lr"] for p in few["adam"].points]
+
+
+def test_with_64_trials_everything_is_searched():
+    _, searches = tune(spec(["adamw"], trials=64), {})
+    assert [d.name for d in searches["adamw"].ranges] == ["lr", "weight_decay", "beta1", "beta2", "eps"]
+
+
+def test_an_inner_optimum_extends_nothing():
+    study = spec()
+    _, searches = outcomes(study, valley(1e-2))
+    assert all(len(s.points) == 9 and s.edge is None for s in searches.values())
+    assert all(abs(math.log10(s.points[s.best]["lr"] / 1e-2)) < 0.4 for s in searches.values())
+
+
+def test_an_optimum_at_the_edge_extends_that_side_and_gives_every_arm_as_many_trials():
+    study = spec()
+    _, searches = outcomes(study, lambda t: valley(7e-5 if t.arm == "adam" else 0.05)(t))
+    adam, momentum = searches["adam"], searches["momentum"]
+    assert len(adam.points) == len(momentum.points) > 9
+    assert adam.ranges[0].low == pytest.approx(1e-5) and adam.ranges[0].high == pytest.approx(1e-1)
+    assert momentum.ranges == SPACES["momentum"].dimensions[:1]
+    assert adam.points[adam.best]["lr"] < 2e-4 and adam.edge is None
+
+
+def test_an_optimum_with_nothing_tried_beyond_it_is_at_the_edge():
+    study = spec(["momentum"])
+    highest = max(point["lr"] for point in tune(study, {})[1]["momentum"].points)
+    assert SPACES["momentum"].dimensions[0].unit(highest) < 0.9  # so the outer tenth alone would not tell
+    _, searches = outcomes(study, valley(2.0))
+    assert searches["momentum"].ranges[0].high == pytest.approx(10.0)
+
+
+def test_a_range_is_extended_at_most_twice():
+    study = spec(["adam"])
+    _, searches = outcomes(study, valley(1e3))
+    assert len(searches["adam"].points) == 9 + 4 + 4
+    assert searches["adam"].edge == ("lr", "high")
+
+
+def test_failures_never_win_and_near_ties_go_away_from_them():
+    study = spec(["adam"])
+    _, searches = outcomes(study, lambda t: None if t.options["lr"] > 1e-2 else 1.0)
+    search = searches["adam"]
+    chosen = search.points[search.best]["lr"]
+    assert chosen == min(point["lr"] for point in search.points)  # all the rest is equally good
+
+
+def test_nothing_is_confirmed_when_everything_failed():
+    study = spec(["adam"])
+    _, searches = outcomes(study, lambda t: None)
+    assert searches["adam"].best is None
+    assert confirm(study, searches["adam"]) == []
+
+
+def test_confirmation_seeds_are_fresh_common_and_disjoint_for_a_twin():
+    study = spec()
+    _, searches = outcomes(study, valley(1e-2))
+    seeds = {name: [t.seed for t in confirm(study, s)] for name, s in searches.items()}
+    assert seeds["adam"] == seeds["momentum"] and len(set(seeds["adam"])) == 3
+    assert tuning_trials(study, searches["adam"])[0].seed not in seeds["adam"]
+    twin = Spec("digits", 40, (study.arms[1], type(study.arms[1])("adam (again)", "adam", twin=True)), 8, 3)
+    _, searches = outcomes(twin, valley(1e-2))
+    one, two = ({t.seed for t in confirm(twin, s)} for s in searches.values())
+    assert not one & two
+    assert searches["adam"].points == searches["adam (again)"].points
+
+
+def test_a_fixed_hyperparameter_is_not_searched():
+    study = spec(["adam@lr=1e-5", "adamw@weight_decay=0.3"], trials=16)
+    _, searches = tune(study, {})
+    assert {p["lr"] for p in searches["adam@lr=1e-5"].points} == {1e-5}
+    assert {p["weight_decay"] for p in searches["adamw@weight_decay=0.3"].points} == {0.3}
+    everything = tune(spec(["sgd@lr=1@weight_decay=0"]), {})[1]["sgd@lr=1@weight_decay=0"]
+    assert len(everything.points) == 1  # nothing to search, so nothing is run twice
+
+
+def test_a_specification_survives_json_and_its_digest_ignores_the_order_of_arms():
+    study = spec()
+    assert Spec.from_json(study.to_json()) == study
+    assert study.digest() == spec(["adam", "momentum"]).digest() != spec(["adam"]).digest()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: spec(trials=10), "trials: must be a power of two.*got trials=10; pass 8 or 16"),
+        (lambda: spec(seeds=1), "seeds: must be at least 2.*got seeds=1"),
+        (lambda: Spec("digits", 3, make_arms(["adam"], ["cosine"])), "steps: must be at least 20.*got steps=3"),
+        (lambda: spec(["adam", "adam"]), "each arm must be named once, got adam, adam"),
+        (lambda: spec([]), "got none"),
+        (lambda: spec(["sdg"]), "got 'sdg'; did you mean sgd"),
+        (lambda: spec(["adam@lr=abc"]), "NAME=NUMBER.*got 'adam@lr=abc'"),
+        (lambda: spec(["adam@foo=1"]), "among lr, weight_decay.*got 'adam@foo=1'"),
+        (lambda: spec(schedules=["cosin"]), "schedules: must be among constant, step, cosine, got 'cosin'"),
+        (lambda: Spec("digit", 40, make_arms(["adam"], ["cosine"])), "task: must be one of digits.*got 'digit'"),
+    ],
+)
+def test_bad_specifications_get_one_sentence(make, words):
+    with pytest.raises(ArgumentError, match=words):
+        make()

@@ -1,0 +1,89 @@
+"""What `import fallline` gives, and what it does not cost."""
+
+import doctest
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fallline
+from fallline import errors, optimizers, schedules
+from fallline.optimizers import OPTIMIZERS
+
+EAGER = [name for name in fallline.__all__ if name not in fallline._LAZY]
+HEAVY = ["numba", "scipy", "sklearn", "altair", "typer", "rich", "jinja2", "pandas", "pooch", "ray", "matplotlib"]
+
+
+@pytest.mark.slow
+def test_importing_fallline_imports_nothing_heavy():
+    """In a new process, where torch alone takes over a second to import; compared with what torch brings along."""
+    code = f"import json, sys, {{}}; print(json.dumps(sorted(set(sys.modules) & set({HEAVY}))))"
+    loaded = [
+        json.loads(subprocess.run([sys.executable, "-c", code.format(m)], capture_output=True, check=True).stdout)
+        for m in ("torch", "fallline")
+    ]
+    assert loaded[0] == loaded[1]
+    assert not {"numba", "typer", "altair"} & set(loaded[1])
+
+
+def test_names_are_sorted_and_exist():
+    def order(name):
+        return not name.isupper(), not name[0].isupper(), name  # as ruff sorts __all__
+
+    assert fallline.__all__ == sorted(set(fallline.__all__), key=order)
+    assert all(hasattr(fallline, name) for name in EAGER)
+    assert {cls.__name__ for cls in OPTIMIZERS.values()} < set(fallline.__all__)
+    with pytest.raises(AttributeError, match="zebra"):
+        fallline.zebra  # noqa: B018
+
+
+def test_everything_public_is_documented():
+    public = [getattr(fallline, name) for name in EAGER]
+    public += [getattr(module, name) for module in (optimizers, schedules) for name in module.__all__]
+    public += [value for _, value in inspect.getmembers(errors, inspect.isclass)]
+    for thing in public:
+        if callable(thing) or inspect.ismodule(thing):
+            assert thing.__doc__, thing
+            methods = vars(thing).items() if inspect.isclass(thing) else ()
+            for name, method in methods:
+                if inspect.isfunction(method) and not name.startswith("_"):
+                    assert method.__doc__, (thing, name)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizers_docstring_lists_its_arguments_in_order(cls):
+    section = cls.__doc__.split("Args:")[1].split("Raises:")[0]
+    listed = re.findall(r"^        (\w+): ", section, re.MULTILINE)
+    assert listed == list(inspect.signature(cls).parameters)
+    assert "Example:" in cls.__doc__ and "Raises:" in cls.__doc__
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_rule_says_what_it_is(cls):
+    rule = cls.rule
+    assert rule.formula and rule.source
+    for section in ("State:", "Hyper:", "Follows:", "Differs:"):
+        assert section in rule.function.__doc__
+    assert all(key in rule.function.__doc__ for key in (*rule.state, *rule.arguments) if key != "first")
+
+
+def test_optimizers_are_found_by_their_rules_names():
+    found = {}
+    for info in pkgutil.iter_modules(optimizers.__path__):
+        module = importlib.import_module(f"fallline.optimizers.{info.name}")
+        for cls in vars(module).values():
+            if inspect.isclass(cls) and cls.__module__ == module.__name__ and hasattr(cls, "rule"):
+                found[cls.rule.name] = cls
+    assert found == OPTIMIZERS
+    assert all(name == cls.__name__.lower() for name, cls in OPTIMIZERS.items())
+
+
+@pytest.mark.parametrize("module", ["fallline.optimizers", *(f"fallline.optimizers.{name}" for name in OPTIMIZERS)])
+def test_examples_in_docstrings_run(module):
+    results = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0 and results.attempted > 0

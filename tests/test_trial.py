@@ -1,0 +1,123 @@
+"""One training run: deterministic, common to all arms, honest about failure."""
+
+import math
+
+import pytest
+import torch
+
+import fallline as fl
+from fallline.lab.plan import Spec, make_arms, tune
+from fallline.lab.schedules import learning_rates
+from fallline.lab.spaces import SPACES
+from fallline.lab.tasks import Digits, digits
+from fallline.lab.trial import Trial, derive, evaluate, run
+
+TORCH = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def trial(arm="adam", stage="tune", steps=40, schedule="cosine", seed=7, **options):
+    space = SPACES[arm]
+    values = space.options({**space.defaults, **options})
+    return Trial(stage, "digits", arm, space.optimizer, schedule, steps, 0, seed, values)
+
+
+def test_a_trial_is_the_same_twice_to_the_bit():
+    assert run(trial())[0] == run(trial())[0]
+    assert run(trial())[0].curve != run(trial(seed=8))[0].curve
+
+
+def test_initialisation_and_data_order_are_common_to_all_arms(monkeypatch):
+    seen = []
+
+    class Spy(Digits):
+        def loss(self, model, batch):
+            if model.training:
+                seen[-1].append(batch[1].tolist())
+            if not seen[-1][1:]:
+                seen[-1].insert(0, [p.sum().item() for p in model.parameters()])
+            return super().loss(model, batch)
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name: Spy())
+    for arm in SPACES:
+        seen.append([])
+        run(trial(arm))
+    assert len(seen[0]) > 40
+    assert all(record == seen[0] for record in seen)
+
+
+@pytest.mark.parametrize("arm", SPACES)
+def test_torch_optim_gives_the_same_losses(arm):
+    spec = Spec("digits", 100, make_arms([arm], ["cosine"]), trials=8, seeds=2)
+    tuned = tune(spec, {})[0][4]  # an ordinary point of the search
+    ours, _ = run(tuned)
+    theirs, _ = run(tuned, lambda name, params, **options: TORCH[name](params, **options))
+    for mine, other in zip(ours.curve, theirs.curve, strict=True):
+        assert mine["train_loss"] == pytest.approx(other["train_loss"], abs=1e-4)
+        assert mine["val_loss"] == pytest.approx(other["val_loss"], abs=1e-4)
+
+
+def test_the_test_split_is_not_read_while_tuning(monkeypatch):
+    splits = []
+    load = digits.load
+    monkeypatch.setattr(digits, "load", lambda split: splits.append(split) or load(split))
+    tuned, _ = run(trial())
+    assert set(splits) == {"train", "val"}
+    confirmed, _ = run(trial(stage="confirm"))
+    assert "test" in splits
+    assert "test_loss" in confirmed.metrics and "test_loss" not in tuned.metrics
+
+
+def test_an_infinite_loss_is_nonfinite_and_ends_the_run():
+    outcome, _ = run(trial("sgd", lr=1e30))
+    assert outcome.failure["state"] == "nonfinite"
+    assert 0 < outcome.failure["step"] < 40
+    assert "loss became" in outcome.failure["cause"]
+
+
+def test_a_finite_divergence_is_blown_up():
+    outcome, _ = run(trial("sgd", lr=30.0, steps=100))
+    assert outcome.failure["state"] == "blown-up"
+    assert "3 ×" in outcome.failure["cause"] or "10 ×" in outcome.failure["cause"]
+
+
+def test_standing_still_is_not_learned():
+    outcome, _ = run(trial("sgd", lr=0.0, stage="confirm"))
+    assert outcome.failure["state"] == "not-learned"
+    assert "test_loss" not in outcome.metrics
+
+
+def test_schedules_share_length_warm_up_and_end():
+    curves = {name: learning_rates(name, 100) for name in ("constant", "step", "cosine")}
+    ramp = [0.2, 0.4, 0.6, 0.8, 1.0]
+    for curve in curves.values():
+        assert len(curve) == 100
+        assert curve[:5] == pytest.approx(ramp)
+    assert curves["constant"][5:] == [1.0] * 95
+    drops = [k for k in range(6, 100) if curves["step"][k] < curves["step"][k - 1]]
+    assert drops == [30, 60, 90] and curves["step"][-1] == pytest.approx(1e-3)
+    assert curves["cosine"][-1] == 0.0
+    assert curves["cosine"] == [fl.schedules.warmup_cosine(5, 100)(k) for k in range(100)]
+
+
+def test_evaluation_leaves_training_as_it_was():
+    task = Digits()
+    model = task.model().train()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    metrics = evaluate(task, model, "val")
+    assert torch.equal(torch.get_rng_state(), before) and model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert set(metrics) == {"val_loss", "val_accuracy"}
+
+
+def test_the_split_is_fixed_and_disjoint():
+    parts = {split: digits.load(split)[0].flatten(1) for split in ("train", "val", "test")}
+    assert {split: len(images) for split, images in parts.items()} == {"train": 1077, "val": 360, "test": 360}
+    rows = [tuple(row.tolist()) for images in parts.values() for row in images]
+    assert len(set(rows)) == len(rows)
+    assert digits.load("val")[1][:8].tolist() == [6, 1, 4, 4, 2, 7, 7, 9]  # the split is part of the task
+    assert abs(Digits().trivial_loss() - math.log(10)) < 0.02
+
+
+def test_streams_of_different_names_are_independent():
+    assert len({derive(0, "init"), derive(0, "data"), derive(1, "init"), derive(0, "init", 1)}) == 4
