@@ -37,7 +37,7 @@ def adam(
     Differs: amsgrad corrects the bias of the maximum, as in PyTorch; the paper does not correct at all.
     """
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
     second_moment = exp_avg_sq
     if max_exp_avg_sq is not None:
         second_moment = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)

@@ -40,7 +40,7 @@ def rmsprop(
              square_avg started at 0 the first step is lr/√(1 − alpha) long. The centered variance is clamped at 0,
              where rounding gives PyTorch a NaN.
     """
-    square_avg = alpha * square_avg + (1 - alpha) * (grad * grad)
+    square_avg = alpha * square_avg + (1 - alpha) * grad * grad
     variance = square_avg
     if grad_avg is not None:
         grad_avg = alpha * grad_avg + (1 - alpha) * grad
