@@ -1,21 +1,32 @@
-"""A pool of worker processes, one thread each, that stay for the whole study."""
+"""A pool of worker processes, one thread each, that stay for the whole study.
 
+Each worker has a pipe of its own and no lock in common with the others, so that any of them, or the parent, may be
+killed at any moment without the rest waiting for ever; `concurrent.futures` can hang when a worker is stopped.
+"""
+
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from fallline.errors import StudyError
 from fallline.lab.store import Store
 from fallline.lab.trial import Trial
 
-RETRIES = (
-    2  # for a trial whose worker was killed (out of memory, say); one that diverged has an outcome and is not retried
-)
+RETRIES = 2  # for a trial whose worker was killed (out of memory, say); one that diverged has an outcome instead
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    trial: Trial | None = None
 
 
 class LocalPool:
@@ -27,89 +38,114 @@ class LocalPool:
     def __init__(self, folder: Path, jobs: int) -> None:
         self.folder = folder
         self.jobs = jobs
-        self._pool: ProcessPoolExecutor | None = None
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> "LocalPool":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._stop()
+        for worker in self._workers:  # a trial that nobody waits for must not keep a core busy
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         """Run trials and yield each when its outcome is on disk, in the order in which they finish.
 
         Raises:
-            StudyError: a trial killed its worker three times, or raised an error of its own.
+            StudyError: the outcome of a trial cannot be written, or a trial killed its worker three times.
         """
+        waiting = list(reversed(trials))
         killed: dict[str, int] = {}
-        waiting = list(trials)
-        while waiting:
-            pool = self._start()
-            futures: dict[Future[None], Trial] = {}
-            try:
-                for trial in waiting:
-                    futures[pool.submit(_run, trial, self.folder)] = trial
-                pending = set(futures)
-                while pending:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-                        waiting.remove(futures[future])
-                        yield futures[future]
-            except BrokenProcessPool:
-                self._stop()
-                self._count(killed, waiting[: self.jobs])
-            except OSError as error:
-                raise StudyError(
-                    f"out: finished trials must be written to {str(self.folder)!r}, got {error.strerror or error}; "
-                    "make room and repeat the command, it goes on where it stopped"
-                ) from None
+        while waiting or any(worker.trial for worker in self._workers):
+            self._hand_out(waiting)
+            busy = {worker.pipe: worker for worker in self._workers if worker.trial}
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                trial, worker.trial = worker.trial, None
+                assert trial is not None  # only busy workers are waited for
+                try:
+                    error = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    self._bury(worker, trial, killed)
+                    waiting.append(trial)
+                    continue
+                if error is not None:
+                    raise error
+                yield trial
 
-    def _count(self, killed: dict[str, int], suspects: Sequence[Trial]) -> None:
-        """Count the trials that may have been running when a worker died."""
-        for trial in suspects:
-            killed[trial.id] = killed.get(trial.id, 0) + 1
-            if killed[trial.id] > RETRIES:
-                raise StudyError(
-                    f"jobs: worker processes must survive a trial, got {killed[trial.id]} killed near trial {trial.id} "
-                    f"({trial.arm}); is memory short? pass a smaller -j. What is finished is kept"
-                )
+    def _hand_out(self, waiting: list[Trial]) -> None:
+        """Give every idle worker a trial, starting workers while there are fewer than jobs."""
+        while waiting and len(self._workers) < self.jobs and all(worker.trial for worker in self._workers):
+            self._start(waiting.pop())
+        for worker in self._workers:
+            if waiting and worker.trial is None:
+                self._give(worker, waiting.pop())
 
-    def _start(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # a forked child cannot use its parent's threads
-            self._pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare)
-        return self._pool
+    def _start(self, trial: Trial) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked child cannot use its parent's threads
+        pipe, other = context.Pipe()
+        process = context.Process(target=_work, args=(other, self.folder), daemon=True)
+        process.start()
+        other.close()
+        self._workers.append(_Worker(process, pipe))
+        self._give(self._workers[-1], trial)
 
-    def _stop(self) -> None:
-        if self._pool is not None:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:  # a trial that nobody waits for must not keep a core busy
-                process.terminate()
-            for process in processes:
-                process.join()
-            self._pool = None
+    @staticmethod
+    def _give(worker: _Worker, trial: Trial) -> None:
+        worker.trial = trial
+        with contextlib.suppress(BrokenPipeError):  # it has died; waiting for its answer will tell
+            worker.pipe.send(trial)
+
+    def _bury(self, worker: _Worker, trial: Trial, killed: dict[str, int]) -> None:
+        """Remove a worker that died in a trial, and give up on a trial that has killed too many."""
+        worker.process.join()
+        worker.pipe.close()
+        self._workers.remove(worker)
+        killed[trial.id] = killed.get(trial.id, 0) + 1
+        if killed[trial.id] > RETRIES:
+            raise StudyError(
+                f"jobs: a trial must not kill its worker process, got {killed[trial.id]} killed in trial {trial.id} "
+                f"({trial.arm}); if memory is short, pass a smaller -j; in a script, call fallline.compare under "
+                "if __name__ == '__main__'. What is finished is kept"
+            )
 
 
-def _prepare() -> None:
-    """Set up a worker: one thread, Ctrl-C left to the parent, and an end when the parent ends."""
+def _work(pipe: Connection, folder: Path) -> None:
+    """Run the trials that come through the pipe; answer None, or the error that ends the study."""
     import torch
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            trial = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_run(trial, folder))
 
 
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _run(trial: Trial, folder: Path) -> None:
+def _run(trial: Trial, folder: Path) -> Exception | None:
     from fallline.lab.trial import run
 
-    Store(folder).save(trial, *run(trial))
+    try:
+        Store(folder).save(trial, *run(trial))
+    except OSError as error:
+        return StudyError(
+            f"out: finished trials must be written to {str(folder)!r}, got {error.strerror or error}; "
+            "make room and repeat the command, it goes on where it stopped"
+        )
+    except Exception as error:  # raised again by the parent, where somebody sees it
+        return error
+    return None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
