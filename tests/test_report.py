@@ -1,8 +1,11 @@
-"""The report: complete, offline, safe to open, and drawn in a real browser."""
+"""The report: complete, offline, safe to open, honest about failures, and drawn in a real browser."""
 
 import re
+import shlex
 import shutil
 import subprocess
+from dataclasses import replace
+from html import escape, unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -10,20 +13,64 @@ import torch
 
 import fallline as fl
 from fallline.errors import StudyError
-from fallline.lab.report import best_code
+from fallline.lab.plan import Spec, confirm, make_arms
+from fallline.lab.report import best_code, charts
+from fallline.lab.report.content import content
+from fallline.lab.report.looks import looks
+from fallline.lab.report.paste import command
+from fallline.lab.schedules import learning_rates
+from fallline.lab.study import Study
+from fallline.lab.trial import Outcome
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOSTILE = "<!--<script><b>bold</b></script><img src=http://example.org/x>"
+FIGURES = ("differences", "learning-rates", "validation", "training", "strip")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     arms = ["momentum", "adam", "sgd@lr=1e30"]
-    return fl.compare("digits", arms, steps=40, trials=2, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=2)
+    return fl.compare("digits", arms, steps=40, trials=2, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=1)
 
 
 @pytest.fixture(scope="module")
 def page(study):
     return study.report(study.store.folder / "report.html")
+
+
+def another(study):
+    """The same study once more, to break things in."""
+    copy = Study(study.spec, study.store, study.baseline, study.margin)
+    copy.searches = dict(study.searches)
+    return copy
+
+
+def renamed(study, old, new):
+    """The same trials with an arm called otherwise."""
+    arms = {arm.name: replace(arm, name=new) if arm.name == old else arm for arm in study.spec.arms}
+    copy = Study(replace(study.spec, arms=tuple(arms.values())), study.store, study.baseline)
+    copy.searches = {arms[name].name: replace(search, arm=arms[name]) for name, search in study.searches.items()}
+    copy.outcome = lambda trial: study.outcome(replace(trial, arm=old if trial.arm == new else trial.arm))
+    copy.costs = lambda: [{**row, "arm": arms[row["arm"]].name} for row in study.costs()]
+    return copy
+
+
+def lose_a_seed(study, arm):
+    """A study in which the last confirmation run of an arm blew up halfway."""
+    lost = confirm(study.spec, study.searches[arm])[-1]
+    complete = study.outcome(lost)
+    failure = {"state": "blown-up", "step": 20, "cause": "training loss 99 after warm-up is over 3 × its start 2"}
+    half = Outcome(failure, complete.metrics, complete.curve[:10])
+    broken = another(study)
+    broken.outcome = lambda trial: half if trial.id == lost.id else study.outcome(trial)
+    return broken
+
+
+def visible(path):
+    """What a reader sees: the body without scripts and tags, on one line."""
+    body = path.read_text(encoding="utf-8").split("<body>")[1].split("<script>")[0]
+    text = unescape(re.sub("<[^>]*>", " ", body.replace("<wbr>", "")))
+    return re.sub(r"\s+", " ", text)
 
 
 class Loads(HTMLParser):
@@ -34,43 +81,117 @@ class Loads(HTMLParser):
         self.found = []
 
     def handle_starttag(self, tag, attributes):
-        self.found += [(tag, value) for name, value in attributes if name in ("src", "href", "data", "srcset")]
+        self.found += [value for name, value in attributes if name in ("src", "href", "data", "srcset", "action")]
 
 
 def test_it_fetches_nothing(page):
-    loads = Loads()
-    loads.feed(page.read_text())
-    assert [value for _, value in loads.found] == ["data:,"]  # an empty icon, or the browser would look for one
-    style = page.read_text().split("<style>")[1].split("</style>")[0]
+    loads, text = Loads(), page.read_text(encoding="utf-8")
+    loads.feed(text)
+    assert loads.found == ["data:,"]  # an empty icon, or the browser would look for one
+    style = text.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style and "@import" not in style
+    assert "default-src 'none'" in text  # and a browser would refuse
 
 
 def test_it_has_every_arm_sentence_warning_and_number(study, page):
-    text = page.read_text().split("<script>")[0]
+    text = visible(page)
     for row in study.leaderboard():
         assert row["arm"] in text
-    assert f"{study.leaderboard()[0]['test_loss']:.4f}" in text
+    best = study.leaderboard()[0]
+    assert f"{best['test_loss']:.3g}" in text and f"{best['test_accuracy']:.2%}" in text
     for result in study.results.values():
         assert result.sentence in text
     assert study.warnings() and all(warning in text for warning in study.warnings())
-    for word in ("Methods", "Threats to validity", "Reproduce", "torch 2", "--trials 2 --seeds 2 --steps 40"):
-        assert word in text
+    words = ("Methods", "Threats to validity", "Sobol", "Holm", "torch 2", "--trials 2 --seeds 2 --steps 40")
+    assert [word for word in words if word not in text] == []
 
 
-def test_names_are_escaped(study, monkeypatch):
-    monkeypatch.setattr(study, "warnings", lambda: ["<b>bold</b></script><script>alert(1)</script>"])
-    text = study.report(study.store.folder / "escaped.html").read_text()
-    assert "<b>bold" not in text and "&lt;b&gt;bold" in text
+def test_an_arm_of_which_nothing_was_left_is_told_not_ranked(page):
+    text = visible(page)
+    assert "– sgd@lr=1e30 failed failed 1 of 1 tuning trials, so not confirmed" in text
+    assert "training loss became" in text  # the cause, in the table of failures
 
 
-def test_the_winner_runs_as_pasted(study):
-    names = {"model": torch.nn.Linear(3, 2)}
-    exec(best_code(study), names)
+def test_a_study_in_which_everything_failed_is_still_a_report(study, tmp_path):
+    broken = another(study)
+    broken.searches = {arm: replace(search, best=None, edge=None) for arm, search in study.searches.items()}
+    failure = {"state": "nonfinite", "step": 3, "cause": "training loss became nan"}
+    broken.outcome = lambda trial: Outcome(failure, {}, [])
+    text = visible(broken.report(tmp_path / "report.html"))
+    assert "No arm finished all of its confirmation runs" in text
+    assert text.count("tuning trials, so not confirmed") == 3 and "there are no curves" in text
+    assert best_code(broken) == ""
+
+
+def test_a_failed_seed_leaves_no_mean(study, tmp_path):
+    broken = lose_a_seed(study, "adam")
+    text = visible(broken.report(tmp_path / "report.html"))
+    assert "failed 1 of 2 seeds, so no mean" in text
+    survivor = study.confirmed("adam")[0]
+    assert f"{survivor:.3g}" not in text.split("Chosen hyperparameters")[0]
+    rows = charts.curves(broken, "val").to_dict()["datasets"].values()
+    runs = {row["run"] for data in rows for row in data if row.get("arm") == "adam"}
+    assert runs == {"1 of 2", "2 of 2"}  # each by itself; the others are means
+
+
+def test_the_headline_says_what_the_ranks_say(study):
+    winner = content(study)["headline"]
+    assert winner == f"{study.leaderboard()[0]['arm']} is the best of 3" or "cannot be told apart" in winner
+    assert content(lose_a_seed(study, "adam"))["headline"] == "Only momentum finished all its runs"
+
+
+def test_names_are_escaped(study, tmp_path):
+    text = renamed(study, "adam", HOSTILE).report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert HOSTILE not in text and escape(HOSTILE, quote=False) in text
+    scripts = re.findall(r'<script type="application/json".*?>(.*?)</script>', text, re.S)
+    assert len(scripts) == 5 and all("<" not in script for script in scripts)  # no end tag, no comment
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+def test_the_winner_runs_as_pasted(study, schedule):
     best = study.leaderboard()[0]["arm"]
-    assert names["opt"].param_groups[0]["initial_lr"] == pytest.approx(
-        study.searches[best].points[study.searches[best].best]["lr"], rel=1e-3
+    search = study.searches[best]
+    arm = make_arms([best], [schedule])[0]
+    pasted = another(study)
+    pasted.searches[best] = replace(search, arm=arm)
+    pasted.leaderboard = study.leaderboard
+    names = {"model": torch.nn.Linear(3, 2)}
+    exec(best_code(pasted), names)
+    lr = search.points[search.best]["lr"]
+    used = []
+    for _ in range(study.spec.steps):
+        used.append(names["opt"].param_groups[0]["lr"])
+        names["opt"].step()
+        names["sched"].step()
+    expected = [lr * factor for factor in learning_rates(schedule, study.spec.steps)]
+    assert used == pytest.approx(expected, rel=1e-5, abs=1e-12)  # the code shows six digits of the learning rate
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "schedules"),
+    [(["adam"], ["cosine"]), (["sgd@lr=0.1", "adamw@lr=1e-3@beta1=0.8"], ["step", "cosine"])],
+)
+def test_the_command_asks_for_the_same_study(study, optimizers, schedules):
+    spec = Spec("digits", 40, make_arms(optimizers, schedules), trials=2, seeds=2)
+    words = shlex.split(command(Study(spec, study.store)))
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    arms = make_arms(options["--optimizers"].split(","), options["--schedules"].split(","))
+    numbers = {name: int(options[f"--{name}"]) for name in ("steps", "trials", "seeds", "seed")}
+    assert Spec(words[2], arms=arms, **numbers) == spec
+    assert options["--baseline"] == spec.arms[0].name
+
+
+def test_many_arms_all_look_different():
+    every = looks([f"arm {i}" for i in range(280)])
+    assert len(set(every.values())) == 280
+
+
+def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
+    (end,) = (
+        row["to"] for data in charts.curves(study, "val").to_dict()["datasets"].values() for row in data if "to" in row
     )
-    assert isinstance(names["sched"], torch.optim.lr_scheduler.LRScheduler)
+    factors = learning_rates("cosine", study.spec.steps)
+    assert factors[end - 1] > charts.DECAYED >= factors[end]
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):
@@ -79,20 +200,30 @@ def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-def test_a_browser_draws_every_figure_without_network_or_console_messages(page, tmp_path):
+def test_a_browser_draws_every_figure_without_network_or_console_messages(study, page, tmp_path):
+    # A click on the first name must hide that arm in every figure that has names above it.
+    click = "<script>setTimeout(() => document.querySelector('button[data-arm]').click(), 3000)</script></body>"
+    copy = tmp_path / "report.html"
+    copy.write_text(click.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=8000"]
+    flags += [
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--disable-quic",
+    ]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000"]
     done = subprocess.run(
-        [CHROMIUM, *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [CHROMIUM, *flags, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    body = done.stdout.split("<body>")[1]
-    for figure in ("differences", "learning-rates", "curves", "strip"):
-        drawn = re.search(
-            rf'id="{figure}" class="figure vega-embed.*?</svg>|class="figure vega-embed[^>]*id="{figure}".*?</svg>',
-            body,
-            re.S,
-        )
-        assert drawn, figure
-        assert drawn.group().count("<path") > 5, figure
+    body = done.stdout.split("<body>")[1].split("<script>")[0]
+    plots = {text.split('"', 1)[0]: text for text in re.split(r'<div class="plot[^"]*" id="', body)[1:]}
+    assert tuple(plots) == FIGURES
+    for name, plot in plots.items():
+        drawing = plot[plot.index("<svg") : plot.index("</svg>")]
+        assert drawing.count("<path") > 5 and "NaN" not in drawing, name
+        hidden, other = (looks(study.arms)[arm].colour for arm in study.arms[:2])
+        if name in ("learning-rates", "validation", "training"):
+            assert other in drawing and hidden not in drawing, name
+    assert body.count('aria-pressed="false"') == 2  # above both groups of figures

@@ -2,7 +2,7 @@
 
 import functools
 import json
-import shlex
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -10,30 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import vl_convert
+from markupsafe import Markup
 
 from fallline.errors import StudyError
 from fallline.lab.report import charts
-from fallline.lab.schedules import WARMUP
-from fallline.lab.spaces import SPACES
-from fallline.lab.store import read_study, write_atomically
-from fallline.lab.tasks import get_task
-from fallline.optimizers import OPTIMIZERS
+from fallline.lab.report.content import content
+from fallline.lab.report.paste import best_code
+from fallline.lab.store import write_atomically
 
 if TYPE_CHECKING:
-    from fallline.lab.plan import Arm
     from fallline.lab.study import Study
+
+__all__ = ["best_code", "write_report"]
 
 
 def write_report(study: "Study", path: Path) -> Path:
-    """Write the report of a finished study and return its path.
+    """Write the report of a finished study as one HTML file and return its path.
 
     Raises:
         StudyError: the file cannot be written.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["percent"] = lambda value: f"{value:.2%}"
-    template = environment.from_string((files("fallline.lab.report") / "page.html.j2").read_text())
-    text = template.render(**_content(study))
+    figures = {name: _json(chart.to_dict()) for name, chart in _figures(study).items() if chart is not None}
+    text = _template().render(**content(study), figures=figures, javascript=_javascript())
     try:
         write_atomically(path, text)
     except OSError as error:
@@ -43,30 +41,46 @@ def write_report(study: "Study", path: Path) -> Path:
     return path
 
 
-def best_code(study: "Study") -> str:
-    """Return the arm of the first rank as Python code to paste; empty when every arm failed."""
-    best = study.leaderboard()[0]["arm"]
-    search = study.searches[best]
-    if search.best is None:
-        return ""
-    arm: Arm = search.arm
-    options = arm.space.options(search.points[search.best])
-    cls = OPTIMIZERS[arm.space.optimizer].__name__
-    keywords = ", ".join(f"{key}={_round(value)!r}" for key, value in options.items())
-    steps, warmup = study.spec.steps, round(study.spec.steps * WARMUP)
-    drops = [round(steps * part) for part in (0.3, 0.6, 0.9)]
-    schedule = {
-        "cosine": f"fl.WarmupCosine(opt, warmup_steps={warmup}, total_steps={steps})",
-        "step": f"fl.StepDecay(opt, milestones={drops}, gamma=0.1)  # the lab also warmed up over {warmup} steps",
-        "constant": f"fl.Constant(opt)  # the lab also warmed up over {warmup} steps",
-    }[arm.schedule]
-    return f"import fallline as fl\n\nopt = fl.{cls}(model.parameters(), {keywords})\nsched = {schedule}\n"
+def _figures(study: "Study") -> dict[str, Any]:
+    return {
+        "differences": charts.differences(study),
+        "learning-rates": charts.learning_rates(study),
+        "validation": charts.curves(study, "val"),
+        "training": charts.curves(study, "train"),
+        "strip": charts.strip(study) if any(search.best is not None for search in study.searches.values()) else None,
+    }
 
 
-def _round(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_round, value))
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _template() -> jinja2.Template:
+    folder = files("fallline.lab.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "p": _p_value, "unbroken": _unbroken, "breakable": _breakable}
+    return environment.get_template("page.html.j2")
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    """Return a number with a true minus sign and its unit, or a dash when there is none."""
+    return "–" if math.isnan(value) else f"{value:{form}}{unit}".replace("-", "−")
+
+
+def _p_value(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _unbroken(sentence: str) -> str:
+    """Return a sentence whose numbers keep their units and equals signs on their line."""
+    return sentence.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
+
+
+def _breakable(arm: str) -> Markup:
+    """Return an arm's name, escaped, that may break before what was fixed of it."""
+    return Markup("<wbr>@").join(arm.split("@"))
 
 
 @functools.cache
@@ -76,74 +90,6 @@ def _javascript() -> str:
     return script.replace("</script", "<\\/script")
 
 
-def _content(study: "Study") -> dict[str, Any]:
-    manifest = read_study(study.store.folder)["manifest"]
-    leaders = study.leaderboard()
-    trials = study.trials
-    outcomes = [study.outcome(trial) for trial in trials]
-    figures = {
-        "learning-rates": charts.learning_rates(study),
-        "curves": charts.curves(study),
-        "strip": charts.strip(study),
-        "differences": charts.differences(study),
-    }
-    return {
-        "study": study,
-        "spec": study.spec,
-        "task": get_task(study.spec.task),
-        "leaders": leaders,
-        "headline": _headline(study, leaders),
-        "warnings": study.warnings(),
-        "hyperparameters": [_hyperparameters(study, arm) for arm in study.arms],
-        "costs": study.costs(),
-        "trials": len(trials),
-        "failures": sum(o.failure is not None for o in outcomes),
-        "figures": {name: _json(chart.to_dict()) for name, chart in figures.items()},
-        "colours": {arm: charts.COLOURS[i % len(charts.COLOURS)] for i, arm in enumerate(study.arms)},
-        "code": best_code(study),
-        "manifest": manifest,
-        "command": _command(study),
-        "javascript": _javascript(),
-    }
-
-
 def _json(chart: Mapping[str, Any]) -> str:
-    # Inside <script>, "</" could end the element, whatever the JSON says.
-    return json.dumps(chart).replace("</", "<\\/")
-
-
-def _headline(study: "Study", leaders: list[dict[str, Any]]) -> str:
-    first = [row["arm"] for row in leaders if row["rank"] == 1 and row["failed"] == 0]
-    if not first:
-        return "No arm finished all of its confirmation runs"
-    if len(first) == 1:
-        return f"{first[0]} is the best of {len(leaders)}" if len(leaders) > 1 else first[0]
-    return f"{', '.join(first[:-1])} and {first[-1]} cannot be told apart at this budget"
-
-
-def _hyperparameters(study: "Study", arm: str) -> dict[str, Any]:
-    search = study.searches[arm]
-    searched = {d.name: d for d in search.ranges}
-    point = search.points[search.best] if search.best is not None else {}
-    rows = []
-    for name in SPACES[search.arm.optimizer].defaults:
-        if name in searched:
-            low, high = sorted((searched[name].value(0.0), searched[name].value(1.0)))
-            how = f"searched from {low:.3g} to {high:.3g}"
-        else:
-            how = "fixed by the user" if name in search.arm.fixed else "fixed at its default"
-        value = f"{point[name]:.4g}" if name in point else "–"
-        rows.append({"name": name, "value": value, "how": how})
-    return {"arm": arm, "rows": rows, "interior": search.best is not None and search.edge is None}
-
-
-def _command(study: "Study") -> str:
-    spec = study.spec
-    optimizers = dict.fromkeys(arm.name.partition(" + ")[0].removesuffix(" (again)") for arm in spec.arms)
-    schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
-    words = ["fallline", "compare", spec.task, "--optimizers", ",".join(optimizers), "--schedules", ",".join(schedules)]
-    words += ["--trials", str(spec.trials), "--seeds", str(spec.seeds), "--steps", str(spec.steps)]
-    words += ["--seed", str(spec.seed), "--baseline", study.baseline]
-    words += ["--self-check"] if any(arm.twin for arm in spec.arms) else []
-    words += ["--margin", f"{study.margin:g}"] if study.margin is not None else []
-    return shlex.join([*words, "--out", "DIR"])
+    # Inside <script>, "</script" ends the element and "<!--" changes how it ends, whatever the JSON says.
+    return json.dumps(chart, allow_nan=False).replace("<", "\\u003c")

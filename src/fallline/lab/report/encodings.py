@@ -1,0 +1,95 @@
+"""What the figures of a report share: data that can be hidden by arm, scales, axes and tooltips."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from fallline.lab.report.looks import looks
+
+INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
+Rows = list[dict[str, Any]]
+_LABEL = "format(datum.value, datum.value < 9e-5 || datum.value > 9e4 ? '~e' : '~r')"  # 1e-5, 0.001, 1000
+
+
+def data(rows: Rows) -> alt.InlineData:
+    """Return rows as the data of a chart."""
+    return alt.InlineData(values=rows)  # altair moves it to where layers share it
+
+
+def shown(rows: Rows) -> alt.Chart:
+    """Return a chart over the rows whose arm is not hidden."""
+    return alt.Chart(data(rows)).transform_filter("indexof(hidden, datum.arm) < 0")
+
+
+def finish(layers: Sequence[alt.Chart], height: int, description: str) -> alt.LayerChart:
+    """Return layers as one chart as wide as its container, with the parameter `hidden`: the arms not to draw."""
+    chart = alt.layer(*layers).properties(width="container", height=height, description=description)
+    return chart.add_params(alt.param(name="hidden", value=[]))
+
+
+def colour(arms: Sequence[str]) -> alt.Color:
+    """Return the encoding of arms by colour."""
+    every = looks(arms)
+    return alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[every[arm].colour for arm in arms]), legend=None)
+
+
+def mark(arms: Sequence[str]) -> alt.Shape:
+    """Return the encoding of arms by the outline of their marks."""
+    every = looks(arms)
+    return alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[every[arm].mark for arm in arms]), legend=None)
+
+
+def dash(arms: Sequence[str]) -> alt.StrokeDash:
+    """Return the encoding of arms by the dashes of their lines."""
+    every = looks(arms)
+    scale = alt.Scale(domain=arms, range=[list(every[arm].dash) for arm in arms])
+    return alt.StrokeDash("arm:N", scale=scale, legend=None)
+
+
+def tip(name: str, title: str, form: str) -> alt.Tooltip:
+    """Return a line of a tooltip for a number."""
+    return alt.Tooltip(f"{name}:Q", title=title, format=form)
+
+
+def log_scale(values: Sequence[float | None], **options: Any) -> alt.Scale:
+    """Return a logarithmic scale that holds these values, with a margin, whatever is hidden.
+
+    Args:
+        values: what will be drawn.
+        **options: further properties of the scale.
+    """
+    low, high = _range(values)
+    margin = max(1.1, (high / low) ** 0.04)
+    return alt.Scale(type="log", nice=False, domain=[low / margin, high * margin], **options)
+
+
+def log_axis(values: Sequence[float | None], **options: Any) -> alt.Axis:
+    """Return an axis with ticks at decades, and at 1, 2 and 5 where there are few; Vega's own are too many.
+
+    Args:
+        values: what will be drawn.
+        **options: further properties of the axis.
+    """
+    low, high = _range(values)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    leads = (1,) if len(decades) > 4 else (1, 2, 5)
+    marks = [lead * 10.0**decade for decade in decades for lead in leads]
+    inside = [tick for tick in marks if low / 1.6 <= tick <= high * 1.6]
+    return alt.Axis(labelExpr=_LABEL, **({"values": inside} if len(inside) > 1 else {}), **options)
+
+
+def _range(values: Sequence[float | None]) -> tuple[float, float]:
+    good = [value for value in values if value]
+    return min(good, default=0.1), max(good, default=1.0)
+
+
+def ticks() -> alt.ExprRef:
+    """Return how many ticks an axis has room for, at any width."""
+    return alt.ExprRef("ceil(width / 90)")
+
+
+def positive(value: float) -> float | None:
+    """Return what a log scale can show, None for anything else."""
+    return value if math.isfinite(value) and value > 0 else None
