@@ -9,7 +9,6 @@ import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError, GradientError, StateError
 from fallline.optimizers import OPTIMIZERS, create_optimizer
-from fallline.rule import WEIGHT_DECAY_MODES
 from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, set_grads, state_of, train
 
 EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -90,7 +89,7 @@ def test_betas_of_the_wrong_number_are_refused(betas):
 
 @EVERY_CLASS
 def test_unknown_choices_are_refused_with_the_known_ones(cls):
-    for name, known in (("weight_decay_mode", WEIGHT_DECAY_MODES), ("backend", ("auto", *BACKENDS))):
+    for name, known in (("weight_decay_mode", cls.rule.weight_decay_modes), ("backend", ("auto", *BACKENDS))):
         for value in ("L2", "", 3, None):
             with pytest.raises(ArgumentError) as error:
                 cls([parameter(2)], **{name: value})
@@ -245,12 +244,14 @@ def test_the_state_dict_of_another_optimizer_is_refused():
             for steps in (0, 2):
                 stranger, opt = other([parameter(3)]), cls([parameter(3)])
                 train(stranger, range(steps))
+                if steps == 0 and cls.rule.ranges.keys() <= other.rule.ranges.keys():
+                    continue  # a dict without state that has every option: nothing tells it from our own
                 if cls.rule.function is other.rule.function:
                     opt.load_state_dict(stranger.state_dict())  # Adam's state is AdamW's
                     continue
                 with pytest.raises(StateError) as error:
                     opt.load_state_dict(stranger.state_dict())
-                check_message(error, cls.__name__, "must h", "", "saved by another optimizer")
+                check_message(error, cls.__name__, "must ", "", "saved by another optimizer")
 
 
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():

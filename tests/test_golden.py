@@ -20,6 +20,7 @@ FLOAT64 = 1e-12
 # relative to the element, or to a hundredth of its tensor's largest where signed gradients have cancelled: 2.5e-5.
 FLOAT32_PARAMS = 1e-5
 FLOAT32_STATE = 5e-5
+FLOAT32_CANCELLED = 1e-5  # of the tensor's largest; measured 4.5e-6 under clipping, whose coefficient is rounded too
 
 
 def run(case, backend, dtype):
@@ -57,8 +58,8 @@ def test_float32_follows_the_golden_to_rounding(name, backend):
         assert np.all(np.abs(left - right) <= FLOAT32_PARAMS * np.abs(right).max(axis=0)), param
         assert ours.state[param].keys() == record.state[param].keys()
         for key, value in record.state[param].items():
-            scale = np.maximum(np.abs(value), 0.01 * np.abs(value).max())
-            assert np.all(np.abs(ours.state[param][key] - value) <= FLOAT32_STATE * scale), (param, key)
+            allowed = FLOAT32_STATE * np.abs(value) + FLOAT32_CANCELLED * np.abs(value).max()
+            assert np.all(np.abs(ours.state[param][key] - value) <= allowed), (param, key)
 
 
 def test_every_optimizer_has_goldens():

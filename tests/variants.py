@@ -9,12 +9,12 @@ import torch
 from fallline.base import Optimizer
 from fallline.errors import ArgumentError
 from fallline.optimizers import OPTIMIZERS
-from fallline.rule import WEIGHT_DECAY_MODES
 
 Options = dict[str, Any]
 
 # How a step runs, not what it computes.
 EXECUTION = {"params", "backend", "foreach", "fused", "capturable", "differentiable"}
+COUPLING = {"clip_grad_norm"}  # lets parameters depend on each other's gradients: test_options.py and the goldens
 NEEDS: dict[str, Options] = {
     "nesterov": {"momentum": 0.9, "dampening": 0},
     "dampening": {"momentum": 0.9},
@@ -32,10 +32,12 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
     found: dict[str, Options] = {"default": {}}
     for name, parameter in inspect.signature(cls).parameters.items():
         default = parameter.default
-        if name in EXECUTION:
+        if name in EXECUTION | COUPLING:
             continue
         if name == "weight_decay_mode":
-            found |= {mode: {"weight_decay": 0.1, name: mode} for mode in WEIGHT_DECAY_MODES}
+            found |= {mode: {"weight_decay": 0.1, name: mode} for mode in cls.rule.weight_decay_modes}
+        elif default is None:
+            found[name] = {name: 0.5}
         elif default is False:
             found[name] = {**NEEDS.get(name, {}), name: True}
         elif isinstance(default, (int, float)) and default == 0 and name != "weight_decay":

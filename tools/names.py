@@ -43,7 +43,7 @@ def exported(package: str) -> list[str]:
     tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return [name for name in ast.literal_eval(node.value) if not name.isupper() or name == "SGD"]
+            return [name for name in ast.literal_eval(node.value) if name != "OPTIMIZERS"]
     raise SystemExit(f"{package}/__init__.py has no __all__")
 
 

@@ -7,18 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fallline import errors, schedules
-from fallline.optimizers import SGD, Adam, AdamW, RMSprop, create_optimizer
+from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, RMSprop, create_optimizer
 from fallline.schedules import Constant, Cosine, Schedule, Scheduler, StepDecay, WarmupCosine
 
 if TYPE_CHECKING:
     from fallline.lab import compare
 
 __all__ = [
+    "LAMB",
     "SGD",
     "Adam",
     "AdamW",
     "Constant",
     "Cosine",
+    "Lion",
     "RMSprop",
     "Schedule",
     "Scheduler",

@@ -1,8 +1,9 @@
 """The optimizer that every class of Fallline is: groups, state, state dicts, and the step over its buckets."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -10,9 +11,10 @@ import torch
 from fallline.backends import BACKENDS, bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.checkpoint import pack, unpack
-from fallline.errors import ArgumentError, ArgumentTypeError, GradientError
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, StateError
+from fallline.options import COMMON, check_options, suggest
 from fallline.plan import Cohort, Plan, share_steps
-from fallline.rule import Rule, Update
+from fallline.rule import EMA, Rule, Update
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Scalar: TypeAlias = float | torch.Tensor
@@ -21,9 +23,20 @@ Scalar: TypeAlias = float | torch.Tensor
 class Optimizer(torch.optim.Optimizer):
     """Base of the optimizers: runs `rule` over all parameters through the backends.
 
+    Its constructor takes the parameters and the arguments of the subclass's constructor (its `locals()`). A group may
+    give its own value of each, but for `clip_grad_norm` and `backend`. These every subclass has:
+
     Args:
-        params: parameters, named parameters, or groups of them.
-        defaults: hyperparameters and options of a group that does not give its own.
+        maximize: climb instead of descend.
+        foreach: PyTorch's flag; True selects the reference backend.
+        capturable: PyTorch's flag for CUDA graphs; only False is supported.
+        differentiable: let autograd see the step; selects the reference backend.
+        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
+        weight_decay_mode: "l2" adds weight_decay·param to the gradient; "decoupled" multiplies the parameter by
+            1 − lr·weight_decay; "independent" by 1 − weight_decay·lr/lr0, lr0 being the rate before any schedule.
+        clip_grad_norm: scale all gradients down to this common norm when theirs is larger, which `grad_norm` tells.
+        clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
+        ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
         backend: "auto", "fused" or "reference".
     """
 
@@ -38,12 +51,14 @@ class Optimizer(torch.optim.Optimizer):
             if name not in known and not open_ended:
                 raise ArgumentTypeError(
                     f"{cls.__name__}: keywords must be among {', '.join(known)}, got {name}={keywords[name]!r}; "
-                    + _suggest(name, known)
+                    + suggest(name, known)
                 )
         return super().__new__(cls)
 
-    def __init__(self, params: Params, defaults: dict[str, Any], backend: str = "auto") -> None:
-        name = type(self).__name__
+    def __init__(self, params: Params, arguments: dict[str, Any]) -> None:
+        name, backend = type(self).__name__, arguments.get("backend", "auto")
+        given = {k: v for k, v in arguments.items() if k not in ("self", "params", "backend", "__class__")}
+        defaults = {**COMMON, "weight_decay_mode": self.rule.weight_decay_modes[0], **given}
         if backend not in BACKENDS:
             raise ArgumentError(
                 f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"
@@ -53,10 +68,9 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
             raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
         self.backend = backend
+        self.grad_norm: float | None = None
         self._plan: Plan | None = None
         super().__init__(params, defaults)
-
-    # ---------------------------------------------------------------- groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with options of its own where it gives them.
@@ -72,26 +86,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ArgumentError when the options of a group cannot be used; subclasses add their own rules."""
-        name = type(self).__name__
-        for key in group.keys() - self.defaults.keys() - {"params", "param_names", "base_lr", "initial_lr"}:
-            # Groups may carry notes of the user's ("name", "lr_scale"), but a near miss is a typing error.
-            if difflib.get_close_matches(key, self.defaults, n=1, cutoff=0.8):
-                raise ArgumentError(
-                    f"{name}: a group's options must be among {', '.join(self.defaults)}, got {key}={group[key]!r}; "
-                    + _suggest(key, list(self.defaults))
-                )
-        if isinstance(group["lr"], torch.Tensor) and group["lr"].numel() != 1:
-            raise ArgumentError(
-                f"{name}: a tensor lr must have one element, got lr of shape {tuple(group['lr'].shape)}; "
-                "use a group for each learning rate"
-            )
-        self.rule.check(name, group)
-        if group.get("capturable"):
-            raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
-        if group.get("differentiable") and group.get("fused"):
-            raise ArgumentError(f"{name}: differentiable must be False when fused is True; leave fused out")
-
-    # ---------------------------------------------------------------- the step
+        check_options(type(self).__name__, self.rule, self.defaults, group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; `.grad` is only read.
@@ -128,10 +123,21 @@ class Optimizer(torch.optim.Optimizer):
         for cohort in plan.cohorts:
             cohort.age += 1
         numbers = [self._numbers(cohort) for cohort in plan.cohorts]
+        norms = self._norms(plan, grads, numbers)
+        if self.defaults["clip_grad_norm"] is not None:
+            self.grad_norm = norms[0] if norms else 0.0
         for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
-            bucket.step(bucket_grads, numbers)
+            bucket.step(bucket_grads, numbers, norms)
         for cohort in plan.cohorts:
             cohort.first = False
+
+    def _norms(self, plan: Plan, grads: list[list[torch.Tensor]], numbers: list[dict[str, Any]]) -> list[float]:
+        """Return the norms over all parameters that the updates need, one after the other."""
+        norms: list[float] = []
+        for _ in range(max((bucket.update.global_norms for bucket in plan.buckets), default=0)):
+            squares = [b.sum_of_squares(g, numbers, norms) for b, g in zip(plan.buckets, grads, strict=True)]
+            norms.append(math.sqrt(math.fsum(squares)))
+        return norms
 
     def _gradients(self, plan: Plan, updates: list[Update]) -> list[list[torch.Tensor]] | None:
         """Return the gradients of every bucket, or None when the plan no longer describes the optimizer."""
@@ -195,11 +201,12 @@ class Optimizer(torch.optim.Optimizer):
     def _state_of(self, param: torch.Tensor, update: Update) -> tuple[dict[str, Any], bool]:
         """Return the state of a parameter, created where it is missing, and whether any was."""
         state = self.state[param]
-        missing = [key for key in update.state if state.get(key) is None]
+        missing = [key for key in update.state if state.get(key) is None and key != EMA]
         for key in missing:
-            # NOTE [state dtype]: rounding to nearest in half precision stalls running means (decision 0003).
-            dtype = torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+            dtype = _state_dtype(param)
             state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+        if EMA in update.state and state.get(EMA) is None:
+            state[EMA] = param.detach().to(_state_dtype(param), copy=True)
         if self.rule.counts_steps and "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32)
         return state, bool(missing)
@@ -209,7 +216,7 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[cohort.group]
         keep = group.get("differentiable")
         numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
-        for name in ("lr", "weight_decay", *self.rule.ranges):
+        for name in ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", *self.rule.ranges):
             value = group[name]
             if isinstance(value, (tuple, list)):
                 stem = name.removesuffix("s")
@@ -220,7 +227,29 @@ class Optimizer(torch.optim.Optimizer):
         numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
         return numbers
 
-    # ---------------------------------------------------------------- checkpoints
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Put the averages of the parameters in their place for the duration of the block.
+
+        Raises:
+            ArgumentError: no group has an `ema_decay`.
+        """
+        averaged = [(p, s[EMA]) for p, s in self.state.items() if s.get(EMA) is not None]
+        if not averaged:
+            raise ArgumentError(
+                f"{type(self).__name__}: ema_decay must have been given and a step taken, got no averages; "
+                "pass ema_decay=0.999"
+            )
+        kept = [p.detach().clone() for p, _ in averaged]
+        with torch.no_grad():
+            for p, average in averaged:
+                p.copy_(average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (p, _), value in zip(averaged, kept, strict=True):
+                    p.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain numbers under PyTorch's keys; `torch.optim`'s class of this name loads it."""
@@ -238,8 +267,14 @@ class Optimizer(torch.optim.Optimizer):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
         state, groups = unpack(self, state_dict)
-        for group in groups:
-            self._check_group(group)
+        kept = self.defaults["clip_grad_norm"]  # the one option that groups share; the saved one holds from now on
+        self.defaults["clip_grad_norm"] = groups[0]["clip_grad_norm"]
+        try:
+            for group in groups:
+                self._check_group(group)
+        except ArgumentError as error:
+            self.defaults["clip_grad_norm"] = kept
+            raise StateError(f"{error}; or was it saved by another optimizer?") from None
         for own, group in zip(self.param_groups, groups, strict=True):
             if isinstance(own["lr"], torch.Tensor):  # schedulers and compiled steps hold on to this very tensor
                 group["lr"] = own["lr"].fill_(_number(group["lr"]))
@@ -255,10 +290,10 @@ class Optimizer(torch.optim.Optimizer):
         self._plan = None
 
 
+def _state_dtype(param: torch.Tensor) -> torch.dtype:
+    # NOTE [state dtype]: rounding to nearest in half precision stalls running means (decision 0003).
+    return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+
+
 def _number(value: Scalar) -> float:
     return value.item() if isinstance(value, torch.Tensor) else value
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else "check the spelling"

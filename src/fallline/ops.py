@@ -1,4 +1,4 @@
-"""The functions that an update rule may call besides + - * / and **.
+"""The functions that an update rule may call besides + - * / ** and comparisons.
 
 Each accepts whatever a rule is run on: Python floats, torch tensors, or the symbols from which the
 fused backend writes its kernel.
@@ -15,6 +15,11 @@ def sqrt(x: Any) -> Any:
     return x.sqrt() if hasattr(x, "sqrt") else math.sqrt(x)
 
 
+def sign(x: Any) -> Any:
+    """Return -1, 0 or 1 for every element by its sign; 0 for 0 and for NaN, as in PyTorch."""
+    return x.sign() if hasattr(x, "sign") else float((x > 0) - (x < 0))
+
+
 def maximum(x: Any, y: Any) -> Any:
     """Return the larger of two values, element by element; NaN if either is NaN."""
     if isinstance(x, torch.Tensor):
@@ -22,6 +27,11 @@ def maximum(x: Any, y: Any) -> Any:
     if hasattr(x, "maximum"):
         return x.maximum(y)
     return x if x > y or x != x else y
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """Return the smaller of two values, element by element; NaN if either is NaN."""
+    return -maximum(-x, -y)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

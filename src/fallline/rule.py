@@ -7,29 +7,40 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.ops import maximum, minimum
 
 WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
+ALL, TENSOR = "all", "tensor"  # a norm is taken over all parameters of all groups, or over one
+EMA = "ema"  # the state key of averaged parameters
+
+Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a hyperparameter may take: finite, from `low` up to (but not including) `below`."""
+    """The numbers that a hyperparameter may take: finite, from `low` (unless `open`) up to, but not, `below`."""
 
     low: float = 0.0
     below: float = math.inf
+    open: bool = False
+    optional: bool = False  # or None
 
     def __str__(self) -> str:
         if self.below == math.inf:
-            return "a finite number" + ("" if self.low == -math.inf else f" >= {self.low:g}")
+            limit = "" if self.low == -math.inf else f" {'>' if self.open else '>='} {self.low:g}"
+            return f"a finite number{limit}" + " or None" * self.optional
         return f"in [{self.low:g}, {self.below:g})"
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raise ArgumentError unless `value` (a number or a one-element tensor) lies in the range."""
+        if value is None and self.optional:
+            return
         try:
             number = _float(value)
         except (TypeError, ValueError, RuntimeError):
             raise ArgumentTypeError(f"{owner}: {name} must be {self}, got {value!r}; pass a number") from None
-        if not (math.isfinite(number) and self.low <= number < self.below):
+        above = self.low < number if self.open else self.low <= number
+        if not (math.isfinite(number) and above and number < self.below):
             raise ArgumentError(f"{owner}: {name} must be {self}, got {number:g}; choose a value in that range")
 
 
@@ -40,6 +51,7 @@ def _float(value: Any) -> float:
 
 
 NON_NEGATIVE = Range()
+POSITIVE = Range(open=True)
 FRACTION = Range(0.0, 1.0)
 
 
@@ -54,10 +66,13 @@ class Rule:
         ranges: hyperparameter (as in a parameter group) to the numbers it may take.
         formula: the update in one line, for people.
         source: where the rule comes from.
-        weight_decay_mode: how decay enters when the user does not say.
+        weight_decay_modes: how decay may enter; the first is meant when the user does not say. "in_update" leaves it
+            to the function.
         counts_steps: whether the state has a `step`, the age of the parameter; true if the function asks for `step`.
+        global_norms: how many norms over ALL the function takes.
         arguments: the numbers that the function takes by keyword.
         flags: the options that the function takes by keyword.
+        takes_norms: whether it takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
     """
 
     name: str
@@ -66,15 +81,19 @@ class Rule:
     ranges: Mapping[str, Range]
     formula: str
     source: str
-    weight_decay_mode: str
+    weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES
     counts_steps: bool = False
+    global_norms: int = 0
     arguments: tuple[str, ...] = field(init=False)
     flags: tuple[str, ...] = field(init=False)
+    takes_norms: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         named = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        object.__setattr__(self, "arguments", tuple(p.name for p in named if p.annotation is not bool))
+        numbers = [p.name for p in named if p.annotation is not bool and p.name != "norm"]
+        object.__setattr__(self, "arguments", tuple(numbers))
+        object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
         object.__setattr__(self, "flags", tuple(p.name for p in named if p.annotation is bool))
         object.__setattr__(self, "counts_steps", self.counts_steps or "step" in self.arguments)
 
@@ -86,20 +105,29 @@ class Rule:
             else:
                 allowed.check(owner, name, group[name])
         mode = group["weight_decay_mode"]
-        if mode not in WEIGHT_DECAY_MODES:
+        if mode not in self.weight_decay_modes:
             raise ArgumentError(
-                f"{owner}: weight_decay_mode must be one of {', '.join(WEIGHT_DECAY_MODES)}, got {mode!r}; "
-                f"leave it out for {self.weight_decay_mode!r}"
+                f"{owner}: weight_decay_mode must be one of {', '.join(self.weight_decay_modes)}, got {mode!r}; "
+                f"leave it out for {self.weight_decay_modes[0]!r}"
             )
 
     def update_for(self, group: Mapping[str, Any]) -> "Update":
         """Return the update that the options of one parameter group ask for."""
+        state = tuple(key for key, option in self.state.items() if option is None or group[option])
+        mode = group["weight_decay_mode"] if group["weight_decay"] else None
         return Update(
             rule=self,
-            state=tuple(key for key, option in self.state.items() if option is None or group[option]),
+            state=(*state, EMA) if group.get("ema_decay") is not None else state,
             flags=tuple((name, bool(group[name])) for name in self.flags),
-            weight_decay_mode=group["weight_decay_mode"] if group["weight_decay"] else None,
+            absent=tuple(
+                name
+                for name in self.arguments
+                if group.get(name, 0) is None or (name == "weight_decay" and mode != "in_update")
+            ),
+            weight_decay_mode=mode,
             maximize=bool(group["maximize"]),
+            clip_value=group.get("clip_grad_value") is not None,
+            clip_norm=group.get("clip_grad_norm") is not None,
         )
 
 
@@ -114,27 +142,48 @@ def _check_pair(owner: str, name: str, values: Any, allowed: Range) -> None:
 class Update:
     """One rule with its options settled: everything that happens to an element in a step.
 
-    Called on numbers of any kind that `ops` knows, it is the only place where decay and `maximize` are applied,
-    so that every backend runs the same lines.
+    Called on numbers of any kind that `ops` knows, it is the only place where clipping, decay, `maximize` and
+    averaging are applied, so that every backend runs the same lines.
     """
 
     rule: Rule
     state: tuple[str, ...]
     flags: tuple[tuple[str, bool], ...]
+    absent: tuple[str, ...]
     weight_decay_mode: str | None
     maximize: bool
+    clip_value: bool
+    clip_norm: bool
 
     @property
     def scalars(self) -> tuple[str, ...]:
         """The names of the numbers that the update reads, in the order of a kernel's arguments."""
-        decay = {None: (), "l2": ("weight_decay",), "independent": ("weight_decay", "relative_lr")}
-        extra = decay.get(self.weight_decay_mode, ("weight_decay", "lr"))
-        return tuple(dict.fromkeys((*self.rule.arguments, *extra)))
+        extra = [name for name in self.rule.arguments if name not in self.absent]
+        extra += {
+            "l2": ["weight_decay"],
+            "decoupled": ["weight_decay", "lr"],
+            "independent": ["weight_decay", "relative_lr"],
+        }.get(self.weight_decay_mode or "", [])
+        extra += ["clip_grad_value"] * self.clip_value + ["clip_grad_norm"] * self.clip_norm
+        extra += ["ema_decay"] * (EMA in self.state)
+        return tuple(dict.fromkeys(extra))
 
-    def __call__(self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any]) -> tuple[Any, ...]:
+    @property
+    def global_norms(self) -> int:
+        """How many norms over all parameters the update takes."""
+        return int(self.clip_norm) + self.rule.global_norms
+
+    def __call__(
+        self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any], norm: Norm
+    ) -> tuple[Any, ...]:
         """Return the new parameter and the new states, in the order of `self.state`."""
         if self.maximize:
             grad = -grad
+        if self.clip_value:
+            limit = scalars["clip_grad_value"]
+            grad = minimum(maximum(grad, -limit), limit)
+        if self.clip_norm:
+            grad = grad * minimum(scalars["clip_grad_norm"] / (norm(grad, ALL) + 1e-6), 1)
         if self.weight_decay_mode == "l2":
             grad = grad + scalars["weight_decay"] * param
         elif self.weight_decay_mode == "decoupled":
@@ -142,11 +191,17 @@ class Update:
         elif self.weight_decay_mode == "independent":
             param = param * (1 - scalars["relative_lr"] * scalars["weight_decay"])
         given = dict(zip(self.state, state, strict=True))
-        keywords = {name: scalars[name] for name in self.rule.arguments}
+        keywords = {name: None if name in self.absent else scalars[name] for name in self.rule.arguments}
+        if self.rule.takes_norms:
+            keywords["norm"] = norm
         new_param, *new = self.rule.function(
             param, grad, *(given.get(key) for key in self.rule.state), **keywords, **dict(self.flags)
         )
-        return new_param, *(value for key, value in zip(self.rule.state, new, strict=True) if key in given)
+        kept = [value for key, value in zip(self.rule.state, new, strict=True) if key in given]
+        if EMA in given:
+            decay = scalars["ema_decay"]
+            kept.append(decay * given[EMA] + (1 - decay) * new_param)
+        return new_param, *kept
 
 
 def rule(
@@ -155,8 +210,9 @@ def rule(
     ranges: Mapping[str, Range],
     formula: str,
     source: str,
-    weight_decay_mode: str = "l2",
+    weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES,
     counts_steps: bool = False,
+    global_norms: int = 0,
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -168,7 +224,15 @@ def rule(
 
     def declare(function: Callable[..., tuple[Any, ...]]) -> Rule:
         return Rule(
-            function.__name__, function, dict(state), dict(ranges), formula, source, weight_decay_mode, counts_steps
+            function.__name__,
+            function,
+            dict(state),
+            dict(ranges),
+            formula,
+            source,
+            weight_decay_modes,
+            counts_steps,
+            global_norms,
         )
 
     return declare

@@ -52,6 +52,9 @@ CASES = [
     Case("adamw_independent", "AdamW", _INDEPENDENT | {"lr": 0.01}, lrs=ramp(0.02)),
     # lr0 = 0: there is no base rate to compare with, and the decay is none.
     Case("adamw_independent_zero_base", "AdamW", _INDEPENDENT | {"lr": 0.0}, lrs=ramp(0.02)),
+    Case("adamw_clip_norm", "AdamW", _WD | {"clip_grad_norm": 8.0}),
+    Case("adamw_clip_both_ema", "AdamW", _WD | {"clip_grad_norm": 3.0, "clip_grad_value": 1.0, "ema_decay": 0.9}),
+    Case("adamw_ema_late", "AdamW", _WD | {"ema_decay": 0.95}, late=True),
     Case("adamw_late", "AdamW", _AMS | _WD, late=True),
     Case("adamw_zero_lr", "AdamW", _WD, lrs=zero_first(0.01)),
 ]

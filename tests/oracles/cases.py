@@ -7,12 +7,12 @@ from types import ModuleType
 
 import numpy as np
 
-from oracles import problem
+from oracles import options, problem
 from oracles.golden import Golden
 from oracles.problem import Array, Case
 
 # Every other module is an oracle: it has `update`, `LR` and `CASES`, and `TORCH` where torch has the optimizer.
-_NOT_ORACLES = {"cases", "formula", "golden", "make", "problem", "torch_twin"}
+_NOT_ORACLES = {"cases", "formula", "golden", "make", "options", "problem", "torch_twin"}
 
 
 def _discover() -> dict[str, ModuleType]:
@@ -34,17 +34,19 @@ def oracle_of(case: Case) -> ModuleType:
 def run(case: Case) -> Golden:
     """Return the record of a case run by its oracle."""
     oracle = oracle_of(case)
-    config = dict(case.config)
+    config, around = options.split(case.config)
     lr0 = config.pop("lr", oracle.LR)
     params = problem.initial()
     state: dict[str, dict[str, Array]] = {name: {} for name in params}
     trajectory: dict[int, dict[str, Array]] = {}
     for step in range(1, problem.STEPS + 1):
         lr = lr0 if case.lrs is None else case.lrs[step - 1]
-        for name, grad in problem.gradients(step, case.late).items():
+        for name, grad in options.clipped(problem.gradients(step, case.late), around).items():
             if grad is not None:
                 # np.asarray: NumPy turns the result of 0-d arithmetic into a scalar.
-                params[name] = np.asarray(oracle.update(params[name], grad, state[name], lr, lr0, **config))
+                new = np.asarray(oracle.update(params[name], grad, state[name], lr, lr0, **config))
+                options.average(params[name], new, state[name], around)
+                params[name] = new
         if step in problem.RECORDED:
             trajectory[step] = dict(params)
     return Golden(case, trajectory, state, (f"oracles.{oracle.__name__.rpartition('.')[2]}",))

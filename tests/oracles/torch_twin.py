@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from oracles import problem
+from oracles import options, problem
 from oracles.golden import Golden
 from oracles.problem import Array, Case
 
@@ -22,7 +22,8 @@ def run(case: Case, oracle: ModuleType) -> Golden | None:
     modes: dict[str, str] = getattr(oracle, "TORCH", {})
     if not modes:
         return None
-    config: dict[str, Any] = dict(case.config)
+    config: dict[str, Any]
+    config, around = options.split(case.config)
     default = inspect.signature(oracle.update).parameters["weight_decay_mode"].default
     mode = config.pop("weight_decay_mode", default)
     by_hand = config.pop("weight_decay") if mode not in modes else None
@@ -35,18 +36,32 @@ def run(case: Case, oracle: ModuleType) -> Golden | None:
     optimizer = optimizer_class(list(params.values()), **config)
     lr0 = optimizer.param_groups[0]["lr"]
     trajectory = {}
+    averages: dict[str, torch.Tensor] = {}
     for step in range(1, problem.STEPS + 1):
         lr = optimizer.param_groups[0]["lr"] = lr0 if case.lrs is None else case.lrs[step - 1]
         for name, grad in problem.gradients(step, case.late).items():
             params[name].grad = None if grad is None else torch.from_numpy(grad)
             if grad is not None and by_hand is not None:
                 params[name].mul_(1 - by_hand * _rate(mode, lr, lr0))
+        _clip(list(params.values()), around)
+        before = {name: param.clone() for name, param in params.items()}
         optimizer.step()
+        for name, param in params.items():
+            if around.ema_decay is not None and param.grad is not None:
+                averages.setdefault(name, before[name]).lerp_(param, 1 - around.ema_decay)
         if step in problem.RECORDED:
             trajectory[step] = {name: param.numpy().copy() for name, param in params.items()}
-    state = {name: _arrays(optimizer.state[param]) for name, param in params.items()}
+    kept = {name: {"ema": average} for name, average in averages.items()}
+    state = {name: _arrays({**optimizer.state[param], **kept.get(name, {})}) for name, param in params.items()}
     label = f"torch.optim.{optimizer_class.__name__}" + ("" if by_hand is None else " with the decay by hand")
     return Golden(case, trajectory, state, (label,))
+
+
+def _clip(params: list[torch.Tensor], around: options.Options) -> None:
+    if around.clip_grad_value is not None:
+        torch.nn.utils.clip_grad_value_(params, around.clip_grad_value)
+    if around.clip_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(params, around.clip_grad_norm)
 
 
 def _rate(mode: str, lr: float, lr0: float) -> float:

@@ -35,6 +35,20 @@ class Bucket:
         """Return whether the bucket, as it was built, can still serve these gradients."""
         raise NotImplementedError
 
-    def step(self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]]) -> None:
-        """Update every parameter and state in place; `numbers[row]` are the scalars of the parameters of that row."""
+    def sum_of_squares(
+        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
+    ) -> float:
+        """Return this bucket's part of the next norm over all parameters, squared.
+
+        Args:
+            grads: of the parameters, in their order.
+            numbers: `numbers[row]` are the scalars of the parameters of that row.
+            norms: the norms over all parameters that are known already.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
+    ) -> None:
+        """Update every parameter and state in place, all norms over all parameters being known."""
         raise NotImplementedError

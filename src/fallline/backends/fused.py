@@ -1,5 +1,6 @@
 """The fused backend: one compiled kernel over all tensors of a bucket, cut into chunks."""
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ import torch
 from fallline.backends.bucket import Bucket
 from fallline.backends.kernels import DTYPES, Kernel, compile_update
 from fallline.backends.threads import run_on_threads
+from fallline.backends.trace import trace
+from fallline.rule import ALL, TENSOR
 
 # Elements; 64 Ki of four float32 arrays are 1 MiB, large enough to hide a ticket and small enough to share out evenly.
 CHUNK = 65536
@@ -54,7 +57,7 @@ def _one_order(tensors: Sequence[torch.Tensor]) -> bool:
 class FusedBucket(Bucket):
     """Runs a generated kernel over a table of addresses."""
 
-    _kernel: Kernel | None = None
+    _kernels: tuple[Kernel, ...] = ()
     _grads: list[weakref.ref[torch.Tensor]]  # weak, or zero_grad() would free nothing before the next step
     _grad_addresses: list[int]
 
@@ -65,7 +68,7 @@ class FusedBucket(Bucket):
         each check is one pass in C, and gradients that are the objects of the last step, at the same addresses, keep
         their layout.
         """
-        if self._kernel is None:
+        if not self._kernels:
             self._prepare(grads)
         try:
             addresses = _addresses(grads)
@@ -81,32 +84,65 @@ class FusedBucket(Bucket):
             self._grads = list(map(weakref.ref, grads))
         return True
 
-    def step(self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]]) -> None:
-        """Run the kernel once over all chunks."""
-        kernel = self._kernel
-        assert kernel is not None  # fits() comes first and prepares it
-        names = self.update.scalars
-        values = [kernel.scalars(**{name: row[name] for name in names}) for row in numbers]
+    def sum_of_squares(
+        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
+    ) -> float:
+        """Run the pass that sums what the next norm over all parameters is taken of."""
+        kernel = [k for k in self._kernels if k.sweep.scope == ALL][len(norms)]
+        squares = self._run(kernel, numbers, dict(zip(self._norms, norms, strict=False)))
+        return math.fsum(squares[:, 0].tolist())
+
+    def step(
+        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
+    ) -> None:
+        """Run the passes that take norms of single tensors, then the one that writes."""
+        known: dict[str, Any] = dict(zip(self._norms, norms, strict=False))
+        for kernel in self._kernels:
+            if kernel.sweep.scope == TENSOR:
+                squares = np.add.reduceat(self._run(kernel, numbers, known), self._starts, axis=0)
+                known |= zip(kernel.sweep.norms, np.sqrt(squares).T, strict=True)
+        self._run(self._kernels[-1], numbers, known)
+        torch.autograd.graph.increment_version(self.params)
+
+    def _run(self, kernel: Kernel, numbers: Sequence[Mapping[str, float]], norms: Mapping[str, Any]) -> np.ndarray:
+        """Run one pass over all chunks; return the sums of squares of each chunk, in the order of the chunks."""
         real = np.float64 if self.params[0].dtype == torch.float64 else np.float32
+        scalars = self._scalars(kernel, numbers, norms)
+        squares = np.empty((len(self._work) if kernel.sweep.scope else 1, max(1, len(kernel.sweep.norms))))
         with np.errstate(over="ignore", under="ignore"):  # a number beyond float32 is Inf there, as in torch
-            scalars = np.array(values, dtype=real).reshape(len(values), kernel.width)
-        ticket = np.zeros(1, dtype=np.int64)
-        work = partial(kernel.run, self._table, self._work, scalars, ticket)
+            scalars = np.ascontiguousarray(scalars, dtype=real)
+        work = partial(kernel.run, self._table, self._work, scalars, np.zeros(1, dtype=np.int64), squares)
         if self._traffic >= PARALLEL and torch.get_num_threads() > 1:
             run_on_threads(work)
         else:
             work()
-        torch.autograd.graph.increment_version(self.params)
+        return squares
+
+    def _scalars(self, kernel: Kernel, numbers: Sequence[Mapping[str, float]], norms: Mapping[str, Any]) -> np.ndarray:
+        """Return the numbers that the loop reads: a row for each of `numbers`, or a tensor where norms differ."""
+        names = self.update.scalars
+        if not self._per_tensor:
+            rows = [kernel.scalars(**{name: row[name] for name in names}, **norms) for row in numbers]
+            return np.array(rows, dtype=np.float64).reshape(len(rows), len(kernel.sweep.scalars))
+        arrays = {name: np.array([row[name] for row in numbers], dtype=np.float64)[self.rows] for name in names}
+        with np.errstate(all="ignore"):
+            columns = kernel.scalars(**arrays, **norms)
+        table = [np.broadcast_to(column, len(self.rows)) for column in columns]
+        return np.stack(table, axis=1) if table else np.empty((len(self.rows), 0))
 
     def _prepare(self, grads: Sequence[torch.Tensor]) -> None:
         columns = [[state[key] for state in self.states] for key in self.update.state]
         tensors = [self.params, list(grads), *columns]
-        self._kernel = compile_update(self.update, tuple(str(c[0].dtype).removeprefix("torch.") for c in tensors))
-        self._table = np.array([[t.data_ptr() for t in column] for column in tensors] + [self.rows]).T.copy()
+        self._kernels = compile_update(self.update, tuple(str(c[0].dtype).removeprefix("torch.") for c in tensors))
+        self._norms = trace(self.update).norms
+        self._per_tensor = trace(self.update).per_tensor
+        rows = range(len(self.rows)) if self._per_tensor else self.rows
+        self._table = np.array([[t.data_ptr() for t in column] for column in tensors] + [list(rows)]).T.copy()
         self._sizes = sizes = [p.numel() for p in self.params]
         self._work = np.array(
             [(t, start, min(CHUNK, n - start)) for t, n in enumerate(sizes) for start in range(0, n, CHUNK)]
         )
+        self._starts = np.flatnonzero(self._work[:, 1] == 0)
         written = sum(column[0].element_size() for column in (self.params, *columns))
         self._traffic = sum(sizes) * (2 * written + grads[0].element_size())
         self._contiguous = all(p.is_contiguous() for p in self.params)

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import pickle
+import re
 import sys
 import tempfile
 import threading
@@ -18,34 +19,42 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from fallline.backends.trace import trace
+import numpy as np
+
+from fallline import ops
+from fallline.backends.trace import Pass, Trace, trace
 from fallline.errors import CacheWarning
 from fallline.rule import Update
 
-_TEMPLATE = '''"""Written by fallline from the rule {rule}; edits are lost."""
+_HEAD = '''"""Written by fallline from the rule {rule}; edits are lost."""
 
 from numba import njit, types
 from numpy import sqrt
 from fallline.backends.memory import *
 
-signature = types.void(types.int64[:, ::1], types.int64[:, ::1], types.{real}[:, ::1], types.int64[::1])
+table, numbers = types.int64[:, ::1], types.{real}[:, ::1]
+signature = types.void(table, table, numbers, types.int64[::1], types.float64[:, ::1])
+'''
+_PASS = """
 
-
-# Contraction only: assuming finite values ("nnan", "ninf") would let a NaN or Inf gradient vanish.
-@njit(signature, cache=True, nogil=True, fastmath={{"contract"}}, error_model="numpy")
-def kernel(table, work, scalars, ticket):
+@njit(signature, cache=True, nogil=True, fastmath={flags}, error_model="numpy")
+def {name}(table, work, scalars, ticket, squares):
     while True:
         w = take_ticket(ticket.ctypes.data)
         if w >= work.shape[0]:
             return
         t, start, n = work[w, 0], work[w, 1], work[w, 2]
         row = table[t, {width}]
-{load_scalars}
-{pointers}
+{before}
         for i in range(n):
 {loop}
-'''
+{after}
+"""
+# "nnan" and "ninf" would let a NaN or Inf gradient vanish. Sums need "reassoc" to be vectorised; for one compiled
+# kernel the order is fixed, whatever the number of threads.
+_FLAGS = {True: '{"contract", "reassoc"}', False: '{"contract"}'}
 
 _STORAGE = {  # dtype name: address reader, bytes, how an element is read, how it is written
     "float32": ("float32_at", 4, "{}", "{}"),
@@ -62,14 +71,15 @@ class Kernel:
     """A compiled update.
 
     Attributes:
-        scalars: hyperparameters by keyword to the tuple of numbers that the kernel's loop needs.
-        run: `(table, work, scalars, ticket)`; returns when no work is left, so several threads may call it at once.
-        width: how many numbers `scalars` returns.
+        sweep: which pass over the tensors this is.
+        scalars: hyperparameters and norms by keyword, numbers or arrays, to the numbers that the loop needs.
+        run: `(table, work, scalars, ticket, squares)`; returns when no work is left, so that several threads may call
+            it at once. A pass that sums writes the sum of work item w to `squares[w]`.
     """
 
-    scalars: Callable[..., tuple[float, ...]]
+    sweep: Pass
+    scalars: Callable[..., tuple[Any, ...]]
     run: Callable[..., None]
-    width: int
 
 
 def cache_folder() -> Path:
@@ -82,37 +92,61 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def compile_update(update: Update, dtypes: tuple[str, ...]) -> Kernel:
-    """Return the kernel of `update` for a parameter, gradient and states of the given dtypes (names from DTYPES)."""
+def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Kernel, ...]:
+    """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states."""
     traced = trace(update)
     source = kernel_source(update, dtypes)
     with _lock:  # two threads that meet a new update at once compile it once
         module = _load(f"{update.rule.name}_{_fingerprint(source)}", source)
-    code = f"lambda *, {', '.join(traced.arguments)}: ({''.join(s + ', ' for s in traced.scalars)})"
-    scalars = eval(code, {"sqrt": math.sqrt, "divide": _divide, "maximum": max, "inf": math.inf})
-    return Kernel(scalars, module.kernel, len(traced.scalars))
+    arguments = ", ".join([*traced.arguments, *(f"{norm}=None" for norm in traced.norms)])
+    names = _ARRAYS if traced.per_tensor else _NUMBERS
+    return tuple(
+        Kernel(sweep, eval(f"lambda *, {arguments}: ({''.join(s + ', ' for s in sweep.scalars)})", names), run)
+        for sweep, run in zip(traced.passes, (getattr(module, name) for name in _names(traced)), strict=True)
+    )
+
+
+def _names(traced: Trace) -> list[str]:
+    return [f"sum{i}" if sweep.scope else "update" for i, sweep in enumerate(traced.passes)]
 
 
 def kernel_source(update: Update, dtypes: tuple[str, ...]) -> str:
-    """Return the Python source of the kernel that `compile_update` compiles."""
+    """Return the Python source of the kernels that `compile_update` compiles."""
     traced = trace(update)
-    names = ("param", "grad", *update.state)
-    pointers, loads, stores = [], [], []
-    for column, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
+    columns = dict(zip(("param", "grad", *update.state), dtypes, strict=True))
+    text = _HEAD.format(rule=update.rule.name, real=dtypes[0] if dtypes[0] == "float64" else "float32")
+    for name, sweep in zip(_names(traced), traced.passes, strict=True):
+        text += _pass_source(name, sweep, columns)
+    return text
+
+
+def _pass_source(name: str, sweep: Pass, columns: dict[str, str]) -> str:
+    """Return the source of one pass; `columns` gives the dtype of the parameter, the gradient and every state."""
+    before = [f"s{k} = scalars[row, {k}]" for k in range(len(sweep.scalars))]
+    loop, after = [], []
+    text = " ".join([*(expression for _, expression in sweep.lines), *sweep.outputs])
+    written = [] if sweep.scope else [key for key in columns if key != "grad"]
+    for column, (key, dtype) in enumerate(columns.items()):
         reader, size, load, _ = _STORAGE[dtype]
-        pointers.append(f"{name}_at = {reader}(table[t, {column}] + {size} * start)")
-        loads.append(f"{name} = {load.format(f'{name}_at[i]')}")
-    written = (("param", dtypes[0]), *zip(update.state, dtypes[2:], strict=True))
-    for (name, dtype), result in zip(written, traced.results, strict=True):
-        stores.append(f"{name}_at[i] = {_STORAGE[dtype][3].format(result)}")
-    assignments = [f"{name} = {expression}" for name, expression in traced.elements]
-    return _TEMPLATE.format(
-        rule=update.rule.name,
-        real=dtypes[0] if dtypes[0] == "float64" else "float32",
-        width=len(names),
-        load_scalars=_indent(8, [f"s{k} = scalars[row, {k}]" for k in range(len(traced.scalars))]),
-        pointers=_indent(8, pointers),
-        loop=_indent(12, loads + assignments + stores),
+        if key in written or re.search(rf"\b{key}\b", text):
+            before.append(f"{key}_at = {reader}(table[t, {column}] + {size} * start)")
+        if re.search(rf"\b{key}\b", text):
+            loop.append(f"{key} = {load.format(f'{key}_at[i]')}")
+    loop += [f"{element} = {expression}" for element, expression in sweep.lines]
+    if sweep.scope:
+        before += [f"total{k} = 0.0" for k in range(len(sweep.outputs))]
+        loop += [f"total{k} += float(x) * float(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
+        after = [f"squares[w, {k}] = total{k}" for k in range(len(sweep.outputs))]
+    else:
+        stores = zip(written, sweep.outputs, strict=True)
+        loop += [f"{key}_at[i] = {_STORAGE[columns[key]][3].format(result)}" for key, result in stores]
+    return _PASS.format(
+        name=name,
+        flags=_FLAGS[bool(sweep.scope)],
+        width=len(columns),
+        before=_indent(8, before),
+        loop=_indent(12, loop),
+        after=_indent(8, after),
     )
 
 
@@ -125,6 +159,25 @@ def _divide(x: float, y: float) -> float:
     if y == 0:
         return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
     return x / y
+
+
+# What the words of a scalar expression mean: for numbers, and for arrays with a number a tensor.
+_NUMBERS: dict[str, Any] = {
+    "sqrt": math.sqrt,
+    "divide": _divide,
+    "maximum": ops.maximum,
+    "where": ops.where,
+    "sign": ops.sign,
+    "inf": math.inf,
+}
+_ARRAYS: dict[str, Any] = {
+    "sqrt": np.sqrt,
+    "divide": np.divide,
+    "maximum": np.maximum,
+    "where": np.where,
+    "sign": np.sign,
+    "inf": math.inf,
+}
 
 
 def _fingerprint(source: str) -> str:

@@ -55,6 +55,20 @@ def maximum(x, y):
 
 
 @njit
+def where(condition, x, y):
+    """Return `x` where the condition holds, else `y`."""
+    return x if condition else y
+
+
+@njit
+def sign(x):
+    """Return the sign of a number in its own type; 0 for NaN."""
+    zero = x - x
+    one = zero + 1
+    return (one if x > 0 else zero) - (one if x < 0 else zero)
+
+
+@njit
 def load_bfloat16(half):
     """Return the float32 that the bfloat16 bits stand for (exact)."""
     return as_float(np.uint32(np.uint32(half) << np.uint32(16)))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fallline.backends.bucket import Bucket
+from fallline.rule import TENSOR
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -17,19 +18,62 @@ class ReferenceBucket(Bucket):
         dense = all(g is not None and g.layout is torch.strided for g in grads)
         return dense and all(state.get(key) is not None for state in self.states for key in self.update.state)
 
-    def step(self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]]) -> None:
+    def sum_of_squares(
+        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
+    ) -> float:
+        """Run the update of each tensor up to the first norm over all parameters that is not known."""
+        total = 0.0
+        for tensors in zip(self.params, grads, self.states, self.rows, strict=True):
+            try:
+                self._new(*tensors, numbers, norms)
+            except _NormNeeded as needed:
+                total += needed.square
+        return total
+
+    def step(
+        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
+    ) -> None:
         """Update every parameter and state in place, computing half precision in float32."""
         for param, grad, state, row in zip(self.params, grads, self.states, self.rows, strict=True):
-            old = [param, *(state[key] for key in self.update.state)]
-            dtype = torch.float32 if param.dtype in HALF else _real(param).dtype
-            # Autograd keeps what a differentiable step reads, so that must not be what it writes to.
-            wide = [_real(t).to(dtype, copy=torch.is_grad_enabled()) for t in old]
-            new = self.update(wide[0], _real(grad).to(dtype), wide[1:], numbers[row])
-            for target, value in zip(old, new, strict=True):
+            new = self._new(param, grad, state, row, numbers, norms)
+            for target, value in zip((param, *(state[key] for key in self.update.state)), new, strict=True):
                 if target.is_conj():  # its real view is a copy
                     target.copy_(torch.view_as_complex(value.contiguous()))
                 else:
                     _real(target).copy_(value)
+
+    def _new(
+        self,
+        param: torch.Tensor,
+        grad: torch.Tensor,
+        state: Mapping[str, torch.Tensor],
+        row: int,
+        numbers: Sequence[Mapping[str, float]],
+        norms: Sequence[float],
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the new parameter and states."""
+        dtype = torch.float32 if param.dtype in HALF else _real(param).dtype
+        # Autograd keeps what a differentiable step reads, so that must not be what it writes to.
+        tensors = (param, *(state[key] for key in self.update.state))
+        old = [_real(t).to(dtype, copy=torch.is_grad_enabled()) for t in tensors]
+        known = iter(norms)
+
+        def norm(values: torch.Tensor, scope: str) -> torch.Tensor | float:
+            square = values.double().square().sum()
+            if scope == TENSOR:
+                return square.sqrt()
+            for value in known:
+                return value
+            raise _NormNeeded(square.item())
+
+        return self.update(old[0], _real(grad).to(dtype), old[1:], numbers[row], norm)
+
+
+class _NormNeeded(Exception):
+    """Ends the run of an update at a norm over all parameters; carries this tensor's part of it, squared."""
+
+    def __init__(self, square: float) -> None:
+        self.square = square
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:

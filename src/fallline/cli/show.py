@@ -90,7 +90,7 @@ def optimizers() -> None:
         grid.add_row("update", rule.formula)
         grid.add_row("state", _state(rule))
         grid.add_row("defaults", ", ".join(f"{key}={parameters[key].default}" for key in hyper))
-        grid.add_row("decay", rule.weight_decay_mode)
+        grid.add_row("decay", rule.weight_decay_modes[0])
         grid.add_row("source", rule.source)
         arms = [arm for arm, space in SPACES.items() if space.optimizer == name]
         grid.add_row("arms", ", ".join(arms))

@@ -105,6 +105,20 @@ SPACES: dict[str, Space] = {
         (_lr(3e-5, 1e-1), Dimension("weight_decay", "weight_decay", 1e-3, 1.0), *_ADAM_TAIL),
         {"lr": 1e-3, "weight_decay": 1e-2, **_ADAM},
     ),
+    "lamb": Space(
+        "lamb",
+        (
+            _lr(1e-3, 1e-1),
+            Dimension("weight_decay", "weight_decay", 1e-3, 1.0),
+            Dimension("beta1", "momentum", 5e-2, 0.3, complement=True),
+        ),
+        {"lr": 1e-3, "weight_decay": 1e-2, "beta1": 0.9, "beta2": 0.999},
+    ),
+    "lion": Space(
+        "lion",
+        (_lr(1e-5, 1e-2), Dimension("weight_decay", "weight_decay", 3e-3, 10.0)),
+        {"lr": 1e-4, "weight_decay": 0.0},
+    ),
 }
 
 

@@ -6,12 +6,14 @@ from fallline.base import Optimizer, Params
 from fallline.errors import ArgumentError
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.adamw import AdamW
+from fallline.optimizers.lamb import LAMB
+from fallline.optimizers.lion import Lion
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.sgd import SGD
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop", "create_optimizer"]
+__all__ = ["LAMB", "OPTIMIZERS", "SGD", "Adam", "AdamW", "Lion", "RMSprop", "create_optimizer"]
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {cls.rule.name: cls for cls in (SGD, RMSprop, Adam, AdamW)}
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.rule.name: cls for cls in (SGD, RMSprop, Adam, AdamW, LAMB, Lion)}
 
 
 def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:

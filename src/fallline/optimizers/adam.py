@@ -57,14 +57,8 @@ class Adam(Optimizer):
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: L2 penalty, added to the gradient, so that the denominator divides it.
         amsgrad: divide by the largest second moment so far.
-        foreach: PyTorch's flag; True selects the reference backend.
-        maximize: climb instead of descend.
-        capturable: PyTorch's flag for CUDA graphs; only False is supported.
-        differentiable: let autograd see the step; selects the reference backend.
-        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
         decoupled_weight_decay: PyTorch's spelling of `weight_decay_mode="decoupled"`.
-        weight_decay_mode: "l2", "decoupled" or "independent".
-        backend: "auto", "fused" or "reference".
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -98,19 +92,11 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         weight_decay_mode: str = "l2",
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        ema_decay: float | None = None,
         backend: str = "auto",
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "foreach": foreach,
-            "maximize": maximize,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "weight_decay_mode": "decoupled" if decoupled_weight_decay else weight_decay_mode,
-        }
-        super().__init__(params, defaults, backend)
+        weight_decay_mode = "decoupled" if decoupled_weight_decay else weight_decay_mode
+        del decoupled_weight_decay
+        super().__init__(params, locals())

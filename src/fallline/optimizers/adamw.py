@@ -12,7 +12,7 @@ adamw = Rule(
     ranges=adam.ranges,
     formula="p ·= 1 − lr·wd;  then Adam",
     source="Loshchilov & Hutter 2019, arXiv:1711.05101v3, algorithm 2",
-    weight_decay_mode="decoupled",
+    weight_decay_modes=("decoupled", "independent", "l2"),
 )
 
 
@@ -29,13 +29,7 @@ class AdamW(Optimizer):
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
         amsgrad: divide by the largest second moment so far.
-        maximize: climb instead of descend.
-        foreach: PyTorch's flag; True selects the reference backend.
-        capturable: PyTorch's flag for CUDA graphs; only False is supported.
-        differentiable: let autograd see the step; selects the reference backend.
-        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
-        weight_decay_mode: "decoupled", "independent" or "l2".
-        backend: "auto", "fused" or "reference".
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -68,19 +62,9 @@ class AdamW(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         weight_decay_mode: str = "decoupled",
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        ema_decay: float | None = None,
         backend: str = "auto",
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-            "foreach": foreach,
-            "capturable": capturable,
-            "differentiable": differentiable,
-            "fused": fused,
-            "weight_decay_mode": weight_decay_mode,
-        }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, locals())

@@ -63,13 +63,8 @@ class RMSprop(Optimizer):
         weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
         momentum: factor of the running sum of scaled gradients; 0 keeps no buffer.
         centered: divide by the standard deviation instead of the root mean square.
-        capturable: PyTorch's flag for CUDA graphs; only False is supported.
-        foreach: PyTorch's flag; True selects the reference backend.
-        maximize: climb instead of descend.
-        differentiable: let autograd see the step; selects the reference backend.
         eps_inside_sqrt: divide by √(v + eps), as in Hinton's lecture and TensorFlow, instead of √v + eps.
-        weight_decay_mode: "l2", "decoupled" or "independent".
-        backend: "auto", "fused" or "reference".
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -103,20 +98,9 @@ class RMSprop(Optimizer):
         *,
         eps_inside_sqrt: bool = False,
         weight_decay_mode: str = "l2",
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        ema_decay: float | None = None,
         backend: str = "auto",
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-            "capturable": capturable,
-            "foreach": foreach,
-            "maximize": maximize,
-            "differentiable": differentiable,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "weight_decay_mode": weight_decay_mode,
-        }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, locals())

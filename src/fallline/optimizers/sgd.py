@@ -51,12 +51,7 @@ class SGD(Optimizer):
         dampening: part of each gradient left out of that sum; must be 0 with `nesterov`.
         weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
         nesterov: look one momentum step ahead; needs `momentum > 0`.
-        maximize: climb instead of descend.
-        foreach: PyTorch's flag; True selects the reference backend.
-        differentiable: let autograd see the step; selects the reference backend.
-        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
-        weight_decay_mode: "l2", "decoupled" or "independent".
-        backend: "auto", "fused" or "reference".
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -89,21 +84,12 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         weight_decay_mode: str = "l2",
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        ema_decay: float | None = None,
         backend: str = "auto",
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "foreach": foreach,
-            "differentiable": differentiable,
-            "fused": fused,
-            "weight_decay_mode": weight_decay_mode,
-        }
-        super().__init__(params, defaults, backend)
+        super().__init__(params, locals())
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)

@@ -1,0 +1,76 @@
+"""Lion: the sign of an interpolated momentum."""
+
+from typing import Any
+
+from fallline.base import Optimizer, Params, Scalar
+from fallline.ops import sign
+from fallline.rule import FRACTION, rule
+
+
+@rule(
+    state={"exp_avg": None},
+    ranges={"betas": FRACTION},
+    formula="p ·= 1 − lr·wd;  p −= lr·sign(β1·m + (1 − β1)·g);  m = β2·m + (1 − β2)·g",
+    source="Chen et al. 2023, arXiv:2302.06675v4, algorithm 2",
+    weight_decay_modes=("decoupled", "independent"),  # L2 would pass through the sign
+)
+def lion(param: Any, grad: Any, exp_avg: Any, *, lr: Any, beta1: Any, beta2: Any) -> tuple[Any, ...]:
+    """Step by lr along the sign of a mean of the gradients, in every coordinate.
+
+    State:   exp_avg: like param, starts at 0. Running mean of gradients, slower than the one that is stepped along.
+    Hyper:   lr: step length in param units, >= 0; 3 to 10 times smaller than Adam's.  beta1, beta2: in [0, 1).
+    Follows: Chen et al. 2023, arXiv:2302.06675v4, algorithm 2.
+    Differs: decay comes before the step, as in AdamW; the paper's order differs by lr²·weight_decay. sign(0) is 0.
+             There is no eps, and nothing is bias-corrected.
+    """
+    direction = sign(beta1 * exp_avg + (1 - beta1) * grad)
+    exp_avg = beta2 * exp_avg + (1 - beta2) * grad
+    return param - lr * direction, exp_avg
+
+
+class Lion(Optimizer):
+    """Lion: half of Adam's state, steps of one length in every coordinate.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        lr: learning rate, >= 0; a number or a one-element tensor.
+        betas: of the mean that is stepped along, and of the one that is kept, each in [0, 1).
+        weight_decay: each step multiplies the parameter by 1 − lr·weight_decay; 3 to 10 times AdamW's.
+        weight_decay_mode: "decoupled" or "independent"; never "l2", which would pass through the sign.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+
+    Raises:
+        ArgumentError: a hyperparameter lies outside its range.
+        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = fl.Lion([w], lr=0.1, weight_decay=0.5)
+        >>> w.grad = torch.tensor([5.0])
+        >>> opt.step()
+        >>> round(w.item(), 4)  # 1·(1 − 0.1·0.5) − 0.1
+        0.85
+    """
+
+    rule = lion
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scalar = 1e-4,
+        betas: tuple[Scalar, Scalar] = (0.9, 0.99),
+        weight_decay: float = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        weight_decay_mode: str = "decoupled",
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        ema_decay: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(params, locals())
