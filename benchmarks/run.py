@@ -36,6 +36,9 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Adam": ("Adam", {}),
     "AdamW": ("AdamW", {}),
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
+    "Lion": ("Lion", {}),
+    "LAMB": ("LAMB", {}),
+    "AdamW, clip, EMA": ("AdamW", {"clip_grad_norm": 1.0, "ema_decay": 0.999}),
 }
 HEAD = "| optimizer | torch loop | torch foreach | torch fused | fallline | ÷ fused | ÷ best torch | GB/s | share |"
 RULE = "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
@@ -70,6 +73,8 @@ def alternate(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 def contenders(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Return the step of torch's three implementations, where they exist, and of ours."""
+    if not hasattr(torch.optim, cls) or "ema_decay" in options:  # torch has nothing of the kind in one call
+        return {"fallline": getattr(fallline, cls)(params, lr=1e-4, **options).step}
     flags = {"torch loop": {"foreach": False}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
     steps: dict[str, Callable[[], object]] = {}
     for name, flag in flags.items():
@@ -80,10 +85,11 @@ def contenders(params: list[torch.nn.Parameter], cls: str, options: dict[str, An
 
 
 def traffic(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any]) -> int:
-    """Return the bytes that a step must read and write: gradient once, parameter and states twice."""
+    """Return the bytes that a step must move: gradient once, parameter and states twice, and what norms need."""
     optimizer = getattr(fallline, cls)(params[:1], **options)
-    states = len(optimizer.rule.update_for(optimizer.param_groups[0]).state)
-    return sum(p.numel() for p in params) * 4 * (1 + 2 * (1 + states))
+    update = optimizer.rule.update_for(optimizer.param_groups[0])
+    again = 1 if update.clip_norm else 2 if update.rule.takes_norms else 0  # the gradient, or parameter and update
+    return sum(p.numel() for p in params) * 4 * (1 + 2 * (1 + len(update.state)) + again)
 
 
 def bandwidth(rounds: int) -> float:
@@ -101,14 +107,20 @@ def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int, peak: fl
         cls, options = OPTIMIZERS[name]
         times = alternate(contenders(params, cls, options), rounds)
         ms = {who: statistics.median(values) for who, values in times.items()}
-        best = min((who for who in ms if who != "fallline"), key=lambda who: ms[who])
+        best = min((who for who in ms if who != "fallline"), key=lambda who: ms[who], default="")
         ratio = {
             who: statistics.median(a / b for a, b in zip(times["fallline"], times[who], strict=True)) for who in ms
         }
         reached = traffic(params, cls, options) / 1e6 / ms["fallline"]
         cells = [f"{ms[who]:.2f}" if who in ms else "–" for who in ("torch loop", "torch foreach", "torch fused")]
         fused = f"{ratio['torch fused']:.2f}" if "torch fused" in ratio else "–"
-        cells += [f"{ms['fallline']:.2f}", fused, f"{ratio[best]:.2f}", f"{reached:.0f}", f"{reached / peak:.0%}"]
+        cells += [
+            f"{ms['fallline']:.2f}",
+            fused,
+            f"{ratio[best]:.2f}" if best else "–",
+            f"{reached:.0f}",
+            f"{reached / peak:.0%}",
+        ]
         yield f"| {name} | {' | '.join(cells)} |"
 
 
