@@ -68,7 +68,7 @@ def lose_a_seed(study, arm):
 
 def visible(path):
     """What a reader sees: the body without scripts and tags, on one line."""
-    body = path.read_text(encoding="utf-8").split("<body>")[1].split("<script>")[0]
+    body = path.read_text(encoding="utf-8").split("<body", 1)[1].split("<script>")[0]
     text = unescape(re.sub("<[^>]*>", " ", body.replace("<wbr>", "")))
     return re.sub(r"\s+", " ", text)
 
@@ -217,7 +217,7 @@ def test_a_browser_draws_every_figure_without_network_or_console_messages(study,
         [CHROMIUM, *flags, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    body = done.stdout.split("<body>")[1].split("<script>")[0]
+    body = done.stdout.split("<body", 1)[1].split("<script>")[0]
     plots = {text.split('"', 1)[0]: text for text in re.split(r'<div class="plot[^"]*" id="', body)[1:]}
     assert tuple(plots) == FIGURES
     for name, plot in plots.items():

@@ -12,7 +12,6 @@ const config = {
   legend: { labelFontSize: 12 },
   view: { stroke: null },
 };
-const title = document.title.replace(/[^\w-]+/g, "-");
 const views = [];
 
 for (const data of document.querySelectorAll("script[data-figure]")) {
@@ -21,7 +20,7 @@ for (const data of document.querySelectorAll("script[data-figure]")) {
     actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
     renderer: "svg",
     scaleFactor: { png: 3 },
-    downloadFileName: `${title}-${name}`,
+    downloadFileName: `fallline-${document.body.dataset.task}-${name}`,
     tooltip: { theme: "light" },
     config,
   }).then((drawn) => views.push(drawn.view), console.error);
