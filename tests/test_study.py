@@ -154,3 +154,18 @@ def test_self_check_finds_no_difference_and_a_planted_bad_arm_is_worse(tmp_path)
     study = fl.compare("digits", ["adamw", planted], trials=8, out=tmp_path / "planted")
     assert study.results[planted].verdict is Verdict.WORSE
     assert study.leaderboard()[-1]["arm"] == planted
+
+
+def test_an_arm_with_a_failed_seed_has_no_mean(tiny, monkeypatch):
+    lost = [trial.id for trial in tiny.trials if trial.stage == "confirm" and trial.arm == "adam"][0]
+    outcome = type(tiny).outcome
+
+    def with_a_failure(self, trial):
+        found = outcome(self, trial)
+        return found if trial.id != lost else type(found)({"state": "nonfinite", "step": 3, "cause": "planted"}, {}, [])
+
+    monkeypatch.setattr(type(tiny), "outcome", with_a_failure)
+    study = load(tiny.store.folder)
+    row = next(row for row in study.leaderboard() if row["arm"] == "adam")
+    assert (row["failed"], row["seeds"]) == (1, 2)
+    assert row[HEADLINE] != row[HEADLINE] and row["val_loss"] != row["val_loss"]  # NaN: the survivors are not averaged

@@ -1,5 +1,6 @@
 """Parameters that one backend updates together."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from fallline.rule import Update
 
 
 @dataclass
-class Bucket:
+class Bucket(ABC):
     """Tensors that share an update and a backend.
 
     Attributes:
@@ -31,10 +32,11 @@ class Bucket:
         self.states.append(state)
         self.rows.append(row)
 
+    @abstractmethod
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether the bucket, as it was built, can still serve these gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sum_of_squares(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> float:
@@ -45,10 +47,9 @@ class Bucket:
             numbers: `numbers[row]` are the scalars of the parameters of that row.
             norms: the norms over all parameters that are known already.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> None:
         """Update every parameter and state in place, all norms over all parameters being known."""
-        raise NotImplementedError

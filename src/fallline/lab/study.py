@@ -110,8 +110,8 @@ class Study:
         }
         metrics = next((o.metrics for o in map(self.outcome, confirm(self.spec, search)) if not o.failure), {})
         for metric in dict.fromkeys(("test_loss", *sorted(metrics, reverse=True))):
-            good = [value for value in (self.confirmed(arm, metric) if metrics else []) if value is not None]
-            summary = summarize(good) if good else None
+            values = [value for value in (self.confirmed(arm, metric) if metrics else []) if value is not None]
+            summary = summarize(values) if values and not row["failed"] else None  # survivors alone would flatter
             row[metric] = summary.mean if summary else math.nan
             row[f"{metric}_sd"] = summary.sd if summary else math.nan
         return row
