@@ -157,7 +157,7 @@ def test_self_check_finds_no_difference_and_a_planted_bad_arm_is_worse(tmp_path)
 
 
 def test_an_arm_with_a_failed_seed_has_no_mean(tiny, monkeypatch):
-    lost = [trial.id for trial in tiny.trials if trial.stage == "confirm" and trial.arm == "adam"][0]
+    lost = next(trial.id for trial in tiny.trials if trial.stage == "confirm" and trial.arm == "adam")
     outcome = type(tiny).outcome
 
     def with_a_failure(self, trial):

@@ -4,12 +4,14 @@ import math
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import is_
+from itertools import chain
+from operator import is_, itemgetter
 from typing import Any
 
 import numpy as np
 import torch
 
+from fallline.backends.addresses import Addresses
 from fallline.backends.bucket import Bucket
 from fallline.backends.kernels import DTYPES, Kernel, compile_update
 from fallline.backends.threads import run_on_threads
@@ -59,28 +61,31 @@ class FusedBucket(Bucket):
 
     _kernels: tuple[Kernel, ...] = ()
     _grads: list[weakref.ref[torch.Tensor]]  # weak, or zero_grad() would free nothing before the next step
-    _grad_addresses: list[int]
+    _grad_addresses: Addresses
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether addresses and layouts allow the kernel; refreshes the table where gradients have moved.
 
-        This runs before every step and costs 0.1 us a tensor and check, as much as the update of a small tensor. So
-        each check is one pass in C, and gradients that are the objects of the last step, at the same addresses, keep
+        This runs before every step; a check costs up to 0.1 us a tensor, as much as the update of a small one. So
+        each is one pass in C, and gradients that are the objects of the last step, at the same addresses, keep
         their layout.
         """
         if not self._kernels:
             self._prepare(grads)
         try:
-            addresses = _addresses(grads)
-            moved = _addresses(self.params) != self._param_addresses or self._state_moved()
+            columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
+            kept = all(map(is_, grads, [ref() for ref in self._grads]))
+            moved = None if kept and self._grad_addresses.hold(grads) else Addresses(grads)
         except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
             return False
-        kept = addresses == self._grad_addresses and all(map(is_, grads, [ref() for ref in self._grads]))
-        if moved or not (kept or self._layout_fits(grads)):
+        same = all(map(is_, chain(self.params, *columns), self._tensors))
+        if not (same and self._addresses.hold(self._tensors)):
             return False
-        if not kept:
-            self._table[:, 1] = addresses
-            self._grad_addresses = addresses
+        if moved is not None:
+            if not self._layout_fits(grads):
+                return False
+            self._table[:, 1] = moved.values
+            self._grad_addresses = moved
             self._grads = list(map(weakref.ref, grads))
         return True
 
@@ -147,14 +152,9 @@ class FusedBucket(Bucket):
         self._traffic = sum(sizes) * (2 * written + grads[0].element_size())
         self._contiguous = all(p.is_contiguous() for p in self.params)
         self._strides = [p.stride() for p in self.params]
-        self._param_addresses, self._grad_addresses, *self._state_addresses = self._table[:, :-1].T.tolist()
+        self._tensors = list(chain(self.params, *columns))
+        self._addresses, self._grad_addresses = Addresses(self._tensors), Addresses(grads)
         self._grads = list(map(weakref.ref, grads))
-
-    def _state_moved(self) -> bool:
-        return any(
-            _addresses([state[key] for state in self.states]) != addresses
-            for key, addresses in zip(self.update.state, self._state_addresses, strict=True)
-        )
 
     def _layout_fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether new gradients, and their parameters, are stored as when the bucket was made.
@@ -169,7 +169,3 @@ class FusedBucket(Bucket):
         elif not [g.stride() for g in grads] == [p.stride() for p in self.params] == self._strides:
             return False
         return {g.dtype for g in grads} == {self.params[0].dtype} and not any(map(torch.Tensor.is_neg, grads))
-
-
-def _addresses(tensors: Sequence[torch.Tensor]) -> list[int]:
-    return list(map(torch.Tensor.data_ptr, tensors))

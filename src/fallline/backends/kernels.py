@@ -96,8 +96,7 @@ def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Kernel, ...
     """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states."""
     traced = trace(update)
     source = kernel_source(update, dtypes)
-    with _lock:  # two threads that meet a new update at once compile it once
-        module = _load(f"{update.rule.name}_{_fingerprint(source)}", source)
+    module = load_module(update.rule.name, source)
     arguments = ", ".join([*traced.arguments, *(f"{norm}=None" for norm in traced.norms)])
     names = _ARRAYS if traced.per_tensor else _NUMBERS
     return tuple(
@@ -185,8 +184,13 @@ def _fingerprint(source: str) -> str:
     return hashlib.sha256(source.encode() + helpers).hexdigest()[:16]
 
 
+def load_module(stem: str, source: str) -> ModuleType:
+    """Import compiled code from the disk cache, or from memory when the cache cannot be written."""
+    with _lock:  # two threads that meet a new update at once compile it once
+        return _load(f"{stem}_{_fingerprint(source)}", source)
+
+
 def _load(name: str, source: str) -> ModuleType:
-    """Import the kernel from the disk cache, or from memory when the cache cannot be written."""
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,17 @@ def take_ticket(typingctx, address):
 
 
 @intrinsic
+def call(typingctx, function, argument):
+    """Call the C function at an address, `int64 f(int64)`."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64)])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
 def as_float(typingctx, bits):
     """Reinterpret uint32 bits as a float32."""
     return types.float32(types.uint32), lambda c, b, s, a: b.bitcast(a[0], c.get_value_type(types.float32))
