@@ -41,6 +41,9 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     rule: ClassVar[Rule]
+    # torch.amp.GradScaler then calls `step` always, with `found_inf` and, unless it has unscaled, `grad_scale` set for
+    # the time of the call. A default would count as a scale of the user's, so there is none.
+    _step_supports_amp_scaling = True
 
     def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
         """Refuse unknown keywords with a list of the known ones."""
@@ -91,6 +94,9 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; `.grad` is only read.
 
+        Under `torch.amp.GradScaler` the gradients are unscaled on the way, and stay scaled in `.grad`; a step that
+        found a NaN or Inf changes nothing.
+
         Args:
             closure: clears gradients, computes the loss, calls backward and returns the loss; called once, first.
 
@@ -104,12 +110,14 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
-            self._update()
+        if not getattr(self, "found_inf", False):
+            with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+                self._update()
         return loss
 
     def _update(self) -> None:
-        updates = [self.rule.update_for(group) for group in self.param_groups]
+        unscale = getattr(self, "grad_scale", None) is not None
+        updates = [self.rule.update_for(group, unscale) for group in self.param_groups]
         plan = self._plan
         grads = self._gradients(plan, updates) if plan is not None else None
         if plan is None or grads is None:
@@ -225,6 +233,8 @@ class Optimizer(torch.optim.Optimizer):
                 numbers[name] = value if keep else _number(value)
         base = _number(group.get("initial_lr", group["base_lr"]))
         numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
+        scale = getattr(self, "grad_scale", None)
+        numbers["grad_scale"] = None if scale is None else _number(scale)
         return numbers
 
     @contextmanager

@@ -111,8 +111,8 @@ class Rule:
                 f"leave it out for {self.weight_decay_modes[0]!r}"
             )
 
-    def update_for(self, group: Mapping[str, Any]) -> "Update":
-        """Return the update that the options of one parameter group ask for."""
+    def update_for(self, group: Mapping[str, Any], unscale: bool = False) -> "Update":
+        """Return the update that the options of one parameter group ask for; `unscale` divides by a `grad_scale`."""
         state = tuple(key for key, option in self.state.items() if option is None or group[option])
         mode = group["weight_decay_mode"] if group["weight_decay"] else None
         return Update(
@@ -126,6 +126,7 @@ class Rule:
             ),
             weight_decay_mode=mode,
             maximize=bool(group["maximize"]),
+            unscale=unscale,
             clip_value=group.get("clip_grad_value") is not None,
             clip_norm=group.get("clip_grad_norm") is not None,
         )
@@ -142,8 +143,8 @@ def _check_pair(owner: str, name: str, values: Any, allowed: Range) -> None:
 class Update:
     """One rule with its options settled: everything that happens to an element in a step.
 
-    Called on numbers of any kind that `ops` knows, it is the only place where clipping, decay, `maximize` and
-    averaging are applied, so that every backend runs the same lines.
+    Called on numbers of any kind that `ops` knows, it is the only place where unscaling, clipping, decay,
+    `maximize` and averaging are applied, so that every backend runs the same lines.
     """
 
     rule: Rule
@@ -152,6 +153,7 @@ class Update:
     absent: tuple[str, ...]
     weight_decay_mode: str | None
     maximize: bool
+    unscale: bool
     clip_value: bool
     clip_norm: bool
 
@@ -164,6 +166,7 @@ class Update:
             "decoupled": ["weight_decay", "lr"],
             "independent": ["weight_decay", "relative_lr"],
         }.get(self.weight_decay_mode or "", [])
+        extra += ["grad_scale"] * self.unscale
         extra += ["clip_grad_value"] * self.clip_value + ["clip_grad_norm"] * self.clip_norm
         extra += ["ema_decay"] * (EMA in self.state)
         return tuple(dict.fromkeys(extra))
@@ -177,6 +180,8 @@ class Update:
         self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any], norm: Norm
     ) -> tuple[Any, ...]:
         """Return the new parameter and the new states, in the order of `self.state`."""
+        if self.unscale:
+            grad = grad / scalars["grad_scale"]
         if self.maximize:
             grad = -grad
         if self.clip_value:
