@@ -76,7 +76,7 @@ def _two_steps(build):
     for grad in ([0.5, 1.0, -1.0], [1.0, 1.0, 1.0]):
         param.grad = torch.tensor(grad)
         optimizer.step()
-    stats = optimizer._plan.buckets[0]._kernels[-1].run.stats
+    stats = optimizer._plan.buckets[0]._kernels[-1].stats
     return {
         "values": param.detach().tolist(),
         "loaded": sum(stats.cache_hits.values()),

@@ -89,7 +89,8 @@ def test_betas_of_the_wrong_number_are_refused(betas):
 
 @EVERY_CLASS
 def test_unknown_choices_are_refused_with_the_known_ones(cls):
-    for name, known in (("weight_decay_mode", cls.rule.weight_decay_modes), ("backend", ("auto", *BACKENDS))):
+    choices = {"weight_decay_mode": cls.rule.weight_decay_modes, "backend": ("auto", "compile", *BACKENDS)}
+    for name, known in choices.items():
         for value in ("L2", "", 3, None):
             with pytest.raises(ArgumentError) as error:
                 cls([parameter(2)], **{name: value})

@@ -7,10 +7,10 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.optimizers import LAMB, OPTIMIZERS
-from variants import normal, parameter, same_bits, set_grads, train
+from variants import BACKENDS, normal, parameter, same_bits, set_grads, train
 
 EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", ["fused", "reference"])
+EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def groups():

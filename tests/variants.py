@@ -20,7 +20,7 @@ NEEDS: dict[str, Options] = {
     "dampening": {"momentum": 0.9},
     "decoupled_weight_decay": {"weight_decay": 0.1},
 }
-BACKENDS = ("fused", "reference")
+BACKENDS = ("fused", "foreach", "reference")
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # The same update rounded in another order, relative to the largest element of its tensor. Measured over 6 steps:
 # 2.2e-6 in float32 and 8.0e-16 in float64; half precision may land on the neighbour, an ulp away.

@@ -11,10 +11,11 @@ import torch
 from fallline.backends import BACKENDS, bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.checkpoint import pack, unpack
-from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, StateError
+from fallline.errors import ArgumentError, ArgumentTypeError, StateError
 from fallline.options import COMMON, check_options, suggest
 from fallline.plan import Cohort, Plan, share_steps
 from fallline.rule import EMA, Rule, Update
+from fallline.state import check_gradient, complete_state
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Scalar: TypeAlias = float | torch.Tensor
@@ -28,7 +29,7 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         maximize: climb instead of descend.
-        foreach: PyTorch's flag; True selects the reference backend.
+        foreach: PyTorch's flag; True selects the foreach backend, False the reference backend.
         capturable: PyTorch's flag for CUDA graphs; only False is supported.
         differentiable: let autograd see the step; selects the reference backend.
         fused: PyTorch's flag; True selects the fused backend, False the reference backend.
@@ -37,7 +38,8 @@ class Optimizer(torch.optim.Optimizer):
         clip_grad_norm: scale all gradients down to this common norm when theirs is larger, which `grad_norm` tells.
         clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
         ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
-        backend: "auto", "fused" or "reference".
+        backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
+            choose only under "auto".
     """
 
     rule: ClassVar[Rule]
@@ -70,7 +72,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ArgumentError(f"{name}: foreach and fused must not both be True; leave both out for the fastest")
         if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
             raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
-        self.backend = backend
+        self.backend: str = backend
         self.grad_norm: float | None = None
         self._plan: Plan | None = None
         super().__init__(params, defaults)
@@ -162,12 +164,13 @@ class Optimizer(torch.optim.Optimizer):
             (index, param)
             for index, group in enumerate(self.param_groups)
             for param in group["params"]
-            if param.grad is not None and self._check_gradient(param)
+            if param.grad is not None and check_gradient(type(self).__name__, param)
         ]
         buckets: dict[Any, Bucket] = {}
         cohorts: dict[tuple[int, float, bool], int] = {}
         for index, param in active:
-            state, first = self._state_of(param, updates[index])
+            state = self.state[param]
+            first = complete_state(state, param, updates[index])
             age = float(state["step"]) if self.rule.counts_steps else 0.0
             row = cohorts.setdefault((index, age, first), len(cohorts))
             backend = self._backend_of(self.param_groups[index])
@@ -189,35 +192,15 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     def _backend_of(self, group: Mapping[str, Any]) -> str:
-        if self.backend == "auto" and group.get("fused"):
-            return "fused"
-        plain = group.get("foreach") or group.get("differentiable") or group.get("fused") is False
-        return "reference" if plain else self.backend
-
-    def _check_gradient(self, param: torch.Tensor) -> bool:
-        name, grad = type(self).__name__, param.grad
-        assert grad is not None
-        if grad.layout is not torch.strided:
-            raise GradientError(
-                f"{name}: gradients must be dense, got one of layout {grad.layout} for a parameter of shape "
-                f"{tuple(param.shape)}; use torch.nn.Embedding(sparse=False) or torch.optim.SparseAdam"
-            )
-        if grad.is_complex() and not param.is_complex():
-            raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")
-        return True
-
-    def _state_of(self, param: torch.Tensor, update: Update) -> tuple[dict[str, Any], bool]:
-        """Return the state of a parameter, created where it is missing, and whether any was."""
-        state = self.state[param]
-        missing = [key for key in update.state if state.get(key) is None and key != EMA]
-        for key in missing:
-            dtype = _state_dtype(param)
-            state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-        if EMA in update.state and state.get(EMA) is None:
-            state[EMA] = param.detach().to(_state_dtype(param), copy=True)
-        if self.rule.counts_steps and "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-        return state, bool(missing)
+        if group.get("differentiable"):
+            return "reference"
+        if self.backend == "auto":
+            for flag in ("fused", "foreach"):
+                if group.get(flag):
+                    return flag
+            if group.get("fused") is False or group.get("foreach") is False:
+                return "reference"
+        return self.backend
 
     def _numbers(self, cohort: Cohort) -> dict[str, Any]:
         """Return every number that an update of these parameters may read."""
@@ -298,11 +281,6 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = None
-
-
-def _state_dtype(param: torch.Tensor) -> torch.dtype:
-    # NOTE [state dtype]: rounding to nearest in half precision stalls running means (decision 0003).
-    return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
 
 
 def _number(value: Scalar) -> float:

@@ -8,7 +8,7 @@ import torch
 from fallline.backends.bucket import Bucket
 from fallline.rule import Update
 
-BACKENDS = ("auto", "fused", "reference")
+BACKENDS = ("auto", "fused", "foreach", "compile", "reference")
 
 
 def bucket_for(
@@ -16,14 +16,27 @@ def bucket_for(
 ) -> tuple[Any, type[Bucket]]:
     """Return the key and the class of the bucket that this parameter belongs into.
 
-    Backends are imported when first needed: Numba takes a quarter of a second.
+    A backend that cannot serve a parameter leaves it to the reference. Each is imported when first needed: Numba
+    takes a quarter of a second, `torch.compile` more.
     """
-    if backend != "reference" and param.device.type == "cpu":
-        from fallline.backends.fused import FusedBucket, can_serve
+    if backend == "auto":
+        backend = "fused" if param.device.type == "cpu" else "foreach"
+    dtypes = (param.device, param.dtype, *(state[key].dtype for key in update.state))
+    if backend == "fused":
+        from fallline.backends import fused
 
-        if can_serve(param, grad, state):
-            dtypes = tuple(state[key].dtype for key in update.state)
-            return (update, param.dtype, dtypes, param.is_contiguous()), FusedBucket
+        if fused.can_serve(param, grad, state):
+            return (update, backend, dtypes, param.is_contiguous()), fused.FusedBucket
+    elif backend == "foreach":
+        from fallline.backends import foreach
+
+        if foreach.can_serve(param):
+            return (update, backend, dtypes), foreach.ForeachBucket
+    elif backend == "compile":
+        from fallline.backends import compiled
+
+        if compiled.can_serve(param, grad, state):
+            return (update, backend, dtypes), compiled.CompiledBucket
     from fallline.backends.reference import ReferenceBucket
 
     return (update, "reference"), ReferenceBucket

@@ -53,3 +53,9 @@ class Bucket(ABC):
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> None:
         """Update every parameter and state in place, all norms over all parameters being known."""
+
+
+def all_present(bucket: Bucket, grads: Sequence[torch.Tensor]) -> bool:
+    """Return whether every parameter has a dense gradient and its state."""
+    dense = all(g is not None and g.layout is torch.strided for g in grads)
+    return dense and all(state.get(key) is not None for state in bucket.states for key in bucket.update.state)

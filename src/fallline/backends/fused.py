@@ -1,8 +1,7 @@
 """The fused backend: one compiled kernel over all tensors of a bucket, cut into chunks."""
 
-import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import is_, itemgetter
@@ -12,54 +11,29 @@ import numpy as np
 import torch
 
 from fallline.backends.addresses import Addresses
-from fallline.backends.bucket import Bucket
-from fallline.backends.kernels import DTYPES, Kernel, compile_update
+from fallline.backends.kernels import compile_update
+from fallline.backends.layout import one_memory
 from fallline.backends.threads import run_on_threads
-from fallline.backends.trace import trace
-from fallline.rule import ALL, TENSOR
+from fallline.backends.trace import Pass
+from fallline.backends.traced import Numbers, TracedBucket
 
 # Elements; 64 Ki of four float32 arrays are 1 MiB, large enough to hide a ticket and small enough to share out evenly.
 CHUNK = 65536
 # Bytes read and written below which waking another thread costs more than it saves: 25 MB of small tensors took
 # 0.41 ms on one thread and 0.43 ms on two, 41 MB took 0.60 and 0.45 ms (2 cores, 32 MB of last-level cache).
 PARALLEL = 32 << 20
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the kernels can update this parameter: plain dense CPU memory in one common order."""
+    """Return whether the kernels can update this parameter."""
     tensors = [param, grad, *(value for key, value in state.items() if key != "step")]
-    return (
-        type(param) in _PLAIN
-        and param.numel() > 0
-        and param.device.type == "cpu"
-        and grad.dtype == param.dtype
-        and all(
-            str(t.dtype).removeprefix("torch.") in DTYPES
-            and t.device == param.device
-            and t.layout is torch.strided
-            and not t.is_neg()
-            and t.shape == param.shape
-            for t in tensors
-        )
-        and (param.dtype == torch.float64) == any(t.dtype == torch.float64 for t in tensors)
-        and _one_order(tensors)
-    )
+    return param.device.type == "cpu" and grad.dtype == param.dtype and one_memory(tensors)
 
 
-def _one_order(tensors: Sequence[torch.Tensor]) -> bool:
-    """Return whether element i of the memory is the same element of every tensor, with no gaps."""
-    if all(t.is_contiguous() for t in tensors):
-        return True
-    first = tensors[0]
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    return first.permute(order).is_contiguous() and all(t.stride() == first.stride() for t in tensors)
-
-
-class FusedBucket(Bucket):
+class FusedBucket(TracedBucket):
     """Runs a generated kernel over a table of addresses."""
 
-    _kernels: tuple[Kernel, ...] = ()
+    _kernels: tuple[Callable[..., None], ...] = ()
     _grads: list[weakref.ref[torch.Tensor]]  # weak, or zero_grad() would free nothing before the next step
     _grad_addresses: Addresses
 
@@ -89,60 +63,34 @@ class FusedBucket(Bucket):
             self._grads = list(map(weakref.ref, grads))
         return True
 
-    def sum_of_squares(
-        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
-    ) -> float:
-        """Run the pass that sums what the next norm over all parameters is taken of."""
-        kernel = [k for k in self._kernels if k.sweep.scope == ALL][len(norms)]
-        squares = self._run(kernel, numbers, dict(zip(self._norms, norms, strict=False)))
-        return math.fsum(squares[:, 0].tolist())
+    def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
+        """Run a pass that sums squares."""
+        squares = np.empty((len(self._work), len(sweep.norms)))
+        self._run(sweep, scalars, squares)
+        return np.add.reduceat(squares, self._starts, axis=0)
 
-    def step(
-        self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
-    ) -> None:
-        """Run the passes that take norms of single tensors, then the one that writes."""
-        known: dict[str, Any] = dict(zip(self._norms, norms, strict=False))
-        for kernel in self._kernels:
-            if kernel.sweep.scope == TENSOR:
-                squares = np.add.reduceat(self._run(kernel, numbers, known), self._starts, axis=0)
-                known |= zip(kernel.sweep.norms, np.sqrt(squares).T, strict=True)
-        self._run(self._kernels[-1], numbers, known)
+    def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
+        """Run the pass that writes."""
+        self._run(sweep, scalars, np.empty((1, 1)))
         torch.autograd.graph.increment_version(self.params)
 
-    def _run(self, kernel: Kernel, numbers: Sequence[Mapping[str, float]], norms: Mapping[str, Any]) -> np.ndarray:
-        """Run one pass over all chunks; return the sums of squares of each chunk, in the order of the chunks."""
+    def _run(self, sweep: Pass, scalars: np.ndarray, squares: np.ndarray) -> None:
+        """Run one pass over all chunks; `squares` gets the sums of squares of each, in the order of the chunks."""
         real = np.float64 if self.params[0].dtype == torch.float64 else np.float32
-        scalars = self._scalars(kernel, numbers, norms)
-        squares = np.empty((len(self._work) if kernel.sweep.scope else 1, max(1, len(kernel.sweep.norms))))
         with np.errstate(over="ignore", under="ignore"):  # a number beyond float32 is Inf there, as in torch
             scalars = np.ascontiguousarray(scalars, dtype=real)
-        work = partial(kernel.run, self._table, self._work, scalars, np.zeros(1, dtype=np.int64), squares)
+        kernel = self._kernels[self.traced.passes.index(sweep)]
+        work = partial(kernel, self._table, self._work, scalars, np.zeros(1, dtype=np.int64), squares)
         if self._traffic >= PARALLEL and torch.get_num_threads() > 1:
             run_on_threads(work)
         else:
             work()
-        return squares
-
-    def _scalars(self, kernel: Kernel, numbers: Sequence[Mapping[str, float]], norms: Mapping[str, Any]) -> np.ndarray:
-        """Return the numbers that the loop reads: a row for each of `numbers`, or a tensor where norms differ."""
-        names = self.update.scalars
-        if not self._per_tensor:
-            rows = [kernel.scalars(**{name: row[name] for name in names}, **norms) for row in numbers]
-            return np.array(rows, dtype=np.float64).reshape(len(rows), len(kernel.sweep.scalars))
-        arrays = {name: np.array([row[name] for row in numbers], dtype=np.float64)[self.rows] for name in names}
-        with np.errstate(all="ignore"):
-            columns = kernel.scalars(**arrays, **norms)
-        table = [np.broadcast_to(column, len(self.rows)) for column in columns]
-        return np.stack(table, axis=1) if table else np.empty((len(self.rows), 0))
 
     def _prepare(self, grads: Sequence[torch.Tensor]) -> None:
         columns = [[state[key] for state in self.states] for key in self.update.state]
         tensors = [self.params, list(grads), *columns]
         self._kernels = compile_update(self.update, tuple(str(c[0].dtype).removeprefix("torch.") for c in tensors))
-        self._norms = trace(self.update).norms
-        self._per_tensor = trace(self.update).per_tensor
-        rows = range(len(self.rows)) if self._per_tensor else self.rows
-        self._table = np.array([[t.data_ptr() for t in column] for column in tensors] + [list(rows)]).T.copy()
+        self._table = np.array([[t.data_ptr() for t in column] for column in tensors] + [self.scalar_rows]).T.copy()
         self._sizes = sizes = [p.numel() for p in self.params]
         self._work = np.array(
             [(t, start, min(CHUNK, n - start)) for t, n in enumerate(sizes) for start in range(0, n, CHUNK)]

@@ -7,7 +7,6 @@ so a changed rule is another file: a stale kernel cannot be loaded (decision 000
 import functools
 import hashlib
 import importlib.util
-import math
 import os
 import pickle
 import re
@@ -16,14 +15,9 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import numpy as np
-
-from fallline import ops
 from fallline.backends.trace import Pass, Trace, trace
 from fallline.errors import CacheWarning
 from fallline.rule import Update
@@ -66,22 +60,6 @@ DTYPES = tuple(_STORAGE)
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A compiled update.
-
-    Attributes:
-        sweep: which pass over the tensors this is.
-        scalars: hyperparameters and norms by keyword, numbers or arrays, to the numbers that the loop needs.
-        run: `(table, work, scalars, ticket, squares)`; returns when no work is left, so that several threads may call
-            it at once. A pass that sums writes the sum of work item w to `squares[w]`.
-    """
-
-    sweep: Pass
-    scalars: Callable[..., tuple[Any, ...]]
-    run: Callable[..., None]
-
-
 def cache_folder() -> Path:
     """Return where compiled kernels are kept: `FALLLINE_CACHE_DIR`, or the user's cache folder."""
     chosen = os.environ.get("FALLLINE_CACHE_DIR")
@@ -92,17 +70,14 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Kernel, ...]:
-    """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states."""
-    traced = trace(update)
-    source = kernel_source(update, dtypes)
-    module = load_module(update.rule.name, source)
-    arguments = ", ".join([*traced.arguments, *(f"{norm}=None" for norm in traced.norms)])
-    names = _ARRAYS if traced.per_tensor else _NUMBERS
-    return tuple(
-        Kernel(sweep, eval(f"lambda *, {arguments}: ({''.join(s + ', ' for s in sweep.scalars)})", names), run)
-        for sweep, run in zip(traced.passes, (getattr(module, name) for name in _names(traced)), strict=True)
-    )
+def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
+    """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states.
+
+    A kernel takes `(table, work, scalars, ticket, squares)` and returns when no work is left, so that several threads
+    may call it at once. A pass that sums writes the sum of work item w to `squares[w]`.
+    """
+    module = load_module(update.rule.name, kernel_source(update, dtypes))
+    return tuple(getattr(module, name) for name in _names(trace(update)))
 
 
 def _names(traced: Trace) -> list[str]:
@@ -151,32 +126,6 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str]) -> str:
 
 def _indent(spaces: int, lines: list[str]) -> str:
     return "\n".join(" " * spaces + line for line in lines)
-
-
-def _divide(x: float, y: float) -> float:
-    """Divide as floating-point hardware does: by zero gives Inf or NaN, not an exception."""
-    if y == 0:
-        return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
-    return x / y
-
-
-# What the words of a scalar expression mean: for numbers, and for arrays with a number a tensor.
-_NUMBERS: dict[str, Any] = {
-    "sqrt": math.sqrt,
-    "divide": _divide,
-    "maximum": ops.maximum,
-    "where": ops.where,
-    "sign": ops.sign,
-    "inf": math.inf,
-}
-_ARRAYS: dict[str, Any] = {
-    "sqrt": np.sqrt,
-    "divide": np.divide,
-    "maximum": np.maximum,
-    "where": np.where,
-    "sign": np.sign,
-    "inf": math.inf,
-}
 
 
 def _fingerprint(source: str) -> str:

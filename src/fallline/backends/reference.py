@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fallline.backends.bucket import Bucket
+from fallline.backends.bucket import Bucket, all_present
+from fallline.backends.layout import HALF
 from fallline.rule import TENSOR
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class ReferenceBucket(Bucket):
@@ -15,8 +14,7 @@ class ReferenceBucket(Bucket):
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether every parameter still has a dense gradient and its state; nothing else was assumed."""
-        dense = all(g is not None and g.layout is torch.strided for g in grads)
-        return dense and all(state.get(key) is not None for state in self.states for key in self.update.state)
+        return all_present(self, grads)
 
     def sum_of_squares(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
@@ -66,7 +64,9 @@ class ReferenceBucket(Bucket):
                 return value
             raise _NormNeeded(square.item())
 
-        return self.update(old[0], _real(grad).to(dtype), old[1:], numbers[row], norm)
+        new = self.update(old[0], _real(grad).to(dtype), old[1:], numbers[row], norm)
+        # An output that is an input would change while the others are written.
+        return tuple(value.clone() if any(value is tensor for tensor in old) else value for value in new)
 
 
 class _NormNeeded(Exception):

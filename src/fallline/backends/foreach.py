@@ -1,0 +1,142 @@
+"""The foreach backend: PyTorch's operations on lists of tensors, for accelerators."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Union
+
+import numpy as np
+import torch
+
+from fallline.backends.bucket import all_present
+from fallline.backends.layout import FLOATS, HALF, PLAIN
+from fallline.backends.trace import Pass
+from fallline.backends.traced import Numbers, TracedBucket
+
+Operand = Union["Tensors", list[float], float]
+
+
+class Tensors:
+    """A list of tensors that rules can calculate with; the other operand may be a number, or a number for each."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.tensors = list(tensors)
+
+    def _call(self, function: Callable[..., Any], other: Operand) -> "Tensors":
+        return Tensors(function(self.tensors, other.tensors if isinstance(other, Tensors) else other))
+
+    def _each(self, function: Callable[..., torch.Tensor], *others: Operand) -> "Tensors":
+        """Apply a function that has no form for lists."""
+        count = len(self.tensors)
+        columns = [o.tensors if isinstance(o, Tensors) else o if isinstance(o, list) else [o] * count for o in others]
+        return Tensors(list(map(function, self.tensors, *columns)))
+
+    def __add__(self, other: Operand) -> "Tensors":
+        return self._call(torch._foreach_add, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Operand) -> "Tensors":
+        return self._call(torch._foreach_sub, other)
+
+    def __rsub__(self, other: Operand) -> "Tensors":
+        return -self + other
+
+    def __mul__(self, other: Operand) -> "Tensors":
+        return self._call(torch._foreach_mul, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Operand) -> "Tensors":
+        return self._call(torch._foreach_div, other)
+
+    def __rtruediv__(self, other: Operand) -> "Tensors":
+        return self._each(lambda x, y: y / x, other)
+
+    def __pow__(self, other: Operand) -> "Tensors":
+        return self._call(torch._foreach_pow, other)
+
+    def __neg__(self) -> "Tensors":
+        return Tensors(torch._foreach_neg(self.tensors))
+
+    def __gt__(self, other: Operand) -> "Tensors":
+        return self._each(torch.gt, other)
+
+    def __lt__(self, other: Operand) -> "Tensors":
+        return self._each(torch.lt, other)
+
+    def sqrt(self) -> "Tensors":
+        """Return the square roots."""
+        return Tensors(torch._foreach_sqrt(self.tensors))
+
+    def sign(self) -> "Tensors":
+        """Return the signs."""
+        return Tensors(torch._foreach_sign(self.tensors))
+
+    def maximum(self, other: Operand) -> "Tensors":
+        """Return the larger of two values, NaN if either is."""
+        return self._call(torch._foreach_maximum, other)
+
+    def where(self, x: Operand, y: Operand) -> "Tensors":
+        """Choose by these conditions."""
+        return self._each(torch.where, x, y)
+
+
+def can_serve(param: torch.Tensor) -> bool:
+    """Return whether lists of such parameters can be updated: plain real ones, of any layout and device."""
+    return type(param) in PLAIN and param.dtype in FLOATS and not param.is_neg()
+
+
+class ForeachBucket(TracedBucket):
+    """Runs each operation of the update over all tensors at once."""
+
+    def fits(self, grads: Sequence[torch.Tensor]) -> bool:
+        """Return whether every parameter has a dense gradient and its state; nothing else was assumed."""
+        return all_present(self, grads)
+
+    def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
+        """Run a pass that sums squares; waits once for the device."""
+        columns = [[x.double().square().sum() for x in output.tensors] for output in self._run(sweep, grads, scalars)]
+        return torch.stack([torch.stack(column) for column in columns], dim=1).cpu().numpy()
+
+    def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
+        """Run the pass that writes."""
+        for target, result in zip(self._columns(), self._run(sweep, grads, scalars), strict=True):
+            torch._foreach_copy_(target, result.tensors)
+
+    def _columns(self) -> list[list[torch.Tensor]]:
+        return [self.params, *([state[key] for state in self.states] for key in self.update.state)]
+
+    def _run(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> tuple[Tensors, ...]:
+        dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
+        params, *states = self._columns()
+        tensors = [Tensors([t.to(dtype) for t in column]) for column in (params, grads, *states)]
+        results = _function(sweep, self.update.state)(*tensors, *scalars[self.scalar_rows].T.tolist())
+        # An output that is an input or a number becomes a tensor of its own, before anything is written.
+        return tuple(
+            tensors[0]._each(torch.full_like, result)
+            if isinstance(result, list)
+            else Tensors([x.clone() for x in result.tensors])
+            if result in tensors
+            else result
+            for result in results
+        )
+
+
+@functools.cache
+def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tensors | list[float], ...]]:
+    """Return a pass as a function of the lists of tensors and of the scalars."""
+    names = ["param", "grad", *states, *(f"s{k}" for k in range(len(sweep.scalars)))]
+    lines = [*(f"{name} = {expression}" for name, expression in sweep.lines), f"return {', '.join(sweep.outputs)},"]
+    source = f"def run({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
+    namespace: dict[str, Any] = {"sqrt": Tensors.sqrt, "sign": Tensors.sign, "maximum": _maximum, "where": _where}
+    exec(source, namespace)
+    function: Callable[..., tuple[Tensors | list[float], ...]] = namespace["run"]
+    return function
+
+
+def _maximum(x: Any, y: Any) -> Tensors:
+    return x.maximum(y) if isinstance(x, Tensors) else y.maximum(x)
+
+
+def _where(condition: Tensors, x: Operand, y: Operand) -> Tensors:
+    return condition.where(x, y)

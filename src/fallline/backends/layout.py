@@ -1,0 +1,40 @@
+"""How the elements of tensors lie in memory."""
+
+from collections.abc import Sequence
+
+import torch
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+HALF = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, *HALF)
+
+
+def one_memory(tensors: Sequence[torch.Tensor]) -> bool:
+    """Return whether element i of the memory is the same element of every tensor, with no gaps.
+
+    The first is a parameter, the others its gradient and states; all must be floats on one device, and either all of
+    them float64 or none.
+    """
+    first = tensors[0]
+    return (
+        type(first) in PLAIN
+        and first.numel() > 0
+        and all(
+            t.dtype in FLOATS
+            and t.device == first.device
+            and t.layout is torch.strided
+            and not t.is_neg()
+            and t.shape == first.shape
+            and (t.dtype == torch.float64) == (first.dtype == torch.float64)
+            for t in tensors
+        )
+        and _one_order(tensors)
+    )
+
+
+def _one_order(tensors: Sequence[torch.Tensor]) -> bool:
+    if all(t.is_contiguous() for t in tensors):
+        return True
+    first = tensors[0]
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    return first.permute(order).is_contiguous() and all(t.stride() == first.stride() for t in tensors)
