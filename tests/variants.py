@@ -15,6 +15,7 @@ Options = dict[str, Any]
 # How a step runs, not what it computes.
 EXECUTION = {"params", "backend", "foreach", "fused", "capturable", "differentiable"}
 COUPLING = {"clip_grad_norm"}  # lets parameters depend on each other's gradients: test_options.py and the goldens
+ROUNDED = {"state_dtype", "stochastic_rounding", "rounding_seed"}  # for some dtypes and options only: test_rounding.py
 NEEDS: dict[str, Options] = {
     "nesterov": {"momentum": 0.9, "dampening": 0},
     "dampening": {"momentum": 0.9},
@@ -32,7 +33,7 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
     found: dict[str, Options] = {"default": {}}
     for name, parameter in inspect.signature(cls).parameters.items():
         default = parameter.default
-        if name in EXECUTION | COUPLING:
+        if name in EXECUTION | COUPLING | ROUNDED:
             continue
         if name == "weight_decay_mode":
             found |= {mode: {"weight_decay": 0.1, name: mode} for mode in cls.rule.weight_decay_modes}

@@ -12,13 +12,14 @@ from fallline.backends import BACKENDS, bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.checkpoint import pack, unpack
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
-from fallline.options import COMMON, check_options, suggest
+from fallline.options import COMMON, NUMBERS, check_dtypes, check_options, suggest
 from fallline.plan import Cohort, Plan, share_steps
 from fallline.rule import EMA, Rule, Update
 from fallline.state import check_gradient, complete_state
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Scalar: TypeAlias = float | torch.Tensor
+Dtype: TypeAlias = torch.dtype
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -38,6 +39,10 @@ class Optimizer(torch.optim.Optimizer):
         clip_grad_norm: scale all gradients down to this common norm when theirs is larger, which `grad_norm` tells.
         clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
         ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
+        state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
+            None is the dtype of the parameter, but float32 for half precision.
+        stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
+        rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
         backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
             choose only under "auto".
     """
@@ -87,6 +92,11 @@ class Optimizer(torch.optim.Optimizer):
             self._check_group({**self.defaults, **param_group})
             param_group = {"base_lr": _number(param_group.get("lr", self.defaults["lr"])), **param_group}
         super().add_param_group(param_group)
+        try:
+            check_dtypes(type(self).__name__, self.param_groups[-1])
+        except ArgumentError:
+            self.param_groups.pop()
+            raise
         self._plan = None
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -168,15 +178,16 @@ class Optimizer(torch.optim.Optimizer):
         ]
         buckets: dict[Any, Bucket] = {}
         cohorts: dict[tuple[int, float, bool], int] = {}
+        numbers = {p: n for n, p in enumerate(p for group in self.param_groups for p in group["params"])}
         for index, param in active:
             state = self.state[param]
             first = complete_state(state, param, updates[index])
-            age = float(state["step"]) if self.rule.counts_steps else 0.0
+            age = float(state["step"]) if updates[index].counts_steps else 0.0
             row = cohorts.setdefault((index, age, first), len(cohorts))
             backend = self._backend_of(self.param_groups[index])
             key, kind = bucket_for(backend, updates[index], param, param.grad, state)
-            buckets.setdefault(key, kind(updates[index])).add(param, state, row)
-        counting = [self.state[param] for _, param in active] if self.rule.counts_steps else []
+            buckets.setdefault(key, kind(updates[index])).add(param, state, row, numbers[param])
+        counting = [self.state[param] for index, param in active if updates[index].counts_steps]
         steps = share_steps(counting)
         return Plan(
             updates=updates,
@@ -207,7 +218,7 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[cohort.group]
         keep = group.get("differentiable")
         numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
-        for name in ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", *self.rule.ranges):
+        for name in (*NUMBERS, *self.rule.ranges):
             value = group[name]
             if isinstance(value, (tuple, list)):
                 stem = name.removesuffix("s")

@@ -16,7 +16,12 @@ COMMON: dict[str, Any] = {
     "clip_grad_norm": None,
     "clip_grad_value": None,
     "ema_decay": None,
+    "state_dtype": None,
+    "stochastic_rounding": False,
+    "rounding_seed": 0,
 }
+NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")  # of every rule
+STATE_DTYPES = (None, torch.float32, torch.bfloat16)
 
 
 def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> None:
@@ -49,10 +54,41 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
             f"{name}: clip_grad_norm must be the same for all groups, for the norm is taken over all of them, got "
             f"{group['clip_grad_norm']} besides {defaults['clip_grad_norm']}; pass it to the constructor"
         )
+    _check_rounding(name, rule, group)
     if group.get("capturable"):
         raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
     if group.get("differentiable") and group.get("fused"):
         raise ArgumentError(f"{name}: differentiable must be False when fused is True; leave fused out")
+
+
+def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
+    dtype, seed = group["state_dtype"], group["rounding_seed"]
+    if dtype not in STATE_DTYPES:
+        raise ArgumentError(
+            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {dtype!r}; leave it out for the "
+            "dtype of the parameter, float32 at least"
+        )
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
+    for option, reason in rule.exact.items():
+        if dtype is torch.bfloat16 and group[option]:
+            raise ArgumentError(
+                f"{name}: {option} needs an exact state ({reason}), got state_dtype={dtype}; leave one of them out"
+            )
+
+
+def check_dtypes(name: str, group: Mapping[str, Any]) -> None:
+    """Raise ArgumentError when the options of a group do not fit the dtypes of its parameters."""
+    dtypes = {param.dtype for param in group["params"]}
+    if group["state_dtype"] is not None and (wide := dtypes - {torch.float32, torch.bfloat16, torch.float16}):
+        raise ArgumentError(
+            f"{name}: state_dtype is for float32, bfloat16 and float16 parameters, got one of {wide.pop()}; put such "
+            "parameters into a group with state_dtype=None"
+        )
+    if group["stochastic_rounding"] and torch.float16 in dtypes:
+        raise ArgumentError(
+            f"{name}: stochastic_rounding is for bfloat16 parameters, got one of torch.float16; convert it to bfloat16"
+        )
 
 
 def suggest(name: str, known: list[str]) -> str:

@@ -70,6 +70,7 @@ class Rule:
             to the function.
         counts_steps: whether the state has a `step`, the age of the parameter; true if the function asks for `step`.
         global_norms: how many norms over ALL the function takes.
+        exact: options that do not go with a state that is rounded stochastically, to the reason.
         arguments: the numbers that the function takes by keyword.
         flags: the options that the function takes by keyword.
         takes_norms: whether it takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
@@ -84,6 +85,7 @@ class Rule:
     weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES
     counts_steps: bool = False
     global_norms: int = 0
+    exact: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = field(init=False)
     flags: tuple[str, ...] = field(init=False)
     takes_norms: bool = field(init=False)
@@ -129,6 +131,8 @@ class Rule:
             unscale=unscale,
             clip_value=group.get("clip_grad_value") is not None,
             clip_norm=group.get("clip_grad_norm") is not None,
+            round_param=bool(group.get("stochastic_rounding")),
+            state_dtype=group.get("state_dtype"),
         )
 
 
@@ -156,6 +160,13 @@ class Update:
     unscale: bool
     clip_value: bool
     clip_norm: bool
+    round_param: bool
+    state_dtype: Any
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the state has a `step`: the rule may need it, and the random numbers of rounding."""
+        return self.rule.counts_steps or self.round_param or self.state_dtype is not None
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -218,6 +229,7 @@ def rule(
     weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES,
     counts_steps: bool = False,
     global_norms: int = 0,
+    exact: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -238,6 +250,7 @@ def rule(
             weight_decay_modes,
             counts_steps,
             global_norms,
+            dict(exact or {}),
         )
 
     return declare

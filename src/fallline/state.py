@@ -26,11 +26,11 @@ def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -
     """Create what is missing in the state of a parameter; return whether any of it was, averages aside."""
     missing = [key for key in update.state if state.get(key) is None and key != EMA]
     for key in missing:
-        dtype = _state_dtype(param)
+        dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
     if EMA in update.state and state.get(EMA) is None:
         state[EMA] = param.detach().to(_state_dtype(param), copy=True)
-    if update.rule.counts_steps and "step" not in state:
+    if update.counts_steps and "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32)
     return bool(missing)
 

@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
+from fallline.backends.layout import dtype_name
+from fallline.backends.rounding import keys, rounded_columns
 from fallline.rule import Update
 
 
@@ -19,18 +22,32 @@ class Bucket(ABC):
         params: the parameters, all with a gradient.
         states: the optimizer's state dict of each.
         rows: for each, the row of the numbers (learning rate, age …) that hold for it.
+        places: for each, which of the optimizer's parameters it is.
     """
 
     update: Update
     params: list[torch.Tensor] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
 
-    def add(self, param: torch.Tensor, state: dict[str, Any], row: int) -> None:
+    def add(self, param: torch.Tensor, state: dict[str, Any], row: int, place: int) -> None:
         """Append one parameter."""
         self.params.append(param)
         self.states.append(state)
         self.rows.append(row)
+        self.places.append(place)
+
+    def rounded(self, index: int = 0) -> list[str]:
+        """Return which tensors (param and state keys) of a parameter are rounded stochastically."""
+        state = self.states[index]
+        tensors = {"param": self.params[index], **{key: state[key] for key in self.update.state}}
+        return rounded_columns(self.update, {name: dtype_name(tensor) for name, tensor in tensors.items()})
+
+    def rounding_keys(self, numbers: Sequence[Mapping[str, float]]) -> np.ndarray:
+        """Return the key of each parameter for the random numbers of this step, int64."""
+        mine = [numbers[row] for row in self.rows]
+        return keys([row["rounding_seed"] for row in mine], self.places, [row["step"] for row in mine])
 
     @abstractmethod
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:

@@ -9,10 +9,12 @@ import torch
 
 from fallline.backends.bucket import all_present
 from fallline.backends.layout import one_memory
+from fallline.backends.rounding import positions, random_bits, round_randomly
 from fallline.backends.trace import Pass
 from fallline.backends.traced import Numbers, TracedBucket
 
 _WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "where": torch.where}
+_WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positions": positions}
 
 
 def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
@@ -39,17 +41,23 @@ class CompiledBucket(TracedBucket):
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
         """Run the pass that writes."""
-        self._run(sweep, grads, scalars)
+        keys = torch.from_numpy(self.rounding_keys(numbers)) if self.rounded() else None
+        self._run(sweep, grads, scalars, keys)
         torch.autograd.graph.increment_version(self.params)  # the graphs wrote to views without a history
 
-    def _run(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> list[torch.Tensor]:
+    def _run(
+        self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, keys: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         first = self.params[0]
         real = torch.float64 if first.dtype == torch.float64 else torch.float32
         rows = torch.tensor(scalars, dtype=real).to(first.device)
-        function = _function(sweep, self.update.state, real)
+        function = _function(sweep, self.update.state, real, tuple(self.rounded()))
+        each_key = [None] * len(grads) if keys is None else keys.to(first.device).unbind()
         return [
-            function(*(_vector(t) for t in (param, grad, *(state[key] for key in self.update.state))), rows[row])
-            for param, grad, state, row in zip(self.params, grads, self.states, self.scalar_rows, strict=True)
+            function(*(_vector(t) for t in (param, grad, *(state[name] for name in self.update.state))), rows[row], key)
+            for param, grad, state, row, key in zip(
+                self.params, grads, self.states, self.scalar_rows, each_key, strict=True
+            )
         ]
 
 
@@ -59,8 +67,10 @@ def _vector(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _function(sweep: Pass, states: tuple[str, ...], real: torch.dtype) -> Callable[..., torch.Tensor]:
-    """Return a compiled pass: vectors and the scalars to the sums of its squared outputs, or to nothing."""
+def _function(
+    sweep: Pass, states: tuple[str, ...], real: torch.dtype, rounded: tuple[str, ...]
+) -> Callable[..., torch.Tensor]:
+    """Return a compiled pass: from vectors, scalars and a rounding key to the sums of squared outputs, or nothing."""
     columns = ["param", "grad", *states]
     lines = [f"{name} = {name}_at.to({real}, copy=True)" for name in columns]  # a copy, for outputs may be inputs
     lines += [f"s{k} = scalars[{k}]" for k in range(len(sweep.scalars))]
@@ -69,7 +79,10 @@ def _function(sweep: Pass, states: tuple[str, ...], real: torch.dtype) -> Callab
         lines.append(f"return torch.stack([{', '.join(f'{x}.double().square().sum()' for x in sweep.outputs)}])")
     else:
         written = [name for name in columns if name != "grad"]
-        lines += [f"{name}_at.copy_({x})" for name, x in zip(written, sweep.outputs, strict=True)]
+        for name, x in zip(written, sweep.outputs, strict=True):
+            if name in rounded:
+                x = f"round_randomly({x}, random_bits(key, positions(param), {rounded.index(name)}))"
+            lines.append(f"{name}_at.copy_({x})")
     source = f"def run({', '.join(f'{name}_at' for name in columns)}, scalars):\n" + "".join(
         f"    {line}\n" for line in lines
     )

@@ -9,6 +9,7 @@ import torch
 
 from fallline.backends.bucket import all_present
 from fallline.backends.layout import FLOATS, HALF, PLAIN
+from fallline.backends.rounding import round_columns
 from fallline.backends.trace import Pass
 from fallline.backends.traced import Numbers, TracedBucket
 
@@ -100,7 +101,13 @@ class ForeachBucket(TracedBucket):
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
         """Run the pass that writes."""
-        for target, result in zip(self._columns(), self._run(sweep, grads, scalars), strict=True):
+        results = dict(zip(("param", *self.update.state), self._run(sweep, grads, scalars), strict=True))
+        if rounded := self.rounded():
+            for index, key in enumerate(self.rounding_keys(numbers).tolist()):
+                values = {name: results[name].tensors[index] for name in rounded}
+                for name, value in round_columns(rounded, values, key).items():
+                    results[name].tensors[index] = value
+        for target, result in zip(self._columns(), results.values(), strict=True):
             torch._foreach_copy_(target, result.tensors)
 
     def _columns(self) -> list[list[torch.Tensor]]:

@@ -12,7 +12,7 @@ import torch
 
 from fallline.backends.addresses import Addresses
 from fallline.backends.kernels import compile_update
-from fallline.backends.layout import one_memory
+from fallline.backends.layout import dtype_name, one_memory
 from fallline.backends.threads import run_on_threads
 from fallline.backends.trace import Pass
 from fallline.backends.traced import Numbers, TracedBucket
@@ -71,6 +71,8 @@ class FusedBucket(TracedBucket):
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
         """Run the pass that writes."""
+        if self.rounded():
+            self._table[:, -1] = self.rounding_keys(numbers)
         self._run(sweep, scalars, np.empty((1, 1)))
         torch.autograd.graph.increment_version(self.params)
 
@@ -89,8 +91,9 @@ class FusedBucket(TracedBucket):
     def _prepare(self, grads: Sequence[torch.Tensor]) -> None:
         columns = [[state[key] for state in self.states] for key in self.update.state]
         tensors = [self.params, list(grads), *columns]
-        self._kernels = compile_update(self.update, tuple(str(c[0].dtype).removeprefix("torch.") for c in tensors))
-        self._table = np.array([[t.data_ptr() for t in column] for column in tensors] + [self.scalar_rows]).T.copy()
+        self._kernels = compile_update(self.update, tuple(dtype_name(column[0]) for column in tensors))
+        addresses = [[t.data_ptr() for t in column] for column in tensors]
+        self._table = np.array([*addresses, self.scalar_rows, [0] * len(self.rows)]).T.copy()  # last: keys for rounding
         self._sizes = sizes = [p.numel() for p in self.params]
         self._work = np.array(
             [(t, start, min(CHUNK, n - start)) for t, n in enumerate(sizes) for start in range(0, n, CHUNK)]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from fallline.backends.rounding import rounded_columns
 from fallline.backends.trace import Pass, Trace, trace
 from fallline.errors import CacheWarning
 from fallline.rule import Update
@@ -88,14 +89,22 @@ def kernel_source(update: Update, dtypes: tuple[str, ...]) -> str:
     """Return the Python source of the kernels that `compile_update` compiles."""
     traced = trace(update)
     columns = dict(zip(("param", "grad", *update.state), dtypes, strict=True))
+    rounded = rounded_columns(update, {name: dtype for name, dtype in columns.items() if name != "grad"})
     text = _HEAD.format(rule=update.rule.name, real=dtypes[0] if dtypes[0] == "float64" else "float32")
     for name, sweep in zip(_names(traced), traced.passes, strict=True):
-        text += _pass_source(name, sweep, columns)
+        text += _pass_source(name, sweep, columns, rounded)
     return text
 
 
-def _pass_source(name: str, sweep: Pass, columns: dict[str, str]) -> str:
-    """Return the source of one pass; `columns` gives the dtype of the parameter, the gradient and every state."""
+def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[str]) -> str:
+    """Return the source of one pass.
+
+    Args:
+        name: of the function.
+        sweep: the pass.
+        columns: the dtype of the parameter, the gradient and every state.
+        rounded: which of them are rounded stochastically.
+    """
     before = [f"s{k} = scalars[row, {k}]" for k in range(len(sweep.scalars))]
     loop, after = [], []
     text = " ".join([*(expression for _, expression in sweep.lines), *sweep.outputs])
@@ -112,8 +121,16 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str]) -> str:
         loop += [f"total{k} += float(x) * float(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
         after = [f"squares[w, {k}] = total{k}" for k in range(len(sweep.outputs))]
     else:
-        stores = zip(written, sweep.outputs, strict=True)
-        loop += [f"{key}_at[i] = {_STORAGE[columns[key]][3].format(result)}" for key, result in stores]
+        for pair in range(0, len(rounded), 2):  # an element's 32 random bits serve two columns
+            parts = f"low{pair}, high{pair}, offset{pair}"
+            before.append(f"{parts} = draw_key(table[t, {len(columns) + 1}], start, {pair})")
+            loop.append(f"random{pair} = draw({parts}, start + i)")
+        for key, result in zip(written, sweep.outputs, strict=True):
+            store = _STORAGE[columns[key]][3]
+            if key in rounded:
+                number = rounded.index(key)
+                store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"
+            loop.append(f"{key}_at[i] = {store.format(result)}")
     return _PASS.format(
         name=name,
         flags=_FLAGS[bool(sweep.scope)],

@@ -9,6 +9,11 @@ HALF = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALF)
 
 
+def dtype_name(tensor: torch.Tensor) -> str:
+    """Return "float32" for torch.float32, and so on."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def one_memory(tensors: Sequence[torch.Tensor]) -> bool:
     """Return whether element i of the memory is the same element of every tensor, with no gaps.
 

@@ -6,6 +6,7 @@ import torch
 
 from fallline.backends.bucket import Bucket, all_present
 from fallline.backends.layout import HALF
+from fallline.backends.rounding import round_columns
 from fallline.rule import TENSOR
 
 
@@ -32,9 +33,12 @@ class ReferenceBucket(Bucket):
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> None:
         """Update every parameter and state in place, computing half precision in float32."""
-        for param, grad, state, row in zip(self.params, grads, self.states, self.rows, strict=True):
-            new = self._new(param, grad, state, row, numbers, norms)
-            for target, value in zip((param, *(state[key] for key in self.update.state)), new, strict=True):
+        names, keys = ("param", *self.update.state), self.rounding_keys(numbers).tolist()
+        for index, (param, grad, state, row) in enumerate(zip(self.params, grads, self.states, self.rows, strict=True)):
+            new = dict(zip(names, self._new(param, grad, state, row, numbers, norms), strict=True))
+            new |= round_columns(self.rounded(index), new, keys[index])
+            for name, value in new.items():
+                target = param if name == "param" else state[name]
                 if target.is_conj():  # its real view is a copy
                     target.copy_(torch.view_as_complex(value.contiguous()))
                 else:

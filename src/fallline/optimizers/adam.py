@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fallline.base import Optimizer, Params, Scalar
+from fallline.base import Dtype, Optimizer, Params, Scalar
 from fallline.ops import maximum, sqrt
 from fallline.rule import FRACTION, NON_NEGATIVE, rule
 
@@ -12,6 +12,7 @@ from fallline.rule import FRACTION, NON_NEGATIVE, rule
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="m = β1·m + (1 − β1)·g;  v = β2·v + (1 − β2)·g²;  p −= lr·m̂/(√v̂ + eps)",
     source="Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237",
+    exact={"amsgrad": "the largest of values that are rounded at random only grows"},
 )
 def adam(
     param: Any,
@@ -95,6 +96,9 @@ class Adam(Optimizer):
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         ema_decay: float | None = None,
+        state_dtype: Dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
         backend: str = "auto",
     ) -> None:
         weight_decay_mode = "decoupled" if decoupled_weight_decay else weight_decay_mode

@@ -1,6 +1,6 @@
 """AdamW: Adam with weight decay kept out of the gradient statistics."""
 
-from fallline.base import Optimizer, Params, Scalar
+from fallline.base import Dtype, Optimizer, Params, Scalar
 from fallline.optimizers.adam import adam
 from fallline.rule import Rule
 
@@ -10,6 +10,7 @@ adamw = Rule(
     function=adam.function,
     state=adam.state,
     ranges=adam.ranges,
+    exact=adam.exact,
     formula="p ·= 1 − lr·wd;  then Adam",
     source="Loshchilov & Hutter 2019, arXiv:1711.05101v3, algorithm 2",
     weight_decay_modes=("decoupled", "independent", "l2"),
@@ -65,6 +66,9 @@ class AdamW(Optimizer):
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         ema_decay: float | None = None,
+        state_dtype: Dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
         backend: str = "auto",
     ) -> None:
         super().__init__(params, locals())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fallline.base import Optimizer, Params, Scalar
+from fallline.base import Dtype, Optimizer, Params, Scalar
 from fallline.ops import sign
 from fallline.rule import FRACTION, rule
 
@@ -71,6 +71,9 @@ class Lion(Optimizer):
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         ema_decay: float | None = None,
+        state_dtype: Dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
         backend: str = "auto",
     ) -> None:
         super().__init__(params, locals())

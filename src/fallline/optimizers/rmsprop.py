@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fallline.base import Optimizer, Params, Scalar
+from fallline.base import Dtype, Optimizer, Params, Scalar
 from fallline.ops import maximum, sqrt
 from fallline.rule import FRACTION, NON_NEGATIVE, rule
 
@@ -12,6 +12,7 @@ from fallline.rule import FRACTION, NON_NEGATIVE, rule
     ranges={"alpha": FRACTION, "eps": NON_NEGATIVE, "momentum": NON_NEGATIVE},
     formula="v = α·v + (1 − α)·g²;  p −= lr·g/(√v + eps)",
     source="Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850",
+    exact={"centered": "the difference of two means that are rounded at random may be negative"},
     counts_steps=True,  # the formula does not, but PyTorch's state has a `step` and fails to load without it
 )
 def rmsprop(
@@ -101,6 +102,9 @@ class RMSprop(Optimizer):
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         ema_decay: float | None = None,
+        state_dtype: Dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
         backend: str = "auto",
     ) -> None:
         super().__init__(params, locals())
