@@ -88,7 +88,9 @@ def test_optimizers_are_found_by_their_rules_names():
     assert all(name == cls.__name__.lower() for name, cls in OPTIMIZERS.items())
 
 
-@pytest.mark.parametrize("module", ["fallline.optimizers", *(f"fallline.optimizers.{name}" for name in OPTIMIZERS)])
+@pytest.mark.parametrize(
+    "module", ["fallline.optimizers.create", *(f"fallline.optimizers.{name}" for name in OPTIMIZERS)]
+)
 def test_examples_in_docstrings_run(module):
     results = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert results.failed == 0 and results.attempted > 0

@@ -1,5 +1,6 @@
 """One training run: deterministic, common to all arms, honest about failure."""
 
+import inspect
 import math
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 import fallline as fl
 from fallline.lab.plan import Spec, make_arms, tune
 from fallline.lab.schedules import learning_rates
-from fallline.lab.spaces import SPACES
+from fallline.lab.spaces import SPACES, _derived
 from fallline.lab.tasks import Digits, digits
 from fallline.lab.trial import Trial, derive, evaluate, run
+from fallline.optimizers import OPTIMIZERS
 
 TORCH = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -121,3 +123,16 @@ def test_the_split_is_fixed_and_disjoint():
 
 def test_streams_of_different_names_are_independent():
     assert len({derive(0, "init"), derive(0, "data"), derive(1, "init"), derive(0, "init", 1)}) == 4
+
+
+def test_every_optimizer_is_an_arm_by_its_name():
+    assert OPTIMIZERS.keys() <= SPACES.keys()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_derived_space_starts_at_the_defaults_and_makes_optimizers(name):
+    space = _derived(name)
+    assert space.defaults["lr"] == inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
+    for unit in (0.0, 1.0):
+        values = {d.name: d.value(unit) for d in space.dimensions}
+        OPTIMIZERS[name]([torch.nn.Parameter(torch.zeros(2))], **space.options({**space.defaults, **values}))

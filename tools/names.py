@@ -1,4 +1,7 @@
-"""Write src/fallline/__init__.py: the public names, sorted.  python tools/names.py [--check]."""
+"""Write the files that only list names: what is public, and which optimizers there are.
+
+python tools/names.py [--check]
+"""
 
 import ast
 import sys
@@ -38,6 +41,51 @@ def __getattr__(name: str) -> Any:
 '''
 
 
+REGISTRY = '''"""The optimizers by the names of their rules. Written by `make names`."""
+
+from fallline.base import Optimizer
+{imports}
+
+_CLASSES: tuple[type[Optimizer], ...] = (
+{classes}
+)
+OPTIMIZERS: dict[str, type[Optimizer]] = {{cls.rule.name: cls for cls in _CLASSES}}
+'''
+OPTIMIZERS = '''"""The optimizers, one a file. Written by `make names`."""
+
+{imports}
+
+__all__ = [
+{names}
+]
+'''
+
+
+def optimizers() -> dict[str, str]:
+    """Return the classes of optimizers and the modules they are in, in the order of the modules."""
+    found = {}
+    for path in sorted((PACKAGE / "optimizers").glob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and "Optimizer" in [getattr(base, "id", "") for base in node.bases]:
+                found[node.name] = path.stem
+    return found
+
+
+def registry() -> str:
+    """Return the text that optimizers/registry.py must have."""
+    found = optimizers()
+    imports = (f"from fallline.optimizers.{module} import {name}" for name, module in found.items())
+    return REGISTRY.format(imports="\n".join(imports), classes="\n".join(f"    {name}," for name in found))
+
+
+def package() -> str:
+    """Return the text that optimizers/__init__.py must have."""
+    found = {**optimizers(), "OPTIMIZERS": "registry", "create_optimizer": "create"}
+    imports = sorted(f"from fallline.optimizers.{module} import {name}" for name, module in found.items())
+    names = "\n".join(f'    "{name}",' for name in sort(list(found)))
+    return OPTIMIZERS.format(imports="\n".join(imports), names=names)
+
+
 def exported(package: str) -> list[str]:
     """Return the capitalised and function names in a package's __all__, read without importing it."""
     tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
@@ -68,10 +116,12 @@ def sort(names: list[str]) -> list[str]:
     return sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
 
 
+FILES = {"optimizers/registry.py": registry, "optimizers/__init__.py": package, "__init__.py": render}
+
 if __name__ == "__main__":
-    target, text = PACKAGE / "__init__.py", render()
-    if "--check" in sys.argv:
-        if target.read_text() != text:
-            sys.exit("src/fallline/__init__.py is stale; run: make names")
-    else:
-        target.write_text(text)
+    for name, text in FILES.items():  # the last reads what the one before it writes
+        target = PACKAGE / name
+        if "--check" not in sys.argv:
+            target.write_text(text())
+        elif not target.exists() or target.read_text() != text():
+            sys.exit(f"src/fallline/{name} is stale; run: make names")

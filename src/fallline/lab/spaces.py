@@ -1,6 +1,7 @@
 """What is tuned of each optimizer, over which range, and how a point of the unit cube becomes its options."""
 
 import functools
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from fallline.errors import ArgumentError
+from fallline.optimizers import OPTIMIZERS
 
 # One column of the Sobol sequence each: a dimension that comes in with a larger budget moves no point.
 AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
@@ -120,6 +122,26 @@ SPACES: dict[str, Space] = {
         {"lr": 1e-4, "weight_decay": 0.0},
     ),
 }
+
+
+def _derived(name: str) -> Space:
+    """Return a space for an optimizer that has none above: around its default lr, the rest as for its kind."""
+    defaults = {k: p.default for k, p in inspect.signature(OPTIMIZERS[name]).parameters.items()}
+    lr, decay = defaults["lr"], defaults.get("weight_decay", 0.0)
+    dimensions = [_lr(lr / 30, lr * 30)]
+    values = {"lr": lr}
+    if "weight_decay" in defaults:
+        decoupled = defaults["weight_decay_mode"] != "l2"
+        dimensions.append(Dimension("weight_decay", "weight_decay", 1e-3, 1.0) if decoupled else _L2)
+        values["weight_decay"] = decay
+    if "betas" in defaults:
+        dimensions += [d for d in _ADAM_TAIL if d.name != "eps" or "eps" in defaults]
+        values |= {"beta1": defaults["betas"][0], "beta2": defaults["betas"][1]}
+        values |= {"eps": defaults["eps"]} if "eps" in defaults else {}
+    return Space(name, tuple(dimensions), values)
+
+
+SPACES |= {name: _derived(name) for name in OPTIMIZERS if name not in SPACES}
 
 
 def get_space(name: str) -> Space:

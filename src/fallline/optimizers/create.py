@@ -1,0 +1,27 @@
+"""Make an optimizer by its name."""
+
+from typing import Any
+
+from fallline.base import Optimizer, Params
+from fallline.errors import ArgumentError
+from fallline.optimizers.registry import OPTIMIZERS
+
+
+def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
+    """Return the optimizer called `name` (lower case, as `fallline list` prints it) with the given options.
+
+    Raises:
+        ArgumentError: no optimizer has that name, or an option is out of range.
+        ArgumentTypeError: an option is unknown.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> opt = fl.create_optimizer("adamw", [torch.nn.Parameter(torch.zeros(3))], lr=3e-4)
+        >>> type(opt).__name__, opt.param_groups[0]["lr"]
+        ('AdamW', 0.0003)
+    """
+    if name not in OPTIMIZERS:
+        raise ArgumentError(
+            f"create_optimizer: name must be one of {', '.join(OPTIMIZERS)}, got {name!r}; see `fallline list`"
+        )
+    return OPTIMIZERS[name](params, **options)
