@@ -16,6 +16,7 @@ NAMES = golden.names()
 # Relative, of any element: float64 as torch itself is held to; measured 6.8e-13 (reference) and 8.4e-13 (fused), at
 # elements that have nearly crossed zero.
 FLOAT64 = 1e-12
+OTHER_ORDER = 4e-12  # the same products in another order; measured 1.8e-12 for an element that crosses 0
 # 60 steps of float32 rounding. Parameters relative to the element's largest value of the run: measured 2.6e-6. State
 # relative to the element, or to a hundredth of its tensor's largest where signed gradients have cancelled: 2.5e-5.
 FLOAT32_PARAMS = 1e-5
@@ -44,7 +45,8 @@ def run(case, backend, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_float64_follows_the_golden(name, backend):
     record = golden.load(name)
-    assert golden.difference(record, run(record.case, backend, torch.float64)) <= FLOAT64
+    limit = FLOAT64 if backend == "reference" else OTHER_ORDER
+    assert golden.difference(record, run(record.case, backend, torch.float64)) <= limit
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
