@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fallline import errors, schedules
-from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, RMSprop, create_optimizer
+from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
 from fallline.schedules import Constant, Cosine, Schedule, Scheduler, StepDecay, WarmupCosine
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Lion",
+    "NAdamW",
     "RMSprop",
     "Schedule",
     "Scheduler",

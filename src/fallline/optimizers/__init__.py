@@ -5,6 +5,7 @@ from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.create import create_optimizer
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
+from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.registry import OPTIMIZERS
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.sgd import SGD
@@ -16,6 +17,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Lion",
+    "NAdamW",
     "RMSprop",
     "create_optimizer",
 ]

@@ -5,6 +5,7 @@ from fallline.optimizers.adam import Adam
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
+from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.sgd import SGD
 
@@ -13,6 +14,7 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     AdamW,
     LAMB,
     Lion,
+    NAdamW,
     RMSprop,
     SGD,
 )

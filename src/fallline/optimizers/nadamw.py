@@ -1,0 +1,86 @@
+"""NAdamW: AdamW that looks one momentum step ahead, as Nesterov's method does."""
+
+from typing import Any
+
+from fallline.base import Dtype, Optimizer, Params, Scalar
+from fallline.ops import sqrt
+from fallline.rule import FRACTION, NON_NEGATIVE, rule
+
+
+@rule(
+    state={"exp_avg": None, "exp_avg_sq": None},
+    ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
+    formula="p ·= 1 − lr·wd;  m̄ = β1·m/(1 − β1^(t+1)) + (1 − β1)·g/(1 − β1^t);  p −= lr·m̄/(√v̂ + eps)",
+    source="Dozat 2016, ICLR workshop, algorithm 2, μ constant; decay as Loshchilov & Hutter 2019, arXiv:1711.05101",
+    weight_decay_modes=("decoupled", "independent", "l2"),
+)
+def nadamw(
+    param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, step: Any
+) -> tuple[Any, ...]:
+    """Take Adam's step with the momentum that the next step would have if its gradient were this one.
+
+    State:   exp_avg: like param, starts at 0. Running mean of gradients.
+             exp_avg_sq: like param, starts at 0. Running mean of squared gradients.
+             step: updates this parameter has received, 1 at the first.
+    Hyper:   lr: step length in param units, >= 0.  beta1, beta2: in [0, 1).  eps: gradient units, outside the root.
+    Follows: Dozat 2016, "Incorporating Nesterov momentum into Adam", ICLR workshop, algorithm 2, with μ_t = β1.
+    Differs: decay is decoupled and comes first, as in AdamW. The mean of one step ahead is corrected for its own age,
+             t + 1, the gradient for t. `torch.optim.NAdam` lets μ_t grow with t; here it is constant.
+    """
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
+    ahead = (beta1 / (1 - beta1 ** (step + 1))) * exp_avg + ((1 - beta1) / (1 - beta1**step)) * grad
+    denominator = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps
+    return param - lr * (ahead / denominator), exp_avg, exp_avg_sq
+
+
+class NAdamW(Optimizer):
+    """AdamW with Nesterov momentum.
+
+    Args:
+        params: parameters, named parameters, or groups of them.
+        lr: learning rate, >= 0; a number or a one-element tensor.
+        betas: decay of the running means of the gradient and of its square, each in [0, 1).
+        eps: added to the denominator, outside the root, >= 0.
+        weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+
+    Raises:
+        ArgumentError: a hyperparameter lies outside its range.
+        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> opt = fl.NAdamW([w], lr=0.1, weight_decay=0.5)
+        >>> w.grad = torch.tensor([5.0])
+        >>> opt.step()
+        >>> round(w.item(), 4)  # 0.95 − 0.1·(0.9·0.1/(1 − 0.9²) + 1)
+        0.8026
+    """
+
+    rule = nadamw
+
+    def __init__(
+        self,
+        params: Params,
+        lr: Scalar = 1e-3,
+        betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        weight_decay_mode: str = "decoupled",
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        ema_decay: float | None = None,
+        state_dtype: Dtype | None = None,
+        stochastic_rounding: bool = False,
+        rounding_seed: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(params, locals())
