@@ -33,6 +33,7 @@ golden: $(STAMP)  ## run the oracles and write their trajectories
 	$(BIN)/python tests/oracles/make.py
 
 bench: $(STAMP)  ## step times against torch; wants a quiet machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/run.py
 
 # constraints.txt pins torch: a looser range may fetch gigabytes of CUDA packages.
@@ -43,4 +44,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers import PEERS, clip_step_average, peers
 
 import fallline
 
@@ -36,10 +37,14 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Adam": ("Adam", {}),
     "AdamW": ("AdamW", {}),
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
+    "NAdamW": ("NAdamW", {}),
     "Lion": ("Lion", {}),
     "LAMB": ("LAMB", {}),
-    "AdamW, clip, EMA": ("AdamW", {"clip_grad_norm": 1.0, "ema_decay": 0.999}),
+    "AdamW, clip": ("AdamW", {"clip_grad_norm": 1.0}),
+    "AdamW, EMA": ("AdamW", {"ema_decay": 0.999}),
+    "AdamW, bfloat16 state": ("AdamW", {"state_dtype": torch.bfloat16}),
 }
+OURS = ("clip_grad_norm", "ema_decay", "state_dtype")
 HEAD = "| optimizer | torch loop | torch foreach | torch fused | fallline | ÷ fused | ÷ best torch | GB/s | share |"
 RULE = "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 
@@ -73,23 +78,27 @@ def alternate(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 def contenders(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any]) -> dict[str, Callable[[], object]]:
     """Return the step of torch's three implementations, where they exist, and of ours."""
-    if not hasattr(torch.optim, cls) or "ema_decay" in options:  # torch has nothing of the kind in one call
-        return {"fallline": getattr(fallline, cls)(params, lr=1e-4, **options).step}
+    ours = getattr(fallline, cls)(params, lr=1e-4, **options).step
+    if not hasattr(torch.optim, cls):
+        return {"fallline": ours}
+    options = {key: value for key, value in options.items() if key not in OURS}  # torch has nothing of the kind
     flags = {"torch loop": {"foreach": False}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
     steps: dict[str, Callable[[], object]] = {}
     for name, flag in flags.items():
         with contextlib.suppress(TypeError):  # torch's RMSprop has no fused kernel
             steps[name] = getattr(torch.optim, cls)(params, lr=1e-4, **options, **flag).step
-    steps["fallline"] = getattr(fallline, cls)(params, lr=1e-4, **options).step
-    return steps
+    return {**steps, "fallline": ours}
 
 
 def traffic(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any]) -> int:
     """Return the bytes that a step must move: gradient once, parameter and states twice, and what norms need."""
     optimizer = getattr(fallline, cls)(params[:1], **options)
+    optimizer.step()
+    (state,) = optimizer.state.values()
     update = optimizer.rule.update_for(optimizer.param_groups[0])
     again = 1 if update.clip_norm else 2 if update.rule.takes_norms else 0  # the gradient, or parameter and update
-    return sum(p.numel() for p in params) * 4 * (1 + 2 * (1 + len(update.state)) + again)
+    written = 4 + sum(value.element_size() for key, value in state.items() if key != "step")
+    return sum(p.numel() for p in params) * (4 + 2 * written + 4 * again)
 
 
 def bandwidth(rounds: int) -> float:
@@ -122,6 +131,36 @@ def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int, peak: fl
             f"{reached / peak:.0%}",
         ]
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def against_peers(params: list[torch.nn.Parameter], rounds: int) -> Iterator[str]:
+    """Yield a table of LAMB and Lion beside public Python implementations."""
+    yield "| optimizer | milliseconds | fastest ÷ fallline |"
+    yield "|---|---|--:|"
+    for name in PEERS:
+        calls = {"fallline": getattr(fallline, name)(params, lr=1e-5).step, **peers(name, params)}
+        if len(calls) > 1:
+            times = alternate(calls, rounds)
+            ms = {who: statistics.median(values) for who, values in times.items()}
+            best = min((who for who in ms if who != "fallline"), key=lambda who: ms[who])
+            ratio = statistics.median(a / b for a, b in zip(times[best], times["fallline"], strict=True))
+            yield f"| {name} | {', '.join(f'{who} {value:.0f}' for who, value in ms.items())} | {ratio:.1f} |"
+        del calls  # gigabytes of state
+
+
+def one_call(params: list[torch.nn.Parameter], rounds: int, peak: float) -> str:
+    """Return how clipping, AdamW and averages in one call compare with torch's three."""
+    options = {"clip_grad_norm": 1.0, "ema_decay": 0.999}
+    calls = {"torch": clip_step_average(params), "fallline": fallline.AdamW(params, lr=1e-4, **options).step}
+    times = alternate(calls, rounds)
+    ms = {who: statistics.median(values) for who, values in times.items()}
+    ratio = statistics.median(a / b for a, b in zip(times["fallline"], times["torch"], strict=True))
+    floor = traffic(params, "AdamW", options) / 1e6 / peak
+    return (
+        f"Clipping by norm, AdamW and an average in one call: {ms['fallline']:.0f} ms, {ms['fallline'] / floor:.2f} × "
+        f"the floor of {floor:.0f} ms (reach: 1.2). torch's `clip_grad_norm_`, fused AdamW and foreach `lerp_`: "
+        f"{ms['torch']:.0f} ms; ratio {ratio:.2f} (reach: 0.85)."
+    )
 
 
 def spin() -> None:
@@ -170,6 +209,10 @@ def report(rounds: int) -> Iterator[str]:
     for suite, shapes in SUITES.items():
         yield f"\n## {suite}\n"
         yield from table(shapes, list(OPTIMIZERS), rounds if len(shapes) < 500 else 5 * rounds, peak)
+    large = parameters(next(iter(SUITES.values())))
+    yield "\n## GPT-2 small, public Python implementations\n"
+    yield from against_peers(large, rounds)
+    yield "\n" + one_call(large, rounds, peak)
     with busy_process():
         yield "\n## GPT-2 small beside one busy process\n"
         yield from table(next(iter(SUITES.values())), ["SGD", "AdamW"], rounds, peak)
