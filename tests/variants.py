@@ -1,127 +1,39 @@
-"""The option sets that every optimizer is tested under, read off its signature, and small runs of it."""
+"""Every optimizer under every set of options, and what tests train with."""
 
-import inspect
-from collections.abc import Iterable, Sequence
-from typing import Any
-
-import torch
-
-from fallline.base import Optimizer
-from fallline.errors import ArgumentError
 from fallline.optimizers import OPTIMIZERS
+from fallline.testing.runs import (
+    BACKENDS,
+    EXECUTION,
+    REAL,
+    ROUNDING,
+    distance,
+    normal,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    train,
+    variants,
+)
 
-Options = dict[str, Any]
-
-# How a step runs, not what it computes.
-EXECUTION = {"params", "backend", "foreach", "fused", "capturable", "differentiable"}
-COUPLING = {"clip_grad_norm"}  # lets parameters depend on each other's gradients: test_options.py and the goldens
-ROUNDED = {"state_dtype", "stochastic_rounding", "rounding_seed"}  # for some dtypes and options only: test_rounding.py
-NEEDS: dict[str, Options] = {
-    "nesterov": {"momentum": 0.9, "dampening": 0},
-    "dampening": {"momentum": 0.9},
-    "decoupled_weight_decay": {"weight_decay": 0.1},
-}
-BACKENDS = ("fused", "foreach", "reference")
-REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# The same update rounded in another order, relative to the largest element of its tensor. Measured over 6 steps:
-# 2.2e-6 in float32 and 8.0e-16 in float64; half precision may land on the neighbour, an ulp away.
-ROUNDING = {torch.float32: 8e-6, torch.float64: 2e-14, torch.bfloat16: 2**-7, torch.float16: 2**-10}
-
-
-def variants(cls: type[Optimizer]) -> dict[str, Options]:
-    """Return option sets by name: the defaults, each option on its own, and all that go together."""
-    found: dict[str, Options] = {"default": {}}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        default = parameter.default
-        if name in EXECUTION | COUPLING | ROUNDED:
-            continue
-        if name == "weight_decay_mode":
-            found |= {mode: {"weight_decay": 0.1, name: mode} for mode in cls.rule.weight_decay_modes}
-        elif default is None:
-            found[name] = {name: 0.5}
-        elif default is False:
-            found[name] = {**NEEDS.get(name, {}), name: True}
-        elif isinstance(default, (int, float)) and default == 0 and name != "weight_decay":
-            found[name] = {**NEEDS.get(name, {}), name: 0.5}
-    found = {name: options for name, options in found.items() if _accepts(cls, options)}
-    everything: Options = {}
-    for options in found.values():
-        merged = {**options, **everything}
-        everything = merged if _accepts(cls, merged) else everything
-    return {**found, "everything": everything}
-
-
-def _accepts(cls: type[Optimizer], options: Options) -> bool:
-    try:
-        cls([parameter()], **options)
-    except ArgumentError:
-        return False
-    return True
-
-
-def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
-    """Return a parameter of normal numbers."""
-    return torch.nn.Parameter(normal(*shape, seed=seed, dtype=dtype))
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return normal numbers, the same for every dtype but for rounding."""
-    wide = torch.complex128 if dtype.is_complex else torch.float64
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=wide).to(dtype)
-
-
-def set_grads(params: Iterable[torch.Tensor], step: int) -> None:
-    """Give every parameter its gradient of that step; it depends on nothing else."""
-    for index, param in enumerate(params):
-        param.grad = normal(*param.shape, seed=1000 * step + index + 1, dtype=param.dtype)
-
-
-def train(opt: torch.optim.Optimizer, steps: Iterable[int]) -> list[torch.Tensor]:
-    """Step with the gradients of `steps`; return copies of the parameters."""
-    params = [p for group in opt.param_groups for p in group["params"]]
-    for step in steps:
-        set_grads(params, step)
-        opt.step()
-    return [p.detach().clone() for p in params]
-
-
-def state_of(opt: torch.optim.Optimizer) -> list[dict[str, torch.Tensor]]:
-    """Return copies of the states, in the order of the parameters."""
-    params = [p for group in opt.param_groups for p in group["params"]]
-    return [{k: v.detach().clone() for k, v in opt.state[p].items() if v is not None} for p in params]
-
-
-def same_bits(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
-    """Return whether two lists of tensors agree to the bit (NaN equals NaN)."""
-    return len(one) == len(other) and all(
-        a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
-        for a, b in zip(one, other, strict=True)
-    )
-
-
-def same_state(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
-    """Return whether two optimizers hold the same state to the bit."""
-    pairs = zip(state_of(one), state_of(other), strict=True)
-    return all(a.keys() == b.keys() and same_bits(list(a.values()), [b[k] for k in a]) for a, b in pairs)
-
-
-def distance(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
-    """Return the largest difference, relative to the largest element of its tensor; Inf where finiteness differs."""
-    return max((_distance(a.detach(), b.detach()) for a, b in zip(one, other, strict=True)), default=0.0)
-
-
-def _distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    a, b = a.to(torch.complex128), b.to(torch.complex128)
-    if not torch.equal(a.isfinite(), b.isfinite()):
-        return float("inf")
-    a, b = a[a.isfinite()], b[b.isfinite()]
-    return ((a - b).abs().max() / a.abs().max().clamp(min=1e-30)).item() if a.numel() else 0.0
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    return real.contiguous().view(torch.uint8) if real.dim() else real.reshape(1).view(torch.uint8)
-
+__all__ = [
+    "BACKENDS",
+    "CASES",
+    "EXECUTION",
+    "IDS",
+    "REAL",
+    "ROUNDING",
+    "distance",
+    "normal",
+    "parameter",
+    "same_bits",
+    "same_state",
+    "set_grads",
+    "state_of",
+    "train",
+    "variants",
+]
 
 CASES = [(cls, name, options) for cls in OPTIMIZERS.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]

@@ -1,0 +1,101 @@
+"""The conformance suite: what every optimizer of Fallline does, and any rule from outside can be held to."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fallline.base import Optimizer
+from fallline.errors import ArgumentTypeError
+from fallline.options import COMMON
+from fallline.rule import Rule
+from fallline.testing import continuity, numerics
+from fallline.testing.runs import BACKENDS, REAL, variants
+from fallline.testing.subject import ConformanceError, Subject
+
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    name: check
+    for module in (numerics, continuity)
+    for name, check in vars(module).items()
+    if inspect.isfunction(check) and check.__module__ == module.__name__ and not name.startswith("_")
+}
+_ONCE = ("threads_do_not_change_a_bit",)  # about memory, not about options: with the defaults and with all of them
+
+
+def cases(
+    rule: type[Optimizer] | Rule,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    backends: Sequence[str] = BACKENDS,
+    oracle: Callable[..., Any] | None = None,
+) -> Iterator[tuple[str, Callable[[Subject], None], Subject]]:
+    """Yield an id, a check and its subject for all that `check_rule` does; the arguments are the same."""
+    cls = _class_of(rule, defaults)
+    for variant, options in variants(cls).items():
+        end = variant in ("default", "everything")  # for a kernel a variant and dtype takes a third of a second
+        for backend in backends:
+            subject = Subject(cls, options, backend, oracle, REAL if end else (torch.float32,))
+            for name, check in CHECKS.items():
+                if name not in _ONCE or (end and backend != "reference"):
+                    yield f"{name}-{variant}-{backend}", check, subject
+
+
+def check_rule(
+    rule: type[Optimizer] | Rule,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    backends: Sequence[str] = BACKENDS,
+    oracle: Callable[..., Any] | None = None,
+) -> None:
+    """Hold an update rule to everything that Fallline promises of its own.
+
+    Options are read off the constructor: each is tried on its own, then all that go together.
+
+    Args:
+        rule: a subclass of `fallline.base.Optimizer`, or a bare rule.
+        defaults: of a bare rule, the defaults of its hyperparameters, `lr` among them.
+        backends: which to try; "compile" takes seconds a variant and is left out unless named.
+        oracle: the same formula in NumPy, `update(param, grad, state, lr, lr0, **options) -> param`, which keeps what
+            it needs in the dict `state`. It must know every option that is tried. Without it, only agreement is shown.
+
+    Raises:
+        ConformanceError: promises are broken; every one is listed, with the variant and the backend.
+
+    Example:
+        >>> import fallline
+        >>> from fallline.testing import check_rule
+        >>> check_rule(fallline.Lion, backends=["reference"])
+    """
+    broken = []
+    for name, check, subject in cases(rule, defaults=defaults, backends=backends, oracle=oracle):
+        try:
+            check(subject)
+        except Exception as error:  # whatever a rule from outside raises is a broken promise
+            kind = "" if isinstance(error, ConformanceError) else f"{type(error).__name__}: "
+            broken.append(f"  {name}: {kind}{error}")
+    if broken:
+        name = rule.name if isinstance(rule, Rule) else rule.__name__
+        raise ConformanceError(f"{name}: {len(broken)} checks must pass, got\n" + "\n".join(broken))
+
+
+def _class_of(rule: type[Optimizer] | Rule, defaults: Mapping[str, Any] | None) -> type[Optimizer]:
+    """Return the class to check; a bare rule gets one."""
+    if not isinstance(rule, Rule):
+        return rule
+    missing = [name for name in ("lr", *rule.ranges, *rule.flags) if name not in (defaults or {})]
+    if missing:
+        raise ArgumentTypeError(
+            f"check_rule: defaults must hold every hyperparameter of the rule {rule.name}, got none of "
+            f"{', '.join(missing)}; pass defaults={{'{missing[0]}': …}}"
+        )
+    options = {**COMMON, "weight_decay_mode": rule.weight_decay_modes[0], **(defaults or {}), "backend": "auto"}
+
+    def init(self: Optimizer, params: Any, **given: Any) -> None:
+        Optimizer.__init__(self, params, {**options, **given})
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    positional = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "params")]
+    keywords = [inspect.Parameter(name, keyword, default=value) for name, value in options.items()]
+    init.__signature__ = inspect.Signature([*positional, *keywords])  # type: ignore[attr-defined]
+    return type(rule.name.title(), (Optimizer,), {"rule": rule, "__init__": init})

@@ -1,0 +1,118 @@
+"""Checks that a run goes on to the bit: after files, copies, pauses of a gradient, beside idle groups.
+
+A check raises ConformanceError with what it found.
+"""
+
+import copy
+import io
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from fallline.base import Optimizer
+from fallline.testing.runs import parameter, same_bits, same_state, set_grads, state_of, train
+from fallline.testing.subject import Subject, need, params_of, values_of
+
+
+def _goes_on_alike(opt: Optimizer, other: Optimizer, what: str) -> None:
+    need(same_bits(train(opt, range(3, 6)), train(other, range(3, 6))), f"{what}: the parameters differ afterwards")
+    need(same_state(opt, other), f"{what}: the state differs afterwards")
+
+
+def resumes_exactly(subject: Subject) -> None:
+    """A state dict through a file, read with `weights_only=True`, goes on to the bit and shares no memory."""
+    for dtype in subject.dtypes:
+        opt = subject.build(params_of(dtype=dtype))
+        weights = train(opt, range(3))
+        buffer = io.BytesIO()
+        torch.save(opt.state_dict(), buffer)
+        buffer.seek(0)
+        other = subject.build([torch.nn.Parameter(w) for w in weights])
+        other.load_state_dict(torch.load(buffer, weights_only=True))
+        _goes_on_alike(opt, other, f"{dtype} from a file")
+    other = subject.build([torch.nn.Parameter(w.clone()) for w in values_of(opt)])
+    other.load_state_dict(opt.state_dict())
+    kept = [value for state in state_of(opt) for value in state.values()]
+    train(other, range(6, 8))
+    need(
+        same_bits(kept, [value for state in state_of(opt) for value in state.values()]),
+        "after load_state_dict the two optimizers share state: a step of one changed the other",
+    )
+
+
+def resumes_from_a_distributed_checkpoint(subject: Subject) -> None:
+    """`torch.distributed.checkpoint` into a fresh model and optimizer goes on to the bit."""
+
+    def model(values: Iterable[torch.Tensor]) -> torch.nn.Module:
+        named = {f"p{index}": torch.nn.Parameter(v.detach().clone()) for index, v in enumerate(values)}
+        return torch.nn.ParameterDict(named)
+
+    first = model(params_of())
+    opt = subject.build(first.parameters())
+    train(opt, range(3))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
+        path = Path(folder, "checkpoint")
+        save({"optimizer": get_optimizer_state_dict(first, opt)}, checkpoint_id=path, no_dist=True)
+        second = model(first.parameters())
+        other = subject.build(second.parameters())
+        loaded = {"optimizer": get_optimizer_state_dict(second, other)}
+        load(loaded, checkpoint_id=path, no_dist=True)
+        set_optimizer_state_dict(second, other, loaded["optimizer"])
+    need(same_bits(values_of(opt), values_of(other)), "loading moved the parameters")
+    _goes_on_alike(opt, other, "distributed checkpoint")
+
+
+def copies_go_on_alike(subject: Subject) -> None:
+    """Deepcopy and pickle give an optimizer that goes on to the bit and shares nothing."""
+    copiers: dict[str, Callable[[Any], Any]] = {
+        "deepcopy": copy.deepcopy,
+        "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    }
+    for name, copier in copiers.items():
+        opt = subject.build(params_of())
+        train(opt, range(3))
+        other = copier(opt)
+        before = [*(p.clone() for p in values_of(opt)), *(v for s in state_of(opt) for v in s.values())]
+        train(copier(other), range(3, 6))
+        after = [*values_of(opt), *(v for s in state_of(opt) for v in s.values())]
+        need(same_bits(before, after), f"{name}: a step of the copy changed the original")
+        _goes_on_alike(opt, other, name)
+
+
+def late_gradients_count_their_own_age(subject: Subject) -> None:
+    """A parameter whose gradient comes late moves as it would alone."""
+    early, late, alone = parameter(5), parameter(3, 4, seed=1), parameter(3, 4, seed=1)
+    opt, single = subject.build([early, late]), subject.build([alone])
+    for step in range(8):
+        set_grads([early, late], step)
+        if step in (3, 4, 7):
+            assert late.grad is not None
+            alone.grad = late.grad.clone()
+            single.step()
+        else:
+            late.grad = None
+        opt.step()
+        need(same_bits([late.detach()], [alone.detach()]), f"at step {step} it is not where it would be alone")
+
+
+def groups_without_gradients_are_left_alone(subject: Subject) -> None:
+    """A step without any gradient does nothing, and one group may have none."""
+    busy, idle = params_of(), parameter(2, seed=9)
+    opt = subject.build([{"params": busy}, {"params": [idle]}])
+    opt.step()
+    need(not any(opt.state.values()), "a step without gradients made state")
+    twin = subject.build(params_of())
+    for step in range(3):
+        set_grads(busy, step)
+        opt.step()
+    need(same_bits([p.detach() for p in busy], train(twin, range(3))), "an idle group changed the others")
+    need(same_bits([idle.detach()], [parameter(2, seed=9).detach()]), "a parameter without a gradient moved")

@@ -1,0 +1,219 @@
+"""Checks of what a step computes: on every backend, in every dtype, shape and memory layout.
+
+A check raises ConformanceError with what it found.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fallline.errors import ArgumentTypeError
+from fallline.testing.runs import (
+    ROUNDING,
+    distance,
+    normal,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    train,
+)
+from fallline.testing.subject import ConformanceError, Subject, need, params_of, values_of
+
+
+def follows_the_oracle(subject: Subject) -> None:
+    """In float64 the reference takes the steps of the oracle, to 1e-12 of the largest element."""
+    if subject.oracle is None or subject.backend != "reference":
+        return
+    lr = float(subject.build(params_of()).param_groups[0]["lr"])
+    params = params_of(dtype=torch.float64)
+    opt = subject.build(params)
+    values: list[Any] = [p.detach().numpy().copy() for p in params]
+    states: list[dict[str, Any]] = [{} for _ in params]
+    for step in range(50):
+        set_grads(params, step)
+        for index, param in enumerate(params):
+            assert param.grad is not None
+            new = subject.oracle(values[index], param.grad.numpy(), states[index], lr, lr, **subject.options)
+            values[index] = np.asarray(new)
+        opt.step()
+    far = distance([torch.from_numpy(value) for value in values], params)
+    need(
+        far <= 1e-12, f"after 50 steps the parameters are {far:.1e} from the oracle's, relative to the largest element"
+    )
+
+
+def backends_agree(subject: Subject) -> None:
+    """The backend gives what the reference gives, to rounding, in every real dtype."""
+    for dtype in subject.dtypes:
+        ours, theirs = subject.build(params_of(dtype=dtype)), subject.reference(params_of(dtype=dtype))
+        far = distance(train(ours, range(6)), train(theirs, range(6)))
+        need(far <= ROUNDING[dtype], f"{dtype}: parameters differ by {far:.1e}, more than {ROUNDING[dtype]:.1e}")
+        for mine, other in zip(state_of(ours), state_of(theirs), strict=True):
+            need(mine.keys() == other.keys(), f"{dtype}: the state has {list(mine)}, the reference's {list(other)}")
+            for key in mine:
+                kinds = (mine[key].dtype, other[key].dtype)
+                need(kinds[0] == kinds[1], f"{dtype}: {key} is {kinds[0]}, the reference's {kinds[1]}")
+                far = distance([mine[key]], [other[key]])
+                need(far <= ROUNDING[dtype], f"{dtype}: {key} differs by {far:.1e}, more than {ROUNDING[dtype]:.1e}")
+
+
+def gradients_are_only_read(subject: Subject) -> None:
+    """`step` leaves every `.grad` the object it was, to the bit."""
+    params = params_of()
+    opt = subject.build(params)
+    for step in range(3):
+        set_grads(params, step)
+        grads = [p.grad for p in params]
+        before = [g.clone() for g in grads if g is not None]
+        opt.step()
+        need(all(p.grad is g for p, g in zip(params, grads, strict=True)), "step() replaced a .grad")
+        need(same_bits([g for g in grads if g is not None], before), "step() wrote to a .grad")
+
+
+def every_shape_works(subject: Subject) -> None:
+    """0-d and empty tensors are updated like any other."""
+    shapes = [(0,), (3, 0), (), (1, 1)]
+    for dtype in (*subject.dtypes, torch.complex64):
+        params = params_of(shapes, dtype)
+        opt = subject.build(params, lr=0.1)
+        after = train(opt, range(3))
+        need([tuple(p.shape) for p in after] == shapes, f"{dtype}: a shape changed")
+        need(all(bool(p.isfinite().all()) for p in after), f"{dtype}: a parameter is not finite")
+        for param, state in zip(params, state_of(opt), strict=True):
+            wrong = [k for k, v in state.items() if v.shape != (() if k == "step" else param.shape)]
+            need(not wrong, f"{dtype}: {wrong} of a parameter of shape {tuple(param.shape)} has another shape")
+
+
+def layouts_do_not_matter(subject: Subject) -> None:
+    """Transposed and strided parameters and gradients give what contiguous ones give."""
+    layouts: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        torch.Tensor.contiguous,
+        lambda x: x.t().contiguous().t(),
+        lambda x: torch.stack([x, torch.full_like(x, 9.0)], dim=-1)[..., 0],
+    ]
+    starts = [normal(4, 5, seed=index) for index in range(3)]
+    params = [torch.nn.Parameter(lay(x)) for lay, x in zip(layouts, starts, strict=True)]
+    twins = [torch.nn.Parameter(x) for x in starts]
+    opt, twin = subject.build(params), subject.reference(twins)
+    for step in range(3):
+        set_grads(twins, step)
+        for index, (p, q) in enumerate(zip(params, twins, strict=True)):
+            assert q.grad is not None
+            p.grad = layouts[(step + index) % 3](q.grad)
+        opt.step()
+        twin.step()
+        far = distance(params, twins)
+        need(far <= ROUNDING[torch.float32], f"strided memory gives results {far:.1e} away")
+
+
+def complex_is_two_reals(subject: Subject) -> None:
+    """A complex parameter moves as its real view does."""
+    for dtype in (torch.complex64, torch.complex128):
+        whole, parts = parameter(3, 4, dtype=dtype), torch.nn.Parameter(torch.view_as_real(normal(3, 4, dtype=dtype)))
+        opt, twin = subject.build([whole]), subject.reference([parts])
+        for step in range(3):
+            whole.grad = normal(3, 4, seed=step + 1, dtype=dtype)
+            parts.grad = torch.view_as_real(whole.grad)
+            opt.step()
+            twin.step()
+        need(same_bits([torch.view_as_real(whole.detach())], [parts.detach()]), f"{dtype} differs from its real view")
+
+
+def half_precision_is_rounded_once(subject: Subject) -> None:
+    """bfloat16 and float16 parameters are computed in float32 and rounded at the end of each step."""
+    for dtype in {torch.bfloat16, torch.float16} & {*subject.dtypes}:
+        half, wide = parameter(100, dtype=dtype), parameter(100)
+        opt, twin = subject.build([half]), subject.build([wide])
+        for step in range(4):
+            wide.data.copy_(half.data)
+            set_grads([half], step)
+            assert half.grad is not None
+            wide.grad = half.grad.float()
+            opt.step()
+            twin.step()
+            ulp = torch.finfo(dtype).eps * torch.exp2(wide.detach().abs().log2().floor().clamp(min=-14))
+            # Two kernels may contract differently, an ulp of float32: 2^-13 of one of float16.
+            near = ((half.detach().float() - wide.detach()).abs() <= 0.501 * ulp).all()
+            need(bool(near), f"{dtype}: step {step} is not the float32 step rounded to nearest")
+
+
+def lr_zero_holds_still(subject: Subject) -> None:
+    """At lr 0 nothing moves, and the state is that of any other lr."""
+    still, moving = subject.build(params_of(), lr=0.0), subject.build(params_of())
+    start = [p.clone() for p in values_of(still)]
+    need(same_bits(train(still, [0]), start), "a parameter moved")
+    train(moving, [0])
+    for opt in (still, moving):
+        for state in opt.state.values():
+            state.pop("ema", None)  # an average of parameters follows them
+    need(same_state(still, moving), "the state after a first step depends on lr")
+    still.param_groups[0]["lr"] = 0.01
+    need(all(bool(p.isfinite().all()) for p in train(still, range(1, 4))), "a later step is not finite")
+
+
+def a_tensor_lr_is_a_number(subject: Subject) -> None:
+    """A tensor lr gives what the number gives, and stays the tensor it was."""
+    lr = torch.tensor(0.0078125, dtype=torch.float64)
+    opt, twin = subject.build(params_of(), lr=lr), subject.build(params_of(), lr=0.0078125)
+    need(same_bits(train(opt, range(3)), train(twin, range(3))), "a tensor lr gives other results than its number")
+    need(opt.param_groups[0]["lr"] is lr, "the tensor was replaced")
+    need(lr.item() == 0.0078125, "the tensor was written to")
+
+
+def zero_norms_stay_finite(subject: Subject) -> None:
+    """Parameters and gradients of 0 give finite results."""
+    for value, slope in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        param = torch.nn.Parameter(torch.full((5,), value))
+        opt = subject.build([param])
+        for _ in range(3):
+            param.grad = torch.full((5,), slope)
+            opt.step()
+            need(bool(param.isfinite().all()), f"parameters of {value:g} with gradients of {slope:g} become {param[0]}")
+
+
+def threads_do_not_change_a_bit(subject: Subject) -> None:
+    """One and two threads give the same bits, on tensors large enough to be shared out."""
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            opt = subject.build([parameter(2_000_000), parameter(3, 4)])
+            results.append([*train(opt, range(2)), *(v for state in state_of(opt) for v in state.values())])
+    finally:
+        torch.set_num_threads(threads)
+    need(same_bits(*results), "two threads give other bits than one")
+
+
+def a_step_raises_the_version_counter(subject: Subject) -> None:
+    """Autograd notices that a parameter it saved has been updated."""
+    param = parameter(4)
+    opt = subject.build([param])
+    set_grads([param], 0)
+    version = param._version
+    opt.step()
+    need(param._version > version, "the version counter of the parameter is as before")
+
+
+def unknown_keywords_raise(subject: Subject) -> None:
+    """A keyword that nobody knows is refused, and the known ones are listed."""
+    try:
+        subject.build([parameter(2)], learning_rte=0.1)
+    except ArgumentTypeError as error:
+        need("lr" in str(error), f"the message does not list the known keywords: {error}")
+        return
+    raise ConformanceError("learning_rte=0.1 was taken without a word")
+
+
+def nan_reaches_the_parameter(subject: Subject) -> None:
+    """A NaN in a gradient is not hidden."""
+    param = parameter(4)
+    opt = subject.build([param], lr=0.1)
+    param.grad = torch.tensor([math.nan, 1.0, 1.0, 1.0])
+    opt.step()
+    shown = [param.detach(), *state_of(opt)[0].values()]
+    need(any(bool(value.isnan().any()) for value in shown), "neither the parameter nor its state shows the NaN")
