@@ -129,6 +129,25 @@ def test_a_late_gradient_counts_its_own_age(cls, name, options, backend):
 
 @EVERY_BACKEND
 @EVERY_CASE
+def test_a_state_dict_follows_the_run_until_it_is_copied(cls, name, options, backend):
+    """As PyTorch's does, through changes of the set of gradients, which make the optimizer plan anew."""
+    first, second = parameter(5, seed=0), parameter(3, 4, seed=1)
+    opt = cls([first, second], backend=backend, **options)
+    train(opt, range(2))
+    saved = opt.state_dict()
+    for step in range(2, 6):
+        set_grads([first, second], step)
+        if step % 2:
+            first.grad = None
+        opt.step()
+    for index, param in enumerate((first, second)):
+        live, shown = opt.state.get(param, {}), saved["state"].get(index, {})
+        assert live.keys() == shown.keys() and all(live[key] is shown[key] for key in live)
+        assert float(shown.get("step", 4 + 2 * index)) == 4 + 2 * index
+
+
+@EVERY_BACKEND
+@EVERY_CASE
 def test_groups_without_gradients_are_left_alone(cls, name, options, backend):
     groups = [{"params": params_of()}, {"params": [parameter(2, seed=9)]}]
     opt = cls(groups, backend=backend, **options)
