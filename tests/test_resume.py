@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, state_of, train
+from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, set_grads, state_of, train
 
 EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
@@ -64,6 +64,25 @@ def addresses(opt):
     state = [value for entries in opt.state.values() for value in entries.values()]
     lrs = [group["lr"] for group in opt.param_groups if isinstance(group["lr"], torch.Tensor)]
     return {tensor.untyped_storage().data_ptr() for tensor in [*state, *lrs]}
+
+
+@EVERY_BACKEND
+@EVERY_CASE
+def test_a_state_dict_follows_the_run_until_it_is_copied(cls, name, options, backend):
+    """As PyTorch's does, through changes of the set of gradients, which make the optimizer plan anew."""
+    first, second = parameter(5, seed=0), parameter(3, 4, seed=1)
+    opt = cls([first, second], backend=backend, **options)
+    train(opt, range(2))
+    saved = opt.state_dict()
+    for step in range(2, 6):
+        set_grads([first, second], step)
+        if step % 2:
+            first.grad = None
+        opt.step()
+    for index, param in enumerate((first, second)):
+        live, shown = opt.state.get(param, {}), saved["state"].get(index, {})
+        assert live.keys() == shown.keys() and all(live[key] is shown[key] for key in live)
+        assert float(shown.get("step", 4 + 2 * index)) == 4 + 2 * index
 
 
 def test_state_keeps_the_dtype_it_was_saved_with():

@@ -12,7 +12,7 @@ from fallline.backends import BACKENDS, bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.checkpoint import pack, unpack
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
-from fallline.options import COMMON, NUMBERS, check_dtypes, check_options, suggest
+from fallline.options import COMMON, NUMBERS, check_options, check_params, parameter_list, suggest
 from fallline.plan import Cohort, Plan, share_steps
 from fallline.rule import EMA, Rule, Update
 from fallline.state import check_gradient, complete_state
@@ -75,28 +75,25 @@ class Optimizer(torch.optim.Optimizer):
             )
         if defaults.get("foreach") and defaults.get("fused"):
             raise ArgumentError(f"{name}: foreach and fused must not both be True; leave both out for the fastest")
-        if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
-            raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
         self.backend: str = backend
         self.grad_norm: float | None = None
         self._plan: Plan | None = None
-        super().__init__(params, defaults)
+        super().__init__(parameter_list(name, params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with options of its own where it gives them.
 
         Raises:
-            ArgumentError: an option lies outside its range, or its name is nearly but not quite a known one.
+            ArgumentError: an option lies outside its range, or its name is nearly but not quite a known one; or a
+                parameter is no leaf or of a dtype that is not served.
         """
         if isinstance(param_group, Mapping):
-            self._check_group({**self.defaults, **param_group})
-            param_group = {"base_lr": _number(param_group.get("lr", self.defaults["lr"])), **param_group}
+            group = {**self.defaults, **param_group}
+            self._check_group(group)
+            param_group = {"base_lr": _number(group["lr"]), **param_group}
+            if "params" in group:  # without them it is refused below
+                param_group["params"] = check_params(type(self).__name__, group)
         super().add_param_group(param_group)
-        try:
-            check_dtypes(type(self).__name__, self.param_groups[-1])
-        except ArgumentError:
-            self.param_groups.pop()
-            raise
         self._plan = None
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -128,6 +125,8 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _update(self) -> None:
+        for group in self.param_groups:
+            self.rule.check_mode(type(self).__name__, group)
         unscale = getattr(self, "grad_scale", None) is not None
         updates = [self.rule.update_for(group, unscale) for group in self.param_groups]
         plan = self._plan
@@ -287,7 +286,7 @@ class Optimizer(torch.optim.Optimizer):
             post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "backend": self.backend}
+        return {**super().__getstate__(), "backend": self.backend, "grad_norm": self.grad_norm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

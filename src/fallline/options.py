@@ -1,12 +1,12 @@
 """The options of a parameter group, checked when the group is made."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.rule import FRACTION, POSITIVE, Rule
 
 # What a group has when neither it nor the constructor says otherwise, so that an outside rule need not name them.
@@ -21,6 +21,7 @@ COMMON: dict[str, Any] = {
     "rounding_seed": 0,
 }
 NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")  # of every rule
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 STATE_DTYPES = (None, torch.float32, torch.bfloat16)
 
 
@@ -77,9 +78,64 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
             )
 
 
-def check_dtypes(name: str, group: Mapping[str, Any]) -> None:
-    """Raise ArgumentError when the options of a group do not fit the dtypes of its parameters."""
-    dtypes = {param.dtype for param in group["params"]}
+def parameter_list(name: str, params: Any) -> list[Any]:
+    """Return what an optimizer is given as `params` as a list, which must not be empty (a group may be).
+
+    Raises:
+        ArgumentTypeError: it is no iterable, or one without an order.
+        ArgumentError: it is empty.
+    """
+    listed = _in_order(name, params)
+    if not listed:
+        raise ArgumentError(
+            f"{name}: params must hold a parameter at least, got an empty {type(params).__name__}; "
+            "was model.parameters() used up, or everything filtered out?"
+        )
+    return listed
+
+
+def _in_order(name: str, params: Any) -> list[Any]:
+    if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
+        raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
+    if isinstance(params, torch.Tensor) or not isinstance(params, Iterable):
+        raise ArgumentTypeError(
+            f"{name}: params must be an iterable of tensors, of (name, tensor) pairs or of groups, got a "
+            f"{type(params).__name__}; pass model.parameters() or [tensor]"
+        )
+    return list(params)
+
+
+def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
+    """Return the parameters of a group as a list of tensors or (name, tensor) pairs.
+
+    Raises:
+        ArgumentTypeError: one is no tensor, or they have no order.
+        ArgumentError: one is no leaf, or the options of the group do not fit its dtype.
+    """
+    alone = isinstance(group["params"], torch.Tensor)
+    params = [group["params"]] if alone else _in_order(name, group["params"])
+    tensors = [param[1] if isinstance(param, tuple) and len(param) == 2 else param for param in params]
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor):
+            raise ArgumentTypeError(
+                f"{name}: params must be tensors, got a {type(tensor).__name__}; pass model.parameters()"
+            )
+        if not (tensor.is_leaf or tensor.retains_grad or group.get("differentiable")):
+            raise ArgumentError(
+                f"{name}: params must be leaves, for no gradient reaches other tensors, got the result of "
+                f"{type(tensor.grad_fn).__name__} of shape {tuple(tensor.shape)}; pass what it was computed from, "
+                "or its detach().requires_grad_()"
+            )
+    _check_dtypes(name, {tensor.dtype for tensor in tensors}, group)
+    return params
+
+
+def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any]) -> None:
+    if unknown := dtypes - set(DTYPES):
+        raise ArgumentError(
+            f"{name}: params must be {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}, got one of "
+            f"{unknown.pop()}; leave out what is not trained, or convert it"
+        )
     if group["state_dtype"] is not None and (wide := dtypes - {torch.float32, torch.bfloat16, torch.float16}):
         raise ArgumentError(
             f"{name}: state_dtype is for float32, bfloat16 and float16 parameters, got one of {wide.pop()}; put such "

@@ -73,7 +73,11 @@ def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:
         return None
     steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float32)
     for state, step in zip(states, steps, strict=True):
-        state["step"] = step
+        old = state["step"]
+        if isinstance(old, torch.Tensor) and not old.is_inference():
+            old.data = step  # the tensor itself stays: state dicts given out earlier hold it
+        else:
+            state["step"] = step
     return steps
 
 

@@ -106,6 +106,10 @@ class Rule:
                 _check_pair(owner, name, group[name], allowed)
             else:
                 allowed.check(owner, name, group[name])
+        self.check_mode(owner, group)
+
+    def check_mode(self, owner: str, group: Mapping[str, Any]) -> None:
+        """Raise ArgumentError when the rule does not know the decay mode of `group`; any other would be no decay."""
         mode = group["weight_decay_mode"]
         if mode not in self.weight_decay_modes:
             raise ArgumentError(

@@ -98,4 +98,7 @@ def _class_of(rule: type[Optimizer] | Rule, defaults: Mapping[str, Any] | None) 
     positional = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "params")]
     keywords = [inspect.Parameter(name, keyword, default=value) for name, value in options.items()]
     init.__signature__ = inspect.Signature([*positional, *keywords])  # type: ignore[attr-defined]
-    return type(rule.name.title(), (Optimizer,), {"rule": rule, "__init__": init})
+    name = f"_{rule.name}"
+    cls = type(name, (Optimizer,), {"rule": rule, "__init__": init, "__module__": __name__})
+    globals()[name] = cls  # pickle finds classes by their names
+    return cls
