@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fallline"
-EAGER = ("optimizers", "schedules")  # packages whose __all__ is public and cheap to import
+EAGER = ("optimizers", "schedules", "wrappers")  # packages whose __all__ is public and cheap to import
 MODULES = ("errors", "schedules")  # public as modules: fl.schedules.cosine
 LAZY = {"compare": "lab"}  # names that need the extra `lab`, imported at first use
 

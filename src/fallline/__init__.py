@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fallline import errors, schedules
 from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
 from fallline.schedules import Constant, Cosine, Schedule, Scheduler, StepDecay, WarmupCosine
+from fallline.wrappers import SAM, frozen_batchnorm
 
 if TYPE_CHECKING:
     from fallline.lab import compare
 
 __all__ = [
     "LAMB",
+    "SAM",
     "SGD",
     "Adam",
     "AdamW",
@@ -30,6 +32,7 @@ __all__ = [
     "compare",
     "create_optimizer",
     "errors",
+    "frozen_batchnorm",
     "schedules",
 ]
 
