@@ -163,6 +163,21 @@ def one_call(params: list[torch.nn.Parameter], rounds: int, peak: float) -> str:
     )
 
 
+def two_phases(params: list[torch.nn.Parameter], rounds: int, peak: float) -> str:
+    """Return what SAM adds to the step of its base."""
+    opt = fallline.SAM(fallline.SGD(params, lr=1e-4), rho=0.05)
+    ms = {
+        name: statistics.median(times)
+        for name, times in alternate({"climb": opt.first_step, "back": opt._descend}, rounds).items()
+    }
+    # The gradient for the norm; parameter and gradient in, parameter and copy out; the copy back.
+    floor = sum(p.numel() for p in params) * (4 + 16 + 8) / 1e6 / peak
+    return (
+        f"SAM adds {ms['climb']:.0f} ms for the climb and {ms['back']:.0f} ms for the way back, "
+        f"{sum(ms.values()) / floor:.2f} × the floor of {floor:.0f} ms (reach: 1.2)."
+    )
+
+
 def spin() -> None:
     """Keep one core busy, as a data loader would."""
     while True:
@@ -213,6 +228,7 @@ def report(rounds: int) -> Iterator[str]:
     yield "\n## GPT-2 small, public Python implementations\n"
     yield from against_peers(large, rounds)
     yield "\n" + one_call(large, rounds, peak)
+    yield "\n" + two_phases(large, rounds, peak)
     with busy_process():
         yield "\n## GPT-2 small beside one busy process\n"
         yield from table(next(iter(SUITES.values())), ["SGD", "AdamW"], rounds, peak)
