@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow check format names golden bench clean
+.PHONY: demo test slow check format names golden docs bench clean
 
 demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write the report
 	$(BIN)/fallline compare digits --optimizers momentum,adam,adamw
@@ -21,6 +21,7 @@ check: $(STAMP)  ## lint, format, types, and that generated files are not stale
 	$(BIN)/mypy
 	$(BIN)/python tools/names.py --check
 	$(BIN)/python tests/oracles/make.py --check
+	$(BIN)/python tools/docs.py --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -31,6 +32,9 @@ names: $(STAMP)  ## write src/fallline/__init__.py from what the packages export
 
 golden: $(STAMP)  ## run the oracles and write their trajectories
 	$(BIN)/python tests/oracles/make.py
+
+docs: $(STAMP)  ## write docs/optimizers from the declarations
+	$(BIN)/python tools/docs.py
 
 bench: $(STAMP)  ## step times against torch; wants a quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt

@@ -51,6 +51,8 @@ def adam(
 class Adam(Optimizer):
     """Adam, drop-in for `torch.optim.Adam`; its `weight_decay` is L2, so prefer `AdamW` when decay matters.
 
+    Use when: quick prototypes without weight decay; with decay take AdamW.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

@@ -23,6 +23,8 @@ class AdamW(Optimizer):
     Decay comes first, as in PyTorch; after it instead of before it would differ by lr²·weight_decay. The strength
     is lr·weight_decay, so a doubled lr asks for half the decay; `weight_decay_mode="independent"` unties the two.
 
+    Use when: transformers, and whatever has not been tuned yet: the first choice in general.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

@@ -59,6 +59,8 @@ def lamb(
 class LAMB(Optimizer):
     """LAMB, for large batches: every tensor moves by about lr of its own norm.
 
+    Use when: very large batches, where one learning rate no longer suits all layers.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

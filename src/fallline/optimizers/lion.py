@@ -31,6 +31,8 @@ def lion(param: Any, grad: Any, exp_avg: Any, *, lr: Any, beta1: Any, beta2: Any
 class Lion(Optimizer):
     """Lion: half of Adam's state, steps of one length in every coordinate.
 
+    Use when: large models when state memory counts: one moment instead of two; with a smaller lr and a larger decay.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

@@ -37,6 +37,8 @@ def nadamw(
 class NAdamW(Optimizer):
     """AdamW with Nesterov momentum.
 
+    Use when: as AdamW; which of the two suits a model better, the lab tells.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

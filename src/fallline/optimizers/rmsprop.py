@@ -56,6 +56,8 @@ def rmsprop(
 class RMSprop(Optimizer):
     """RMSprop, drop-in for `torch.optim.RMSprop`.
 
+    Use when: recurrent networks and reinforcement learning, where gradients change their size as training goes on.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

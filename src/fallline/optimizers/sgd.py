@@ -44,6 +44,9 @@ def sgd(
 class SGD(Optimizer):
     """Stochastic gradient descent, drop-in for `torch.optim.SGD`.
 
+    Use when: convolutional networks, with momentum, when there is time to tune the learning rate and a schedule; where
+    memory is short.
+
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.

@@ -1,0 +1,217 @@
+"""Symbols that record the arithmetic done with them and print it as LaTeX."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+from fallline.rule import ALL, EMA
+
+Operand = Union["Symbol", float, int]
+SUM, PRODUCT, ATOM = 1, 2, 3  # how tightly a piece of LaTeX holds together
+
+# What a name of the code is called on paper; {} is where the time goes.
+LETTERS = {
+    "param": r"\theta{}",
+    "grad": "g{}",
+    "exp_avg": "m{}",
+    "exp_avg_sq": "v{}",
+    "max_exp_avg_sq": r"v^{{\max}}{}",
+    "square_avg": "v{}",
+    "grad_avg": r"\bar g{}",
+    "momentum_buffer": "b{}",
+    EMA: r"\bar\theta{}",
+    "update": "u{}",
+    "ratio": "r{}",
+    "lr": r"\eta",
+    "relative_lr": r"\frac{{\eta}}{{\eta_0}}",
+    "weight_decay": r"\lambda",
+    "beta1": r"\beta_1",
+    "beta2": r"\beta_2",
+    "alpha": r"\alpha",
+    "eps": r"\epsilon",
+    "momentum": r"\mu",
+    "dampening": r"\tau",
+    "trust_clip": "c",
+    "clip_grad_value": "c",
+    "clip_grad_norm": "c",
+    "ema_decay": "d",
+    "step": "t",
+    "first": r"t = 1",
+}
+
+
+def letter(name: str, time: str = "") -> str:
+    """Return the LaTeX of a name, at a time such as "t" or "t-1" where it has one."""
+    plain = rf"\mathrm{{{name}}}".replace("_", r"\_").replace("{", "{{").replace("}", "}}") + "{}"
+    return LETTERS.get(name, plain).format(f"_{{{time}}}" if len(time) > 1 else f"_{time}" if time else "")
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """An expression: a leaf with its LaTeX, or an operation on expressions. Equal when written alike."""
+
+    operation: str
+    operands: tuple[Any, ...]
+
+    def __add__(self, other: Operand) -> Operand:
+        return self if _is(other, 0) else Symbol("+", (self, other))
+
+    def __radd__(self, other: Operand) -> Operand:
+        return self if _is(other, 0) else Symbol("+", (other, self))
+
+    def __sub__(self, other: Operand) -> Operand:
+        return self if _is(other, 0) else Symbol("-", (self, other))
+
+    def __rsub__(self, other: Operand) -> Operand:
+        return -self if _is(other, 0) else Symbol("-", (other, self))
+
+    def __mul__(self, other: Operand) -> Operand:
+        return _product(self, other)
+
+    def __rmul__(self, other: Operand) -> Operand:
+        return _product(other, self)
+
+    def __truediv__(self, other: Operand) -> Operand:
+        return self if _is(other, 1) else Symbol("/", (self, other))
+
+    def __rtruediv__(self, other: Operand) -> "Symbol":
+        return Symbol("/", (other, self))
+
+    def __pow__(self, other: Operand) -> "Symbol":
+        return Symbol("**", (self, other))
+
+    def __neg__(self) -> Operand:
+        if self.operation == "neg":
+            return self.operands[0]
+        if self.operation == "max":  # how ops.minimum is made of maximum
+            return Symbol("min", tuple(-operand for operand in self.operands))
+        return Symbol("neg", (self,))
+
+    def __gt__(self, other: Operand) -> "Symbol":
+        return Symbol(">", (self, other))
+
+    def __lt__(self, other: Operand) -> "Symbol":
+        return Symbol("<", (self, other))
+
+    def __bool__(self) -> bool:
+        raise TypeError("a rule may branch on its options and on absent states, not on numbers; use ops.where")
+
+    def sqrt(self) -> "Symbol":
+        """Return a square root."""
+        return Symbol("sqrt", (self,))
+
+    def sign(self) -> "Symbol":
+        """Return a sign."""
+        return Symbol("sign", (self,))
+
+    def maximum(self, other: Operand) -> "Symbol":
+        """Return the larger of two values."""
+        return Symbol("max", (self, other))
+
+    def where(self, x: Operand, y: Operand) -> Operand:
+        """Return a choice by this symbol; none when there is nothing to choose."""
+        return x if x == y else Symbol("where", (self, x, y))
+
+
+def _is(value: Operand, number: int) -> bool:
+    return not isinstance(value, Symbol) and value == number
+
+
+def _product(*factors: Operand) -> Operand:
+    if any(_is(factor, 0) for factor in factors):
+        return 0
+    flat: list[Operand] = []
+    for factor in factors:
+        nested = isinstance(factor, Symbol) and factor.operation == "*"
+        flat += factor.operands if nested else () if _is(factor, 1) else (factor,)  # type: ignore[union-attr]
+    return flat[0] if len(flat) == 1 else Symbol("*", tuple(flat))
+
+
+def leaf(latex: str) -> Symbol:
+    """Return a symbol without parts."""
+    return Symbol("leaf", (latex,))
+
+
+def children(value: Operand) -> Iterator[Operand]:
+    """Yield what an expression is made of."""
+    if isinstance(value, Symbol) and value.operation != "leaf":
+        yield from (o for o in value.operands if isinstance(o, (Symbol, int, float)))
+
+
+class Printer:
+    """Writes expressions in LaTeX, those that have a name by it.
+
+    Args:
+        names: expression to the LaTeX it goes by.
+    """
+
+    def __init__(self, names: Mapping[Symbol, str]) -> None:
+        self.names = names
+
+    def right_side(self, value: Symbol) -> str:
+        """Return an expression by its parts, even when it has a name."""
+        return self._parts(value, nested=False)[0]
+
+    def _text(self, value: Operand, least: int = SUM, nested: bool = False) -> str:
+        """Return LaTeX that holds together at least so tightly; `nested` in a fraction, where others are slashed."""
+        if not isinstance(value, Symbol):
+            text, tight = _number(value), ATOM if value >= 0 else SUM
+        elif value in self.names:
+            text, tight = self.names[value], ATOM
+        else:
+            text, tight = self._parts(value, nested)
+        return text if tight >= least else _bracketed(text)
+
+    def _parts(self, value: Symbol, nested: bool) -> tuple[str, int]:
+        """Return the LaTeX of an operation, and how tightly it holds together."""
+        operation, o = value.operation, value.operands
+        if operation == "leaf":
+            return o[0], ATOM
+        if operation in ("+", "-", "<", ">"):
+            right = SUM if operation == "+" else PRODUCT
+            return f"{self._text(o[0], SUM, nested)} {operation} {self._text(o[1], right, nested)}", SUM
+        if operation == "neg":
+            return f"-{self._text(o[0], PRODUCT, nested)}", SUM
+        if operation == "*":
+            return self._product(o, nested), PRODUCT
+        if operation == "/" and nested:
+            return f"{self._text(o[0], PRODUCT, True)} / {self._text(o[1], ATOM, True)}", PRODUCT
+        if operation == "/":
+            return rf"\frac{{{self._text(o[0], SUM, True)}}}{{{self._text(o[1], SUM, True)}}}", PRODUCT
+        if operation == "**":
+            return f"{self._text(o[0], ATOM, nested)}^{{{self._text(o[1])}}}", PRODUCT
+        if operation == "where":
+            lines = f"{self._text(o[1])} & \\text{{if }} {self._text(o[0])} \\\\ {self._text(o[2])} & \\text{{else}}"
+            return rf"\begin{{cases}} {lines} \end{{cases}}", SUM
+        return self._call(operation, o, nested), ATOM
+
+    def _call(self, operation: str, o: Sequence[Any], nested: bool) -> str:
+        if operation == "sqrt":
+            return rf"\sqrt{{{self._text(o[0], SUM, nested)}}}"
+        if operation == "norm":
+            return rf"\lVert {self._text(o[0])} \rVert" + (r"_{\mathrm{all}}" if o[1] == ALL else "")
+        name = {"max": r"\max", "min": r"\min", "sign": r"\mathrm{sign}"}[operation]
+        return name + _bracketed(", ".join(self._text(part, SUM, nested) for part in o))
+
+    def _product(self, factors: Sequence[Operand], nested: bool) -> str:
+        counts = {factor: factors.count(factor) for factor in factors}  # in the order in which they were written
+        texts = {factor: self._text(factor, ATOM if n > 1 else PRODUCT, nested) for factor, n in counts.items()}
+        for factor, count in counts.items():
+            if count > 1:  # the braces keep v^{\max} squared from having two superscripts
+                base = f"{{{texts[factor]}}}" if "^" in texts[factor] else texts[factor]
+                texts[factor] = f"{base}^{count}"
+        parts = [r"\, " * text.startswith(r"\frac") + text for text in texts.values()]
+        return " ".join(parts).removeprefix(r"\, ")
+
+
+def _bracketed(text: str) -> str:
+    tall = any(word in text for word in (r"\frac", r"\sqrt", r"\begin"))
+    return rf"\left({text}\right)" if tall else f"({text})"
+
+
+def _number(value: float) -> str:
+    mantissa, _, exponent = f"{value:g}".partition("e")
+    if not exponent:
+        return mantissa
+    power = f"10^{{{int(exponent)}}}"
+    return power if mantissa == "1" else rf"{mantissa} \cdot {power}"
