@@ -7,11 +7,11 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from typeset import LETTERS, Operand, Printer, Symbol, children, leaf, letter
 
 from fallline.base import Optimizer
 from fallline.errors import FalllineError
 from fallline.rule import EMA, Update
+from typeset import LETTERS, Operand, Printer, Symbol, children, leaf, letter
 
 Options = Mapping[str, Any]
 
