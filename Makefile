@@ -39,6 +39,7 @@ docs: $(STAMP)  ## write docs/optimizers from the declarations
 bench: $(STAMP)  ## step times against torch; wants a quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python tools/docs.py
 
 # constraints.txt pins torch: a looser range may fetch gigabytes of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt

@@ -1,51 +1,216 @@
-"""The pages of the optimizers follow from the declarations."""
+"""The docs say what is declared: formulas, defaults, links; and whoever changes a declaration is told to write them."""
 
+import inspect
+import math
 import re
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
+import torch
 
-from fallline.optimizers import OPTIMIZERS, Adam
-
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tools"))
-
-import docs  # noqa: E402
-from equations import equations, variants  # noqa: E402
+import declaration
+import docs
+from equations import equations, run, variants
+from fallline import ops
+from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
+from fallline.rule import Range
+from typeset import Printer, Symbol, leaf, letter
 
 EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+A, B, C = leaf("a"), leaf("b"), leaf("c")
 
 
-def test_adams_equations_are_those_of_the_paper():
-    first, second, step = equations(Adam, {})
-    assert first == r"m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t"
-    assert second == r"v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2"
-    assert r"\frac{\eta}{1 - \beta_1^{t}}" in step and r"\sqrt{v_t}" in step and r"\epsilon" in step
-
-
-@EVERY_CLASS
-def test_equations_show_every_option_and_balance_their_braces(cls):
-    pages = [equations(cls, {}), *(equations(cls, on) for on, _ in variants(cls).values())]
-    assert len({tuple(page) for page in pages}) == len(pages)
-    for line in (line for page in pages for line in page):
-        assert line.count("{") == line.count("}") and line.count("&=") == 1
-    assert pages[0][-1].startswith(r"\theta_t")
+def latex(value):
+    return Printer({}).right_side(value)
 
 
 @EVERY_CLASS
-def test_a_page_names_defaults_state_and_source(cls):
-    text = docs.page(cls.rule.name, cls)
-    assert cls.rule.source in text and "**Use when:**" in text
-    assert all(f"| `{name}` |" in text for name in ("lr", "weight_decay", *cls.rule.ranges))
+def test_the_page_is_not_stale(cls):
+    assert docs.page(cls) == (docs.FOLDER / f"{cls.rule.name}.md").read_text(encoding="utf-8")
 
 
-def test_state_bytes_are_counted():
-    assert [docs.state_bytes(OPTIMIZERS[name]) for name in ("sgd", "lion", "adamw")] == [0, 4, 8]
-    assert docs.state_bytes(Adam, amsgrad=True) == 12
+@pytest.mark.slow
+def test_nothing_is_stale_pictures_included():
+    assert docs.stale(docs.render()) == []
 
 
-def test_links_lead_somewhere():
-    for page in [*docs.TARGET.glob("*.md"), ROOT / "README.md"]:
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / link).exists(), (page.name, link)
+def test_another_default_makes_the_page_stale():
+    signature = inspect.signature(Adam)
+    changed = [p.replace(default=0.5) if p.name == "eps" else p for p in signature.parameters.values()]
+    copy = type("Adam", (Adam,), {"__doc__": Adam.__doc__, "__signature__": signature.replace(parameters=changed)})
+    copy.__module__ = Adam.__module__
+    assert docs.page(copy).replace("`0.5`", "`1e-8`") == docs.page(Adam) != docs.page(copy)
+
+
+def test_another_formula_makes_the_page_stale():
+    def adam(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, *, lr, beta1, beta2, eps, step):
+        numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "step": step + 1}
+        return Adam.rule.function(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, **numbers)
+
+    copy = type("Adam", (Adam,), {"rule": replace(Adam.rule, function=adam)})
+    assert equations(copy, {}) != equations(Adam, {})
+
+
+def test_files_that_are_missing_differ_or_are_left_over_are_stale(tmp_path):
+    for name in ("same.md", "other.md", "left-over.md"):
+        (tmp_path / name).write_text(name)
+    assert docs.stale({"same.md": "same.md", "other.md": "new", "missing.md": ""}, tmp_path) == [
+        "left-over.md",
+        "missing.md",
+        "other.md",
+    ]
+
+
+def test_adams_formula_is_adams():
+    assert equations(Adam, {"weight_decay": 0.1}) == [
+        r"\tilde g_t &= g_t + \lambda \theta_{t-1}",
+        r"m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \tilde g_t",
+        r"v_t &= \beta_2 v_{t-1} + (1 - \beta_2) \tilde g_t^2",
+        r"\theta_t &= \theta_{t-1} - \frac{\eta}{1 - \beta_1^{t}} \, "
+        r"\frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^{t}} + \epsilon}",
+    ]
+
+
+def test_an_option_is_shown_with_those_it_needs():
+    on, without = variants(SGD)["nesterov"]
+    assert on.keys() == {"nesterov", "momentum"} and without.keys() == {"momentum"}
+    assert variants(Adam).keys() == {"amsgrad"}
+
+
+@EVERY_CLASS
+def test_every_option_of_a_rule_has_its_formula(cls):
+    switched = {option for option in cls.rule.state.values() if option} | set(cls.rule.flags)
+    optional = {name for name, allowed in cls.rule.ranges.items() if isinstance(allowed, Range) and allowed.optional}
+    assert switched | optional <= variants(cls).keys()
+
+
+@EVERY_CLASS
+def test_equations_balance_their_braces(cls):
+    for options in ({}, *(on for on, _ in variants(cls).values())):
+        lines = equations(cls, options)
+        assert lines[-1].startswith(r"\theta_t &=")
+        assert all(line.count("{") == line.count("}") and line.count("&=") == 1 for line in lines)
+
+
+@EVERY_CLASS
+def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
+    always, more = declaration.state_bytes(cls)
+    for option in (None, *more):
+        options = {} if option is None else {option: 0.5 if option in cls.rule.ranges else True}
+        param = torch.nn.Parameter(torch.zeros(10))
+        optimizer = cls([param], backend="reference", **options)
+        param.grad = torch.ones(10)
+        optimizer.step()
+        real = sum(v.numel() * v.element_size() for k, v in optimizer.state[param].items() if k != "step") // 10
+        assert real == always + more.get(option, 0)
+
+
+# Numbers for every letter; a formula that dropped or turned round a term would give another result.
+LETTERS = ("lr", "beta1", "beta2", "alpha", "eps", "momentum", "dampening", "weight_decay", "trust_clip", "step")
+NUMBERS = {name: 0.31 + 0.07 * i for i, name in enumerate(LETTERS)} | {"first": False}
+
+
+def value_of(symbol, numbers):
+    """Calculate what a symbol stands for."""
+    if not isinstance(symbol, Symbol):
+        return symbol
+    if symbol.operation == "leaf":
+        return numbers[symbol.operands[0]]
+    o = [value_of(part, numbers) for part in symbol.operands]
+    return {
+        "+": lambda: o[0] + o[1],
+        "-": lambda: o[0] - o[1],
+        "*": lambda: o[0] * o[1],
+        "/": lambda: o[0] / o[1],
+        "**": lambda: o[0] ** o[1],
+        ">": lambda: o[0] > o[1],
+        "neg": lambda: -o[0],
+        "sqrt": lambda: math.sqrt(o[0]),
+        "sign": lambda: ops.sign(o[0]),
+        "max": lambda: max(o),
+        "min": lambda: min(o),
+        "norm": lambda: abs(o[0]),
+        "where": lambda: o[1] if o[0] else o[2],
+    }[symbol.operation]()
+
+
+@EVERY_CLASS
+def test_what_is_printed_calculates_what_the_rule_does(cls):
+    for options in ({}, *(on for on, _ in variants(cls).values())):
+        update, new, _ = run(cls, {"weight_decay": 0.1, **options})
+        param, grad, state = 0.8, -0.6, [0.5 + 0.1 * i for i, _ in enumerate(update.state)]
+        zero = {name for name in update.scalars if inspect.signature(cls).parameters.get(name)} - options.keys()
+        scalars = {
+            name: 0 if name in zero and inspect.signature(cls).parameters[name].default == 0 else NUMBERS[name]
+            for name in update.scalars
+        } | {"weight_decay": NUMBERS["weight_decay"]}
+        right = update(param, grad, state, scalars, lambda values, scope: abs(values))
+        numbers = {letter(name): number for name, number in NUMBERS.items()}
+        numbers |= {letter("param", "t-1"): param, letter("grad", "t"): grad}
+        numbers |= {letter(key, "t-1"): number for key, number in zip(update.state, state, strict=True)}
+        # The same operations in another order of negations only.
+        assert [value_of(symbol, numbers) for symbol in new] == pytest.approx(right, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (A - (B - C), "a - (b - c)"),
+        (A * (B + C), "a (b + c)"),
+        (A * A * B, "a^2 b"),
+        (leaf(r"v^{\max}") * leaf(r"v^{\max}"), r"{v^{\max}}^2"),
+        ((A + B) ** C, "(a + b)^{c}"),
+        (A / (B / C), r"\frac{a}{b / c}"),
+        ((A / B * C) / B, r"\frac{\frac{a}{b} c}{b}"),  # a / b c would be read as a / (b c)
+        (A / (B / (C * A)), r"\frac{a}{b / (c a)}"),
+        (ops.minimum(ops.maximum(A, -B), B), r"\min(\max(a, -b), b)"),
+        (ops.minimum(A, 1), r"\min(a, 1)"),
+        (1e-6 + A, "10^{-6} + a"),
+        (2.5e-6 + A, r"2.5 \cdot 10^{-6} + a"),
+        (0 * A + 1 * B + 0, "b"),
+    ],
+)
+def test_expressions_are_printed_as_people_write_them(value, text):
+    assert latex(value) == text
+
+
+def test_no_number_is_branched_on():
+    with pytest.raises(TypeError, match=r"ops\.where"):
+        bool(A > B)
+
+
+def anchors(text):
+    """The anchors of the headings of a page."""
+    titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted(docs.FOLDER.glob("*.md")), docs.ROOT / "README.md"], ids=lambda path: path.name
+)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    assert links
+    for target, _, anchor in (link.partition("#") for link in links if not link.startswith("https://")):
+        assert (path.parent / target).exists(), target
+        assert not anchor or anchor in anchors((path.parent / target).read_text(encoding="utf-8")), anchor
+
+
+@EVERY_CLASS
+def test_pictures_are_there_and_small(cls):
+    picture = (docs.FOLDER / f"{cls.rule.name}.svg").read_text(encoding="utf-8")
+    assert picture.startswith("<svg") and cls.__name__ in picture
+    assert len(picture) < 20_000
+
+
+def test_a_class_that_does_not_say_when_to_use_it_is_refused():
+    with pytest.raises(SystemExit, match="Silent: its docstring must have a paragraph 'Use when"):
+        declaration.use_when(type("Silent", (NAdamW,), {"__doc__": "An optimizer."}))
+
+
+def test_a_class_that_was_not_measured_has_no_time(tmp_path, monkeypatch):
+    assert declaration.step_times(Adam)[""]["optimizer"] == "Adam"
+    monkeypatch.setattr(declaration, "BENCHMARKS", tmp_path / "benchmarks.md")
+    (tmp_path / "benchmarks.md").write_text("# Benchmarks\n")
+    assert declaration.step_times(Adam) == {}
+    assert "| 8 – 12 | – | – |" in docs.index([Adam])

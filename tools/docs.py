@@ -1,169 +1,271 @@
-"""Write docs/optimizers/: a page and a picture for each optimizer, and a table of all.
+"""Write docs/optimizers/: a page and a picture for every optimizer.  python tools/docs.py [--check].
 
-python tools/docs.py [--check]
-
-Everything comes from the declarations: equations from running the rule on symbols, defaults from the signature, ranges
-from the lab's search spaces, advice from the docstring ("Use when: …"), times from docs/benchmarks.md.
+Everything on the pages comes from the declarations: formulas from running the rule (`equations.py`), the rest from
+docstrings, signatures, search spaces and docs/benchmarks.md (`declaration.py`).
 """
 
 import inspect
 import re
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from equations import equations, symbols, variants
-from picture import svg
-
+from declaration import (
+    ROOT,
+    arguments,
+    arms,
+    machine,
+    rule_sections,
+    searched,
+    sections,
+    state_bytes,
+    step_times,
+    use_when,
+)
+from declaration import items as entries
+from equations import accepts, equations, symbols, variants
 from fallline.base import Optimizer
-from fallline.lab.spaces import SPACES, Dimension
 from fallline.optimizers import OPTIMIZERS
-from fallline.rule import NON_NEGATIVE, WEIGHT_DECAY_MODES
+from fallline.problems import PROBLEMS
+from picture import LRS, STEPS, svg
+from typeset import letter
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "docs" / "optimizers"
-BENCHMARKS = ROOT / "docs" / "benchmarks.md"
-SOURCE = "Written by `make docs` from the declarations; do not edit."
-
-
-def advice(cls: type[Optimizer]) -> str:
-    """Return what the docstring says under "Use when"."""
-    found = re.search(r"Use when: (.*?)\n\s*\n", inspect.getdoc(cls) or "", re.DOTALL)
-    if found is None:
-        raise SystemExit(f"{cls.__name__}: the docstring must say when to use it; add a line 'Use when: …'")
-    return " ".join(found.group(1).split())
+FOLDER = ROOT / "docs" / "optimizers"
+NOTE = "<!-- Written by `make docs` from the declarations in src/fallline; edit those. -->"
+DECAY: dict[str, Any] = {"weight_decay": 0.1}  # any but 0, to be shown
+ABSENT = "–"
 
 
-def typeset(lines: list[str]) -> str:
-    """Return equations as a block that GitHub typesets."""
-    return "```math\n\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}\n```"
+def render() -> dict[str, str]:
+    """Return every file of docs/optimizers by its name."""
+    classes = list(OPTIMIZERS.values())
+    pages = {f"{cls.rule.name}.md": page(cls) for cls in classes}
+    pictures = {f"{cls.rule.name}.svg": svg(cls) for cls in classes}
+    return {"README.md": index(classes), "options.md": options(classes), **pages, **pictures}
 
 
-def state_bytes(cls: type[Optimizer], **options: object) -> int:
-    """Return the bytes of state that a float32 parameter has, its step count aside."""
-    made: type = cls
-    opt = made([param := torch.nn.Parameter(torch.zeros(1000))], backend="reference", **options)
-    param.grad = torch.ones(1000)
-    opt.step()
-    return sum(v.numel() * v.element_size() for k, v in opt.state[param].items() if k != "step") // 1000
+def stale(files: dict[str, str], folder: Path = FOLDER) -> list[str]:
+    """Return the names of files that are missing, differ, or belong to nothing any more."""
+    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*")}
+    return sorted(name for name in files.keys() | there.keys() if files.get(name) != there.get(name))
 
 
-def span(name: str, dimension: str) -> str:
-    """Return the range that the lab searches for an optimizer, over all its arms; empty if it searches none."""
-    found: list[Dimension] = [
-        d for space in SPACES.values() if space.optimizer == name for d in space.dimensions if d.name == dimension
-    ]
-    return f"{min(d.low for d in found):.2g} to {max(d.high for d in found):.2g}" if found else ""
+def page(cls: type[Optimizer]) -> str:
+    """Return the page of an optimizer."""
+    return _joined([*_head(cls), *_update(cls), *_arguments(cls), *_cost(cls), *_source(cls)])
 
 
-def step_time(cls: type[Optimizer]) -> str:
-    """Return the measured milliseconds of a step with the defaults, on GPT-2 small."""
-    table = BENCHMARKS.read_text().split("\n## ")[1]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
-    times = {row[0]: row[rows[0].index("fallline")] for row in rows}
-    return times.get(cls.__name__, "–")
+def _head(cls: type[Optimizer]) -> Iterator[str]:
+    name = cls.rule.name
+    yield NOTE
+    yield f"# {cls.__name__}"
+    yield sections(cls)[""]
+    yield f"**Use when** {use_when(cls)[1]}"
+    yield f"```pycon\n{sections(cls)['Example']}\n```"
+    yield f"![The path of {cls.__name__} on a ravine, beside plain SGD's]({name}.svg)"
+    yield (
+        f"*{STEPS} steps from the ring on [the ravine](README.md#the-pictures), whose minimum is the plus, each at the "
+        "learning rate that suits it best there, without weight decay.*"
+    )
 
 
-def page(name: str, cls: type[Optimizer]) -> str:
-    """Return the page of one optimizer."""
-    rule = cls.rule
-    summary = (inspect.getdoc(cls) or "").split("\n\n")[0]
-    modes = ", ".join(f"`{mode}`" for mode in rule.weight_decay_modes)
-    extra = "".join(f"; `{key}` comes with `{option}`" for key, option in rule.state.items() if option)
-    parts = [
-        f"# {cls.__name__}",
-        summary,
-        f"**Use when:** {advice(cls)}",
-        f"![Path of {cls.__name__} on the ravine]({name}.svg)",
-        "Forty steps in a valley 30 times as steep across as along, beside plain SGD; each at the learning rate "
-        "that does best there.",
-        "## Update",
-        typeset(equations(cls, {})),
-    ]
-    for on, _ in variants(cls).values():
-        given = ", ".join(f"{key}={value}" for key, value in on.items())
-        parts += [f"With `{given}`:", typeset(equations(cls, on))]
-    parts += [
-        f"Weight decay is {modes.split(', ')[0]} unless asked otherwise; it may be {modes} "
-        "([what they mean](options.md)).",
-        "## Hyperparameters",
-        hyperparameters(name, cls),
-        "## State",
-        f"{state_bytes(cls)} bytes a float32 parameter{extra}. `state_dtype=torch.bfloat16` halves it. A step of GPT-2 "
-        f"small took {step_time(cls)} ms ([measured](../benchmarks.md)).",
-        "## Source",
-        f"{rule.source}.",
-        SOURCE,
-    ]
-    return "\n\n".join(parts) + "\n"
+def _update(cls: type[Optimizer]) -> Iterator[str]:
+    yield "## Update"
+    yield _math(equations(cls, DECAY))
+    mode = cls.rule.weight_decay_modes[0]
+    legend = [f"{_inline(letter('param'))} parameter", f"{_inline(letter('grad'))} gradient"]
+    if any("t" in re.findall(r"\^\{(t)\}", line) for line in equations(cls, DECAY)):
+        legend.append(f"{_inline('t')} the updates this parameter has received, 1 at its first")
+    yield (
+        f"{'; '.join(legend)}; other letters below. Decay is shown in its default mode, `{mode}`; "
+        "[options](options.md) has the others, and clipping and averaging."
+    )
+    for option, (on, off) in variants(cls).items():
+        without = equations(cls, {**DECAY, **off})
+        yield f"With {_set(on)}{' instead' if on[option] is False else ''}:"
+        yield _math([line for line in equations(cls, {**DECAY, **on}) if line not in without])
 
 
-def hyperparameters(name: str, cls: type[Optimizer]) -> str:
-    """Return the table of hyperparameters."""
-    parameters, letters = inspect.signature(cls).parameters, symbols(cls)
-    rows = ["| name | | default | may be | the lab searches |", "|---|---|---|---|---|"]
-    for key in ("lr", *cls.rule.ranges, "weight_decay"):
-        allowed = cls.rule.ranges.get(key, NON_NEGATIVE)
-        rows.append(f"| `{key}` | ${letters[key]}$ | {parameters[key].default} | {allowed} | {span(name, key)} |")
-    return "\n".join(rows)
+def _set(on: dict[str, Any]) -> str:
+    return " and ".join(f"`{k}={v}`" if isinstance(v, bool) else f"`{k}`" for k, v in on.items())
 
 
-def index() -> str:
-    """Return the table of all optimizers."""
-    rows = [
-        f"| [{cls.__name__}]({name}.md) | {span(name, 'lr')} | "
-        f"{inspect.signature(cls).parameters['weight_decay'].default:g} ({span(name, 'weight_decay')}) | "
-        f"{advice(cls)} | {state_bytes(cls)} | {step_time(cls)} |"
-        for name, cls in OPTIMIZERS.items()
-    ]
-    machine = next(line for line in BENCHMARKS.read_text().splitlines() if line.startswith("Machine:"))
-    head = ["| optimizer | learning rate | weight decay | use when | bytes | ms |", "|---|---|---|---|--:|--:|"]
-    parts = [
-        "# Optimizers",
-        "Learning rates that the lab searches; the default of weight decay, and what the lab searches in brackets; "
-        "bytes of state a float32 parameter; milliseconds a step of GPT-2 small (124 M parameters).",
-        "\n".join([*head, *rows]),
-        machine,
-        "[Options that all of them have](options.md). `SAM(base, rho)` wraps any of them, or one of PyTorch's: see its "
-        "docstring and the [examples](../../examples).",
-        SOURCE,
-    ]
-    return "\n\n".join(parts) + "\n"
+def _arguments(cls: type[Optimizer]) -> Iterator[str]:
+    yield "## Arguments"
+    letters = symbols(cls)
+    yield _table(
+        ("argument", "", "default", "meaning"),
+        [
+            (f"`{name}`", _inline(letters[name]) if name in letters else "", f"`{_short(default)}`", text)
+            for name, (default, text) in arguments(cls).items()
+        ],
+    )
+    yield "Every optimizer has [more options](options.md)."
+    if arms(cls):
+        names = ", ".join(f"`{arm}`" for arm in arms(cls))
+        yield f"In the lab (`fallline compare`): {names}; the learning rate is searched in {_range(cls, 'lr')}."
 
 
-def options() -> str:
-    """Return the page of the options that every optimizer has, shown on AdamW."""
-    cls = OPTIMIZERS["adamw"]
-    shown: list[dict[str, Any]] = [{"weight_decay_mode": mode} for mode in WEIGHT_DECAY_MODES]
-    shown += [{"maximize": True}, {"clip_grad_value": 1.0}, {"clip_grad_norm": 1.0}, {"ema_decay": 0.999}]
-    described = (inspect.getdoc(Optimizer) or "").split("Args:\n")[1]
-    parts = ["# Options of every optimizer", f"```text\n{inspect.cleandoc(chr(10) + described)}\n```", "On AdamW:"]
-    for given in shown:
-        ((key, value),) = given.items()
-        parts += [f"`{key}={value!r}`", typeset(equations(cls, given))]
-    parts.append("$\\eta_0$ is the learning rate before any schedule; norms are over all parameters of all groups.")
-    return "\n\n".join([*parts, SOURCE]) + "\n"
+def _cost(cls: type[Optimizer]) -> Iterator[str]:
+    yield "## Memory and time"
+    always, more = state_bytes(cls)
+    extra = "".join(f"; {count} more with `{option}`" for option, count in more.items())
+    halved = " `state_dtype=torch.bfloat16` halves it." if cls.rule.state else ""
+    yield f"**{always} bytes of state a parameter**{extra} (float32).{halved}"
+    texts = entries(rule_sections(cls)["State"])
+    if cls.rule.state:
+        rows = [(f"`{key}`", _inline(letter(key, "t")), texts.get(key, "")) for key in cls.rule.state]
+        yield _table(("state", "", "meaning"), rows)
+    if times := step_times(cls):
+        rows = [(o or "plain", row["fallline"], _best_torch(row)) for o, row in times.items()]
+        yield _table(("GPT-2 small (124 M), ms a step", "fallline", "torch's best"), rows, right=2)
+        yield f"[Measured](../benchmarks.md) on {machine()}."
 
 
-def files() -> dict[str, str]:
-    """Return every generated file by its name."""
-    texts = {"README.md": index(), "options.md": options()}
-    for name, cls in OPTIMIZERS.items():
-        texts |= {f"{name}.md": page(name, cls), f"{name}.svg": svg(cls)}
-    return texts
+def _best_torch(row: dict[str, str]) -> str:
+    numbers = [row[name] for name in row if name.startswith("torch") and row[name] != ABSENT]
+    return min(numbers, key=float, default=ABSENT)
+
+
+def _source(cls: type[Optimizer]) -> Iterator[str]:
+    yield "## Source"
+    yield f"{_linked(cls.rule.source)}."
+    if differs := rule_sections(cls).get("Differs"):
+        yield f"What differs here: {' '.join(differs.split())}"
+    path = Path(inspect.getfile(cls)).relative_to(ROOT).as_posix()
+    yield f"The rule and the class: [`{path}`](../../{path})."
+
+
+def _linked(source: str) -> str:
+    return re.sub(r"arXiv:([\w.]+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
+
+
+def index(classes: Iterable[type[Optimizer]]) -> str:
+    """Return the list of optimizers with the table that compares them."""
+    rows = []
+    for cls in classes:
+        always, more = state_bytes(cls)
+        row = step_times(cls).get("", {})
+        state = f"{always}" + (f" – {always + sum(more.values())}" if more else "")
+        rows.append(
+            (
+                f"[{cls.__name__}]({cls.rule.name}.md)",
+                *(f"{_short(arguments(cls)[name][0])} ({_range(cls, name)})" for name in ("lr", "weight_decay")),
+                use_when(cls)[0],
+                state,
+                row.get("fallline", ABSENT),
+                _best_torch(row),
+            )
+        )
+    columns = ("", "learning rate", "weight decay", "use when", "state, B", "step, ms", "torch, ms")
+    return _joined(
+        [
+            NOTE,
+            "# Optimizers",
+            "Which one is best for *your* model is a question for `fallline compare`; this is where to begin.",
+            _table(columns, rows, right=3),
+            "Learning rate and weight decay: the default, and in parentheses the range that the lab searches. State: "
+            "bytes a float32 parameter, with all options at most. Step: GPT-2 small (124 M parameters), "
+            f"[measured](../benchmarks.md) on {machine()}, beside the best of torch's loop, foreach and fused.",
+            "What all of them have (clipping, averaging, the modes of weight decay) is under [options](options.md). "
+            "`SAM(base)` wraps any of them, or one of PyTorch's: see its docstring and the [examples](../../examples).",
+            "## The pictures",
+            PICTURES,
+        ]
+    )
+
+
+PICTURES = f"""\
+Each page shows {STEPS} steps on the surface `ravine` of `fallline.problems`. {PROBLEMS["ravine"].summary} Every
+optimizer runs at the learning rate, of {len(LRS)}, with the lowest mean value over its steps, without weight decay and
+otherwise as the lab's arm of its name; so does plain SGD. Two dimensions without noise show how an optimizer moves, not
+how well it trains a network."""
+
+
+def options(classes: Sequence[type[Optimizer]]) -> str:
+    """Return the page of the options that every optimizer has, their formulas shown on the one without state."""
+    first = min(classes, key=lambda cls: state_bytes(cls)[0])  # plain gradient descent, where each option shows best
+    plain = equations(first, {})
+    shown: list[str] = []
+    rest: list[tuple[str, ...]] = []
+    for name, (_, text) in arguments(Optimizer).items():
+        text = f"{text[0].upper()}{text[1:]}"
+        if name == "weight_decay_mode":
+            shown += [f"## `{name}`", text, *_decay_modes(first), _table(*_modes_of(classes))]
+        elif lines := _changed(first, name, plain):
+            shown += [f"## `{name}`", text, _math(lines)]
+        else:
+            rest.append((f"`{name}`", text))
+    intro = f"Shown on [{first.__name__}]({first.rule.name}.md) without momentum, which is without them:"
+    head = [NOTE, "# Options of every optimizer", intro, _math(plain)]
+    return _joined([*head, *shown, "## How a step runs", _table(("option", "meaning"), rest)])
+
+
+def _changed(cls: type[Optimizer], name: str, plain: list[str]) -> list[str]:
+    """Return the equations that differ when an option is used."""
+    for value in (True, 0.5):
+        if accepts(cls, {name: value}):
+            return [line for line in equations(cls, {name: value}) if line not in plain]
+    return []
+
+
+def _decay_modes(cls: type[Optimizer]) -> Iterator[str]:
+    for mode in cls.rule.weight_decay_modes:
+        yield f'`"{mode}"`:'
+        yield _math(equations(cls, {**DECAY, "weight_decay_mode": mode}))
+    for other in OPTIMIZERS.values():
+        for mode in set(other.rule.weight_decay_modes) - set(cls.rule.weight_decay_modes):
+            yield f'`"{mode}"`: as [{other.__name__}]({other.rule.name}.md#update) says.'
+
+
+def _modes_of(classes: Iterable[type[Optimizer]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    rows = []
+    for cls in classes:
+        default, *others = (f"`{mode}`" for mode in cls.rule.weight_decay_modes)
+        rows.append((f"[{cls.__name__}]({cls.rule.name}.md)", default, ", ".join(others)))
+    return ("", "default", "also"), rows
+
+
+def _range(cls: type[Optimizer], name: str) -> str:
+    limits = searched(cls, name)
+    return ABSENT if limits is None else "\u00a0–\u00a0".join(_short(f"{limit:.2g}") for limit in limits)
+
+
+def _short(number: str) -> str:
+    """Return a number as people write it: 1e-08 as 1e-8, 0.0001 as 1e-4."""
+    return re.sub(r"e-0", "e-", "1e-4" if number == "0.0001" else number)
+
+
+def _math(lines: list[str]) -> str:
+    body = " \\\\\n".join(lines)
+    return f"```math\n\\begin{{aligned}}\n{body}\n\\end{{aligned}}\n```"
+
+
+def _inline(latex: str) -> str:
+    return f"$`{latex}`$"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], right: int = 0) -> str:
+    """Return a table, its last `right` columns aligned to the right."""
+    marks = ["---"] * (len(head) - right) + ["--:"] * right
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, marks, *escaped))
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 if __name__ == "__main__":
-    found = {path.name: path.read_text() for path in TARGET.glob("*")} if TARGET.is_dir() else {}
-    wanted = files()
+    files = render()
     if "--check" in sys.argv:
-        stale = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-        if stale:
-            sys.exit(f"docs/optimizers: {', '.join(stale)} stale; run: make docs")
+        if wrong := stale(files):
+            sys.exit(f"docs/optimizers: {', '.join(wrong)} not as declared; run: make docs")
     else:
-        TARGET.mkdir(parents=True, exist_ok=True)
-        for name in found.keys() - wanted.keys():
-            (TARGET / name).unlink()
-        for name, text in wanted.items():
-            (TARGET / name).write_text(text)
+        FOLDER.mkdir(exist_ok=True)
+        for name in stale(files):
+            if name in files:
+                (FOLDER / name).write_text(files[name], encoding="utf-8")
+            else:
+                (FOLDER / name).unlink()

@@ -7,11 +7,11 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from typeset import LETTERS, Operand, Printer, Symbol, children, leaf, letter
 
 from fallline.base import Optimizer
 from fallline.errors import FalllineError
 from fallline.rule import EMA, Update
+from typeset import LETTERS, Operand, Printer, Symbol, children, leaf, letter
 
 Options = Mapping[str, Any]
 
@@ -25,6 +25,12 @@ def equations(cls: type[Optimizer], options: Options) -> list[str]:
         cls: the optimizer's class.
         options: constructor options that are not the defaults.
     """
+    update, new, local = run(cls, options)
+    return _written(_names(update, new, local), _order(update, new))
+
+
+def run(cls: type[Optimizer], options: Options) -> tuple[Update, tuple[Operand, ...], dict[str, Any]]:
+    """Return the update that the options ask for, its results on symbols, and what the rule called its values."""
     optimizer = cls([torch.nn.Parameter(torch.zeros(1))], **options)
     group = optimizer.param_groups[0]
     update = optimizer.rule.update_for(group)
@@ -37,7 +43,7 @@ def equations(cls: type[Optimizer], options: Options) -> list[str]:
             {name: 0 if group.get(name) == 0 else leaf(letter(name)) for name in update.scalars},
             lambda values, scope: Symbol("norm", (values, scope)),
         )
-    return _written(_names(update, new, local), _order(update, new))
+    return update, new, local
 
 
 class _LocalsOf:
@@ -67,7 +73,8 @@ def _order(update: Update, new: Sequence[Symbol]) -> list[Symbol]:
 
 def _names(update: Update, new: Sequence[Symbol], local: Mapping[str, Any]) -> dict[Symbol, str]:
     """Return what goes by a name: results, decayed or clipped inputs, and locals that are long or used repeatedly."""
-    names = {value: letter(key, "t") for key, value in zip(("param", *update.state), new, strict=True)}
+    results = zip(("param", *update.state), new, strict=True)
+    names = {value: letter(key, "t") for key, value in results if _is_made(value)}
     names |= {local[key]: rf"\tilde {letter(key, 't')}" for key in ("grad", "param") if _is_made(local[key])}
     for key, value in local.items():
         repeated = sum(value == part for part in _parts_of(new)) > 1
@@ -82,11 +89,9 @@ def _is_made(value: Any) -> bool:
 
 def _chooses(value: Operand, names: Mapping[Symbol, str]) -> bool:
     """Return whether an expression has cases; those of a value with a name do not count."""
-    if isinstance(value, Symbol) and value in names:
+    if not isinstance(value, Symbol) or value in names:
         return False
-    return (isinstance(value, Symbol) and value.operation == "where") or any(
-        _chooses(c, names) for c in children(value)
-    )
+    return value.operation == "where" or any(_chooses(part, names) for part in children(value))
 
 
 def _parts_of(values: Sequence[Operand]) -> Iterator[Operand]:

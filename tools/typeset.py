@@ -83,8 +83,9 @@ class Symbol:
     def __neg__(self) -> Operand:
         if self.operation == "neg":
             return self.operands[0]
-        if self.operation == "max":  # how ops.minimum is made of maximum
-            return Symbol("min", tuple(-operand for operand in self.operands))
+        if self.operation in ("max", "min"):  # ops.minimum is made of maximum
+            other = {"max": "min", "min": "max"}[self.operation]
+            return Symbol(other, tuple(-operand for operand in self.operands))
         return Symbol("neg", (self,))
 
     def __gt__(self, other: Operand) -> "Symbol":
@@ -117,14 +118,10 @@ def _is(value: Operand, number: int) -> bool:
     return not isinstance(value, Symbol) and value == number
 
 
-def _product(*factors: Operand) -> Operand:
-    if any(_is(factor, 0) for factor in factors):
+def _product(one: Operand, other: Operand) -> Operand:
+    if _is(one, 0) or _is(other, 0):
         return 0
-    flat: list[Operand] = []
-    for factor in factors:
-        nested = isinstance(factor, Symbol) and factor.operation == "*"
-        flat += factor.operands if nested else () if _is(factor, 1) else (factor,)  # type: ignore[union-attr]
-    return flat[0] if len(flat) == 1 else Symbol("*", tuple(flat))
+    return other if _is(one, 1) else one if _is(other, 1) else Symbol("*", (one, other))
 
 
 def leaf(latex: str) -> Symbol:
@@ -173,7 +170,7 @@ class Printer:
         if operation == "neg":
             return f"-{self._text(o[0], PRODUCT, nested)}", SUM
         if operation == "*":
-            return self._product(o, nested), PRODUCT
+            return self._product([factor for part in o for factor in self._factors(part)]), PRODUCT
         if operation == "/" and nested:
             return f"{self._text(o[0], PRODUCT, True)} / {self._text(o[1], ATOM, True)}", PRODUCT
         if operation == "/":
@@ -193,9 +190,15 @@ class Printer:
         name = {"max": r"\max", "min": r"\min", "sign": r"\mathrm{sign}"}[operation]
         return name + _bracketed(", ".join(self._text(part, SUM, nested) for part in o))
 
-    def _product(self, factors: Sequence[Operand], nested: bool) -> str:
-        counts = {factor: factors.count(factor) for factor in factors}  # in the order in which they were written
-        texts = {factor: self._text(factor, ATOM if n > 1 else PRODUCT, nested) for factor, n in counts.items()}
+    def _factors(self, value: Operand) -> list[Operand]:
+        if not isinstance(value, Symbol) or value.operation != "*" or value in self.names:
+            return [value]
+        return [factor for part in value.operands for factor in self._factors(part)]
+
+    def _product(self, factors: Sequence[Operand]) -> str:
+        """Return factors in the order in which they were written, equal ones as a power, fractions never slashed."""
+        counts = {factor: factors.count(factor) for factor in factors}
+        texts = {factor: self._text(factor, ATOM if n > 1 else PRODUCT) for factor, n in counts.items()}
         for factor, count in counts.items():
             if count > 1:  # the braces keep v^{\max} squared from having two superscripts
                 base = f"{{{texts[factor]}}}" if "^" in texts[factor] else texts[factor]

@@ -51,7 +51,9 @@ def adam(
 class Adam(Optimizer):
     """Adam, drop-in for `torch.optim.Adam`; its `weight_decay` is L2, so prefer `AdamW` when decay matters.
 
-    Use when: quick prototypes without weight decay; with decay take AdamW.
+    Use when: a first result is wanted quickly and weight decay is not. Begin with the default lr of 1e-3, and with 1e-4
+        where that is unstable. As soon as decay is wanted, take AdamW: here the denominator divides it, so that
+        parameters with large gradients are decayed less.
 
     Args:
         params: parameters, named parameters, or groups of them.

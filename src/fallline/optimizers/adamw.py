@@ -23,7 +23,9 @@ class AdamW(Optimizer):
     Decay comes first, as in PyTorch; after it instead of before it would differ by lr²·weight_decay. The strength
     is lr·weight_decay, so a doubled lr asks for half the decay; `weight_decay_mode="independent"` unties the two.
 
-    Use when: transformers, and whatever has not been tuned yet: the first choice in general.
+    Use when: the model is a transformer, or nothing speaks for another optimizer. Warm up to an lr of 1e-4 to 3e-4, or
+        5e-5 to fine-tune, and decay by 0.01 to 0.1; language models usually take betas=(0.9, 0.95). A second moment
+        that lags behind a growing gradient makes the loss spike; a smaller beta2 or a longer warm-up helps.
 
     Args:
         params: parameters, named parameters, or groups of them.

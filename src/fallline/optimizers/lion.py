@@ -31,7 +31,9 @@ def lion(param: Any, grad: Any, exp_avg: Any, *, lr: Any, beta1: Any, beta2: Any
 class Lion(Optimizer):
     """Lion: half of Adam's state, steps of one length in every coordinate.
 
-    Use when: large models when state memory counts: one moment instead of two; with a smaller lr and a larger decay.
+    Use when: Adam's second state does not fit into memory, or batches are large. Take an lr 3 to 10 times smaller than
+        AdamW's and a decay as many times larger, which keeps their product. Every step is lr long in every coordinate,
+        however small the gradient, so let the lr decay; in small batches the signs are mostly noise.
 
     Args:
         params: parameters, named parameters, or groups of them.

@@ -37,7 +37,8 @@ def nadamw(
 class NAdamW(Optimizer):
     """AdamW with Nesterov momentum.
 
-    Use when: as AdamW; which of the two suits a model better, the lab tells.
+    Use when: AdamW is the choice and there is budget to try a close relative. It leans on the newest gradient, as if it
+        looked one step ahead. Take AdamW's lr, warm-up and weight decay; the state is the same.
 
     Args:
         params: parameters, named parameters, or groups of them.

@@ -56,7 +56,9 @@ def rmsprop(
 class RMSprop(Optimizer):
     """RMSprop, drop-in for `torch.optim.RMSprop`.
 
-    Use when: recurrent networks and reinforcement learning, where gradients change their size as training goes on.
+    Use when: gradients change in scale as training goes on, as in reinforcement learning and recurrent networks. With
+        nothing bias-corrected the first step is lr/√(1 − alpha) long, so warm up or begin with a small lr. Without a
+        recipe that was tuned for it, AdamW is the safer choice.
 
     Args:
         params: parameters, named parameters, or groups of them.
