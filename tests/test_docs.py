@@ -29,6 +29,12 @@ def test_the_page_is_not_stale(cls):
     assert docs.page(cls) == (docs.FOLDER / f"{cls.rule.name}.md").read_text(encoding="utf-8")
 
 
+def test_the_pages_on_all_of_them_are_not_stale():
+    classes = list(OPTIMIZERS.values())
+    assert docs.index(classes) == (docs.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert docs.options(classes) == (docs.FOLDER / "options.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_nothing_is_stale_pictures_included():
     assert docs.stale(docs.render()) == []
@@ -69,6 +75,12 @@ def test_adams_formula_is_adams():
         r"\theta_t &= \theta_{t-1} - \frac{\eta}{1 - \beta_1^{t}} \, "
         r"\frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^{t}} + \epsilon}",
     ]
+
+
+def test_a_clipped_gradient_goes_by_a_name():
+    clipped, mean, *_ = equations(Adam, {"clip_grad_norm": 1.0})
+    assert clipped == r"\tilde g_t &= g_t \min\left(\frac{c}{\lVert g_t \rVert_{\mathrm{all}} + 10^{-6}}, 1\right)"
+    assert mean == r"m_t &= \beta_1 m_{t-1} + (1 - \beta_1) \tilde g_t"
 
 
 def test_an_option_is_shown_with_those_it_needs():
