@@ -50,6 +50,29 @@ def test_the_sign_flip_p_is_the_share_of_all_sign_patterns():
     assert compare(arm[:7], baseline[:7], log_ratio=True).sign_flip_p is None
 
 
+def test_the_detectable_difference_is_at_the_level_left_to_each_comparison():
+    arm, base = [1.1, 2.3, 3.2], [1.0, 2.0, 3.0]
+    alone, third = (compare(arm, base, log_ratio=False, comparisons=m) for m in (1, 3))
+    error = alone.detectable / (stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2))
+    assert third.detectable == pytest.approx((stats.t.ppf(1 - 0.05 / 6, 2) + stats.t.ppf(0.8, 2)) * error)
+    assert (third.low, third.high) == (alone.low, alone.high)
+
+
+def test_an_arm_equivalent_to_the_best_shares_its_rank():
+    values = {"a": [1.0, 1.1, 0.9, 1.2], "b": [1.0101, 1.1110, 0.9091, 1.2121]}
+    assert ranks(values, log_ratio=True) == {"a": 1, "b": 2}
+    assert ranks(values, log_ratio=True, margin=0.05) == {"a": 1, "b": 1}
+
+
+def test_an_interval_that_disagrees_with_a_corrected_p_says_so():
+    base = [1.0, 1.1, 0.9, 1.2, 1.05, 0.95, 1.15, 1.0]
+    step = [0.1, 0.02, 0.15, -0.02, 0.08, 0.01, 0.12, 0.0]
+    arms = {f"arm{i}": [b * (1 + s) for b, s in zip(base, step, strict=True)] for i in range(4)}
+    for result in compare_all({"base": base, **arms}, "base", log_ratio=True).values():
+        assert result.comparison.low > 0 and result.verdict is Verdict.NOT_DISTINGUISHABLE
+        assert "(the interval is not corrected)" in result.sentence
+
+
 def test_the_detectable_difference_is_found_four_times_in_five():
     generator = np.random.default_rng(3)
     n, sd = 8, 0.1

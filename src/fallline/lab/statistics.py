@@ -37,7 +37,8 @@ class Comparison:
         p: two-sided, of the paired t-test; 0 when all differences are the same but not 0.
         sign_flip_p: two-sided, exact, of the mean under flips of the signs; None for n < 8 and n > 20.
         superiority: share of pairs that the arm wins, ties counting half.
-        detectable: the smallest difference that a test of this n and spread finds with 80 % probability.
+        detectable: the smallest difference that a test of this n and spread, at the level that is left to each of the
+            comparisons, finds with 80 % probability.
         identical: every difference is exactly 0.
         log_ratio: whether differences are log ratios; `percent` turns one into a change in %.
     """
@@ -88,6 +89,7 @@ def compare(
     log_ratio: bool,
     mode: str = "min",
     confidence: float = CONFIDENCE,
+    comparisons: int = 1,
 ) -> Comparison:
     """Compare paired values: element i of both comes from the same seed.
 
@@ -95,7 +97,8 @@ def compare(
         arm, baseline: at least two values each.
         log_ratio: compare ratios (for losses, > 0) instead of differences.
         mode: "min" when smaller is better, else "max".
-        confidence: of the interval.
+        confidence: of the interval, which is that of one comparison.
+        comparisons: how many share the level of significance, for `detectable`.
 
     Raises:
         ArgumentError: lengths differ, fewer than two pairs, a value is not finite, or is <= 0 with `log_ratio`.
@@ -130,7 +133,7 @@ def compare(
         p=p,
         sign_flip_p=_sign_flip_p(d) if _EXACT_FROM <= n <= _EXACT_TO else None,
         superiority=float((wins + 0.5 * (d == 0)).mean()),
-        detectable=(_t(n, confidence) + float(stats.t.ppf(POWER, n - 1))) * error,
+        detectable=(_t(n, 1 - (1 - confidence) / comparisons) + float(stats.t.ppf(POWER, n - 1))) * error,
         identical=bool((d == 0).all()),
         log_ratio=log_ratio,
     )

@@ -50,6 +50,7 @@ class Study:
         self.baseline = baseline or spec.arms[0].name
         self.margin = margin
         self.searches: dict[str, Search] = {}
+        self._outcomes: dict[str, Outcome] = {}  # what is written is never written again
 
     @property
     def arms(self) -> list[str]:
@@ -64,10 +65,12 @@ class Study:
 
     def outcome(self, trial: Trial) -> Outcome:
         """Return the outcome of one of the study's trials."""
-        outcome = self.store.outcome(trial)
-        if outcome is None:
-            raise ArgumentError(f"trial: must have been run, got {trial.id} ({trial.arm}); repeat the command")
-        return outcome
+        if trial.id not in self._outcomes:
+            outcome = self.store.outcome(trial)
+            if outcome is None:
+                raise ArgumentError(f"trial: must have been run, got {trial.id} ({trial.arm}); repeat the command")
+            self._outcomes[trial.id] = outcome
+        return self._outcomes[trial.id]
 
     def confirmed(self, arm: str, metric: str = HEADLINE) -> list[float | None]:
         """Return a metric of an arm's confirmation runs, by seed; None where the run failed."""
@@ -89,7 +92,7 @@ class Study:
         confirmation runs of test_loss, test_accuracy, val_loss, train_loss; default_val_loss and tuned_val_loss
         are single runs on the tuning seed.
         """
-        order = ranks({arm: self.confirmed(arm) for arm in self.arms}, log_ratio=True, mode="min")
+        order = ranks({arm: self.confirmed(arm) for arm in self.arms}, log_ratio=True, mode="min", margin=self.margin)
         rows = [{"rank": order[arm], **self._row(arm)} for arm in self.arms]
         return sorted(rows, key=lambda row: (row["rank"], _last_if_nan(row["test_loss"])))
 
@@ -124,6 +127,8 @@ class Study:
                 found.append(f"{arm}: every tuning trial failed, so nothing was confirmed")
             elif search.edge is not None:
                 name, side = search.edge
+                if any(d.complement for d in search.ranges if d.name == name):  # 1 − value was searched
+                    side = {"low": "high", "high": "low"}[side]
                 found.append(f"{arm}: the best {name} lies at the {side} end of its range, even after extending it")
             elif not search.ranges:
                 found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
@@ -135,6 +140,10 @@ class Study:
         for arm, search in self.searches.items():
             trials = [*tuning_trials(self.spec, search), *confirm(self.spec, search)]
             costs = [c for c in map(self.store.costs, trials) if c is not None]
+            if not costs:  # a folder whose cost files were lost; the results do not need them
+                unknown = dict.fromkeys(("seconds", "step_ms", "optimizer_ms", "state_bytes"), math.nan)
+                rows.append({"arm": arm, "trials": len(trials), **unknown})
+                continue
             middle = len(costs) // 2
             rows.append(
                 {

@@ -81,7 +81,9 @@ def compare_all(
     for name in others:
         if not failed[name] and not failed[baseline]:
             own = [v for v in values[name] if v is not None]
-            pairs[name] = compare(own, reference, log_ratio=log_ratio, mode=mode, confidence=confidence)
+            pairs[name] = compare(
+                own, reference, log_ratio=log_ratio, mode=mode, confidence=confidence, comparisons=len(others)
+            )
     corrected = dict(zip(pairs, holm([c.p for c in pairs.values()]), strict=True))
     results = {}
     for name in others:
@@ -93,8 +95,12 @@ def compare_all(
     return results
 
 
-def ranks(values: Mapping[str, Sequence[float | None]], *, log_ratio: bool, mode: str = "min") -> dict[str, int]:
+def ranks(
+    values: Mapping[str, Sequence[float | None]], *, log_ratio: bool, mode: str = "min", margin: float | None = None
+) -> dict[str, int]:
     """Return the rank of every arm: 1 unless it is worse than the best arm; arms with failed seeds come last.
+
+    An arm that is equivalent to the best within the margin is not worse.
 
     Example:
         >>> ranks({"a": [1.0, 1.1, 0.9], "b": [2.0, 2.3, 1.9], "c": [1.0, 1.1, 0.91]}, log_ratio=True)
@@ -106,7 +112,9 @@ def ranks(values: Mapping[str, Sequence[float | None]], *, log_ratio: bool, mode
     order = sorted(means, key=lambda name: means[name] if mode == "min" else -means[name])
     if not order:
         return dict.fromkeys(values, 1)
-    results = compare_all({name: values[name] for name in order}, order[0], log_ratio=log_ratio, mode=mode)
+    results = compare_all(
+        {name: values[name] for name in order}, order[0], log_ratio=log_ratio, mode=mode, margin=margin
+    )
     position = {name: place for place, name in enumerate(order, start=1)}
     worse = {name for name, result in results.items() if result.verdict is Verdict.WORSE}
     return {name: position[name] if name in worse else 1 if name in means else len(order) + 1 for name in values}
@@ -149,6 +157,8 @@ def _sentence(
     if verdict in (Verdict.BETTER, Verdict.WORSE):
         return f"{arm} is {verdict} than {baseline}: {numbers}"
     detectable = _amount(c, c.detectable)
+    if not c.low <= 0 <= c.high:  # the interval is that of one comparison, the p-value has been corrected
+        numbers += " (the interval is not corrected)"
     if verdict is Verdict.EQUIVALENT:
         limit = f"{100 * margin:g} %" if c.log_ratio and margin is not None else f"{margin:g}"
         return f"{arm} is equivalent to {baseline} within {limit}: {numbers}"
@@ -159,4 +169,5 @@ def _sentence(
 
 
 def _amount(c: Comparison, value: float) -> str:
-    return f"{Comparison.percent(value):+.1f} %" if c.log_ratio else f"{value:+.4g}"
+    text = f"{Comparison.percent(value):+.1f} %" if c.log_ratio else f"{value:+.4g}"
+    return text.replace("-", "−")  # as in the tables
