@@ -83,7 +83,7 @@ def _function(
             if name in rounded:
                 x = f"round_randomly({x}, random_bits(key, positions(param), {rounded.index(name)}))"
             lines.append(f"{name}_at.copy_({x})")
-    source = f"def run({', '.join(f'{name}_at' for name in columns)}, scalars):\n" + "".join(
+    source = f"def run({', '.join(f'{name}_at' for name in columns)}, scalars, key):\n" + "".join(
         f"    {line}\n" for line in lines
     )
     namespace: dict[str, Any] = {"torch": torch, **_WORDS}
