@@ -6,7 +6,7 @@ Written by `make names`; `make check` fails when it is stale.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fallline import errors, schedules
+from fallline import errors, recipes, schedules
 from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
 from fallline.schedules import Constant, Cosine, CosineRestarts, InverseSqrt, Linear, OneCycle, Polynomial, Schedule, Scheduler, StepDecay, Then, Warmup, WarmupCosine, WarmupStableDecay
 from fallline.wrappers import SAM, frozen_batchnorm
@@ -41,6 +41,7 @@ __all__ = [
     "create_optimizer",
     "errors",
     "frozen_batchnorm",
+    "recipes",
     "schedules",
 ]
 
