@@ -7,6 +7,7 @@ import pytest
 from rich.cells import cell_len
 
 from fallline.cli import app
+from fallline.cli.draw import KNOWN
 from fallline.lab.spaces import SPACES
 from fallline.optimizers import OPTIMIZERS
 
@@ -65,6 +66,10 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["compare", "--schedules", "cos"], "schedules: must be among constant, step, cosine, got 'cos'"),
         (["compare", "--optimizer", "sgd"], "No such option: --optimizer"),
         (["compair"], "No such command 'compair'"),
+        (["schedules", "cosin(9)"], "got 'cosin'; did you mean cosine?"),
+        (["schedules", "cosine(0)"], "cosine: total_steps must be an int >= 1, got total_steps=0"),
+        (["schedules", "--steps", "0"], "--steps: must be >= 1, got 0"),
+        (["schedules", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
         (["report", "/nowhere"], "must be the folder of a study"),
     ],
 )
@@ -93,6 +98,22 @@ def test_a_study_prints_a_table_a_sentence_and_the_path_of_the_report(fallline, 
     assert max(map(cell_len, lines)) <= 80
     again, repeated, _ = fallline("report", tmp_path)
     assert again == 0 and repeated == out
+
+
+def test_schedules_are_drawn_with_the_numbers_at_their_corners(fallline, tmp_path):
+    code, out, err = fallline(
+        "schedules", "warmup(100).then(cosine(900))", "--base", "0.5", "--out", tmp_path / "a.svg"
+    )
+    assert code == 0 and err == "" and "k=0: 0.005   k=99: 0.5   k=100: 0.5   k=999: 0" in out
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    *lines, last = out.splitlines()
+    assert last == f"picture: {tmp_path / 'a.svg'}" and max(map(cell_len, lines)) <= 80
+
+
+def test_without_arguments_there_is_one_schedule_of_each_kind(fallline):
+    code, out, _ = fallline("schedules")
+    assert code == 0 and max(map(cell_len, out.splitlines())) <= 80
+    assert all(f"{name}(" in out for name in KNOWN)
 
 
 def test_without_the_extra_one_sentence_says_how_to_get_it():

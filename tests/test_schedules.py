@@ -7,6 +7,7 @@ import importlib
 import io
 import math
 import pickle
+import pkgutil
 from itertools import pairwise
 
 import pytest
@@ -201,7 +202,10 @@ BAD_TYPES = [
     (lambda: fs.step_decay(2.0), r"step_decay: step_size must be .*, got step_size=2\.0; "),
     (lambda: fs.step_decay(milestones=30), "step_decay: milestones must be .*, got milestones=30; "),
     (lambda: fs.step_decay(milestones=[1.5]), r"step_decay: milestones\[0\] must be .*, got milestones\[0\]=1\.5; "),
-    (lambda: fs.cosine(10, eta_min=0), "cosine: keywords must be among total_steps, min_lr, got eta_min=0; "),
+    (
+        lambda: fs.cosine(10, eta_min=0),
+        "cosine: keywords must be among total_steps, min_lr, min_lr_ratio, got eta_min=0; ",
+    ),
     (lambda: fs.Cosine(sgd(), T_max=9), "Cosine: keywords must be among optimizer, total_steps, .*, got T_max=9; "),
     (lambda: fs.Constant(parameter()), "Constant: optimizer must be .*, got optimizer=.*; "),
     (lambda: fs.Scheduler(sgd(), math.cos), "Scheduler: schedule must be .*, got schedule=.*; "),
@@ -335,7 +339,7 @@ def test_groups_added_later_follow():
     optimizer.add_param_group({"params": [parameter()], "lr": 0.5})
     optimizer.add_param_group({"params": [parameter()], "lr": now})
     bases = [0.1, 0.5, now]
-    assert scheduler.state_dict()["base_lrs"] == bases
+    assert scheduler.state_dict()["bases"] == {"lr": bases}
     optimizer.step()
     scheduler.step()
     assert train(optimizer, scheduler, 8) == [[fs.cosine(10)(k, base) for base in bases] for k in range(5, 13)]
@@ -525,8 +529,8 @@ def test_state_is_plain_numbers():
     optimizer.step()
     state = scheduler.state_dict()
     now = [fs.cosine(10)(2, base) for base in (0.5, 0.25)]
-    assert state == {"last_epoch": 2, "base_lrs": [0.5, 0.25], "lrs": now, "stepped": True}
-    assert {type(value) for value in (*state["base_lrs"], *state["lrs"])} == {float}
+    assert state == {"last_epoch": 2, "bases": {"lr": [0.5, 0.25]}, "values": {"lr": now}, "stepped": True}
+    assert {type(value) for value in (*state["bases"]["lr"], *state["values"]["lr"])} == {float}
 
 
 @pytest.mark.parametrize(
@@ -534,12 +538,12 @@ def test_state_is_plain_numbers():
     [
         ({"last_epoch": -2}, "got last_epoch=-2; "),
         ({"last_epoch": 1.5}, r"got last_epoch=1\.5; "),
-        ({"base_lrs": [0.1]}, "fit the optimizer's 2 groups, got 1 base_lrs and 2 lrs; "),
-        ({"lrs": [0.1]}, "fit the optimizer's 2 groups, got 2 base_lrs and 1 lrs; "),
-        ({"base_lrs": [0.1], "lrs": [0.1]}, "fit the optimizer's 2 groups, got 1 base_lrs and 1 lrs; "),
-        ({"lrs": [0.1, True]}, "got lrs=True; "),
-        ({"base_lrs": [0.1, math.nan]}, "got base_lrs=nan; "),
-        ({"T_max": 5}, "got last_epoch, base_lrs, lrs, stepped, T_max; "),
+        ({"bases": {"lr": [0.1]}}, "fit the optimizer's 2 groups, got 1 bases of lr; "),
+        ({"values": {"lr": [0.1]}}, "fit the optimizer's 2 groups, got 1 values of lr; "),
+        ({"values": {"lr": [0.1, True]}}, "got values=True; "),
+        ({"bases": {"lr": [0.1, math.nan]}}, "got bases=nan; "),
+        ({"bases": {"momentum": [0.1, 0.1]}}, "bases must be those of lr, got momentum; "),
+        ({"T_max": 5}, "got last_epoch, bases, values, stepped, T_max; "),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, message):
@@ -549,7 +553,13 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, messag
     before = (scheduler.state_dict(), lrs(optimizer))
     with pytest.raises(StateError, match=f"^Cosine: .*{message}.+"):
         scheduler.load_state_dict(
-            {"last_epoch": 5, "base_lrs": [0.3, 0.3], "lrs": [0.1, 0.1], "stepped": False, **change}
+            {
+                "last_epoch": 5,
+                "bases": {"lr": [0.3, 0.3]},
+                "values": {"lr": [0.1, 0.1]},
+                "stepped": False,
+                **change,
+            }
         )
     assert (scheduler.state_dict(), lrs(optimizer)) == before
 
@@ -623,7 +633,10 @@ def test_sequential_lr_starts_ours_without_the_updates_before_its_turn():
     assert parts[1].last_epoch == 0
 
 
-@pytest.mark.parametrize("module", ["base", "constant", "step_decay", "cosine", "warmup_cosine"])
+MODULES = [module.name for module in pkgutil.iter_modules(fs.__path__) if module.name not in ("plot", "values")]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_docstring_examples(module):
     result = doctest.testmod(importlib.import_module(f"fallline.schedules.{module}"))
     assert result.attempted > 0

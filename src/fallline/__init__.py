@@ -6,9 +6,9 @@ Written by `make names`; `make check` fails when it is stale.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fallline import errors, schedules
+from fallline import errors, recipes, schedules
 from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
-from fallline.schedules import Constant, Cosine, Schedule, Scheduler, StepDecay, WarmupCosine
+from fallline.schedules import Constant, Cosine, CosineRestarts, InverseSqrt, Linear, OneCycle, Polynomial, Schedule, Scheduler, StepDecay, Then, Warmup, WarmupCosine, WarmupStableDecay
 from fallline.wrappers import SAM, frozen_batchnorm
 
 if TYPE_CHECKING:
@@ -22,17 +22,26 @@ __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "CosineRestarts",
+    "InverseSqrt",
+    "Linear",
     "Lion",
     "NAdamW",
+    "OneCycle",
+    "Polynomial",
     "RMSprop",
     "Schedule",
     "Scheduler",
     "StepDecay",
+    "Then",
+    "Warmup",
     "WarmupCosine",
+    "WarmupStableDecay",
     "compare",
     "create_optimizer",
     "errors",
     "frozen_batchnorm",
+    "recipes",
     "schedules",
 ]
 

@@ -28,5 +28,9 @@ class StudyError(FalllineError, RuntimeError):
     """A study cannot go on: its folder, its specification or its stored trials do not fit."""
 
 
+class MissingExtraError(FalllineError, ImportError):
+    """What is asked for needs a package that an extra of Fallline brings."""
+
+
 class CacheWarning(UserWarning):
     """Compiled kernels cannot be kept on disk, so every process compiles them anew."""

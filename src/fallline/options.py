@@ -34,9 +34,9 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
         defaults: every option it has, with the value for groups that give none.
         group: all options of one group.
     """
-    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr", "initial_lr"}:
-        # Groups may carry notes of the user's ("name", "lr_scale"), but a near miss is a typing error.
-        if difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
+    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"}:
+        # Groups may carry notes, the user's ("name") or a scheduler's, but a near miss is a typing error.
+        if not key.startswith("initial_") and difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
             raise ArgumentError(
                 f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
                 + suggest(key, list(defaults))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fallline.cli import show
+from fallline.cli import draw, show
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
@@ -130,6 +130,19 @@ def report(
 def list_optimizers() -> None:
     """List the optimizers: update, state, defaults, source; then schedules and tasks."""
     show.optimizers()
+
+
+@app.command(epilog="Example: fallline schedules 'warmup(100).then(cosine(900))' --base 3e-4 --out schedule.svg")
+def schedules(
+    expressions: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCHEDULE]...", help="As in Python: 'warmup_cosine(100, 1000)'.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to draw; the whole shape by default.")] = None,
+    base: Annotated[float, typer.Option(help="The base learning rate.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Also write a picture: .svg, .png, .pdf or .html.")] = None,
+) -> None:
+    """Draw schedules, with the numbers at their corners; without arguments, one of each kind."""
+    draw.schedules(expressions or [], steps, base, out)
 
 
 def _split(text: str) -> list[str]:

@@ -140,21 +140,16 @@ class Study:
         for arm, search in self.searches.items():
             trials = [*tuning_trials(self.spec, search), *confirm(self.spec, search)]
             costs = [c for c in map(self.store.costs, trials) if c is not None]
-            if not costs:  # a folder whose cost files were lost; the results do not need them
-                unknown = dict.fromkeys(("seconds", "step_ms", "optimizer_ms", "state_bytes"), math.nan)
-                rows.append({"arm": arm, "trials": len(trials), **unknown})
-                continue
+            names = ("seconds", "step_ms", "optimizer_ms", "state_bytes")  # the results do not need them: may be lost
+            columns = {name: sorted(getattr(c, name) for c in costs) or [math.nan] for name in names}
             middle = len(costs) // 2
-            rows.append(
-                {
-                    "arm": arm,
-                    "trials": len(trials),
-                    "seconds": sum(c.seconds for c in costs),
-                    "step_ms": sorted(c.step_ms for c in costs)[middle],
-                    "optimizer_ms": sorted(c.optimizer_ms for c in costs)[middle],
-                    "state_bytes": max(c.state_bytes for c in costs),
-                }
-            )
+            row = {
+                "seconds": sum(columns["seconds"]),
+                "step_ms": columns["step_ms"][middle],
+                "optimizer_ms": columns["optimizer_ms"][middle],
+                "state_bytes": columns["state_bytes"][-1],
+            }
+            rows.append({"arm": arm, "trials": len(trials), **row})
         return rows
 
     def report(self, path: str | Path) -> Path:

@@ -1,21 +1,17 @@
-"""What a schedule is: a pure function of the step, and the `LRScheduler` that runs one over an optimizer."""
+"""What a schedule is: a pure function of the step, which composes and draws itself."""
 
 import inspect
 import math
 import operator
-import warnings
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from fallline.errors import ArgumentError, ArgumentTypeError
 
-from fallline.errors import ArgumentError, ArgumentTypeError, StateError
+T = TypeVar("T")
 
 
 def check_integer(where: str, name: str, value: Any, minimum: int) -> int:
@@ -32,22 +28,24 @@ def check_integer(where: str, name: str, value: Any, minimum: int) -> int:
     return number
 
 
-def check_number(where: str, name: str, value: Any, maximum: float = math.inf) -> float:
-    """Return `value` as a float; raise unless it is finite and in [0, maximum]."""
-    limit = "a finite number >= 0" if maximum == math.inf else f"a number in [0, {maximum:g}]"
+def check_number(where: str, name: str, value: Any, maximum: float = math.inf, above_zero: bool = False) -> float:
+    """Return `value` as a float; raise unless it is finite and in [0, maximum], or above 0."""
+    sign = ">" if above_zero else ">="
+    limit = f"a finite number {sign} 0" if maximum == math.inf else f"a number in [0, {maximum:g}]"
     message = f"{where}: {name} must be {limit}, got {name}={value!r}; choose such a number"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(message)
     number = float(value)
-    if not (math.isfinite(number) and 0 <= number <= maximum):
+    if not (math.isfinite(number) and 0 <= number <= maximum) or (above_zero and number == 0):
         raise ArgumentError(message)
     return number
 
 
-class _KnownKeywords:
+class KnownKeywords:
     """Mixin that refuses unknown keywords with a list of the known ones."""
 
-    def __new__(cls, *args: Any, **keywords: Any) -> "_KnownKeywords":
+    def __new__(cls, *args: Any, **keywords: Any) -> "KnownKeywords":
+        """Check the keywords against the signature."""
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         for name in keywords:
             if name not in known:
@@ -58,12 +56,14 @@ class _KnownKeywords:
         return super().__new__(cls)
 
 
-@dataclass(frozen=True)
-class Schedule(_KnownKeywords, ABC):
+@dataclass(frozen=True, repr=False)
+class Schedule(KnownKeywords, ABC):
     """A learning rate as a pure function of the step `k`: immutable, so that it cannot drift.
 
     A subclass is a frozen dataclass that checks its fields in `__post_init__` and defines `value`.
     """
+
+    second_from: ClassVar[int] = 0  # the first step that is used after another part: 1 where k = 0 is the peak again
 
     def __call__(self, k: int, base: float = 1.0) -> float:
         """Return the learning rate at step `k` (0 is the first) of a group whose base learning rate is `base`.
@@ -77,192 +77,147 @@ class Schedule(_KnownKeywords, ABC):
     def value(self, k: int, base: float) -> float:
         """Return the same; `k` has been checked."""
 
+    @property
+    def length(self) -> int | None:
+        """The number of steps after which it stays where it is; None if it has no end."""
+        return getattr(self, "total_steps", None)
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The steps at which another part of the formula begins, the first step and the first of the end among them."""
+        return tuple(dict.fromkeys((0, *([max(self.length - 1, 0), self.length] if self.length else []))))
+
+    def then(self, second: "Schedule") -> "Then":
+        """Return this schedule followed by another, which counts its own steps.
+
+        A second part that has its peak at k = 0 starts at its k = 1, so that the peak is not used twice:
+        `warmup(3).then(cosine(7))` is `warmup_cosine(3, 10)`.
+
+        Raises:
+            ArgumentTypeError, ArgumentError: this schedule has no end, or `second` is not a schedule.
+
+        Example:
+            >>> from fallline.schedules import cosine, warmup
+            >>> [round(warmup(2).then(cosine(2))(k), 3) for k in range(6)]
+            [0.5, 1.0, 0.5, 0.0, 0.0, 0.0]
+        """
+        return Then(self, second)
+
+    def plot(self, steps: int | None = None, base: float = 1.0) -> Any:
+        """Return an altair chart of the learning rate; a notebook shows it. Needs the extra `lab`.
+
+        Args:
+            steps: how many; by default a fifth more than it takes to the end.
+            base: the base learning rate.
+        """
+        from fallline.schedules.plot import plot  # altair is no dependency of training
+
+        return plot({repr(self): self}, self.horizon if steps is None else steps, base)
+
+    @property
+    def horizon(self) -> int:
+        """How many steps show the whole shape."""
+        return math.ceil(1.2 * (self.length or 5 * max(self.corners) or 100))
+
+    def __repr__(self) -> str:
+        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given if value is not None)})"
+
     def _integer(self, name: str, minimum: int) -> None:
         self._set(name, check_integer(type(self).__name__, name, getattr(self, name), minimum))
 
-    def _number(self, name: str, maximum: float = math.inf) -> None:
-        self._set(name, check_number(type(self).__name__, name, getattr(self, name), maximum))
+    def _number(self, name: str, maximum: float = math.inf, above_zero: bool = False) -> None:
+        self._set(name, check_number(type(self).__name__, name, getattr(self, name), maximum, above_zero))
+
+    def _floor(self) -> None:
+        """Check `min_lr` and `min_lr_ratio`."""
+        self._number("min_lr")
+        if (ratio := getattr(self, "min_lr_ratio", None)) is None:
+            return
+        self._number("min_lr_ratio")
+        if getattr(self, "min_lr", 0.0) != 0:
+            raise ArgumentError(
+                f"{type(self).__name__}: only one of min_lr and min_lr_ratio may be given, got "
+                f"min_lr={getattr(self, 'min_lr', None)!r}, min_lr_ratio={ratio!r}; leave one out"
+            )
+
+    def _lowest(self, base: float) -> float:
+        """Return the final learning rate of a group."""
+        ratio: float | None = getattr(self, "min_lr_ratio", None)
+        lowest: float = getattr(self, "min_lr", 0.0)
+        return lowest if ratio is None else base * ratio
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen; only `__post_init__` may do this
 
 
-class _Witness:
-    """Step hook of an optimizer that remembers whether an update was made."""
-
-    def __init__(self) -> None:
-        self.stepped = False
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # GradScaler calls torch's fused optimizers even for a step to be skipped, and hands them its verdict.
-        found_inf = getattr(optimizer, "found_inf", None)
-        self.stepped = self.stepped or found_inf is None or not found_inf.item()
-
-
-def _updaters(optimizer: Optimizer) -> list[Optimizer]:
-    """Return the optimizers that write the parameters: those inside a wrapper such as SAM, else the one given."""
-    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
-    return [updater for wrapped in inner for updater in _updaters(wrapped)] or [optimizer]
-
-
-class Scheduler(_KnownKeywords, LRScheduler):
-    """PyTorch's `LRScheduler` over a pure schedule: it keeps every group's lr at `schedule(k, initial_lr)`.
-
-    `k` is `last_epoch`: the number of calls of `step()`, per batch or per epoch, before which the optimizer made an
-    update. A call after a step that GradScaler skipped therefore leaves `k` and the learning rates as they were, and
-    so does a second call after the same update. A tensor lr is filled in place. Learning rates are set, not scaled:
-    in a `SequentialLR` this works as any scheduler, in a `ChainedScheduler` it undoes those before it.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`; each group's `initial_lr`, or else its `lr` now, is its base.
-        schedule: what the learning rate is at each `k`.
-        last_epoch: -1 to start; `k - 1` to go on at `k` with an optimizer whose state has been loaded.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used; the optimizer is left as it was.
+@dataclass(frozen=True, repr=False)
+class Then(Schedule):
+    """One schedule after another, as `first.then(second)` makes it.
 
     Example:
-        >>> import torch
-        >>> from fallline.schedules import Scheduler, step_decay
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> optimizer = torch.optim.SGD([weight], lr=0.5)
-        >>> scheduler = Scheduler(optimizer, step_decay(step_size=2, gamma=0.5))
-        >>> for _ in range(4):
-        ...     optimizer.step()
-        ...     scheduler.step()
-        >>> scheduler.last_epoch, scheduler.get_last_lr()
-        (4, [0.125])
+        >>> from fallline.schedules import constant, linear, warmup
+        >>> stable = warmup(10).then(constant(steps=80)).then(linear(10))
+        >>> stable
+        warmup(warmup_steps=10).then(constant(steps=80)).then(linear(total_steps=10, min_lr=0.0, warmup_steps=0))
+        >>> stable.length, stable(89), stable(94), stable(99)
+        (100, 1.0, 0.5, 0.0)
     """
 
-    def __init__(self, optimizer: Optimizer, schedule: Schedule, last_epoch: int = -1) -> None:
-        # PyTorch's constructor is not called: it would replace `optimizer.step` to see whether it was ever called.
-        name = type(self).__name__
-        if not isinstance(optimizer, Optimizer):
-            raise ArgumentTypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
-        if not isinstance(schedule, Schedule):
-            raise ArgumentTypeError(
-                f"{name}: schedule must be a Schedule, got {schedule=!r}; pass one of fallline.schedules"
-            )
-        self.last_epoch = check_integer(name, "last_epoch", last_epoch, -1)
-        if last_epoch >= 0 and not all("initial_lr" in group for group in optimizer.param_groups):
+    first: Schedule
+    second: Schedule
+
+    def __post_init__(self) -> None:
+        for name, part in (("first", self.first), ("second", self.second)):
+            if not isinstance(part, Schedule):
+                raise ArgumentTypeError(
+                    f"then: {name} must be a Schedule, got {name}={part!r}; pass one of fallline.schedules"
+                )
+        if self.first.length is None:
             raise ArgumentError(
-                f"{name}: every group must hold initial_lr to start in mid-run, got last_epoch={last_epoch}; "
-                "load the optimizer's state first, or leave last_epoch out and load the scheduler's"
+                f"then: first must have an end, got {self.first!r}; give it a length, as in constant(steps=100)"
             )
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self._witness = _Witness()
-        self._calls = self._ignored = 0
-        self._watch()
-        self._initial_step()
 
-    def step(self, epoch: int | None = None) -> None:
-        """Advance by one, if the optimizer made an update since the last call; given `epoch`, go to `k = epoch`.
+    def value(self, k: int, base: float) -> float:
+        """Return the learning rate at step `k`, of the part whose turn it is."""
+        end = self.first.length or 0
+        return self.first.value(k, base) if k < end else self.second.value(k - end + self.second.second_from, base)
 
-        Raises:
-            ArgumentTypeError, ArgumentError: `epoch` is not an int (a metric, say), or is negative.
-        """
-        if epoch is not None:
-            self._move(check_integer(type(self).__name__, "epoch", epoch, 0))
-            return
-        stepped = self._witness.stepped
-        self._calls += 1
-        self._ignored += not stepped
-        # GradScaler skips a few steps at the start, then one in thousands: half of the calls means another loop.
-        if not stepped and self._ignored == 5 and self._calls <= 10:
-            warnings.warn(
-                f"{type(self).__name__}.step() did not advance in {self._ignored} of {self._calls} calls: no "
-                "optimizer.step() ran between it and the call before; call it once after an update, use step(k) to go "
-                f"to a step, and plot with the pure schedule {self.schedule!r}",
-                UserWarning,
-                stacklevel=2,
+    @property
+    def length(self) -> int | None:
+        """The lengths of both parts together; None if the second has no end."""
+        end, more = self.first.length or 0, self.second.length
+        return None if more is None else end + more - self.second.second_from
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The corners of both parts."""
+        end, start = self.first.length or 0, self.second.second_from
+        shifted = [end + max(k - start, 0) for k in self.second.corners]
+        return tuple(sorted({k for k in self.first.corners if k < end} | set(shifted)))
+
+    def __repr__(self) -> str:
+        return f"{self.first!r}.then({self.second!r})"
+
+
+def per_group(make: Callable[[T], Schedule], value: T | Sequence[T]) -> Schedule | list[Schedule]:
+    """Return one schedule, or if an argument is a list, a schedule for each of its values."""
+    return [make(v) for v in value] if isinstance(value, (list, tuple)) else make(value)  # type: ignore[arg-type]
+
+
+def check_warmup(where: str, value: Any, total_steps: int) -> int:
+    """Return the steps of a warm-up that is given as steps or as a fraction of all; raise if it is longer than all."""
+    if isinstance(value, float):
+        if not 0 <= value < 1:
+            raise ArgumentError(
+                f"{where}: warmup_steps must be an int or a fraction in [0, 1), got "
+                f"warmup_steps={value!r}; pass a whole number of steps, or 0.1 for a tenth of them"
             )
-        self._move(self.last_epoch + stepped)
-
-    def get_lr(self) -> list[float | torch.Tensor]:
-        """Return the learning rate of every group at the present `k`."""
-        return [self.schedule(self.last_epoch, base) for base in self._bases()]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return `k`, every group's base and present lr, and whether an update was made since the last call to `step`.
-
-        Plain numbers: `torch.load(..., weights_only=True)` takes them.
-        """
-        return {
-            "last_epoch": self.last_epoch,
-            "base_lrs": self._bases(),
-            # Not always the schedule's: in a SequentialLR it may be the turn of another scheduler.
-            "lrs": [float(group["lr"]) for group in self.optimizer.param_groups],
-            "stepped": self._witness.stepped,
-        }
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state dict, with the optimizer's learning rates as they were; no matter which is loaded first.
-
-        Raises:
-            StateError: a key or a group is missing or too many, or a value cannot be; nothing has changed.
-        """
-        name, groups = type(self).__name__, self.optimizer.param_groups
-        if set(state_dict) != {"last_epoch", "base_lrs", "lrs", "stepped"}:
-            raise StateError(
-                f"{name}: state must have last_epoch, base_lrs, lrs and stepped, got {', '.join(state_dict)}; "
-                "load what state_dict() of a Fallline scheduler returned"
-            )
-        try:
-            k = check_integer(name, "last_epoch", state_dict["last_epoch"], -1)
-            bases = [check_number(name, "base_lrs", base) for base in state_dict["base_lrs"]]
-            lrs = [check_number(name, "lrs", lr) for lr in state_dict["lrs"]]
-        except (ArgumentError, ArgumentTypeError) as error:
-            raise StateError(str(error)) from None
-        if not len(bases) == len(lrs) == len(groups):
-            raise StateError(
-                f"{name}: state must fit the optimizer's {len(groups)} groups, got {len(bases)} base_lrs and "
-                f"{len(lrs)} lrs; build the same groups before loading"
-            )
-        for group, base in zip(groups, bases, strict=True):
-            group["initial_lr"] = base
-        self._set(k, lrs)
-        self._witness.stepped = bool(state_dict["stepped"])
-
-    def _initial_step(self) -> None:  # SequentialLR calls this and `_update_lr`
-        self._move(self.last_epoch + 1)
-
-    def _update_lr(self, epoch: int | None = None) -> None:
-        self._move(self.last_epoch + 1 if epoch is None else epoch)
-
-    def _move(self, k: int) -> None:
-        self._set(k, [self.schedule(k, base) for base in self._bases()])
-        self._witness.stepped = False
-
-    def _set(self, k: int, lrs: list[float]) -> None:
-        self.last_epoch = k
-        self._step_count = k + 1
-        self.base_lrs: list[float | torch.Tensor] = [*self._bases()]
-        self._last_lr: list[float | torch.Tensor] = [*lrs]
-        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
-
-    def _bases(self) -> list[float]:
-        """Return every group's `initial_lr`; a group that is new gets its learning rate of now as such."""
-        groups = self.optimizer.param_groups
-        shared = {id(group["lr"]): group["initial_lr"] for group in groups if "initial_lr" in group}
-        for group in groups:
-            if "initial_lr" not in group:
-                # A late group without an lr of its own shares the default tensor, which this scheduler has filled.
-                tensor = isinstance(group["lr"], torch.Tensor)
-                group["initial_lr"] = shared.get(id(group["lr"]), group["lr"]) if tensor else group["lr"]
-            group["initial_lr"] = float(group["initial_lr"])  # a number aliases nothing and needs no GPU round trip
-        return [group["initial_lr"] for group in groups]
-
-    def _watch(self) -> None:
-        # A skipped step leaves no other trace: GradScaler does not call `step`, and the scheduler never sees the
-        # scaler. So a hook records each update; it holds no scheduler, and dies with this one.
-        for optimizer in _updaters(self.optimizer):
-            weakref.finalize(self, optimizer.register_step_post_hook(self._witness).remove)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._watch()  # PyTorch's optimizers drop their hooks when copied or pickled
+        value = round(value * total_steps)
+    steps = check_integer(where, "warmup_steps", value, 0)
+    if steps > total_steps:
+        raise ArgumentError(
+            f"{where}: warmup_steps must be <= total_steps={total_steps}, "
+            f"got warmup_steps={steps}; total_steps counts the warm-up too"
+        )
+    return steps

@@ -4,18 +4,36 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from fallline.schedules.base import Schedule, Scheduler
+from fallline.schedules.base import Schedule
+from fallline.schedules.scheduler import Scheduler
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class constant(Schedule):
     """Keep the base learning rate: `lr(k) = b`.
+
+    Args:
+        steps: for how long, when another part follows with `then`, >= 1.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> from fallline.schedules import constant
         >>> constant()(7, base=0.1)
         0.1
     """
+
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            self._integer("steps", 1)
+
+    @property
+    def length(self) -> int | None:
+        """`steps`."""
+        return self.steps
 
     def value(self, k: int, base: float) -> float:
         """Return `base`."""

@@ -1,11 +1,14 @@
 """Half a cosine from the base learning rate to `min_lr`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch.optim import Optimizer
 
-from fallline.schedules.base import Schedule, Scheduler
+from fallline.schedules.base import Schedule, per_group
+from fallline.schedules.scheduler import Scheduler
 
 
 def half_cosine(start: float, end: float, progress: float) -> float:
@@ -17,13 +20,14 @@ def half_cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class cosine(Schedule):
     """Anneal along half a cosine: `lr(k) = min_lr + (b − min_lr)·(1 + cos(π·min(k, T)/T))/2`, with T `total_steps`.
 
     Args:
         total_steps: the step from which the learning rate is `min_lr`, >= 1.
-        min_lr: the final learning rate, >= 0, the same for every group.
+        min_lr: the final learning rate, >= 0.
+        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -34,16 +38,23 @@ class cosine(Schedule):
         [1.0, 0.883, 0.6, 0.317, 0.2, 0.2]
     """
 
+    second_from: ClassVar[int] = 1
     total_steps: int
     min_lr: float = 0.0
+    min_lr_ratio: float | None = None
 
     def __post_init__(self) -> None:
         self._integer("total_steps", 1)
-        self._number("min_lr")
+        self._floor()
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The start, and the end."""
+        return (0, self.total_steps)
 
     def value(self, k: int, base: float) -> float:
         """Return the learning rate at step `k`."""
-        return half_cosine(base, self.min_lr, k / self.total_steps)
+        return half_cosine(base, self._lowest(base), k / self.total_steps)
 
 
 class Cosine(Scheduler):
@@ -54,7 +65,8 @@ class Cosine(Scheduler):
     Args:
         optimizer: any `torch.optim.Optimizer`.
         total_steps: the step from which the learning rate is `min_lr`, >= 1.
-        min_lr: the final learning rate, >= 0, the same for every group.
+        min_lr: the final learning rate, >= 0; a list gives each group its own.
+        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
         last_epoch: -1 to start; `k - 1` to go on at step `k`.
 
     Raises:
@@ -71,5 +83,12 @@ class Cosine(Scheduler):
         0.075
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, min_lr: float = 0.0, last_epoch: int = -1) -> None:
-        super().__init__(optimizer, cosine(total_steps, min_lr), last_epoch)
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        min_lr: float | Sequence[float] = 0.0,
+        min_lr_ratio: float | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(optimizer, per_group(lambda m: cosine(total_steps, m, min_lr_ratio), min_lr), last_epoch)

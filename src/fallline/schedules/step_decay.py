@@ -4,14 +4,16 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.schedules.base import Schedule, Scheduler, check_integer
+from fallline.schedules.base import Schedule, check_integer
+from fallline.schedules.scheduler import Scheduler
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class step_decay(Schedule):
     """Multiply by `gamma` every `step_size` steps, `lr(k) = b·gamma^(k // step_size)`, or at each milestone.
 
@@ -33,6 +35,7 @@ class step_decay(Schedule):
         [1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
     """
 
+    second_from: ClassVar[int] = 1
     step_size: int | None = None
     gamma: float = 0.1
     milestones: Sequence[int] | None = None
@@ -48,6 +51,16 @@ class step_decay(Schedule):
         self._number("gamma", maximum=1.0)
         if self.milestones is not None:
             self._set("milestones", _increasing(self.milestones))
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The start and the decays, of endlessly many the first three."""
+        return (0, *(self.milestones or ((self.step_size or 0) * n for n in (1, 2, 3))))
+
+    @property
+    def horizon(self) -> int:
+        """A part more than the last of the corners."""
+        return self.corners[-1] * 4 // 3
 
     def value(self, k: int, base: float) -> float:
         """Return `base` after the decays up to step `k`."""

@@ -1,16 +1,18 @@
 """A linear warm-up, then half a cosine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from fallline.errors import ArgumentError
-from fallline.schedules.base import Schedule, Scheduler
+from fallline.schedules.base import per_group
 from fallline.schedules.cosine import half_cosine
+from fallline.schedules.scheduler import Scheduler
+from fallline.schedules.warmup import WarmedUp
 
 
-@dataclass(frozen=True)
-class warmup_cosine(Schedule):
+@dataclass(frozen=True, repr=False)
+class warmup_cosine(WarmedUp):
     """Rise linearly to the base learning rate, then anneal along half a cosine to `min_lr`.
 
     With `s = k + 1`, W `warmup_steps` and T `total_steps`: `lr(k) = b·s/W` for `s < W`, else
@@ -20,7 +22,8 @@ class warmup_cosine(Schedule):
     Args:
         warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
         total_steps: all steps, >= 1.
-        min_lr: the final learning rate, >= 0, the same for every group.
+        min_lr: the final learning rate, >= 0.
+        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -37,32 +40,11 @@ class warmup_cosine(Schedule):
     warmup_steps: int | float
     total_steps: int
     min_lr: float = 0.0
+    min_lr_ratio: float | None = None
 
-    def __post_init__(self) -> None:
-        self._integer("total_steps", 1)
-        self._number("min_lr")
-        if isinstance(self.warmup_steps, float):
-            if not 0 <= self.warmup_steps < 1:
-                raise ArgumentError(
-                    "warmup_cosine: warmup_steps must be an int or a fraction in [0, 1), got "
-                    f"warmup_steps={self.warmup_steps!r}; pass a whole number of steps, or 0.1 for a tenth of them"
-                )
-            self._set("warmup_steps", round(self.warmup_steps * self.total_steps))
-        self._integer("warmup_steps", 0)
-        if self.warmup_steps > self.total_steps:
-            raise ArgumentError(
-                f"warmup_cosine: warmup_steps must be <= total_steps={self.total_steps}, "
-                f"got warmup_steps={self.warmup_steps}; total_steps counts the warm-up too"
-            )
-
-    def value(self, k: int, base: float) -> float:
-        """Return the learning rate at step `k`."""
-        s = k + 1
-        if s <= self.warmup_steps:
-            return base * (s / self.warmup_steps)
-        if s >= self.total_steps:
-            return self.min_lr
-        return half_cosine(base, self.min_lr, (s - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+    def fall(self, progress: float, base: float, lowest: float) -> float:
+        """Return the point of the cosine."""
+        return half_cosine(base, lowest, progress)
 
 
 class WarmupCosine(Scheduler):
@@ -72,7 +54,8 @@ class WarmupCosine(Scheduler):
         optimizer: any `torch.optim.Optimizer`.
         warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
         total_steps: all steps, >= 1.
-        min_lr: the final learning rate, >= 0, the same for every group.
+        min_lr: the final learning rate, >= 0; a list gives each group its own.
+        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
         last_epoch: -1 to start; `k - 1` to go on at step `k`.
 
     Raises:
@@ -96,7 +79,9 @@ class WarmupCosine(Scheduler):
         optimizer: Optimizer,
         warmup_steps: int | float,
         total_steps: int,
-        min_lr: float = 0.0,
+        min_lr: float | Sequence[float] = 0.0,
+        min_lr_ratio: float | None = None,
         last_epoch: int = -1,
     ) -> None:
-        super().__init__(optimizer, warmup_cosine(warmup_steps, total_steps, min_lr), last_epoch)
+        schedule = per_group(lambda m: warmup_cosine(warmup_steps, total_steps, m, min_lr_ratio), min_lr)
+        super().__init__(optimizer, schedule, last_epoch)

@@ -1,0 +1,67 @@
+"""Schedules drawn in the terminal, and as pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fallline import schedules as fs
+from fallline.cli.show import console, path
+from fallline.errors import ArgumentError
+from fallline.schedules import Schedule
+from fallline.schedules.plot import plot
+
+EXAMPLES = (
+    "constant()",
+    "step_decay(30)",
+    "cosine(100)",
+    "warmup_cosine(10, 100)",
+    "linear(100, warmup_steps=10)",
+    "polynomial(100, power=2)",
+    "inverse_sqrt(10)",
+    "warmup_stable_decay(10, 60, 30)",
+    "one_cycle(100)",
+    "one_cycle_momentum(100)",
+    "cosine_restarts(25, mult=2)",
+    "warmup(10).then(cosine(90))",
+)
+KNOWN = {name: getattr(fs, name) for name in fs.__all__ if name[0].islower() and name != "parse"}
+PICTURES = (".svg", ".png", ".pdf", ".html")
+_WIDTH, _HEIGHT = 64, 6  # characters
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | None) -> None:
+    """Print each schedule as a picture with its corners; without any, all kinds; write them to `out` if given."""
+    if out is not None and out.suffix not in PICTURES:
+        raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
+    if steps is not None and steps < 1:
+        raise ArgumentError(f"--steps: must be >= 1, got {steps}; leave it out to see the whole shape")
+    found = {text: fs.parse(text, KNOWN) for text in (texts or EXAMPLES)}
+    for number, (text, schedule) in enumerate(found.items()):
+        if number:
+            console.print()
+        console.print(text, style="bold", markup=False)
+        length = steps or schedule.horizon
+        for line in picture(schedule, length, base, _HEIGHT if texts else 2):
+            console.print("  " + line, markup=False)
+        console.print("  " + corners(schedule, length, base), markup=False, style="dim")
+    if out is not None:
+        chart = plot(found, steps or max(schedule.horizon for schedule in found.values()), base)
+        chart.save(str(out), **({"inline": True} if out.suffix == ".html" else {}))
+        path("picture", out)
+
+
+def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[str]:
+    """Return lines of block characters: the learning rate over the steps, from 0 to its highest."""
+    width = min(_WIDTH, steps)
+    values = [schedule(int(column * (steps - 1) / max(width - 1, 1)), base) for column in range(width)]
+    top = max(*values, *(schedule(k, base) for k in schedule.corners if k < steps)) or 1.0
+    eighths = [round(8 * height * value / top) for value in values]
+    return [
+        "".join(_BLOCKS[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
+        for row in reversed(range(height))
+    ]
+
+
+def corners(schedule: Schedule, steps: int, base: float) -> str:
+    """Return the learning rates at the steps where another part begins, as `k=0: 0.1`."""
+    return "   ".join(f"k={k}: {schedule(k, base):.4g}" for k in schedule.corners if k < steps)

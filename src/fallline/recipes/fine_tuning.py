@@ -1,0 +1,77 @@
+"""Fine-tuning of pretrained transformers."""
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from fallline.optimizers import AdamW
+from fallline.recipes.groups import layer_groups, parameter_groups
+from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps
+from fallline.schedules import Linear
+
+_BERT = "BERT, Devlin et al. 2018, appendix A.3"
+
+
+def fine_tuning(
+    model: nn.Module,
+    total_steps: int,
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    betas: tuple[float, float] | None = None,
+    warmup_steps: int | float | None = None,
+    layer_decay: float | None = None,
+    blocks: Sequence[nn.Module] | None = None,
+    decay_embeddings: bool = False,
+    no_decay: Collection[str] = (),
+) -> Recipe:
+    """Return AdamW and warm-up + linear decay, with learning rates that fall from the last layer to the first.
+
+    BERT's set-up (Devlin et al. 2018, arXiv:1810.04805, appendix A.3) with the layer-wise decay of ELECTRA (Clark et
+    al. 2020, arXiv:2003.10555, table 7). The schedule keeps the ratios of the layers.
+
+    Args:
+        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        total_steps: optimizer steps of the whole run, >= 1.
+        lr: of the last layer, 5e-5 by default.
+        weight_decay: of matrices, 0.01 by default.
+        betas: (0.9, 0.999) by default.
+        warmup_steps: steps, or as a float a part of all; 10 % by default.
+        layer_decay: the factor a layer, 0.8 by default; 1.0 gives all layers the same.
+        blocks: the layers from input to output; found by default, see `layer_groups`.
+        decay_embeddings: whether `nn.Embedding` is decayed too.
+        no_decay: names of more parameters to leave undecayed, exact; see `parameter_groups`.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+
+    Example:
+        >>> from torch import nn
+        >>> from fallline.recipes import fine_tuning
+        >>> model = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(3)])
+        >>> optimizer, scheduler = fine_tuning(model, total_steps=100, lr=1e-4, layer_decay=0.5)
+        >>> [group["initial_lr"] for group in optimizer.param_groups]
+        [1.25e-05, 2.5e-05, 5e-05]
+    """
+    lr, rate = chosen(lr, 5e-5, "lr", f"{_BERT}: the largest of 2e-5 to 5e-5")
+    weight_decay, decay = chosen(weight_decay, 0.01, "weight_decay", f"{_BERT}, A.2")
+    betas, moments = chosen(betas, (0.9, 0.999), "betas", f"{_BERT}, A.2")
+    warmup_steps, warm = chosen(warmup_steps, 0.1, "warmup_steps", "BERT's code: warmup_proportion")
+    layer_decay, fall = chosen(layer_decay, 0.8, "layer_decay", "ELECTRA, Clark et al. 2020, table 7")
+    undecayed = Choice("undecayed", "biases, norms, 1-d" + ", embeddings" * (not decay_embeddings), "BERT's code")
+    if layer_decay == 1:  # any model will do
+        groups = parameter_groups(model, weight_decay, decay_embeddings=decay_embeddings, no_decay=no_decay)
+    else:
+        groups = layer_groups(
+            model,
+            lr,
+            weight_decay,
+            layer_decay,
+            blocks=blocks,
+            decay_embeddings=decay_embeddings,
+            no_decay=no_decay,
+        )
+    warm = in_steps(warm, total_steps)
+    optimizer = AdamW(groups, lr=lr, betas=betas)
+    scheduler = Linear(optimizer, total_steps, warmup_steps=warmup_steps)
+    return Recipe("fine_tuning", optimizer, scheduler, [rate, decay, moments, warm, fall, undecayed])

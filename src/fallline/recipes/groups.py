@@ -1,0 +1,187 @@
+"""Which parameters are decayed, and at which learning rate: groups read off the modules, never off substrings."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from fallline.errors import ArgumentError, ArgumentTypeError
+
+Group = dict[str, Any]
+NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+EMBEDDINGS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trainable parameter, by its first name, with all modules that own it (several, if it is tied)."""
+
+    param: nn.Parameter
+    names: tuple[str, ...]
+    owners: tuple[nn.Module, ...]
+
+    def is_decayed(self, decay_embeddings: bool, no_decay: Collection[str]) -> bool:
+        """Return whether weight decay is for it: a matrix or a filter, of no norm, and not listed."""
+        if self.param.dim() <= 1 or any(isinstance(owner, NORMS) for owner in self.owners):
+            return False
+        if any(name in no_decay or name.rpartition(".")[2] in no_decay for name in self.names):
+            return False
+        return decay_embeddings or not any(isinstance(owner, EMBEDDINGS) for owner in self.owners)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DataParallel, DistributedDataParallel and `torch.compile`."""
+    while True:
+        if isinstance(model, (DataParallel, DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def trainable(model: nn.Module) -> list[Found]:
+    """Return the trainable parameters of a model in its order, each once, by names without those of wrappers.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: `model` is no module, or nothing in it is trainable.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"recipes: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
+    found: dict[int, Found] = {}
+    for prefix, module in _modules(unwrap(model), ""):
+        for name, param in module.named_parameters(recurse=False):
+            if param.requires_grad:
+                old = found.get(id(param), Found(param, (), ()))
+                found[id(param)] = Found(param, (*old.names, prefix + name), (*old.owners, module))
+    if not found:
+        raise ArgumentError("recipes: model must have trainable parameters, got none; unfreeze what is to be trained")
+    return list(found.values())
+
+
+def _modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    yield prefix, module
+    for name, child in module.named_children():
+        yield from _modules(unwrap(child), f"{prefix}{name}.")
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_embeddings: bool = False, no_decay: Collection[str] = ()
+) -> list[Group]:
+    """Return two groups, "decayed" and "undecayed", that hold each trainable parameter of a model once.
+
+    Undecayed are biases, norms, all tensors of at most one dimension, and embeddings unless asked for; a matrix that is
+    tied to an embedding counts as one. Frozen parameters are left out. DDP and `torch.compile` are seen through.
+
+    Args:
+        model: what is trained.
+        weight_decay: of the decayed.
+        decay_embeddings: whether `nn.Embedding` is decayed too.
+        no_decay: names of more parameters to leave undecayed, in full ("encoder.pos_embed") or the last part
+            ("pos_embed"); they must match exactly, and each must be found.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: there is nothing to train, or a name in `no_decay` is not found.
+
+    Example:
+        >>> from torch import nn
+        >>> from fallline.recipes import parameter_groups
+        >>> groups = parameter_groups(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), weight_decay=0.1)
+        >>> [(g["name"], g["weight_decay"], [tuple(p.shape) for p in g["params"]]) for g in groups]
+        [('decayed', 0.1, [(4, 3)]), ('undecayed', 0.0, [(4,), (4,), (4,)])]
+    """
+    found = trainable(model)
+    _check_names(found, no_decay)
+    decayed = [f for f in found if f.is_decayed(decay_embeddings, no_decay)]
+    rest = [f for f in found if not f.is_decayed(decay_embeddings, no_decay)]
+    parts = [("decayed", decayed, weight_decay), ("undecayed", rest, 0.0)]
+    return [{"params": [f.param for f in p], "weight_decay": wd, "name": name} for name, p, wd in parts if p]
+
+
+def layer_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float,
+    *,
+    blocks: Sequence[nn.Module] | None = None,
+    decay_embeddings: bool = False,
+    no_decay: Collection[str] = (),
+) -> list[Group]:
+    """Return groups for each layer, whose learning rates fall by a factor a layer from the output to the input.
+
+    What lies before the blocks is layer 0, block i is layer i + 1, and what lies after them is the last, with `lr`
+    itself. Every schedule keeps the ratios. As in BEiT and MAE (Bao et al. 2021, arXiv:2106.08254).
+
+    Args:
+        model: what is trained.
+        lr: of the last layer.
+        weight_decay: of the decayed, as in `parameter_groups`.
+        layer_decay: the factor a layer, in (0, 1].
+        blocks: the layers in order; by default the `ModuleList` or `Sequential` with the most parameters whose
+            children are of one class.
+        decay_embeddings, no_decay: as in `parameter_groups`.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: as `parameter_groups`; or no blocks are found.
+
+    Example:
+        >>> from torch import nn
+        >>> from fallline.recipes import layer_groups
+        >>> model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(2)])})
+        >>> model["head"] = nn.Linear(2, 3, bias=False)
+        >>> [(g["name"], g["lr"]) for g in layer_groups(model, 0.1, 0.05, layer_decay=0.5)]
+        [('layer 1, decayed', 0.025), ('layer 2, decayed', 0.05), ('layer 3, decayed', 0.1)]
+    """
+    if not 0 < layer_decay <= 1:
+        raise ArgumentError(f"recipes: layer_decay must be in (0, 1], got {layer_decay=}; 0.75 is usual")
+    found = trainable(model)
+    _check_names(found, no_decay)
+    layers = list(blocks) if blocks is not None else _blocks(unwrap(model))
+    number = {id(p): i for i, block in enumerate(layers, start=1) for p in block.parameters()}
+    order = [number.get(id(f.param)) for f in found]
+    first = next((i for i, layer in enumerate(order) if layer is not None), len(order))
+    groups: dict[tuple[int, bool], Group] = {}
+    for position, (f, layer) in enumerate(zip(found, order, strict=True)):
+        depth = layer if layer is not None else 0 if position < first else len(layers) + 1
+        decayed = f.is_decayed(decay_embeddings, no_decay)
+        group = {
+            "params": [],
+            "lr": lr * layer_decay ** (len(layers) + 1 - depth),
+            "weight_decay": weight_decay if decayed else 0.0,
+            "name": f"layer {depth}, {'decayed' if decayed else 'undecayed'}",
+        }
+        groups.setdefault((depth, not decayed), group)["params"].append(f.param)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the children of the largest list of modules of one class."""
+    lists = [
+        [unwrap(child) for child in module.children()]
+        for _, module in _modules(model, "")
+        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1
+    ]
+    alike = [children for children in lists if len({type(child) for child in children}) == 1]
+    sizes = [sum(p.numel() for child in children for p in child.parameters()) for children in alike]
+    if not any(sizes):
+        raise ArgumentError(
+            "recipes: blocks must be given for this model, got blocks=None and no ModuleList or Sequential of equal "
+            "modules; pass blocks=[...], the layers from input to output"
+        )
+    return alike[sizes.index(max(sizes))]
+
+
+def _check_names(found: Sequence[Found], no_decay: Collection[str]) -> None:
+    if isinstance(no_decay, str):
+        raise ArgumentTypeError(f"recipes: no_decay must be a list of names, got {no_decay=!r}; put it in brackets")
+    known = {name for f in found for name in f.names} | {name.rpartition(".")[2] for f in found for name in f.names}
+    for name in no_decay:
+        if name not in known:
+            raise ArgumentError(
+                f"recipes: no_decay must hold names of trainable parameters, got {name!r}; they match exactly: "
+                f"{', '.join(sorted(known)[:8])} …"
+            )

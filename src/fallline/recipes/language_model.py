@@ -1,0 +1,78 @@
+"""Language models."""
+
+from collections.abc import Collection
+
+from torch import nn
+
+from fallline.optimizers import AdamW
+from fallline.recipes.groups import parameter_groups
+from fallline.recipes.recipe import YOURS, Choice, Recipe, chosen, in_steps, scaled
+from fallline.schedules import WarmupCosine
+from fallline.schedules.base import check_integer
+
+_LLAMA = "LLaMA, Touvron et al. 2023, section 2.2"
+
+
+def language_model(
+    model: nn.Module,
+    total_steps: int,
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    betas: tuple[float, float] | None = None,
+    clip_grad_norm: float | None = 1.0,
+    warmup_steps: int | float | None = None,
+    min_lr_ratio: float | None = None,
+    decay_embeddings: bool = False,
+    no_decay: Collection[str] = (),
+    scale_lr: str | None = None,
+    batch_size: int | None = None,
+) -> Recipe:
+    """Return AdamW with clipping and warm-up + cosine as large language models are trained.
+
+    LLaMA's set-up (Touvron et al. 2023, arXiv:2302.13971, section 2.2). A small model needs a larger lr: the published
+    one falls with size, 6e-4 at 125 M and 1.2e-4 at 13 B parameters in GPT-3 (arXiv:2005.14165, table 2.1).
+
+    Args:
+        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        total_steps: optimizer steps of the whole run, >= 1.
+        lr: 3e-4 by default.
+        weight_decay: of matrices, 0.1 by default.
+        betas: (0.9, 0.95) by default.
+        clip_grad_norm: 1.0 by default.
+        warmup_steps: steps, or as a float a part of all; by default 2,000, or 5 % of a run shorter than 40,000.
+        min_lr_ratio: of the last step, as a part of lr; 0.1 by default.
+        decay_embeddings: whether `nn.Embedding` (and what is tied to it) is decayed too.
+        no_decay: names of more parameters to leave undecayed, exact; see `parameter_groups`.
+        scale_lr: "sqrt" or "linear" scales lr from 4 M tokens a step to `batch_size`.
+        batch_size: tokens a step.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+
+    Example:
+        >>> from torch import nn
+        >>> from fallline.recipes import language_model
+        >>> optimizer, scheduler = language_model(nn.Linear(4, 4), total_steps=100_000)
+        >>> scheduler.schedules["lr"][0]
+        warmup_cosine(warmup_steps=2000, total_steps=100000, min_lr=0.0, min_lr_ratio=0.1)
+    """
+    total_steps = check_integer("language_model", "total_steps", total_steps, 1)
+    lr, rates = scaled(chosen(lr, 3e-4, "lr", f"{_LLAMA}: 7 B and 13 B, 4 M tokens"), batch_size, 4_000_000, scale_lr)
+    weight_decay, decay = chosen(weight_decay, 0.1, "weight_decay", _LLAMA)
+    betas, moments = chosen(betas, (0.9, 0.95), "betas", _LLAMA)
+    clip = Choice("clip_grad_norm", clip_grad_norm, _LLAMA if clip_grad_norm == 1.0 else YOURS)
+    usual = 2000 if total_steps >= 40_000 else 0.05
+    warmup_steps, warm = chosen(warmup_steps, usual, "warmup_steps", f"{_LLAMA}: 2,000; at most 5 % of the run")
+    min_lr_ratio, end = chosen(min_lr_ratio, 0.1, "min_lr_ratio", _LLAMA)
+    undecayed = Choice("undecayed", "biases, norms, 1-d" + ", embeddings" * (not decay_embeddings), "usual practice")
+    groups = parameter_groups(model, weight_decay, decay_embeddings=decay_embeddings, no_decay=no_decay)
+    warm = in_steps(warm, total_steps)
+    optimizer = AdamW(groups, lr=lr, betas=betas, clip_grad_norm=clip_grad_norm)
+    scheduler = WarmupCosine(optimizer, warmup_steps, total_steps, min_lr_ratio=min_lr_ratio)
+    return Recipe(
+        "language_model",
+        optimizer,
+        scheduler,
+        [*rates, decay, moments, clip, warm, end, undecayed],
+    )

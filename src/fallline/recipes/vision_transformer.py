@@ -1,0 +1,63 @@
+"""Vision transformers."""
+
+from collections.abc import Collection
+
+from torch import nn
+
+from fallline.optimizers import AdamW
+from fallline.recipes.groups import parameter_groups
+from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps, scaled
+from fallline.schedules import WarmupCosine
+
+_DEIT = "DeiT, Touvron et al. 2020, table 9"
+
+
+def vision_transformer(
+    model: nn.Module,
+    total_steps: int,
+    *,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    betas: tuple[float, float] | None = None,
+    warmup_steps: int | float | None = None,
+    min_lr: float = 0.0,
+    no_decay: Collection[str] = (),
+    scale_lr: str | None = None,
+    batch_size: int | None = None,
+) -> Recipe:
+    """Return AdamW and warm-up + cosine as vision transformers are trained from scratch.
+
+    DeiT's set-up (Touvron et al. 2020, arXiv:2012.12877, table 9) with the learning rate of batches of about 100
+    images. A small model on a small data set needs a larger lr: search it with `fallline compare`.
+
+    Args:
+        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        total_steps: optimizer steps of the whole run, >= 1.
+        lr: 1e-4 by default.
+        weight_decay: of matrices and filters, 0.05 by default.
+        betas: (0.9, 0.999) by default.
+        warmup_steps: steps, or as a float a part of all; 5 of 300 epochs by default.
+        min_lr: at the last step.
+        no_decay: names of more parameters to leave undecayed, exact: ["cls_token", "pos_embed"] in DeiT.
+        scale_lr: "sqrt" or "linear" scales lr from batch size 102 to `batch_size`.
+        batch_size: images a step.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+
+    Example:
+        >>> from torch import nn
+        >>> from fallline.recipes import vision_transformer
+        >>> recipe = vision_transformer(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), 300, lr=3e-4)
+        >>> print(str(recipe).splitlines()[1])
+          lr            0.0003                      your argument
+    """
+    lr, rates = scaled(chosen(lr, 1e-4, "lr", f"{_DEIT}: 5e-4 at 512, so at 102"), batch_size, 102, scale_lr)
+    weight_decay, decay = chosen(weight_decay, 0.05, "weight_decay", _DEIT)
+    betas, moments = chosen(betas, (0.9, 0.999), "betas", f"{_DEIT}: the defaults of AdamW")
+    warmup_steps, warm = chosen(warmup_steps, 5 / 300, "warmup_steps", f"{_DEIT}: 5 of 300 epochs")
+    undecayed = Choice("undecayed", "biases, norms, 1-d, listed", "DeiT's code")
+    warm = in_steps(warm, total_steps)
+    optimizer = AdamW(parameter_groups(model, weight_decay, no_decay=no_decay), lr=lr, betas=betas)
+    scheduler = WarmupCosine(optimizer, warmup_steps, total_steps, min_lr)
+    return Recipe("vision_transformer", optimizer, scheduler, [*rates, decay, moments, warm, undecayed])

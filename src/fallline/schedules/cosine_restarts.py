@@ -1,0 +1,118 @@
+"""Half a cosine again and again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from fallline.schedules.base import Schedule, per_group
+from fallline.schedules.cosine import half_cosine
+from fallline.schedules.scheduler import Scheduler
+from fallline.schedules.warmup import ramp
+
+
+@dataclass(frozen=True, repr=False)
+class cosine_restarts(Schedule):
+    """Fall along half a cosine, restart at the base learning rate, and so on: SGDR (arXiv:1608.03983).
+
+    In cycle c (0 is the first), which has P = period·mult^c steps, at its step j = 0 … P − 1:
+    `min_lr + (b·gamma^c − min_lr)·(1 + cos(π·j/P))/2`. So a cycle's first step has its peak, and `min_lr` is
+    approached, not reached; PyTorch's `CosineAnnealingWarmRestarts` is the same. A warm-up ends with the first peak.
+
+    Args:
+        period: steps of the first cycle, >= 1.
+        mult: each cycle is so many times as long as the one before, an int >= 1.
+        min_lr: the lowest learning rate, >= 0.
+        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
+        warmup_steps: steps of the rise, >= 0; the last has the peak.
+        gamma: the factor on the peak from one cycle to the next, in [0, 1].
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> from fallline.schedules import cosine_restarts
+        >>> [round(cosine_restarts(2, mult=2, gamma=0.5)(k), 3) for k in range(8)]
+        [1.0, 0.5, 0.5, 0.427, 0.25, 0.073, 0.25, 0.24]
+    """
+
+    period: int
+    mult: int = 1
+    min_lr: float = 0.0
+    warmup_steps: int = 0
+    gamma: float = 1.0
+    min_lr_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        self._integer("period", 1)
+        self._integer("mult", 1)
+        self._integer("warmup_steps", 0)
+        self._number("gamma", maximum=1.0)
+        self._floor()
+
+    def _cycle(self, j: int) -> tuple[int, int, int]:
+        """Return the number of the cycle that the j-th step after the warm-up is in, its step there, and its length."""
+        if self.mult == 1:
+            return j // self.period, j % self.period, self.period
+        cycle, length = 0, self.period
+        while j >= length:  # their lengths grow geometrically: a few turns
+            cycle, j, length = cycle + 1, j - length, length * self.mult
+        return cycle, j, length
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The first step and the first three peaks."""
+        first = max(self.warmup_steps - 1, 0)
+        peaks = (first, first + self.period, first + self.period * (1 + self.mult))
+        return tuple(sorted({0, *peaks}))
+
+    @property
+    def horizon(self) -> int:
+        """Three cycles."""
+        return self.corners[-1] + self.period * self.mult**2
+
+    def value(self, k: int, base: float) -> float:
+        """Return the learning rate at step `k`."""
+        if k + 1 < self.warmup_steps:
+            return ramp(k + 1, self.warmup_steps, base)
+        cycle, j, length = self._cycle(k - max(self.warmup_steps - 1, 0))
+        return half_cosine(base * self.gamma**cycle, self._lowest(base), j / length)
+
+
+class CosineRestarts(Scheduler):
+    """Take each group along half a cosine again and again; the `LRScheduler` over `cosine_restarts`.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        period: steps of the first cycle, >= 1.
+        mult: each cycle is so many times as long as the one before, an int >= 1.
+        min_lr: the lowest learning rate, >= 0; a list gives each group its own.
+        warmup_steps: steps of the rise, >= 0; the last has the peak.
+        gamma: the factor on the peak from one cycle to the next, in [0, 1].
+        min_lr_ratio: the lowest as a part of each group's base learning rate; give this or min_lr.
+        last_epoch: -1 to start; `k - 1` to go on at step `k`.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> import torch
+        >>> from fallline.schedules import CosineRestarts
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        >>> CosineRestarts(optimizer, period=10, warmup_steps=4).get_last_lr()
+        [0.25]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        period: int,
+        mult: int = 1,
+        min_lr: float | Sequence[float] = 0.0,
+        warmup_steps: int = 0,
+        gamma: float = 1.0,
+        min_lr_ratio: float | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        schedule = per_group(lambda m: cosine_restarts(period, mult, m, warmup_steps, gamma, min_lr_ratio), min_lr)
+        super().__init__(optimizer, schedule, last_epoch)

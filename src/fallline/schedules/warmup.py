@@ -1,0 +1,107 @@
+"""A linear warm-up, alone or before a fall."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+from fallline.schedules.base import Schedule, check_warmup
+from fallline.schedules.scheduler import Scheduler
+
+
+def ramp(s: int, warmup_steps: float, base: float) -> float:
+    """Return the learning rate of the s-th step (1 is the first) of a warm-up: `base` at its last, exactly."""
+    return base * (s / warmup_steps)
+
+
+class WarmedUp(Schedule):
+    """A schedule that counts s = k + 1: a ramp to the base learning rate at s = W, then a fall to min_lr at s = T.
+
+    A subclass has the fields `warmup_steps`, `total_steps`, `min_lr` and `min_lr_ratio`, and defines `fall`.
+    """
+
+    warmup_steps: int | float
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        self._integer("total_steps", 1)
+        self._floor()
+        self._set("warmup_steps", check_warmup(type(self).__name__, self.warmup_steps, self.total_steps))
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The first step, the peak, and the last step."""
+        return tuple(sorted({0, max(int(self.warmup_steps) - 1, 0), self.total_steps - 1}))
+
+    @abstractmethod
+    def fall(self, progress: float, base: float, lowest: float) -> float:
+        """Return the learning rate when a part in (0, 1) of the steps after the warm-up is done."""
+
+    def value(self, k: int, base: float) -> float:
+        """Return the learning rate at step `k`."""
+        s, lowest = k + 1, self._lowest(base)
+        if s <= self.warmup_steps:
+            return ramp(s, self.warmup_steps, base)
+        if s >= self.total_steps:
+            return lowest
+        return self.fall((s - self.warmup_steps) / (self.total_steps - self.warmup_steps), base, lowest)
+
+
+@dataclass(frozen=True, repr=False)
+class warmup(Schedule):
+    """Rise linearly to the base learning rate and stay there: `lr(k) = b·min(1, (k + 1)/W)`, with W `warmup_steps`.
+
+    Args:
+        warmup_steps: steps of the rise, >= 1.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> from fallline.schedules import cosine, warmup
+        >>> [warmup(4)(k) for k in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+        >>> warmup(100).then(cosine(900)).length
+        999
+    """
+
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        self._integer("warmup_steps", 1)
+
+    @property
+    def length(self) -> int:
+        """`warmup_steps`."""
+        return self.warmup_steps
+
+    @property
+    def corners(self) -> tuple[int, ...]:
+        """The first step and the peak."""
+        return tuple(sorted({0, self.warmup_steps - 1}))
+
+    def value(self, k: int, base: float) -> float:
+        """Return the learning rate at step `k`."""
+        return ramp(k + 1, self.warmup_steps, base) if k + 1 < self.warmup_steps else base
+
+
+class Warmup(Scheduler):
+    """Warm each group up to its base learning rate and keep it; the `LRScheduler` over `warmup`.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        warmup_steps: steps of the rise, >= 1.
+        last_epoch: -1 to start; `k - 1` to go on at step `k`.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+
+    Example:
+        >>> import torch
+        >>> from fallline.schedules import Warmup
+        >>> Warmup(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), warmup_steps=4).get_last_lr()
+        [0.025]
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int, last_epoch: int = -1) -> None:
+        super().__init__(optimizer, warmup(warmup_steps), last_epoch)
