@@ -1,5 +1,6 @@
 """The command line: what it says, in how many words and columns, and with which exit code."""
 
+import json
 import subprocess
 import sys
 
@@ -70,6 +71,10 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["schedules", "cosine(0)"], "cosine: total_steps must be an int >= 1, got total_steps=0"),
         (["schedules", "--steps", "0"], "--steps: must be >= 1, got 0"),
         (["schedules", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
+        (["lint", "nowhere.py:setup"], "must name a Python file, got 'nowhere.py:setup'"),
+        (["lint", "setup"], "must name a Python file, got 'setup'"),
+        (["lint", f"{__file__}:nothing"], "OBJECT must be defined in"),
+        (["lint", f"{__file__}:KNOWN"], "must be, or return, (model, optimizer, scheduler, total_steps)"),
         (["report", "/nowhere"], "must be the folder of a study"),
     ],
 )
@@ -114,6 +119,25 @@ def test_without_arguments_there_is_one_schedule_of_each_kind(fallline):
     code, out, _ = fallline("schedules")
     assert code == 0 and max(map(cell_len, out.splitlines())) <= 80
     assert all(f"{name}(" in out for name in KNOWN)
+
+
+SCRIPT = """
+import torch
+def setup():
+    model = torch.nn.Linear(3, 2)
+    return model, torch.optim.Adam(model.parameters(), weight_decay=0.1)
+whole = {"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2, 2))]), "total_steps": 10}
+"""
+
+
+def test_lint_prints_what_why_and_how_and_fails_on_errors(fallline, tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    code, out, err = fallline("lint", f"{tmp_path}/train.py:setup")
+    assert code == 1 and err == "" and max(map(cell_len, out.splitlines())) <= 80
+    assert "error  coupled-decay" in out and "  fix: use AdamW" in out and out.endswith("2 findings\n")
+    code, out, _ = fallline("lint", f"{tmp_path}/train.py:setup", "--json", "--ignore", "decayed-norms")
+    assert code == 1 and [finding["id"] for finding in json.loads(out)] == ["coupled-decay"]
+    assert fallline("lint", f"{tmp_path}/train.py:whole") == (0, "0 findings\n", "")
 
 
 def test_without_the_extra_one_sentence_says_how_to_get_it():

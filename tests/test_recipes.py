@@ -144,8 +144,8 @@ PUBLISHED = {
     "vision_transformer": (
         fl.AdamW,
         {"initial_lr": 1e-4, "weight_decay": 0.05, "betas": (0.9, 0.999)},
-        fl.schedules.warmup_cosine(5, 300),
-        300,
+        fl.schedules.warmup_cosine(6255, 300 * 1251),
+        300 * 1251,
     ),
     "language_model": (
         fl.AdamW,

@@ -101,14 +101,23 @@ def render() -> str:
     public["schedules"] = [
         name for name in public["schedules"] if name[0].isupper()
     ]  # the pure ones stay in their module
+    public["linting"] = ["lint"]  # the checks stay in their package
     names = sorted([*MODULES, *LAZY, *(name for group in public.values() for name in group)])
     return TEMPLATE.format(
         modules=", ".join(MODULES),
-        imports="\n".join(f"from fallline.{p} import {', '.join(sort(group))}" for p, group in public.items()),
+        imports="\n".join(imported(p, sort(group)) for p, group in sorted(public.items())),
         typing="\n".join(f"    from fallline.{package} import {name}" for name, package in LAZY.items()),
         names="\n".join(f'    "{name}",' for name in sort(names)),
         lazy="{" + ", ".join(f'"{n}": "fallline.{p}"' for n, p in LAZY.items()) + "}",
     )
+
+
+def imported(package: str, names: list[str]) -> str:
+    """Return an import as ruff formats it."""
+    line = f"from fallline.{package} import {', '.join(names)}"
+    if len(line) <= 120:
+        return line
+    return f"from fallline.{package} import (\n" + "".join(f"    {name},\n" for name in names) + ")"
 
 
 def sort(names: list[str]) -> list[str]:

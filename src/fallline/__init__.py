@@ -7,8 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fallline import errors, recipes, schedules
+from fallline.linting import lint
 from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
-from fallline.schedules import Constant, Cosine, CosineRestarts, InverseSqrt, Linear, OneCycle, Polynomial, Schedule, Scheduler, StepDecay, Then, Warmup, WarmupCosine, WarmupStableDecay
+from fallline.schedules import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    InverseSqrt,
+    Linear,
+    OneCycle,
+    Polynomial,
+    Schedule,
+    Scheduler,
+    StepDecay,
+    Then,
+    Warmup,
+    WarmupCosine,
+    WarmupStableDecay,
+)
 from fallline.wrappers import SAM, frozen_batchnorm
 
 if TYPE_CHECKING:
@@ -41,6 +57,7 @@ __all__ = [
     "create_optimizer",
     "errors",
     "frozen_batchnorm",
+    "lint",
     "recipes",
     "schedules",
 ]

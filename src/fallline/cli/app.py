@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fallline.cli import draw, show
+from fallline.cli import draw, inspect, show
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
@@ -124,6 +124,22 @@ def report(
     study = load(folder)
     show.verdict(study)
     show.path("report", study.report(out or folder / "report.html"))
+
+
+@app.command(epilog="Example: fallline lint train.py:setup --ignore decayed-norms")
+def lint(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="FILE:OBJECT", help="(model, optimizer, scheduler, total_steps), or what returns it."),
+    ],
+    ignore: Annotated[str, typer.Option(help="Ids of checks to leave out, by comma.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Find known mistakes in a training set-up; exit code 1 if there is an error among them."""
+    found = inspect.findings(target, _split(ignore))
+    inspect.show(found, as_json)
+    if any(finding.severity == "error" for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command("list", epilog="Example: fallline list")

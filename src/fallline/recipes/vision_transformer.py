@@ -8,6 +8,7 @@ from fallline.optimizers import AdamW
 from fallline.recipes.groups import parameter_groups
 from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps, scaled
 from fallline.schedules import WarmupCosine
+from fallline.schedules.base import check_integer
 
 _DEIT = "DeiT, Touvron et al. 2020, table 9"
 
@@ -36,7 +37,8 @@ def vision_transformer(
         lr: 1e-4 by default.
         weight_decay: of matrices and filters, 0.05 by default.
         betas: (0.9, 0.999) by default.
-        warmup_steps: steps, or as a float a part of all; 5 of 300 epochs by default.
+        warmup_steps: steps, or as a float a part of all; by default 5 of 300 epochs, and 5 % or 2,000
+            where that is more.
         min_lr: at the last step.
         no_decay: names of more parameters to leave undecayed, exact: ["cls_token", "pos_embed"] in DeiT.
         scale_lr: "sqrt" or "linear" scales lr from batch size 102 to `batch_size`.
@@ -52,10 +54,12 @@ def vision_transformer(
         >>> print(str(recipe).splitlines()[1])
           lr            0.0003                      your argument
     """
+    total_steps = check_integer("vision_transformer", "total_steps", total_steps, 1)
+    usual = round(max(total_steps * 5 / 300, min(0.05 * total_steps, 2000)))  # for Adam's second moments
     lr, rates = scaled(chosen(lr, 1e-4, "lr", f"{_DEIT}: 5e-4 at 512, so at 102"), batch_size, 102, scale_lr)
     weight_decay, decay = chosen(weight_decay, 0.05, "weight_decay", _DEIT)
     betas, moments = chosen(betas, (0.9, 0.999), "betas", f"{_DEIT}: the defaults of AdamW")
-    warmup_steps, warm = chosen(warmup_steps, 5 / 300, "warmup_steps", f"{_DEIT}: 5 of 300 epochs")
+    warmup_steps, warm = chosen(warmup_steps, usual, "warmup_steps", f"{_DEIT}: 5 of 300 epochs; 5 % of short runs")
     undecayed = Choice("undecayed", "biases, norms, 1-d, listed", "DeiT's code")
     warm = in_steps(warm, total_steps)
     optimizer = AdamW(parameter_groups(model, weight_decay, no_decay=no_decay), lr=lr, betas=betas)

@@ -1,0 +1,86 @@
+"""The linter: known mistakes of optimization set-ups, found before the hours are spent."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.linting import decay, parameters, precision, schedule, warmup
+from fallline.linting.finding import CHECKS, SEVERITIES, Check, Finding
+from fallline.linting.setup import Setup
+
+__all__ = ["CHECKS", "FAMILIES", "SEVERITIES", "Check", "Finding", "lint"]
+
+FAMILIES = (parameters, schedule, warmup, decay, precision)  # importing one declares its checks
+
+
+def lint(
+    model: nn.Module | None,
+    optimizer: Optimizer,
+    scheduler: Any = None,
+    total_steps: int | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    scheduler_per: str = "step",
+    from_scratch: bool = True,
+    previous: Optimizer | Mapping[str, Any] | None = None,
+    ignore: Collection[str] = (),
+) -> list[Finding]:
+    """Return the known mistakes in a set-up, the surest first; nothing is changed, nothing is trained.
+
+    The schedule is not guessed at: a copy of the scheduler is run over the whole training.
+
+    Args:
+        model: what is trained; None leaves out the checks of parameters against it.
+        optimizer: any `torch.optim.Optimizer`.
+        scheduler: any `LRScheduler`, or None.
+        total_steps: optimizer steps that are to come; None leaves out the checks that need it.
+        steps_per_epoch: optimizer steps an epoch, needed with `scheduler_per="epoch"`.
+        scheduler_per: "step" or "epoch", how often `scheduler.step()` is called.
+        from_scratch: False for fine-tuning, which needs no warm-up and little decay.
+        previous: an earlier set-up's optimizer, or its {"lr": …, "weight_decay": …}, to compare with.
+        ignore: ids of checks to leave out.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: an argument cannot be used.
+
+    Example:
+        >>> import torch
+        >>> import fallline as fl
+        >>> model = torch.nn.Linear(3, 2, bias=False)
+        >>> optimizer = torch.optim.Adam(model.parameters(), weight_decay=0.1)
+        >>> [(finding.id, finding.severity) for finding in fl.lint(model, optimizer)]
+        [('coupled-decay', 'error')]
+    """
+    _check_arguments(model, optimizer, total_steps, steps_per_epoch, scheduler_per, ignore)
+    if isinstance(previous, Optimizer):
+        group = previous.param_groups[0]
+        previous = {"lr": group.get("initial_lr", group["lr"]), "weight_decay": group["weight_decay"]}
+    elif previous is not None and "lr" not in previous:
+        raise ArgumentError(f"lint: previous must have lr and weight_decay, got {previous=!r}; pass the old optimizer")
+    setup = Setup(
+        model, optimizer, scheduler, total_steps, steps_per_epoch, scheduler_per == "epoch", from_scratch, previous
+    )
+    found = [finding for name, check in CHECKS.items() if name not in ignore for finding in check(setup)]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _check_arguments(
+    model: Any, optimizer: Any, total_steps: Any, steps_per_epoch: Any, scheduler_per: str, ignore: Collection[str]
+) -> None:
+    if model is not None and not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"lint: model must be a torch.nn.Module or None, got {model=!r}; pass the model itself")
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentTypeError(f"lint: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
+    for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ArgumentError(f"lint: {name} must be an int >= 1, got {name}={value!r}; pass a number of steps")
+    if scheduler_per not in ("step", "epoch"):
+        raise ArgumentError(f"lint: scheduler_per must be step or epoch, got {scheduler_per=}; step is usual")
+    if scheduler_per == "epoch" and steps_per_epoch is None:
+        raise ArgumentError("lint: steps_per_epoch must be given with scheduler_per='epoch', got None; len(loader)")
+    for name in [ignore] if isinstance(ignore, str) else ignore:
+        if isinstance(ignore, str) or name not in CHECKS:
+            raise ArgumentError(f"lint: ignore must be a list of ids among {', '.join(CHECKS)}, got {name!r}")

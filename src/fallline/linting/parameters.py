@@ -1,0 +1,55 @@
+"""Checks of what the optimizer holds against what the model has."""
+
+from collections.abc import Iterable
+
+from fallline.linting.finding import Found, check
+from fallline.linting.setup import Setup
+
+_TORCH = "an optimizer updates the parameters that it was given, no others"
+
+
+def _list(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+@check("error", _TORCH, "They are trained by another optimizer.")
+def missing_parameters(setup: Setup) -> Found:
+    """Find trainable parameters of the model that the optimizer does not have."""
+    if setup.model is None:
+        return
+    held = {id(p) for group in setup.groups for p in group["params"]}
+    missing = [name for name, p in setup.model.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing:
+        yield f"{len(missing)} trainable parameters are not in the optimizer: {_list(missing)}", "add or freeze them"
+
+
+@check("error", _TORCH, "The optimizer trains several models.")
+def stale_parameters(setup: Setup) -> Found:
+    """Find parameters in the optimizer that the model does not have: it was moved, or a layer was replaced."""
+    if setup.model is None:
+        return
+    known = {id(p) for p in setup.model.parameters()}
+    for name, group in setup.named_groups():
+        if count := sum(id(p) not in known for p in group["params"]):
+            yield (
+                f"{name} holds {count} tensors that are not parameters of the model (it was copied, or a layer was "
+                "replaced, after the optimizer was built): training them changes nothing",
+                "build the optimizer last",
+            )
+
+
+@check("warning", _TORCH, "They are unfrozen later.")
+def frozen_parameters(setup: Setup) -> Found:
+    """Find frozen parameters in the optimizer."""
+    for name, group in setup.named_groups():
+        if count := sum(not p.requires_grad for p in group["params"]):
+            yield f"{name} holds {count} frozen tensors, which get no gradient", "leave them out"
+
+
+@check("error", "a parameter that is listed twice is updated twice", "None is known.")
+def duplicate_parameters(setup: Setup) -> Found:
+    """Find parameters that are in the optimizer more than once."""
+    every = [id(p) for group in setup.groups for p in group["params"]]
+    if double := len(every) - len(set(every)):
+        yield f"{double} parameters are in the optimizer more than once, and updated as often", "give each once"

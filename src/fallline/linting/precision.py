@@ -1,0 +1,30 @@
+"""Checks of number formats."""
+
+import torch
+
+from fallline.linting.finding import Found, check
+from fallline.linting.setup import Setup
+
+HALF_ULP = 2.0**-9  # of bfloat16, relative, at the upper end of a binade
+
+
+@check(
+    "warning",
+    "Zamirai et al. 2020, arXiv:2010.06192: nearest rounding cancels small updates of bfloat16 weights",
+    "Float32 copies of the weights are kept outside of this optimizer.",
+)
+def lost_updates(setup: Setup) -> Found:
+    """Find bfloat16 weights whose updates are below half an ulp."""
+    for name, group in setup.named_groups():
+        low = [p for p in group["params"] if p.dtype == torch.bfloat16 and p.numel()]
+        if not low or group.get("stochastic_rounding") or not (setup.is_adam or setup.kind == "Lion"):
+            continue
+        lr = max(setup.curve or [float(group["lr"])])
+        sizes = [p.detach().float().pow(2).mean().sqrt().item() for p in low]
+        lost = sum(lr < HALF_ULP * size for size in sizes)
+        if lost > len(low) / 2:
+            yield (
+                f"{name}: updates of about lr={lr:g} are below half an ulp of {lost} of {len(low)} bfloat16 tensors "
+                f"(typical weight {sorted(sizes)[len(sizes) // 2]:.2g}), so rounding to nearest loses them",
+                "pass stochastic_rounding=True, or keep float32 weights under autocast",
+            )
