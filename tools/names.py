@@ -101,7 +101,7 @@ def render() -> str:
     public["schedules"] = [
         name for name in public["schedules"] if name[0].isupper()
     ]  # the pure ones stay in their module
-    public["linting"] = ["lint"]  # the checks stay in their package
+    public["linting"] = ["lint", "watch"]  # the checks stay in their package
     names = sorted([*MODULES, *LAZY, *(name for group in public.values() for name in group)])
     return TEMPLATE.format(
         modules=", ".join(MODULES),

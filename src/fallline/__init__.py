@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fallline import errors, recipes, schedules
-from fallline.linting import lint
+from fallline.linting import lint, watch
 from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
 from fallline.schedules import (
     Constant,
@@ -60,6 +60,7 @@ __all__ = [
     "lint",
     "recipes",
     "schedules",
+    "watch",
 ]
 
 _LAZY = {"compare": "fallline.lab"}

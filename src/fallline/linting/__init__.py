@@ -9,9 +9,11 @@ from torch.optim import Optimizer
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.linting import decay, parameters, precision, schedule, warmup
 from fallline.linting.finding import CHECKS, SEVERITIES, Check, Finding
+from fallline.linting.running import RUN_CHECKS
 from fallline.linting.setup import Setup
+from fallline.linting.watch import Watch, watch
 
-__all__ = ["CHECKS", "FAMILIES", "SEVERITIES", "Check", "Finding", "lint"]
+__all__ = ["CHECKS", "FAMILIES", "RUN_CHECKS", "SEVERITIES", "Check", "Finding", "Watch", "lint", "watch"]
 
 FAMILIES = (parameters, schedule, warmup, decay, precision)  # importing one declares its checks
 

@@ -2,10 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fallline.linting.setup import Setup
+from typing import Any
 
 SEVERITIES = ("error", "warning", "info")  # a bug almost surely; against published advice; worth a look
 
@@ -41,34 +38,37 @@ Found = Iterator[tuple[str, str]]  # message and fix
 
 @dataclass(frozen=True)
 class Check:
-    """A function from a set-up to what is wrong with it, with what it declares."""
+    """A function from a set-up (or from a record of a training) to what is wrong, with what it declares."""
 
     id: str
     severity: str
     source: str
     false_positives: str
-    function: "Callable[[Setup], Found]"
+    function: Callable[[Any], Found]
 
-    def __call__(self, setup: "Setup") -> list[Finding]:
+    def __call__(self, subject: Any) -> list[Finding]:
         """Return the findings, one for each group or one for all."""
-        return [Finding(self.id, self.severity, message, self.source, fix) for message, fix in self.function(setup)]
+        return [Finding(self.id, self.severity, message, self.source, fix) for message, fix in self.function(subject)]
 
 
 CHECKS: dict[str, Check] = {}
 
 
-def check(severity: str, source: str, false_positives: str) -> "Callable[[Callable[[Setup], Found]], Check]":
+def check(
+    severity: str, source: str, false_positives: str, into: dict[str, Check] = CHECKS
+) -> Callable[[Callable[[Any], Found]], Check]:
     """Declare a check; its id is the name of the function.
 
     Args:
         severity: one of `SEVERITIES`.
         source: who says so.
         false_positives: when it is wrong, for the docs.
+        into: where it is listed: `CHECKS`, or `RUN_CHECKS` for what looks at a record.
     """
 
-    def declare(function: "Callable[[Setup], Found]") -> Check:
+    def declare(function: Callable[[Any], Found]) -> Check:
         declared = Check(function.__name__.replace("_", "-"), severity, source, false_positives, function)
-        CHECKS[declared.id] = declared
+        into[declared.id] = declared
         return declared
 
     return declare

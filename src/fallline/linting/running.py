@@ -1,0 +1,95 @@
+"""Checks of a running training."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+
+from fallline.linting.finding import Check, Found, check
+
+EARLY = 500  # steps: the first hundreds
+_WINDOW, _LEAST, _MADS, _PART = 50, 10, 8.0, 0.2  # losses before; how many at least; MADs and part of the median above
+
+
+@dataclass
+class Record:
+    """What `watch` has counted: losses, steps, and on how many of them what was seen."""
+
+    losses: list[float] = field(default_factory=list)
+    steps: int = 0
+    checked: int = 0
+    not_zeroed: int = 0
+    clipped_scaled: int = 0
+    with_clipping: int = 0
+    clipped: int = 0
+
+
+RUN_CHECKS: dict[str, Check] = {}
+run_check = partial(check, into=RUN_CHECKS)
+
+
+def spikes(losses: list[float]) -> list[int]:
+    """Return the steps whose loss is not finite, or far above the median of those before.
+
+    Example:
+        >>> from fallline.linting.running import spikes
+        >>> spikes([2.0] * 20 + [9.0] + [2.0] * 5)
+        [20]
+    """
+    found = []
+    for k, loss in enumerate(losses):
+        before = [x for x in losses[max(k - _WINDOW, 0) : k] if math.isfinite(x)]
+        if not math.isfinite(loss):
+            found.append(k)
+        elif len(before) >= _LEAST:
+            middle = median(before)
+            spread = median(abs(x - middle) for x in before)
+            if loss > middle + max(_MADS * spread, _PART * abs(middle)):
+                found.append(k)
+    return found
+
+
+@run_check(
+    "warning", "Ma and Yarats 2021, arXiv:1910.04209; COURSE: spikes ask for a longer warm-up", "A hard batch; noise."
+)
+def loss_spikes(record: Record) -> Found:
+    """Find losses far above those before."""
+    if found := spikes(record.losses):
+        early = found[0] < EARLY
+        yield (
+            f"the loss spikes {len(found)} time{'s' * (len(found) > 1)}, first at step {found[0]}, where it is "
+            f"{record.losses[found[0]]:.3g}",
+            "warm up for longer" if early else "use a lower learning rate, a lower beta2, or clip_grad_norm=1.0",
+        )
+
+
+@run_check("warning", "a clip on most steps is a learning rate of its own", "Normalised gradients are wanted.")
+def clipped_often(record: Record) -> Found:
+    """Find clipping on more than half of the steps."""
+    if record.with_clipping >= 20 and record.clipped > record.with_clipping / 2:
+        yield (
+            f"the gradient was clipped on {record.clipped} of {record.with_clipping} steps, over half: its length "
+            "hardly counts any more",
+            "raise clip_grad_norm above the usual norm (opt.grad_norm), or lower the learning rate knowingly",
+        )
+
+
+@run_check("error", "PyTorch adds to .grad until zero_grad clears it", "Old gradients are kept on purpose.")
+def gradients_not_zeroed(record: Record) -> Found:
+    """Find gradients that still hold those of the step before."""
+    if record.not_zeroed >= 3 and record.not_zeroed > 0.5 * record.checked:
+        yield (
+            f"on {record.not_zeroed} of {record.checked} steps the gradient still held that of the step before",
+            "call optimizer.zero_grad() after each optimizer.step()",
+        )
+
+
+@run_check("error", "PyTorch's automatic mixed precision examples: unscale_ before clipping", "Tiny thresholds.")
+def clipped_before_unscale(record: Record) -> Found:
+    """Find gradients that were clipped while they were still multiplied by GradScaler's scale."""
+    if record.clipped_scaled >= 3 and record.clipped_scaled > 0.5 * record.checked:
+        yield (
+            f"on {record.clipped_scaled} of {record.checked} steps the gradient was shrunk by about the scaler's "
+            "factor: it was clipped before it was unscaled, to next to nothing",
+            "call scaler.unscale_(optimizer) before clipping, or pass clip_grad_norm to the optimizer",
+        )

@@ -1,0 +1,118 @@
+"""`watch`: a record of a running training, which the run-time checks look at."""
+
+import math
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from fallline.errors import ArgumentTypeError
+from fallline.linting.finding import Finding
+from fallline.linting.running import RUN_CHECKS, Record
+
+
+class Watch:
+    """Records what an optimizer does until `close`, and finds mistakes in it; changes nothing.
+
+    Attributes:
+        record: what has been seen so far.
+
+    Example:
+        >>> import torch
+        >>> import fallline as fl
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = fl.SGD([weight], lr=0.1)
+        >>> watch = fl.watch(optimizer)
+        >>> for _ in range(10):
+        ...     loss = weight.square().sum()
+        ...     loss.backward()  # and no zero_grad
+        ...     optimizer.step()
+        ...     watch.loss(loss)
+        >>> [finding.id for finding in watch.findings()]
+        ['gradients-not-zeroed']
+    """
+
+    def __init__(self, optimizer: Optimizer, scaler: Any = None) -> None:
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self.record = Record()
+        self._optimizer = optimizer
+        self._scaler = scaler
+        inner = getattr(optimizer, "base", None)
+        self._updater = inner if isinstance(inner, Optimizer) else optimizer
+        self._param = (
+            min(params, key=torch.Tensor.numel) if params else None
+        )  # one is enough, and the smallest is cheap
+        self._arrived: torch.Tensor | None = None
+        self._before: torch.Tensor | None = None
+        self._handles = [
+            self._updater.register_step_pre_hook(self._on_step),
+            self._updater.register_step_post_hook(self._after_step),
+        ]
+        if self._param is not None:
+            self._handles.append(self._param.register_hook(self._on_gradient))
+
+    def loss(self, value: float | torch.Tensor) -> None:
+        """Record the loss of a step."""
+        self.record.losses.append(value.item() if isinstance(value, torch.Tensor) else float(value))
+
+    def findings(self) -> list[Finding]:
+        """Return what is wrong so far."""
+        return [finding for check in RUN_CHECKS.values() for finding in check(self.record)]
+
+    def close(self) -> None:
+        """Stop watching; the record stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _on_gradient(self, grad: torch.Tensor) -> None:
+        self._arrived = grad.detach().clone() if self._arrived is None else self._arrived + grad.detach()
+
+    def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        grad = self._param.grad if self._param is not None else None
+        if grad is None or self._arrived is None:
+            return
+        scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+        scaled = scale if getattr(optimizer, "grad_scale", None) is not None else 1.0  # the update unscales
+        arrived = self._arrived / scale
+        given = grad.detach() / scaled
+        size = arrived.norm().item()
+        if size > 0 and math.isfinite(size):
+            self.record.checked += 1
+            if self._before is not None and not torch.allclose(given, arrived, rtol=1e-2, atol=1e-2 * size):
+                self.record.not_zeroed += torch.allclose(given, self._before + arrived, rtol=1e-3, atol=1e-3 * size)
+            self.record.clipped_scaled += scale >= 1024 and given.norm().item() / size * scale < 32
+        self._before = given.clone()
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._arrived = None
+        self.record.steps += 1
+        limit, norm = optimizer.param_groups[0].get("clip_grad_norm"), getattr(optimizer, "grad_norm", None)
+        if limit is not None and norm is not None:
+            self.record.with_clipping += 1
+            self.record.clipped += float(norm) > limit
+
+
+def watch(optimizer: Optimizer, scaler: Any = None) -> Watch:
+    """Watch a training for mistakes that show only while it runs: spikes, clipping, gradients that are left over.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        scaler: the `torch.amp.GradScaler`, if there is one.
+
+    Returns:
+        A `Watch`: tell it each loss with `watch.loss(loss)`, ask it with `watch.findings()`, end it with
+        `watch.close()` or a `with` block. It costs a copy of the smallest gradient a step.
+
+    Raises:
+        ArgumentTypeError: `optimizer` is no optimizer.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentTypeError(f"watch: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
+    return Watch(optimizer, scaler)
