@@ -31,7 +31,7 @@ def language_model(
     """Return AdamW with clipping and warm-up + cosine as large language models are trained.
 
     LLaMA's set-up (Touvron et al. 2023, arXiv:2302.13971, section 2.2). A small model needs a larger lr: the published
-    one falls with size, 6e-4 at 125 M and 1.2e-4 at 13 B parameters in GPT-3 (arXiv:2005.14165, table 2.1).
+    one falls with size, 6e-4 at 125 M and 1e-4 at 13 B parameters in GPT-3 (arXiv:2005.14165, table 2.1).
 
     Args:
         model: what is trained; DDP and `torch.compile` wrappers are seen through.
