@@ -129,9 +129,10 @@ def run(trial: Trial, make_optimizer: MakeOptimizer = create_optimizer) -> tuple
     failure, curve, times = _train(task, model, optimizer, batches, trial)
     metrics = dict(curve[-1]) if curve else {}
     metrics = {k: v for k, v in metrics.items() if k.endswith(("loss", "accuracy"))}
-    if failure is None and not metrics["val_loss"] < task.trivial_loss():
-        cause = f"validation loss {metrics['val_loss']:.4g} is no better than ignoring the input"
-        failure = {"state": "not-learned", "step": trial.steps, "cause": f"{cause} ({task.trivial_loss():.4g})"}
+    trivial = task.trivial_loss() or math.inf
+    if failure is None and not metrics["val_loss"] < trivial:
+        cause = f"validation loss {metrics['val_loss']:.4g} is no better than ignoring the input ({trivial:.4g})"
+        failure = {"state": "not-learned", "step": trial.steps, "cause": cause}
     if trial.stage == "confirm" and failure is None:
         metrics |= evaluate(task, model, "test")
     state = [t for s in optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]

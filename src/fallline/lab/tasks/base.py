@@ -1,10 +1,12 @@
 """What a task is: data, a model and a loss; the lab owns everything else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
+
+from fallline.errors import ArgumentError
 
 
 class Task(ABC):
@@ -14,11 +16,39 @@ class Task(ABC):
         name: as given on the command line.
         steps: optimizer steps of a full run.
         summary: one line for people: data, model, what is measured.
+        settings: what a study may set or vary of the task, with its default; each becomes an attribute.
+        metric: what configurations are selected by, measured on validation; the test split's is the headline.
+        mode: "min" when a smaller metric is better, "max" when a larger one is.
+        unit: of the loss, for axes and tables; "" when it has none.
+        precision: "float32", or "bfloat16" to run model and loss under autocast.
+        accumulate: batches whose gradients are averaged into one step.
     """
 
     name: ClassVar[str]
     steps: ClassVar[int]
     summary: ClassVar[str]
+    settings: ClassVar[Mapping[str, Any]] = {}
+    metric: ClassVar[str] = "val_loss"
+    mode: ClassVar[str] = "min"
+    unit: ClassVar[str] = "nats"
+    precision: ClassVar[str] = "float32"
+    accumulate: ClassVar[int] = 1
+
+    def __init__(self, **settings: Any) -> None:
+        """Create the task with other settings than its defaults.
+
+        Raises:
+            ArgumentError: the task has no such setting, or it is of another type than its default.
+        """
+        for key, value in settings.items():
+            if key not in self.settings:
+                known = ", ".join(self.settings) or "none"
+                raise ArgumentError(f"task {self.name}: its settings are {known}, got {key}={value!r}; leave it out")
+            kind = type(self.settings[key])
+            if type(value) is not kind:
+                raise ArgumentError(f"task {self.name}: {key} must be of type {kind.__name__}, got {key}={value!r}")
+        for key, value in {**self.settings, **settings}.items():
+            setattr(self, key, value)
 
     @abstractmethod
     def model(self) -> torch.nn.Module:
@@ -32,14 +62,23 @@ class Task(ABC):
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Return the mean loss of a batch, a scalar."""
 
-    @abstractmethod
     def size(self, batch: Any) -> int:
-        """Return how many items a batch holds; averages over batches weigh by it."""
+        """Return how many items a batch holds; averages over batches weigh by it. By default, rows of a tensor."""
+        while not isinstance(batch, torch.Tensor):
+            batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+        return len(batch)
 
-    @abstractmethod
-    def trivial_loss(self) -> float:
-        """Return the validation loss of the best predictor that ignores its input; worse is "not learned"."""
+    def trivial_loss(self) -> float | None:
+        """Return the validation loss of the best predictor that ignores its input; worse is "not learned".
+
+        None stands for the validation loss of the model before its first step.
+        """
+        return None
 
     def evaluate(self, model: torch.nn.Module, batch: Any) -> dict[str, float]:
         """Return further metrics of a batch, each a mean over its items."""
         return {}
+
+    def param_groups(self, model: torch.nn.Module) -> Iterable[Any]:
+        """Return what the optimizer is given: parameters, or groups with options of their own."""
+        return list(model.parameters())

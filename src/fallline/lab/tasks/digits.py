@@ -1,17 +1,13 @@
 """Handwritten digits: 1,797 grey images of 8 × 8 pixels from the UCI archive, inside scikit-learn's wheel."""
 
 import functools
-from collections.abc import Iterator
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from fallline.lab.tasks.base import Task
+from fallline.lab.tasks.images import Batch, Images
 
-Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-
-BATCH_SIZE = 64
 _SPLIT_SEED = 1797  # the split is part of the task: the same for every study
 _SIZES = {"train": 1077, "val": 360, "test": 360}
 
@@ -29,7 +25,7 @@ def load(split: str) -> Batch:
     return images[parts[split]], labels[parts[split]]
 
 
-class Digits(Task):
+class Digits(Images):
     """Digits under a multilayer perceptron."""
 
     name: ClassVar[str] = "digits"
@@ -42,37 +38,9 @@ class Digits(Task):
             nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
         )
 
-    def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield shuffled training batches without end, or the whole of another split once."""
-        images, labels = load(split)
-        if split != "train":
-            yield images, labels
-            return
-        while True:
-            order = torch.randperm(len(labels), generator=generator)
-            for start in range(0, len(labels) - BATCH_SIZE + 1, BATCH_SIZE):
-                chosen = order[start : start + BATCH_SIZE]
-                yield images[chosen], labels[chosen]
-
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mean cross-entropy in nats."""
-        images, labels = batch
-        return nn.functional.cross_entropy(model(images), labels)
-
-    def size(self, batch: Batch) -> int:
-        """Return the number of images."""
-        return len(batch[1])
-
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Return the share of images classified rightly."""
-        images, labels = batch
-        return {"accuracy": (model(images).argmax(1) == labels).double().mean().item()}
-
-    def trivial_loss(self) -> float:
-        """Return the validation cross-entropy of always answering with the class frequencies of that split."""
-        # Those of the training set would do worse than a network that has not been trained (2.313 against 2.303).
-        frequencies = torch.bincount(load("val")[1], minlength=10).double()
-        return float(torch.special.entr(frequencies / frequencies.sum()).sum())
+    def load(self, split: str) -> Batch:
+        """Return images (n, 1, 8, 8) and labels (n,) of a split."""
+        return load(split)
 
 
 class DigitsCNN(Digits):
