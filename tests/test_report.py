@@ -13,12 +13,14 @@ import torch
 
 import fallline as fl
 from fallline.errors import StudyError
-from fallline.lab.plan import Spec, confirm, make_arms
+from fallline.lab.arms import make_arms
+from fallline.lab.plan import confirm
 from fallline.lab.report import best_code, charts
 from fallline.lab.report.content import content
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import command
 from fallline.lab.schedules import learning_rates
+from fallline.lab.spec import Spec
 from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
 

@@ -9,11 +9,10 @@ from fallline.lab.plan import confirm, tuning_trials
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import best_code, command
 from fallline.lab.schedules import WARMUP
-from fallline.lab.spaces import SPACES
 from fallline.lab.statistics import summarize
 from fallline.lab.store import read_study
 from fallline.lab.tasks import get_task
-from fallline.lab.verdicts import Result, Verdict, compare_all
+from fallline.lab.verdicts import Result, Verdict
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -101,8 +100,7 @@ def _against_best(study: "Study", leaders: list[Row]) -> list[Result]:
     finished = [row["arm"] for row in leaders if row["finished"]]
     if not finished or finished[0] == study.baseline:
         return []
-    values = {arm: study.confirmed(arm) for arm in finished}
-    against = compare_all(values, finished[0], log_ratio=True, mode="min", metric="loss")
+    against = study.compare_with(finished[0], finished)
     return [against[arm] for arm in finished[1:]]
 
 
@@ -132,7 +130,7 @@ def _hyperparameters(study: "Study", arm: str) -> dict[str, Row]:
     searched = {d.name: d for d in search.ranges}
     point = search.points[search.best] if search.best is not None else {}
     cells = {}
-    for name in SPACES[search.arm.optimizer].defaults:
+    for name in {**search.arm.space.defaults, **search.arm.fixed}:
         how = "set by the user" if name in search.arm.fixed else "default"
         if name in searched:
             low, high = sorted((searched[name].value(0.0), searched[name].value(1.0)))
