@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fallline.cli import compare, draw, inspect, show
+from fallline.cli import compare, draw, exercise, inspect, show
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
@@ -62,6 +62,8 @@ def _root(
 app.command(epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first")(
     compare.compare
 )
+app.command(epilog="Example: fallline exercise 1 --task digits --quick")(exercise.exercise)
+app.command(epilog="Example: fallline reproduce runs/first --trial 3f2a")(exercise.reproduce)
 
 
 @app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d")

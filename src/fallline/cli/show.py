@@ -115,6 +115,20 @@ def _size(spec: "Spec") -> str:
     )
 
 
+def stability(study: "Study") -> None:
+    """Print the largest gradient norm and the spikes of every arm's confirmation runs."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("arm", "largest gradient norm", "spikes by seed"):
+        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+    for arm in study.arms:
+        outcomes = study.confirmation(arm)
+        norms = [row["grad_norm"] for o in outcomes for row in o.trace]
+        largest = _number(max(norms, default=math.nan), ".3g")
+        table.add_row(arm, largest, " ".join(f"{o.metrics['spikes']:.0f}" for o in outcomes))
+    console.print()
+    console.print(table)
+
+
 def path(name: str, target: Path) -> None:
     """Print where a file is, on a line of its own so that it can be copied."""
     console.print(f"{name}: {target}", soft_wrap=True)

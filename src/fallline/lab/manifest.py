@@ -20,7 +20,7 @@ _TRAINING_BATCHES = 20  # that enter the hash of the data; a stream of batches h
 def manifest(task: Task) -> dict[str, Any]:
     """Return versions, hardware, git commit and the hash of the data."""
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -28,6 +28,11 @@ def manifest(task: Task) -> dict[str, Any]:
         "commit": _commit(),
         "data": data_digest(task),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def data_digest(task: Task) -> str:

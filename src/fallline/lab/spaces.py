@@ -166,9 +166,10 @@ def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
         dimensions += _ADAM_TAIL[:2]
         values |= {"beta1": betas[0], "beta2": betas[1]}
     for dimension in (_MOMENTUM, _ALPHA, _ADAM_TAIL[2]):
-        if signature.get(dimension.name):  # none, or 0, is a part that the optimizer does not use by default
+        default = signature.get(dimension.name)
+        if isinstance(default, float) and default:  # 0 is a part that the optimizer does not use by default
             dimensions.append(dimension)
-            values[dimension.name] = signature[dimension.name]
+            values[dimension.name] = default
     return Space(name, tuple(dimensions), values)
 
 

@@ -67,6 +67,7 @@ class Spec:
             raise ArgumentError(f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}")
 
         for arm in self.arms:
+            get_task(self.task, **self.settings_of(arm))
             if arm.steps is not None and self.equal != "trials":
                 raise ArgumentError(
                     f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass that"

@@ -72,10 +72,14 @@ class Study:
             metric: the headline by default.
             stage: "confirm"; or "equal-steps", the runs of an arm like SAM at as many steps as the other arms make.
         """
-        outcomes = [self.outcome(trial) for trial in confirm(self.spec, self.searches[arm], stage)]
+        outcomes = self.confirmation(arm, stage)
         if not outcomes:
             return [None] * self.spec.seeds
         return [None if o.failure else o.metrics[metric or self.headline] for o in outcomes]
+
+    def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
+        """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
+        return [self.outcome(trial) for trial in confirm(self.spec, self.searches[arm], stage)]
 
     @property
     def log_ratio(self) -> bool:
