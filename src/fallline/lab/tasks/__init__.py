@@ -6,10 +6,11 @@ from fallline.errors import ArgumentError
 from fallline.lab.loading import is_path, load_object
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.digits import Digits, DigitsCNN
+from fallline.lab.tasks.fashion_mnist import FashionMNIST
 
-__all__ = ["TASKS", "Digits", "DigitsCNN", "Task", "get_task"]
+__all__ = ["TASKS", "Digits", "DigitsCNN", "FashionMNIST", "Task", "get_task"]
 
-TASKS: dict[str, type[Task]] = {cls.name: cls for cls in (Digits, DigitsCNN)}
+TASKS: dict[str, type[Task]] = {cls.name: cls for cls in (Digits, DigitsCNN, FashionMNIST)}
 
 
 def get_task(name: str, **settings: Any) -> Task:

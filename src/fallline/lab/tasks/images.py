@@ -30,14 +30,19 @@ class Images(Task):
         """Return the images (n, channels, height, width) and the labels (n,) of a split."""
 
     def augment(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return training images as the model is to see them; unchanged by default."""
+        """Return training images, as `load` gives them, with random changes; unchanged by default."""
+        return images
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images as the model is to see them: what is loaded as bytes becomes float32 a batch at a time."""
         return images
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
         """Yield shuffled training batches without end, or the whole of another split once."""
         images, labels = self.load(split)
         if split != "train":
-            yield from zip(images.split(_EVALUATED_AT_ONCE), labels.split(_EVALUATED_AT_ONCE), strict=True)
+            for chunk, answers in zip(images.split(_EVALUATED_AT_ONCE), labels.split(_EVALUATED_AT_ONCE), strict=True):
+                yield self.prepare(chunk), answers
             return
         if not 1 <= self.batch_size <= len(labels):
             raise ArgumentError(
@@ -48,7 +53,7 @@ class Images(Task):
             order = torch.randperm(len(labels), generator=generator)
             for chosen in order.split(self.batch_size):
                 if len(chosen) == self.batch_size:
-                    yield self.augment(images[chosen], generator), labels[chosen]
+                    yield self.prepare(self.augment(images[chosen], generator)), labels[chosen]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy in nats."""
@@ -56,9 +61,13 @@ class Images(Task):
         return nn.functional.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Return the share of images classified rightly."""
+        """Return the loss and the share of images classified rightly, from one forward pass."""
         images, labels = batch
-        return {"accuracy": (model(images).argmax(1) == labels).double().mean().item()}
+        logits = model(images)
+        return {
+            "loss": nn.functional.cross_entropy(logits, labels).item(),
+            "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        }
 
     def trivial_loss(self) -> float:
         """Return the validation cross-entropy of always answering with the class frequencies of that split."""
