@@ -1,5 +1,6 @@
 """What tasks of image classification share: shuffled batches, cross-entropy and accuracy."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeAlias
@@ -12,7 +13,21 @@ from fallline.lab.tasks.base import Task
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-_EVALUATED_AT_ONCE = 1000  # images; bounds the memory of an evaluation
+_EVALUATED_AT_ONCE = 500  # images; bounds the memory of an evaluation, and 1,000 take longer each
+
+
+def hold_out(data: Batch, count: int, seed: int) -> tuple[Batch, Batch]:
+    """Return images and labels as two parts: all but `count`, and the `count` that the seed chooses.
+
+    Example:
+        >>> kept, held_out = hold_out((torch.arange(5), torch.arange(5)), 2, seed=0)
+        >>> sorted(kept[0].tolist() + held_out[0].tolist())
+        [0, 1, 2, 3, 4]
+    """
+    images, labels = data
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    kept, held_out = order[count:], order[:count]
+    return (images[kept], labels[kept]), (images[held_out], labels[held_out])
 
 
 class Images(Task):
@@ -68,6 +83,15 @@ class Images(Task):
             "loss": nn.functional.cross_entropy(logits, labels).item(),
             "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         }
+
+    def data_digest(self) -> str:
+        """Return a hash of the images and labels of every split."""
+        digest = hashlib.sha256()
+        for split in ("train", "val", "test"):
+            for tensor in self.load(split):
+                digest.update(f"{split} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
     def trivial_loss(self) -> float:
         """Return the validation cross-entropy of always answering with the class frequencies of that split."""
