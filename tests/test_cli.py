@@ -56,7 +56,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
     ("words", "sentence"),
     [
         (["compare", "--optimizers", "sdg"], "got 'sdg'; did you mean sgd?"),
-        (["compare", "digit"], "task: must be one of digits, digits-cnn or FILE.py:NAME, got 'digit'"),
+        (["compare", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
         (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
         (["compare", "--trials", "ten"], "Invalid value for '--trials'"),
         (["compare", "--seeds", "1"], "got seeds=1"),

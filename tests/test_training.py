@@ -98,7 +98,7 @@ def test_bfloat16_runs_model_and_loss_under_autocast():
 def test_an_optimizer_that_needs_a_closure_gets_one():
     outcome, costs = run(trial("torch.optim:LBFGS", steps=20, lr=0.02, max_iter=3))
     assert outcome.failure is None and costs.passes > 2
-    assert outcome.metrics["val_loss"] < 2
+    assert outcome.metrics["val_loss"] < 2.2
 
 
 def test_averages_are_what_is_evaluated():

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from fallline.cli import compare, draw, exercise, inspect, show
+from fallline.cli import data as datasets
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
@@ -93,6 +94,16 @@ def lint(
     inspect.show(found, as_json)
     if any(finding.severity == "error" for finding in found):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: fallline data fashion-mnist")
+def data(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A built-in task, or FILE.py:NAME.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+) -> None:
+    """Fetch what is missing of a task's data, and say where they are."""
+    compare.keep_data_in(data_dir)
+    datasets.show(task)
 
 
 @app.command("list", epilog="Example: fallline list")

@@ -81,8 +81,7 @@ def compare(
     from fallline.lab.study import Study
     from fallline.lab.tasks import get_task
 
-    if data_dir is not None:
-        os.environ["FALLLINE_DATA"] = str(data_dir.resolve())  # read where the data are, in the workers too
+    keep_data_in(data_dir)
     chosen = _effort(quick, thorough)
     given = parse_settings(settings or [], text)
 
@@ -132,6 +131,14 @@ def _effort(quick: bool, thorough: bool) -> Effort:
     if quick and thorough:
         raise ArgumentError("quick, thorough: one of them can be given, got both; leave one out")
     return QUICK if quick else THOROUGH if thorough else STANDARD
+
+
+def keep_data_in(folder: Path | None) -> None:
+    """Let this process and its workers look for data in a folder."""
+    from fallline.lab.data import VARIABLE
+
+    if folder is not None:
+        os.environ[VARIABLE] = str(folder.resolve())
 
 
 def split(text: str) -> list[str]:

@@ -1,13 +1,12 @@
 """`fallline exercise` and `fallline reproduce`."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fallline.cli import show
-from fallline.cli.compare import QUICK, STANDARD
+from fallline.cli.compare import QUICK, STANDARD, keep_data_in
 
 
 def exercise(
@@ -29,8 +28,7 @@ def exercise(
     from fallline.lab.exercises import get_exercise
 
     chosen, effort = get_exercise(number), QUICK if quick else STANDARD
-    if data_dir is not None:
-        os.environ["FALLLINE_DATA"] = str(data_dir.resolve())
+    keep_data_in(data_dir)
     show.console.print(chosen.question, style="bold")
     with show.progress_line() as progress:
         study = compare(

@@ -242,7 +242,9 @@ def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu"
             size = task.size(batch)
             items += size
             with precision(task, device):
-                found = {"loss": task.loss(model, batch).item(), **task.evaluate(model, batch)}
+                found = task.evaluate(model, batch)  # may have the loss from the same forward pass
+                if "loss" not in found:
+                    found = {"loss": task.loss(model, batch).item(), **found}
             for key, value in found.items():
                 sums[f"{split}_{key}"] = sums.get(f"{split}_{key}", 0.0) + size * value
     model.train()
