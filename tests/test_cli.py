@@ -60,7 +60,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
         (["compare", "--trials", "ten"], "Invalid value for '--trials'"),
         (["compare", "--seeds", "1"], "got seeds=1"),
-        (["compare", "-j", "0"], "jobs: must be at least 1, got jobs=0"),
+        (["compare", "-j", "-1"], "jobs: must be at least 0, got jobs=-1"),
         (["compare", "--steps", "0"], "steps: must be at least 20"),
         (["compare", "--margin", "2"], "margin: must be in (0, 1), got margin=2"),
         (["compare", "--baseline", "sgd"], "baseline: must be one of momentum, adam, adamw, got 'sgd'"),

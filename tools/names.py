@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fallline"
 EAGER = ("optimizers", "schedules", "wrappers")  # packages whose __all__ is public and cheap to import
 MODULES = ("errors", "recipes", "schedules")  # public as modules: fl.schedules.cosine
-LAZY = {"compare": "lab"}  # names that need the extra `lab`, imported at first use
+LAZY = {"compare": "lab", "task": "lab"}  # names that need the extra `lab`, imported at first use
 
 TEMPLATE = '''"""Fallline: which optimizer, how to run it, and why it behaves so.
 
@@ -106,7 +106,10 @@ def render() -> str:
     return TEMPLATE.format(
         modules=", ".join(MODULES),
         imports="\n".join(imported(p, sort(group)) for p, group in sorted(public.items())),
-        typing="\n".join(f"    from fallline.{package} import {name}" for name, package in LAZY.items()),
+        typing="\n".join(
+            "    " + imported(p, sort([name for name, package in LAZY.items() if package == p]))
+            for p in sorted(set(LAZY.values()))
+        ),
         names="\n".join(f'    "{name}",' for name in sort(names)),
         lazy="{" + ", ".join(f'"{n}": "fallline.{p}"' for n, p in LAZY.items()) + "}",
     )

@@ -28,7 +28,7 @@ from fallline.schedules import (
 from fallline.wrappers import SAM, frozen_batchnorm
 
 if TYPE_CHECKING:
-    from fallline.lab import compare
+    from fallline.lab import compare, task
 
 __all__ = [
     "LAMB",
@@ -60,10 +60,11 @@ __all__ = [
     "lint",
     "recipes",
     "schedules",
+    "task",
     "watch",
 ]
 
-_LAZY = {"compare": "fallline.lab"}
+_LAZY = {"compare": "fallline.lab", "task": "fallline.lab"}
 
 
 def __getattr__(name: str) -> Any:

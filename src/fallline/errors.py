@@ -34,3 +34,7 @@ class MissingExtraError(FalllineError, ImportError):
 
 class CacheWarning(UserWarning):
     """Compiled kernels cannot be kept on disk, so every process compiles them anew."""
+
+
+class TaskWarning(UserWarning):
+    """A task keeps its contract, but something of it looks wrong."""

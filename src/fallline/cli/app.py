@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fallline.cli import compare, draw, exercise, inspect, show
 from fallline.cli import data as datasets
+from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
@@ -104,6 +105,12 @@ def data(
     """Fetch what is missing of a task's data, and say where they are."""
     compare.keep_data_in(data_dir)
     datasets.show(task)
+
+
+@app.command("new-task", epilog="Example: fallline new-task my_task.py")
+def new_task(file: Annotated[Path, typer.Argument(metavar="FILE", help="A .py file that is not there yet.")]) -> None:
+    """Write a commented task file that runs as it is, to put your own model into."""
+    write_new_task(file)
 
 
 @app.command("list", epilog="Example: fallline list")

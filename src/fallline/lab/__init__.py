@@ -2,5 +2,6 @@
 
 from fallline.lab.conduct import Progress, compare
 from fallline.lab.study import Study, load
+from fallline.lab.tasks.own import task
 
-__all__ = ["Progress", "Study", "compare", "load"]
+__all__ = ["Progress", "Study", "compare", "load", "task"]

@@ -1,22 +1,25 @@
 """From a question to a finished study: specify, open the folder, run what is missing, time the arms."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fallline.errors import ArgumentError, StudyError
+from fallline.errors import ArgumentError, StudyError, TaskWarning
 from fallline.lab.arms import make_arms
+from fallline.lab.contract import check_task
 from fallline.lab.executors import Executor, make_executor
-from fallline.lab.loading import is_path, source_digest
+from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
 from fallline.lab.plan import confirm, tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store, read_study
-from fallline.lab.study import Study
+from fallline.lab.study import Study, known_so_far
 from fallline.lab.tasks import Task, get_task
+from fallline.lab.tasks.own import name_of
 from fallline.lab.timing import time_arms
 from fallline.lab.trial import Outcome, Trial
 
@@ -39,7 +42,7 @@ class Progress:
 
 
 def specify(
-    task: str,
+    task: str | type[Task],
     optimizers: Sequence[str],
     schedules: Sequence[str],
     *,
@@ -54,6 +57,7 @@ def specify(
     Raises:
         ArgumentError: an argument cannot be used.
     """
+    task = name_of(task)
     learning = get_task(task, **(settings or {}))
     arms = make_arms(optimizers, schedules, vary, learning.settings)
     if self_check:
@@ -102,8 +106,7 @@ def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> No
 
 def default_folder(spec: Spec) -> Path:
     """Return the folder of a study for which the user has named none."""
-    name = Path(spec.task.rpartition(":")[0]).stem if is_path(spec.task) else spec.task
-    return Path("fallline-runs") / f"{name}-{spec.digest()}"
+    return Path("fallline-runs") / f"{folder_name(spec.task)}-{spec.digest()}"
 
 
 def run_study(
@@ -127,6 +130,9 @@ def run_study(
             f"task: the data must be those that the study in {str(study.store.folder)!r} began with, got hash "
             f"{found['data']} instead of {kept.get('data')}; choose another --out"
         )
+    if not any(study.store.outcome(trial) for trial in known_so_far(study)):
+        for finding in check_task(study.spec.learning):
+            warnings.warn(finding.message, TaskWarning, stacklevel=2)
     with executor:
         _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
     if not study.timings():
@@ -181,7 +187,7 @@ def _time(study: Study) -> None:
 
 
 def compare(
-    task: str = "digits",
+    task: str | type[Task] = "digits",
     optimizers: Sequence[str] = ("momentum", "adam", "adamw"),
     schedules: Sequence[str] = ("cosine",),
     *,
@@ -213,7 +219,7 @@ def compare(
     under `if __name__ == "__main__":`.
 
     Args:
-        task: name of a built-in task, or where the user's own is: FILE.py:NAME.
+        task: name of a built-in task, or a class decorated with `fallline.task`, or where that is: FILE.py:NAME.
         optimizers: names as in `fallline list`, `sam(NAME)`, or where a class is (`torch.optim:NAdam`,
             `my_file.py:Mine`); `adamw@lr=1e-4` fixes a hyperparameter, `adamw@lr=1e-5..1e-2` searches that range.
         schedules: "constant", "step", "cosine" … or FILE.py:FUNCTION; each is an arm of its own.
@@ -227,7 +233,7 @@ def compare(
         horizon: length of the tuning runs as part of the full length.
         seed: from which every other seed derives.
         device: where trials run: "cpu", "cuda:0".
-        jobs: worker processes; by default one a core; 0 runs in this process.
+        jobs: worker processes; by default one a core. 0 runs in this process, as a class defined in a notebook must.
         shard: "2/8": run the second of eight shares of the trials, and wait for the others.
         ray: address of a Ray cluster to run on.
         checkpoint_every: save each run every so many steps, and take it up there.
@@ -241,7 +247,7 @@ def compare(
 
     Raises:
         ArgumentError: an argument cannot be used.
-        StudyError: the folder cannot be written, or holds another study.
+        StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
     """
     spec = specify(
         task,
@@ -261,6 +267,8 @@ def compare(
     )
     check_analysis(spec, baseline, margin)
     folder = Path(out) if out is not None else default_folder(spec)
+    if jobs is None and is_here(spec.task):
+        jobs = 0  # workers could not find it
     executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every)
     study = Study(spec, Store(folder), baseline, margin)
     return run_study(study, executor, fork=fork, progress=progress, callbacks=callbacks)

@@ -4,12 +4,19 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
+import traceback
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, FalllineError
+
+_HERE = "here"  # the place of what only this process knows: classes of notebooks and prompts
+_known_here: dict[str, Any] = {}
+_PLAIN = (bool, int, float, str, tuple, dict)  # what a class holds besides its methods
 
 
 def is_path(text: str) -> bool:
@@ -17,12 +24,17 @@ def is_path(text: str) -> bool:
     return ":" in text
 
 
+def is_here(text: str) -> bool:
+    """Return whether a text names an object that only the process that defined it can find."""
+    return text.startswith(_HERE + ":")
+
+
 def load_object(what: str, text: str) -> Any:
-    """Return the object at FILE.py:NAME or package.module:NAME.
+    """Return the object at FILE.py:NAME, package.module:NAME or here:NAME.
 
     Args:
         what: the argument, for messages.
-        text: where the object is; a relative FILE is sought in the current folder.
+        text: where the object is; a relative FILE is sought in the current folder, a module there too.
 
     Raises:
         ArgumentError: the file, the module or the object is not there.
@@ -32,6 +44,8 @@ def load_object(what: str, text: str) -> Any:
         'NAdam'
     """
     place, _, name = text.rpartition(":")
+    if place == _HERE:
+        return _here(what, text, name)
     module = _file(what, text, place) if place.endswith(".py") else _module(what, text, place)
     found: Any = module
     for part in name.split("."):
@@ -42,13 +56,96 @@ def load_object(what: str, text: str) -> Any:
     return found
 
 
+def path_of(thing: Any) -> str:
+    """Return the text with which `load_object` finds a class or function, in another process where that is possible.
+
+    It is FILE.py:NAME for what stands in a script or was loaded from a file (relative to the current folder when it is
+    below it), package.module:NAME for what can be imported, and here:NAME for the rest: what a notebook, a prompt or a
+    function defines is found in this process only.
+
+    Example:
+        >>> path_of(ArgumentError)
+        'fallline.errors:ArgumentError'
+        >>> path_of(type("Mine", (), {}))
+        'here:Mine'
+    """
+    module = sys.modules.get(thing.__module__)
+    if module is not None and _at(module, thing.__qualname__) is thing:
+        if (path := _script(module)) is not None:
+            place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            return f"{place.as_posix()}:{thing.__qualname__}"
+        spec = getattr(module, "__spec__", None)  # `python -m package.module` runs it under another name
+        if spec is not None and spec.origin is not None and module.__name__ != "builtins":
+            return f"{spec.name}:{thing.__qualname__}"
+    _known_here[thing.__qualname__] = thing
+    return f"{_HERE}:{thing.__qualname__}"
+
+
 def source_digest(text: str) -> str | None:
-    """Return the hash of the FILE in FILE.py:NAME; None when it names a module, whose version the manifest has."""
-    place = text.rpartition(":")[0]
-    return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:16] if place.endswith(".py") else None
+    """Return the hash of the FILE in FILE.py:NAME, or of the code of here:NAME.
+
+    None when it names a module, whose version the manifest has.
+    """
+    place, _, name = text.rpartition(":")
+    if place.endswith(".py"):
+        return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:16]
+    if place != _HERE:
+        return None
+    members = inspect.getmembers(_here("task", text, name), lambda v: inspect.isfunction(v) or type(v) in _PLAIN)
+    code = [(k, _instructions(v.__code__) if inspect.isfunction(v) else v) for k, v in members if k[:2] != "__"]
+    return hashlib.sha256(repr(code).encode()).hexdigest()[:16]
+
+
+def folder_name(text: str) -> str:
+    """Return a name for the folder of what a text names, without the path to it.
+
+    Example:
+        >>> folder_name("examples/unet_shapes.py:Shapes"), folder_name("digits")
+        ('unet_shapes-Shapes', 'digits')
+    """
+    place, _, name = text.rpartition(":")
+    return "-".join(filter(None, (Path(place).name.removesuffix(".py"), re.sub(r"\W+", "-", name).strip("-"))))
+
+
+def _script(module: ModuleType) -> Path | None:
+    """Return the file of a module that was run or loaded as a file; None of one that is imported by its name."""
+    file = getattr(module, "__file__", None)
+    if file is None or not (path := Path(file).resolve()).is_file() or path.suffix != ".py":
+        return None
+    run = module.__name__ == "__main__" and getattr(module, "__spec__", None) is None
+    return path if run or module.__name__ == _name(path) else None
+
+
+def _at(module: ModuleType, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _instructions(code: CodeType) -> tuple[Any, ...]:
+    """Return what a function does, without where it stands."""
+    constants = (_instructions(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts)
+    return (code.co_code, code.co_names, *constants)
+
+
+def _constant(value: Any) -> str:
+    # A set's order differs from process to process.
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
+
+
+def _here(what: str, text: str, name: str) -> Any:
+    if name not in _known_here:
+        raise ArgumentError(
+            f"{what}: what a notebook, a prompt or a function defines must be used in that process, got {text!r} in "
+            "another; pass jobs=0 to run the trials where it was defined, or move it to the top level of a .py file"
+        )
+    return _known_here[name]
 
 
 def _module(what: str, text: str, place: str) -> ModuleType:
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)  # the command line does not put it there, as `python -m` does
     try:
         return importlib.import_module(place)
     except ImportError as error:
@@ -59,20 +156,42 @@ def _file(what: str, text: str, place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
         raise ArgumentError(f"{what}: {place} must be a file, got {text!r}; it is sought in {Path.cwd()}")
-    return _execute(path, path.stat().st_mtime_ns)
+    try:
+        return _execute(path, path.stat().st_mtime_ns)
+    except FalllineError:  # from a decorator in the file: a sentence already
+        raise
+    except Exception as error:
+        raise ArgumentError(f"{what}: {place} must run without an error, got {describe(error, path)}") from error
+
+
+def describe(error: BaseException, file: Path | None = None) -> str:
+    """Return an error as `TypeError: message (my_task.py, line 7)`, with the innermost line, of `file` if given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    within = [frame for frame in frames if file is None or Path(frame.filename).resolve() == file] or frames[-1:]
+    place = f" ({Path(within[-1].filename).name}, line {within[-1].lineno})" if within else ""
+    return " ".join(f"{type(error).__name__}: {error}".split()) + place
+
+
+def _name(path: Path) -> str:
+    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 @functools.cache
 def _execute(path: Path, changed: int) -> ModuleType:
     """Return the module in a file, run once in a process unless the file has changed."""
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(_name(path), path)
     assert spec is not None and spec.loader is not None  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up
-    sys.path.insert(0, str(path.parent))  # it may import its neighbours
+    sys.modules[module.__name__] = module  # dataclasses and pickle look a class's module up
+    folder = str(path.parent)
+    sys.path.insert(0, folder)  # it may import its neighbours
     try:
         spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path.remove(folder)
+    if folder not in sys.path:
+        sys.path.append(folder)  # and may do so inside its methods, but must shadow nothing of ours
     return module

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fallline.errors import StudyError
+from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.loading import is_path, source_digest
 from fallline.lab.manifest import versions
 from fallline.lab.optimizers import split_wrapper
 from fallline.lab.store import read_study
-from fallline.lab.timing import one_thread
 from fallline.lab.trial import Outcome, Trial, run
 
 
@@ -48,7 +48,7 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
     record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
     trial, stored = Trial(**record["trial"]), Outcome(**record["outcome"])
     changes = [*_versions(manifest["versions"]), *_sources(trial)]
-    with one_thread():
+    with as_in_a_worker():
         again, _ = run(trial)
     return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
 

@@ -1,14 +1,14 @@
 """Times the arms of a study side by side, and tells what a study will take."""
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.training import Training, precision
 from fallline.lab.trial import Trial, start
 
@@ -49,7 +49,7 @@ def time_arms(trials: Mapping[str, Trial], seconds: float) -> dict[str, Timing]:
         trials: by arm; their first steps are made.
         seconds: about how long all of it may take.
     """
-    with one_thread():
+    with as_in_a_worker():
         runs = {arm: start(trial) for arm, trial in trials.items()}
         began = time.perf_counter()
         for run in runs.values():
@@ -63,18 +63,6 @@ def time_arms(trials: Mapping[str, Trial], seconds: float) -> dict[str, Timing]:
             for run in runs.values():
                 _burst(run, burst)
         return {arm: _timing(run) for arm, run in runs.items()}
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, as workers do, and neither draw from nor seed the caller's random numbers."""
-    threads, numbers = torch.get_num_threads(), torch.get_rng_state()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(numbers)
 
 
 def _burst(run: Training, steps: int) -> None:

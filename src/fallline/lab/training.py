@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fallline.errors import StudyError
 from fallline.lab.spikes import count_spikes
 from fallline.lab.tasks import Task
 
@@ -145,7 +146,13 @@ class Training:
         for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
             group["lr"] = base * self.factors[step]
         start = time.perf_counter()
-        parts = [to_device(next(self.batches), self.device) for _ in range(self.task.accumulate)]
+        try:
+            parts = [to_device(next(self.batches), self.device) for _ in range(self.task.accumulate)]
+        except StopIteration:
+            raise StudyError(
+                f'task {self.task.name}: batches("train", …) must go on without end, got an end in step {step}; '
+                "put while True: around the loop over the training set"
+            ) from None
         self.clock.data.append(1e3 * (time.perf_counter() - start))
         self.losses.append(self._update(parts))
         self.clock.step.append(1e3 * (time.perf_counter() - start))

@@ -115,7 +115,7 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     optimizer = make_optimizer(trial.optimizer, task.param_groups(model), **trial.options)
     if isinstance(optimizer, SAM):
         optimizer.model = model  # running statistics are updated by the first pass only
-    batches = task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data")))
+    batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))
     torch.manual_seed(derive(trial.seed, "dropout"))
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
     return Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)

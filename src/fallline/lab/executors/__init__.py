@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fallline.errors import ArgumentError
+from fallline.lab.executors.here import CallingProcess
 from fallline.lab.executors.local import LocalPool
 from fallline.lab.trial import Trial
 
@@ -26,6 +27,8 @@ def make_executor(
     Raises:
         ArgumentError: an argument cannot be used, or two of them not together.
     """
-    if jobs is not None and jobs < 1:
-        raise ArgumentError(f"jobs: must be at least 1, got jobs={jobs}; leave it out for one a core")
+    if jobs is not None and jobs < 0:
+        raise ArgumentError(f"jobs: must be at least 0, got jobs={jobs}; leave it out for one a core")
+    if jobs == 0:
+        return CallingProcess(folder)
     return LocalPool(folder, jobs or os.cpu_count() or 1)

@@ -126,10 +126,11 @@ def _work(pipe: Connection, folder: Path) -> None:
             trial = pipe.recv()
         except EOFError:
             return
-        pipe.send(_run(trial, folder))
+        pipe.send(run_and_save(trial, folder))
 
 
-def _run(trial: Trial, folder: Path) -> Exception | None:
+def run_and_save(trial: Trial, folder: Path) -> Exception | None:
+    """Run a trial and write its outcome; return the error that must end the study, if there is one."""
     from fallline.lab.trial import run
 
     try:

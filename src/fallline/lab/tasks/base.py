@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from fallline.errors import ArgumentError
 from fallline.lab.data import Progress
+
+T = TypeVar("T", bound="Task")
 
 
 class Task(ABC):
@@ -36,21 +38,28 @@ class Task(ABC):
     precision: ClassVar[str] = "float32"
     accumulate: ClassVar[int] = 1
 
-    def __init__(self, **settings: Any) -> None:
-        """Create the task with other settings than its defaults.
+    def __new__(cls: type[T], **settings: Any) -> T:
+        """Create the task with other settings than its defaults; they are attributes before any `__init__` runs.
 
         Raises:
             ArgumentError: the task has no such setting, or it is of another type than its default.
         """
-        for key, value in settings.items():
-            if key not in self.settings:
-                known = ", ".join(self.settings) or "none"
-                raise ArgumentError(f"task {self.name}: its settings are {known}, got {key}={value!r}; leave it out")
-            kind = type(self.settings[key])
-            if type(value) is not kind:
-                raise ArgumentError(f"task {self.name}: {key} must be of type {kind.__name__}, got {key}={value!r}")
-        for key, value in {**self.settings, **settings}.items():
-            setattr(self, key, value)
+        task = super().__new__(cls)
+        for key, value in {**cls.settings, **settings}.items():
+            setattr(task, key, cls._setting(key, value))
+        return task
+
+    @classmethod
+    def _setting(cls, key: str, value: Any) -> Any:
+        if key not in cls.settings:
+            known = ", ".join(cls.settings) or "none"
+            raise ArgumentError(f"task {cls.name}: its settings are {known}, got {key}={value!r}; leave it out")
+        kind = type(cls.settings[key])
+        if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` means numbers of one kind
+            return float(value)
+        if type(value) is not kind:
+            raise ArgumentError(f"task {cls.name}: {key} must be of type {kind.__name__}, got {key}={value!r}")
+        return value
 
     @abstractmethod
     def model(self) -> torch.nn.Module:

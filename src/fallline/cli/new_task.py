@@ -1,0 +1,18 @@
+"""`fallline new-task`: write a commented task file, and say what to do with it."""
+
+from pathlib import Path
+
+from fallline.cli.show import console, path
+
+
+def new_task(file: Path) -> None:
+    """Write a task file that runs as it is, and print the next command.
+
+    Raises:
+        ArgumentError: the file exists, cannot be written, or is no .py file.
+    """
+    from fallline.lab.tasks.template import write_task
+
+    name = write_task(file)
+    path("task", file)
+    console.print(f"next: fallline compare {name} --quick --optimizers momentum,adam,adamw", soft_wrap=True)
