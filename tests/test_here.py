@@ -9,9 +9,11 @@ from torch import nn
 
 import fallline as fl
 from fallline.errors import StudyError
+from fallline.lab.arms import make_arms
 from fallline.lab.executors.here import CallingProcess, as_in_a_worker
 from fallline.lab.executors.local import LocalPool
-from fallline.lab.plan import Spec, make_arms, tune
+from fallline.lab.plan import tune
+from fallline.lab.spec import Spec
 from fallline.lab.store import Store
 from fallline.lab.tasks.own import name_of
 

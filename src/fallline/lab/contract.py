@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+import fallline.lab.probing as probing
 from fallline.errors import FalllineError, StudyError
-from fallline.lab import probing
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.loading import describe
 from fallline.lab.probing import OVERFIT_STEPS, SECONDS, forward, make, read

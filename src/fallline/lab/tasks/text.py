@@ -102,7 +102,6 @@ class Text(Task):
         Raises:
             ArgumentError: a setting is unknown or has no such value; the text cannot be read, or is too short.
         """
-        super().__init__(**settings)
         if self.norm not in NORMS:
             raise ArgumentError(f"task {self.name}: norm must be one of {', '.join(NORMS)}, got norm={self.norm!r}")
         if self.batch_size < 1:
