@@ -122,6 +122,9 @@ def run_study(
     Raises:
         StudyError: the folder holds another study, the data have changed, or the outcomes cannot be written.
     """
+    if not any(study.store.outcome(trial) for trial in known_so_far(study)):
+        for finding in check_task(study.spec.learning):
+            warnings.warn(finding.message, TaskWarning, stacklevel=2)
     found = manifest(study.spec.learning)
     study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, found, fork)
     kept = read_study(study.store.folder)["manifest"]
@@ -130,9 +133,6 @@ def run_study(
             f"task: the data must be those that the study in {str(study.store.folder)!r} began with, got hash "
             f"{found['data']} instead of {kept.get('data')}; choose another --out"
         )
-    if not any(study.store.outcome(trial) for trial in known_so_far(study)):
-        for finding in check_task(study.spec.learning):
-            warnings.warn(finding.message, TaskWarning, stacklevel=2)
     with executor:
         _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
     if not study.timings():
