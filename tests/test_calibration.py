@@ -7,7 +7,8 @@ import pytest
 
 from fallline.lab.arms import make_arms
 from fallline.lab.executors.local import LocalPool
-from fallline.lab.plan import Search, confirm
+from fallline.lab.plan import confirm
+from fallline.lab.selection import Search
 from fallline.lab.spec import Spec
 from fallline.lab.statistics import compare
 from fallline.lab.store import Store

@@ -179,7 +179,7 @@ def test_errors_of_use(fallline, words, sentence, tmp_path, monkeypatch):
 def test_thorough_is_three_searches(fallline):
     spec = specify("digits", ["adam"], ["cosine"], trials=32, searches=3, seeds=10)
     code, out, _ = fallline("compare", "digits", "--optimizers", "adam", "--thorough", "--dry-run")
-    trials = 1 + 3 * 32 + 10
+    trials = 1 + 3 * 32 + 3 * 2 + 10
     assert code == 0 and f"trials: {trials}, up to {trials + 2 * 3 * 16}" in out and spec.searches == 3
 
 

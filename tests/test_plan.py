@@ -7,7 +7,7 @@ import pytest
 
 from fallline.errors import ArgumentError
 from fallline.lab.arms import make_arms
-from fallline.lab.plan import confirm, tune, tuning_trials
+from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
 from fallline.lab.spaces import AXES, SPACES, sobol
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Outcome
@@ -187,3 +187,48 @@ def test_a_specification_survives_json_and_its_digest_ignores_the_order_of_arms(
 def test_bad_specifications_get_one_sentence(make, words):
     with pytest.raises(ArgumentError, match=words):
         make()
+
+
+def rerun(study, loss, again):
+    """Run the tuning with one invented loss for the search and another for the finalists' further seeds."""
+    known = {}
+    while missing := [t for t in tune(study, known)[0] if t.id not in known]:
+        first = {t.id for s in tune(study, known)[1].values() for t in tuning_trials(study, s)}
+        for trial in missing:
+            value = (loss if trial.id in first else again)(trial)
+            failure = {"state": "nonfinite", "step": 3, "cause": "invented"} if value is None else None
+            known[trial.id] = Outcome(failure, {} if value is None else {"val_loss": value}, [])
+    return known, tune(study, known)[1]
+
+
+def test_a_lucky_run_does_not_win(monkeypatch):
+    """The lowest of many single runs is partly luck: the best three are run on two seeds more, and the mean decides."""
+    study = spec(["adam"], trials=16)
+    lucky = max(tune(study, {})[1]["adam"].points, key=lambda p: p["lr"])["lr"] / 3  # somewhere high, alone
+    index = min(range(17), key=lambda i: abs(math.log(tune(study, {})[1]["adam"].points[i]["lr"] / lucky)))
+
+    def loss(trial):
+        return 0.5 if trial.index == index else valley(3e-3)(trial)
+
+    known, searches = rerun(study, loss, valley(3e-3))
+    search = searches["adam"]
+    assert index in search.finalists and len(search.finalists) == 3
+    assert search.best != index and abs(math.log10(search.points[search.best]["lr"] / 3e-3)) < 0.4
+    again = trials_again(study, search)
+    assert len(again) == 6 and {t.id for t in again} <= known.keys()
+    confirmation = {t.seed for t in confirm(study, search)}
+    assert not {t.seed for t in again} & (confirmation | {tuning_trials(study, search)[0].seed})
+
+
+def test_a_finalist_that_fails_on_another_seed_is_not_selected():
+    study = spec(["adam"])
+    _, searches = rerun(study, valley(3e-3), valley(3e-3))
+    best, other = searches["adam"].best, next(i for i in searches["adam"].finalists if i != searches["adam"].best)
+    _, searches = rerun(study, valley(3e-3), lambda t: None if t.index == best else 2.0)
+    assert searches["adam"].best == other
+
+
+@pytest.mark.parametrize(("trials", "count"), [(1, 0), (4, 0), (8, 2), (16, 3), (64, 3)])
+def test_every_arm_has_the_same_number_of_finalists(trials, count):
+    _, searches = rerun(spec(trials=trials), valley(3e-3), valley(3e-3))
+    assert {len(s.finalists) for s in searches.values()} == {count}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fallline.errors import ArgumentError
 from fallline.lab.conduct import default_folder
-from fallline.lab.plan import ROUNDS, Search, makes_fewer_steps, tune, tuning_trials
+from fallline.lab.plan import ROUNDS, makes_fewer_steps, tune, tuning_trials
+from fallline.lab.selection import AGAIN, Search, finalists
 from fallline.lab.spec import Spec
 from fallline.lab.store import read_study
 from fallline.lab.timing import Timing, time_arms
@@ -138,4 +139,5 @@ def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int) -> list[fl
         for stage in stages
         for _ in range(spec.seeds)
     ]
-    return tuning + tuning[-1:] * extensions + runs
+    again = AGAIN * finalists(spec.trials) if search.ranges else 0
+    return tuning + tuning[-1:] * (extensions + again) + runs

@@ -1,58 +1,53 @@
 """The list of trials that a study needs, as a function of its specification and of the outcomes so far."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from fallline.lab.arms import Arm
 from fallline.lab.optimizers import split_wrapper
+from fallline.lab.selection import AGAIN, Search, finalists, judge, nominate, settle
 from fallline.lab.spaces import Dimension, sobol
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Outcome, Trial, derive
 
-EDGE = 0.1  # the outer part of a range in which an optimum counts as "at the edge"
 ROUNDS = 2  # how often a range is extended before the report says "not interior"
-NEAR_TIE = 0.02  # relative difference of validation losses below which the point farther from failures is taken
 
 Outcomes = Mapping[str, Outcome]  # by trial id
-
-
-@dataclass(frozen=True)
-class Search:
-    """The tuning of one arm so far.
-
-    Attributes:
-        ranges: the searched dimensions, as extended.
-        points: configurations by index, each a value for every hyperparameter.
-        origins: which of the independent searches drew each point.
-        best: index of the selected configuration, or None when every trial failed.
-        edge: the searched dimension at whose edge the optimum lies and its side ("low", "high"), or None.
-    """
-
-    arm: Arm
-    ranges: tuple[Dimension, ...]
-    points: tuple[Mapping[str, Any], ...]
-    origins: tuple[int, ...]
-    best: int | None = None
-    edge: tuple[str, str] | None = None
 
 
 def tune(spec: Spec, outcomes: Outcomes) -> tuple[list[Trial], dict[str, Search]]:
     """Return the tuning trials known to be needed by now, and the state of each arm's search.
 
-    The list grows by a round of extensions once all of it has been run; when it no longer does, tuning is over.
+    The list grows by a round of extensions once all of it has been run, and at last by the finalists' trials; when it
+    no longer does, tuning is over.
     """
+    task = spec.learning
     searches = {arm.name: _first_round(spec, arm) for arm in spec.arms}
     for round_number in range(ROUNDS + 1):
         trials = [trial for search in searches.values() for trial in tuning_trials(spec, search)]
         if any(trial.id not in outcomes for trial in trials):
-            break
-        searches = {name: _judge(spec, s, outcomes) for name, s in searches.items()}
+            return trials, searches
+        found = {name: [outcomes[t.id] for t in tuning_trials(spec, s)] for name, s in searches.items()}
+        searches = {name: judge(s, found[name], task) for name, s in searches.items()}
         if round_number == ROUNDS or not any(s.edge for s in searches.values()):
             break
         searches = {name: _extend(spec, s, round_number) for name, s in searches.items()}
+    searches = {name: nominate(s, found[name], task, finalists(spec.trials)) for name, s in searches.items()}
+    again = {name: trials_again(spec, search) for name, search in searches.items()}
+    trials += [trial for more in again.values() for trial in more]
+    if all(trial.id in outcomes for trial in trials):
+        for name, search in searches.items():
+            runs = {i: [found[name][i]] for i in search.finalists}
+            for trial in again[name]:
+                runs[trial.index].append(outcomes[trial.id])
+            searches[name] = settle(search, runs, found[name], task)
     return trials, searches
+
+
+def trials_again(spec: Spec, search: Search) -> list[Trial]:
+    """Return the trials of an arm's finalists on further tuning seeds, which no other trial of the study uses."""
+    seeds = [derive(spec.seed, "tune again", number) for number in range(AGAIN)]
+    return [_trial(spec, search, index, "tune", seed) for index in search.finalists for seed in seeds]
 
 
 def confirm(spec: Spec, search: Search, stage: str = "confirm") -> list[Trial]:
@@ -134,51 +129,6 @@ def _extend(spec: Spec, search: Search, round_number: int) -> Search:
 
 def _between(dimension: Dimension, low: float, high: float) -> Dimension:
     return replace(dimension, low=low, high=high)
-
-
-def _judge(spec: Spec, search: Search, outcomes: Outcomes) -> Search:
-    """Return the search with its selected configuration and whether that lies at an edge of the ranges."""
-    found = [outcomes[trial.id] for trial in tuning_trials(spec, search)]
-    task = spec.learning
-    sign = 1 if task.mode == "min" else -1
-    scores = {i: sign * o.metrics[task.metric] for i, o in enumerate(found) if o.failure is None}
-    good = sorted((score, i) for i, score in scores.items() if math.isfinite(score))
-    if not good:
-        return replace(search, best=None, edge=None)
-    failed = [point for i, point in enumerate(search.points) if i not in scores]
-    near = [i for score, i in good if score - good[0][0] <= NEAR_TIE * abs(good[0][0])]
-    best = max(near, key=lambda i: (_distance(search, search.points[i], failed), -i))
-    top = [search.points[i] for _, i in good[:3]]
-    edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges if not d.choices]
-    edge = next((found for found in edges if found is not None), None)
-    return replace(search, best=best, edge=edge)
-
-
-def _edge(
-    dimension: Dimension,
-    best: Mapping[str, Any],
-    top: Sequence[Mapping[str, Any]],
-    points: Sequence[Mapping[str, Any]],
-) -> tuple[str, str] | None:
-    """Return the dimension's name and the side at which the optimum lies, or None when it is interior.
-
-    It is at an edge when the best point, or two of the best three, lie in the outer tenth; and, for the learning rate,
-    when nothing was tried beyond the best point: eight points can leave the outer tenth empty.
-    """
-    unit, *units = (dimension.unit(point[dimension.name]) for point in (best, *top))
-    tried = [dimension.unit(point[dimension.name]) for point in points]
-    outermost = dimension.axis == "lr" and len(set(tried)) > 1
-    if unit < EDGE or sum(u < EDGE for u in units) >= 2 or (outermost and unit <= min(tried)):
-        return dimension.name, "low"
-    if unit > 1 - EDGE or sum(u > 1 - EDGE for u in units) >= 2 or (outermost and unit >= max(tried)):
-        return dimension.name, "high"
-    return None
-
-
-def _distance(search: Search, point: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> float:
-    """Return how far a point is from the nearest failed one, in units of the ranges; 0 when none failed."""
-    gaps = [max(abs(d.unit(point[d.name]) - d.unit(other[d.name])) for d in search.ranges) for other in failed]
-    return min(gaps, default=0.0)
 
 
 def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int) -> Trial:

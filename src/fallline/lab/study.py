@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fallline.errors import ArgumentError
-from fallline.lab.plan import Search, confirm, tune, tuning_trials
+from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
+from fallline.lab.selection import Search
 from fallline.lab.spec import Spec
 from fallline.lab.statistics import summarize
 from fallline.lab.store import Store, read_study, write_atomically
@@ -51,9 +52,10 @@ class Study:
     @property
     def trials(self) -> list[Trial]:
         """Every trial of the study, tuning first."""
-        tuning = [trial for search in self.searches.values() for trial in tuning_trials(self.spec, search)]
+        searches = self.searches.values()
+        tuning = [trial for trials in (tuning_trials, trials_again) for s in searches for trial in trials(self.spec, s)]
         stages = ("confirm", "equal-steps")
-        return tuning + [t for stage in stages for s in self.searches.values() for t in confirm(self.spec, s, stage)]
+        return tuning + [t for stage in stages for s in searches for t in confirm(self.spec, s, stage)]
 
     def outcome(self, trial: Trial) -> Outcome:
         """Return the outcome of one of the study's trials."""
@@ -164,7 +166,8 @@ class Study:
         rows, timings = [], self.timings()
         for arm, search in self.searches.items():
             stages = ("confirm", "equal-steps")
-            trials = [*tuning_trials(self.spec, search), *(t for s in stages for t in confirm(self.spec, search, s))]
+            tuning = [*tuning_trials(self.spec, search), *trials_again(self.spec, search)]
+            trials = [*tuning, *(t for s in stages for t in confirm(self.spec, search, s))]
             found = [c for c in map(self.store.costs, trials) if c is not None]  # no result needs them: may be lost
             spent = {name: math.fsum(getattr(c, name) for c in found) for name in ("seconds", "evaluation_s")}
             timing = timings[arm].__dict__ if arm in timings else _medians(found)

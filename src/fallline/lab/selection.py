@@ -1,0 +1,130 @@
+"""Which configuration of an arm is confirmed: the best of its search, tried again on other seeds where it is close."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fallline.lab.arms import Arm
+from fallline.lab.spaces import Dimension
+from fallline.lab.tasks import Task
+from fallline.lab.trial import Outcome
+
+EDGE = 0.1  # the outer part of a range in which an optimum counts as "at the edge"
+NEAR_TIE = 0.02  # relative difference of validation losses below which the point farther from failures is taken
+AGAIN = 2  # further seeds on which finalists are tried: the lowest of many single runs is partly luck
+FINALISTS = 3  # at most, and one for every four search points
+
+
+@dataclass(frozen=True)
+class Search:
+    """The tuning of one arm so far.
+
+    Attributes:
+        ranges: the searched dimensions, as extended.
+        points: configurations by index, each a value for every hyperparameter.
+        origins: which of the independent searches drew each point.
+        best: index of the selected configuration, or None when every trial failed.
+        edge: the searched dimension at whose edge the optimum lies and its side ("low", "high"), or None.
+        finalists: indices of the best configurations, which are tried again on AGAIN further seeds.
+    """
+
+    arm: Arm
+    ranges: tuple[Dimension, ...]
+    points: tuple[Mapping[str, Any], ...]
+    origins: tuple[int, ...]
+    best: int | None = None
+    edge: tuple[str, str] | None = None
+    finalists: tuple[int, ...] = ()
+
+
+def finalists(trials: int) -> int:
+    """Return how many configurations of a search of so many points are tried again; where it would be one, none."""
+    count = min(FINALISTS, trials // 4)
+    return count if count > 1 else 0
+
+
+def judge(search: Search, found: Sequence[Outcome], task: Task) -> Search:
+    """Return the search with the best configuration of single runs, and whether it lies at an edge of the ranges.
+
+    Args:
+        search: the search.
+        found: the outcome of every point.
+        task: says which metric is compared.
+    """
+    scores = _scores(found, task)
+    return _select(search, {i: score for i, score in enumerate(scores) if math.isfinite(score)}, scores)
+
+
+def nominate(search: Search, found: Sequence[Outcome], task: Task, count: int) -> Search:
+    """Return the search with its `count` best configurations as finalists; with none where there is no choice."""
+    scores = _scores(found, task)
+    good = (i for i, score in enumerate(scores) if math.isfinite(score))
+    order = sorted(
+        good, key=lambda i: (i != search.best, scores[i], i)
+    )
+    return replace(search, finalists=tuple(order[:count]) if len(order) > 1 else ())
+
+
+def settle(search: Search, runs: Mapping[int, Sequence[Outcome]], found: Sequence[Outcome], task: Task) -> Search:
+    """Return the search with the finalist of the best mean selected; one that fails on any seed loses to all others.
+
+    Args:
+        search: the search with its finalists.
+        runs: the outcomes of each finalist, its first one among them, by index.
+        found: the outcome of every point.
+        task: says which metric is compared.
+    """
+    means = {}
+    for index, outcomes in runs.items():
+        scores = _scores(outcomes, task)
+        if all(map(math.isfinite, scores)):
+            means[index] = math.fsum(scores) / len(scores)
+    return _select(search, means, _scores(found, task)) if means else search
+
+
+def _scores(outcomes: Sequence[Outcome], task: Task) -> list[float]:
+    """Return the metric of every outcome, lower being better; infinite for one that failed or is not a number."""
+    sign = 1 if task.mode == "min" else -1
+    values = [math.inf if o.failure else sign * o.metrics[task.metric] for o in outcomes]
+    return [value if math.isfinite(value) else math.inf for value in values]
+
+
+def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[float]) -> Search:
+    """Return the search with the best candidate selected; a near tie goes to the point farthest from failures."""
+    if not candidates:
+        return replace(search, best=None, edge=None)
+    lowest = min(candidates.values())
+    failed = [search.points[i] for i, score in enumerate(scores) if score == math.inf]
+    near = [i for i, score in candidates.items() if score - lowest <= NEAR_TIE * abs(lowest)]
+    best = max(near, key=lambda i: (_distance(search, search.points[i], failed), -candidates[i], -i))
+    top = [search.points[i] for i in sorted(candidates, key=lambda i: (candidates[i], i))[:3]]
+    edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges if not d.choices]
+    return replace(search, best=best, edge=next((edge for edge in edges if edge is not None), None))
+
+
+def _edge(
+    dimension: Dimension,
+    best: Mapping[str, Any],
+    top: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Any]],
+) -> tuple[str, str] | None:
+    """Return the dimension's name and the side at which the optimum lies, or None when it is interior.
+
+    It is at an edge when the best point, or two of the best three, lie in the outer tenth; and, for the learning rate,
+    when nothing was tried beyond the best point: eight points can leave the outer tenth empty.
+    """
+    unit, *units = (dimension.unit(point[dimension.name]) for point in (best, *top))
+    tried = [dimension.unit(point[dimension.name]) for point in points]
+    outermost = dimension.axis == "lr" and len(set(tried)) > 1
+    if unit < EDGE or sum(u < EDGE for u in units) >= 2 or (outermost and unit <= min(tried)):
+        return dimension.name, "low"
+    if unit > 1 - EDGE or sum(u > 1 - EDGE for u in units) >= 2 or (outermost and unit >= max(tried)):
+        return dimension.name, "high"
+    return None
+
+
+def _distance(search: Search, point: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> float:
+    """Return how far a point is from the nearest failed one, in units of the ranges; 0 when none failed."""
+    gaps = [max(abs(d.unit(point[d.name]) - d.unit(other[d.name])) for d in search.ranges) for other in failed]
+    return min(gaps, default=0.0)
