@@ -15,16 +15,18 @@ import fallline as fl
 from fallline.errors import StudyError
 from fallline.lab.plan import Spec, confirm, make_arms
 from fallline.lab.report import best_code, charts
-from fallline.lab.report.content import content
+from fallline.lab.report.charts.curves import DECAYED
+from fallline.lab.report.headline import headline
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import command
+from fallline.lab.report.results import leaders
 from fallline.lab.schedules import learning_rates
 from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<!--<script><b>bold</b></script><img src=http://example.org/x>"
-FIGURES = ("differences", "learning-rates", "validation", "training", "strip")
+FIGURES = ("differences", "learning-rates", "validation", "training", "strip", "time-to-target", "budget-trials")
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +137,17 @@ def test_a_failed_seed_leaves_no_mean(study, tmp_path):
 
 
 def test_the_headline_says_what_the_ranks_say(study):
-    winner = content(study)["headline"]
+    winner = headline(study, leaders(study))
     assert winner == f"{study.leaderboard()[0]['arm']} is the best of 3" or "cannot be told apart" in winner
-    assert content(lose_a_seed(study, "adam"))["headline"] == "Only momentum finished all its runs"
+    broken = lose_a_seed(study, "adam")
+    assert headline(broken, leaders(broken)) == "Only momentum finished all its runs"
 
 
 def test_names_are_escaped(study, tmp_path):
     text = renamed(study, "adam", HOSTILE).report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert HOSTILE not in text and escape(HOSTILE, quote=False) in text
     scripts = re.findall(r'<script type="application/json".*?>(.*?)</script>', text, re.S)
-    assert len(scripts) == 5 and all("<" not in script for script in scripts)  # no end tag, no comment
+    assert len(scripts) == 9 and all("<" not in script for script in scripts)  # no end tag, no comment
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
@@ -191,7 +194,7 @@ def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
         row["to"] for data in charts.curves(study, "val").to_dict()["datasets"].values() for row in data if "to" in row
     )
     factors = learning_rates("cosine", study.spec.steps)
-    assert factors[end - 1] > charts.DECAYED >= factors[end]
+    assert factors[end - 1] > DECAYED >= factors[end]
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):

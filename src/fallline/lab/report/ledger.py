@@ -1,0 +1,85 @@
+"""The tables of what a study cost: its trials with their time and memory, and those that failed."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from fallline.lab.plan import confirm, tuning_trials
+from fallline.lab.report.records import Records
+from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
+from fallline.lab.report.text import number
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+
+def costs(study: "Study") -> Table:
+    """Return the table of time and memory, with the number of trials and of those that failed."""
+    ledger = {row["arm"]: row for row in _ledger(study)}
+    rows = Records({**row, **ledger[row["arm"]]} for row in study.costs())
+    columns = (
+        ARM,
+        Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
+        Column("confirmation\nrun, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
+        Column("all trials\n(s)", lambda row: number(row["seconds"], ".1f")),
+        Column("one step\n(ms)", lambda row: number(row["step_ms"], ".3f")),
+        Column("of which\noptimizer (ms)", lambda row: number(row["optimizer_ms"], ".3f")),
+        Column("optimizer\nstate (kB)", lambda row: number(row["state_bytes"] / 1000, ",.0f")),
+    )
+    trials = sum(row["tuning"] + row["confirmation"] for row in rows)
+    failed = sum(row["tuning_failed"] + row["confirmation_failed"] for row in rows)
+    note = (
+        f"In all: {trials} trials, {failed} of them failed, {number(sum(row['seconds'] for row in rows), '.1f')} s; "
+        "every trial of the study is counted. Times of a step are medians over trials of the median step, on one "
+        "thread, while other trials ran beside: this implementation, this machine."
+    )
+    return Table("costs", rows, columns, note)
+
+
+def _ledger(study: "Study") -> Records:
+    rows = Records()
+    for arm, search in study.searches.items():
+        tuning = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
+        confirmation = [study.outcome(trial) for trial in confirm(study.spec, search)]
+        rows.append(
+            {
+                "arm": arm,
+                "tuning": len(tuning),
+                "tuning_failed": sum(o.failure is not None for o in tuning),
+                "confirmation": len(confirmation),
+                "confirmation_failed": sum(o.failure is not None for o in confirmation),
+            }
+        )
+    return rows
+
+
+def failures(study: "Study") -> Table | None:
+    """Return the table of the failed trials by arm, stage and state, with one cause each; None when none failed."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    example: dict[tuple[str, str, str], Row] = {}
+    for trial in study.trials:
+        failure = study.outcome(trial).failure
+        if failure is not None:
+            key = (
+                trial.arm,
+                {"tune": "tuning", "confirm": "confirmation"}.get(trial.stage, trial.stage),
+                failure["state"],
+            )
+            counts[key] += 1
+            example.setdefault(key, {"step": failure["step"], "cause": failure["cause"], "lr": trial.options["lr"]})
+    rows = Records(
+        {"arm": arm, "stage": stage, "state": state, "count": count, **example[arm, stage, state]}
+        for (arm, stage, state), count in counts.items()
+    )
+    columns = (
+        ARM,
+        Column("stage", lambda row: row["stage"], "text"),
+        Column("trials", lambda row: str(row["count"])),
+        Column("state", lambda row: row["state"], "text"),
+        Column(
+            "for example",
+            lambda row: Cell(f"at step {row['step']}, learning rate {number(row['lr'], '.3g')}", row["cause"]),
+            "text",
+        ),
+    )
+    note = "Failures are outcomes: they use their budget, sort last, never win and are never dropped from a mean."
+    return Table("failures", rows, columns, note) if rows else None
