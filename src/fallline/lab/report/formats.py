@@ -1,13 +1,13 @@
 """A report in the formats that are asked for: the page, Markdown, tables as CSV, figures as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vl_convert
 
 from fallline.errors import ArgumentError, StudyError
-from fallline.lab.report.charts.static import static
+from fallline.lab.report.charts.static import static_spec
 from fallline.lab.report.render import to_html, to_markdown_page
 from fallline.lab.report.sections import document, tables
 from fallline.lab.report.tables import to_csv
@@ -59,11 +59,12 @@ def _write(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
         (folder / "tables").mkdir(exist_ok=True)
         written += [_text(folder / "tables" / f"{table.name}.csv", to_csv(table.records)) for table in tables(study)]
     drawn: dict[str, dict[str, str]] = {form: {} for form in ("svg", "png", "pdf") if form in formats}
-    for form, names in drawn.items():
+    for name, chart in report.charts.items() if drawn else ():
         (folder / "figures").mkdir(exist_ok=True)
-        for name, chart in report.charts.items():
+        spec = static_spec(chart)
+        for form, names in drawn.items():
             path = folder / "figures" / f"{name}.{form}"
-            path.write_bytes(picture(static(chart, chart.description), form))
+            path.write_bytes(picture(spec, form))
             names[name] = f"figures/{path.name}"
             written.append(path)
     if "md" in formats:
@@ -73,9 +74,8 @@ def _write(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
     return written
 
 
-def picture(chart: Any, form: str) -> bytes:
-    """Return a chart as the bytes of an SVG, PNG or PDF file, drawn without a browser and without a network."""
-    spec = chart.to_dict()
+def picture(spec: Mapping[str, Any], form: str) -> bytes:
+    """Return a Vega-Lite chart as the bytes of an SVG, PNG or PDF file, drawn without a browser or a network."""
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     if form == "png":

@@ -36,4 +36,4 @@ def figures(study: "Study") -> dict[str, Any]:
 
 def static_figures(study: "Study") -> dict[str, Any]:
     """Return the same figures for files and notebooks: of a fixed width, with a legend in the picture."""
-    return {name: static(chart, chart.description) for name, chart in figures(study).items()}
+    return {name: static(chart) for name, chart in figures(study).items()}

@@ -11,15 +11,22 @@ WIDTH = 720  # pixels
 _BY_ARM = ("color", "shape", "strokeDash")
 
 
-def static(chart: alt.LayerChart, title: str) -> alt.LayerChart:
-    """Return a chart of the page as one that needs no page around it.
+def static(chart: alt.LayerChart) -> alt.LayerChart:
+    """Return a chart of the page as one that needs no page around it."""
+    return alt.LayerChart.from_dict(static_spec(chart))
+
+
+def static_spec(chart: alt.LayerChart) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart that needs no page around it, with its description as its title.
 
     Args:
         chart: as the page draws it: as wide as its container, its legend in HTML.
-        title: above the picture.
     """
-    spec = chart.to_dict()
-    spec |= {"width": WIDTH, "title": {"text": title, "anchor": "start", "fontSize": 14, "fontWeight": 600}}
+    spec: dict[str, Any] = chart.to_dict()
+    spec |= {
+        "width": WIDTH,
+        "title": {"text": spec["description"], "anchor": "start", "fontSize": 14, "fontWeight": 600},
+    }
     spec["config"] = {**CONFIG, "font": "Helvetica, Arial, sans-serif"}
     encodings = list(_encodings(spec))
     legend = {"orient": "top", "title": None, "columns": 3, "symbolOpacity": 1, "symbolSize": 90}
@@ -32,7 +39,7 @@ def static(chart: alt.LayerChart, title: str) -> alt.LayerChart:
         for channel in drawn & encoding.keys():
             if encoding[channel].get("field") == "arm":
                 encoding[channel]["legend"] = legend
-    return alt.LayerChart.from_dict(spec)
+    return spec
 
 
 def _encodings(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:

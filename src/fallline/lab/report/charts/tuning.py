@@ -93,11 +93,10 @@ def _scatter(
         if x.shorthand.endswith(":N")
         else shown(rows).transform_filter(f"isValid(datum.{x.shorthand[:-2]})")
     )
-    base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms))
     tips = ["arm:N", "configuration:N", *tips]
-    dots = base.mark_point(filled=True, size=70, opacity=1).encode(
-        shape=mark(study.arms), tooltip=[*tips, tip("result", title, ".4f")]
-    )
+    found = [*tips, tip("result", title, ".4f")]
+    base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms), tooltip=found)
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
     hollow = base.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
     ring = base.transform_filter("datum.selected").mark_point(shape="circle", size=330, strokeWidth=1.6)
     layers = [dots, hollow.encode(color=alt.value("white")), ring.encode(color=alt.value(INK))]
@@ -108,7 +107,10 @@ def _scatter(
         failures = failures.encode(y=alt.value(_LANE * lane + 8))
         cross = failures.mark_text(text="×", fontSize=19, color=FAILED, baseline="middle").encode(x=x)
         name = failures.mark_point(filled=True, size=45, opacity=1).encode(x=alt.value(-14), color=colour(study.arms))
-        layers += [cross.encode(tooltip=[*tips, "failure:N", "cause:N"]), name.encode(shape=mark(study.arms))]
+        layers += [
+            cross.encode(tooltip=[*tips, "failure:N", "cause:N"]),
+            name.encode(shape=mark(study.arms), tooltip="arm:N"),
+        ]
     return layers, height + top
 
 
