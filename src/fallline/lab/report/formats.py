@@ -1,6 +1,6 @@
 """A report in the formats that are asked for: the page, Markdown, tables as CSV, figures as pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def _write(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
     return written
 
 
-def picture(spec: Mapping[str, Any], form: str) -> bytes:
+def picture(spec: dict[str, Any], form: str) -> bytes:
     """Return a Vega-Lite chart as the bytes of an SVG, PNG or PDF file, drawn without a browser or a network."""
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()

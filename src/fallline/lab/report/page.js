@@ -26,3 +26,13 @@ for (const button of buttons) {
     for (const view of views) view.signal("hidden", [...hidden]).runAsync();
   });
 }
+
+const folded = [...document.querySelectorAll("main > details")];
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = folded.filter((details) => !details.open);
+  for (const details of opened) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of opened) details.open = false;
+});

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 
 from fallline.lab.report.analysis.profile import profile
-from fallline.lab.report.charts.encodings import HEIGHT, colour, dash, finish, log_axis, log_scale, shown, tip
+from fallline.lab.report.charts.encodings import HEIGHT, colour, dash, finish, log_axis, shown, tip
 
 
 def performance_profile(ratios: Mapping[str, Sequence[float]]) -> alt.LayerChart:
@@ -23,7 +23,7 @@ def performance_profile(ratios: Mapping[str, Sequence[float]]) -> alt.LayerChart
         corners = profile(ratios[arm])
         corners.append((end, corners[-1][1]))
         rows += [{"arm": arm, "ratio": tau, "share": share} for tau, share in corners]
-    scale = log_scale([1.0, end])
+    scale = alt.Scale(type="log", nice=False, domain=[1.0, end])
     x = alt.X(
         "ratio:Q", scale=scale, title="times worse than the best arm of the task, at most", axis=log_axis([1.0, end])
     )

@@ -29,7 +29,7 @@ def static_spec(chart: alt.LayerChart) -> dict[str, Any]:
     }
     spec["config"] = {**CONFIG, "font": "Helvetica, Arial, sans-serif"}
     encodings = list(_encodings(spec))
-    legend = {"orient": "top", "title": None, "columns": 3, "symbolOpacity": 1, "symbolSize": 90}
+    legend = {"orient": "top", "title": None, "columns": 4, "symbolOpacity": 1, "symbolSize": 90}
     drawn = {channel for e in encodings for channel in _BY_ARM if e.get(channel, {}).get("field") == "arm"}
     if "shape" in drawn:  # dashes would tear the outlines of the marks
         drawn.discard("strokeDash")
