@@ -56,7 +56,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
     ("words", "sentence"),
     [
         (["compare", "--optimizers", "sdg"], "got 'sdg'; did you mean sgd?"),
-        (["compare", "digit"], "task: must be one of digits, digits-cnn, got 'digit'"),
+        (["compare", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
         (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
         (["compare", "--trials", "ten"], "Invalid value for '--trials'"),
         (["compare", "--seeds", "1"], "got seeds=1"),
@@ -64,7 +64,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["compare", "--steps", "0"], "steps: must be at least 20"),
         (["compare", "--margin", "2"], "margin: must be in (0, 1), got margin=2"),
         (["compare", "--baseline", "sgd"], "baseline: must be one of momentum, adam, adamw, got 'sgd'"),
-        (["compare", "--schedules", "cos"], "schedules: must be among constant, step, cosine, got 'cos'"),
+        (["compare", "--schedules", "cos"], "inverse_sqrt or FILE.py:FUNCTION, got 'cos'"),
         (["compare", "--optimizer", "sgd"], "No such option: --optimizer"),
         (["compair"], "No such command 'compair'"),
         (["schedules", "cosin(9)"], "got 'cosin'; did you mean cosine?"),

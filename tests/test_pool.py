@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from fallline.errors import StudyError
+from fallline.lab.arms import make_arms
 from fallline.lab.executors import local
-from fallline.lab.plan import Spec, make_arms, tune
+from fallline.lab.plan import tune
+from fallline.lab.spec import Spec
 from fallline.lab.store import Store
 
 TRIAL = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0][0]

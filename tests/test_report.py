@@ -13,15 +13,18 @@ import pytest
 import torch
 
 import fallline as fl
+from fallline.cli.compare import parse_settings, parse_variation
 from fallline.errors import StudyError
-from fallline.lab.plan import Spec, make_arms
+from fallline.lab.arms import make_arms
+from fallline.lab.conduct import specify
+from fallline.lab.optimizers import build_optimizer
 from fallline.lab.report import best_code, charts
 from fallline.lab.report.charts.curves import DECAYED
 from fallline.lab.report.headline import headline
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import command
 from fallline.lab.report.results import leaders
-from fallline.lab.schedules import learning_rates
+from fallline.lab.schedules import SCHEDULES, learning_rates
 from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
 from studies import another, lose_a_seed, renamed, traced
@@ -126,40 +129,83 @@ def test_names_are_escaped(study, tmp_path):
     text = renamed(study, "adam", HOSTILE).report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert HOSTILE not in text and escape(HOSTILE, quote=False) in text
     scripts = re.findall(r'<script type="application/json".*?>(.*?)</script>', text, re.S)
-    assert len(scripts) == 9 and all("<" not in script for script in scripts)  # no end tag, no comment
+    assert len(scripts) == 11 and all("<" not in script for script in scripts)  # no end tag, no comment
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
-def test_the_winner_runs_as_pasted(study, schedule):
+OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "torch.optim:NAdam"]
+CASES = [("momentum", schedule) for schedule in SCHEDULES] + [(name, "cosine") for name in OPTIMIZERS]
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), CASES)
+def test_the_winner_runs_as_pasted(study, optimizer, schedule):
     best = study.leaderboard()[0]["arm"]
-    search = study.searches[best]
-    arm = make_arms([best], [schedule])[0]
+    arm = replace(make_arms([optimizer], [schedule])[0], name=best)
+    point = {**arm.space.defaults, "lr": 0.0123456789, "warmup": 0.1}
     pasted = another(study)
-    pasted.searches[best] = replace(search, arm=arm)
+    pasted.spec = replace(study.spec, arms=tuple(arm if a.name == best else a for a in study.spec.arms))
+    pasted.searches[best] = replace(study.searches[best], arm=arm, points=(point,), best=0)
     pasted.leaderboard = study.leaderboard
-    names = {"model": torch.nn.Linear(3, 2)}
+    model = torch.nn.Linear(3, 2)
+    names = {"model": model}
     exec(best_code(pasted), names)
-    lr = search.points[search.best]["lr"]
+    steps = pasted.spec.steps_of(arm, "confirm")
+    assert steps == study.spec.steps // arm.space.passes  # SAM was run at equal gradient evaluations
+
+    def closure():
+        names["opt"].zero_grad()
+        loss = model(torch.ones(1, 3)).square().sum()
+        loss.backward()
+        return loss
+
     used = []
-    for _ in range(study.spec.steps):
+    for _ in range(steps):
         used.append(names["opt"].param_groups[0]["lr"])
-        names["opt"].step()
+        names["opt"].step(closure)
         names["sched"].step()
-    expected = [lr * factor for factor in learning_rates(schedule, study.spec.steps)]
+    expected = [0.0123456789 * factor for factor in learning_rates(schedule, steps, 0.1)]
     assert used == pytest.approx(expected, rel=1e-5, abs=1e-12)  # the code shows six digits of the learning rate
+    theirs = build_optimizer(arm.space.optimizer, torch.nn.Linear(3, 2).parameters(), **arm.space.options(point))
+    assert type(names["opt"]) is type(theirs)
+    for key, value in theirs.param_groups[0].items():
+        if key not in ("params", "lr", "base_lr"):
+            assert names["opt"].param_groups[0][key] == value, key
 
 
 @pytest.mark.parametrize(
-    ("optimizers", "schedules"),
-    [(["adam"], ["cosine"]), (["sgd@lr=0.1", "adamw@lr=1e-3@beta1=0.8"], ["step", "cosine"])],
+    ("optimizers", "schedules", "more"),
+    [
+        (["adam"], ["cosine"], {}),
+        (["sgd@lr=0.1", "adamw@lr=1e-3@beta1=0.8"], ["step", "cosine"], {}),
+        (["adam@lr=1e-5..1e-2"], ["linear"], {"vary": {"warmup": [0.0, 0.05], "batch_size": [32, 64]}, "searches": 3}),
+        (
+            ["sam(sgd)", "sgd"],
+            ["wsd"],
+            {"settings": {"batch_size": 32}, "equal": "steps", "horizon": 0.5, "searches": 3},
+        ),
+        (["adam"], ["cosine"], {"vary": {"steps": [40, 80]}, "equal": "trials"}),
+        (["adam"], ["cosine"], {"self_check": True}),
+    ],
 )
-def test_the_command_asks_for_the_same_study(study, optimizers, schedules):
-    spec = Spec("digits", 40, make_arms(optimizers, schedules), trials=2, seeds=2)
+def test_the_command_asks_for_the_same_study(study, optimizers, schedules, more):
+    spec = specify("digits", optimizers, schedules, steps=40, trials=2, seeds=2, **more)
     words = shlex.split(command(Study(spec, study.store)))
-    options = dict(zip(words[3::2], words[4::2], strict=True))
-    arms = make_arms(options["--optimizers"].split(","), options["--schedules"].split(","))
-    numbers = {name: int(options[f"--{name}"]) for name in ("steps", "trials", "seeds", "seed")}
-    assert Spec(words[2], arms=arms, **numbers) == spec
+    self_check = "--self-check" in words
+    words = [word for word in words if word != "--self-check"]
+    pairs = list(zip(words[3::2], words[4::2], strict=True))
+    options = dict(pairs)
+    numbers = {name: int(options.get(f"--{name}", 1)) for name in ("steps", "trials", "seeds", "seed", "searches")}
+    again = specify(
+        words[2],
+        options["--optimizers"].split(","),
+        options["--schedules"].split(","),
+        vary=dict(parse_variation(value) for name, value in pairs if name == "--vary"),
+        settings=parse_settings([value for name, value in pairs if name == "--set"], None),
+        equal=options.get("--equal", "grad-evals"),
+        horizon=float(options.get("--horizon", 1)),
+        self_check=self_check,
+        **numbers,
+    )
+    assert again == spec
     assert options["--baseline"] == spec.arms[0].name
 
 

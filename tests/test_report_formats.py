@@ -234,6 +234,7 @@ def test_a_study_by_accuracy_is_compared_by_differences(study, tmp_path, monkeyp
     monkeypatch.setattr(Digits, "metric", "val_accuracy")
     monkeypatch.setattr(Digits, "mode", "max")
     monkeypatch.setattr(Digits, "unit", "bits")
+    study = another(study)
     kind = measures.measure(study)
     assert (kind.test, kind.is_loss, kind.title("val_loss")) == ("test_accuracy", False, "validation loss (bits)")
     rates = {row["arm"]: row for row in sensitivities(study)}

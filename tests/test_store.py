@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from fallline.errors import StudyError
-from fallline.lab.plan import Spec, make_arms, tune
+from fallline.lab.arms import make_arms
+from fallline.lab.plan import tune
+from fallline.lab.spec import Spec
 from fallline.lab.store import Store, read_study, write_atomically
 from fallline.lab.trial import Costs, Outcome
 

@@ -7,11 +7,15 @@ import pytest
 import torch
 
 import fallline as fl
-from fallline.lab.plan import Spec, make_arms, tune
+from fallline.lab.arms import make_arms
+from fallline.lab.optimizers import keywords
+from fallline.lab.plan import tune
 from fallline.lab.schedules import learning_rates
-from fallline.lab.spaces import SPACES, _derived
+from fallline.lab.spaces import SPACES, derived
+from fallline.lab.spec import Spec
 from fallline.lab.tasks import Digits, digits
-from fallline.lab.trial import Trial, derive, evaluate, run
+from fallline.lab.training import evaluate
+from fallline.lab.trial import Trial, derive, run
 from fallline.optimizers import OPTIMIZERS
 
 TORCH = {"sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -39,7 +43,7 @@ def test_initialisation_and_data_order_are_common_to_all_arms(monkeypatch):
                 seen[-1].insert(0, [p.sum().item() for p in model.parameters()])
             return super().loss(model, batch)
 
-    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name: Spy())
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Spy(**settings))
     for arm in SPACES:
         seen.append([])
         run(trial(arm))
@@ -131,7 +135,7 @@ def test_every_optimizer_is_an_arm_by_its_name():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_derived_space_starts_at_the_defaults_and_makes_optimizers(name):
-    space = _derived(name)
+    space = derived(name, keywords(name), keywords(name).get("weight_decay_mode") != "l2")
     assert space.defaults["lr"] == inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
     for unit in (0.0, 1.0):
         values = {d.name: d.value(unit) for d in space.dimensions}

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fallline.cli import draw, inspect, show
+from fallline.cli import compare, draw, exercise, inspect, show
+from fallline.cli import data as datasets
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
@@ -59,58 +60,11 @@ def _root(
     pass
 
 
-@app.command(epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first")
-def compare(
-    task: Annotated[str, typer.Argument(help="A built-in task: digits, digits-cnn.")] = "digits",
-    optimizers: Annotated[
-        str, typer.Option(help="Arms, by comma; NAME@lr=0.001 fixes a hyperparameter.")
-    ] = "momentum,adam,adamw",
-    schedules: Annotated[
-        str, typer.Option(help="constant, step, cosine, by comma; each makes arms of its own.")
-    ] = "cosine",
-    trials: Annotated[int, typer.Option(help="Search points an arm, a power of two; the default comes on top.")] = 16,
-    seeds: Annotated[int, typer.Option(help="Fresh seeds on which each winner is confirmed.")] = 8,
-    quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
-    ] = None,
-    baseline: Annotated[str | None, typer.Option(help="Arm to compare with; the first by default.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Relative difference that does not matter: 0.02 is 2 %.")] = None,
-    self_check: Annotated[
-        bool, typer.Option("--self-check", help="Run the first arm twice, disjoint seeds: no difference may come out.")
-    ] = False,
-    fork: Annotated[
-        bool, typer.Option("--fork", help="Use a folder that holds another study; reuse equal trials.")
-    ] = False,
-) -> None:
-    """Tune each optimizer with the same budget, confirm on fresh seeds, and say what can be said.
-
-    The same command completes a study that was interrupted. The report is OUT/report.html.
-    """
-    from fallline.lab.study import compare as compare_arms
-
-    with show.progress_line() as progress:
-        study = compare_arms(
-            task,
-            _split(optimizers),
-            _split(schedules),
-            trials=8 if quick else trials,
-            seeds=5 if quick else seeds,
-            steps=steps,
-            seed=seed,
-            jobs=jobs,
-            out=out,
-            baseline=baseline,
-            margin=margin,
-            self_check=self_check,
-            fork=fork,
-            progress=progress,
-        )
-    show.verdict(study)
-    show.path("report", study.report(study.store.folder / "report.html"))
+app.command(epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first")(
+    compare.compare
+)
+app.command(epilog="Example: fallline exercise 1 --task digits --quick")(exercise.exercise)
+app.command(epilog="Example: fallline reproduce runs/first --trial 3f2a")(exercise.reproduce)
 
 
 @app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d")
@@ -136,10 +90,20 @@ def lint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find known mistakes in a training set-up; exit code 1 if there is an error among them."""
-    found = inspect.findings(target, _split(ignore))
+    found = inspect.findings(target, compare.split(ignore))
     inspect.show(found, as_json)
     if any(finding.severity == "error" for finding in found):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: fallline data fashion-mnist")
+def data(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A built-in task, or FILE.py:NAME.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+) -> None:
+    """Fetch what is missing of a task's data, and say where they are."""
+    compare.keep_data_in(data_dir)
+    datasets.show(task)
 
 
 @app.command("list", epilog="Example: fallline list")
@@ -159,7 +123,3 @@ def schedules(
 ) -> None:
     """Draw schedules, with the numbers at their corners; without arguments, one of each kind."""
     draw.schedules(expressions or [], steps, base, out)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -12,7 +12,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fallline.lab.study import Progress, Study
+    from fallline.lab.budget import Estimate
+    from fallline.lab.conduct import Progress
+    from fallline.lab.spec import Spec
+    from fallline.lab.study import Study
     from fallline.rule import Rule
 
 console = Console(highlight=False)
@@ -40,21 +43,21 @@ def progress_line() -> Iterator[Callable[["Progress"], None]]:
 
 def verdict(study: "Study") -> None:
     """Print the leaderboard and a sentence for every comparison."""
-    spec = study.spec
-    console.print(
-        f"{spec.task}: {spec.steps} steps; {spec.trials} + 1 tuning trials and {spec.seeds} confirmation seeds an arm",
-        style="bold",
-    )
+    console.print(_size(study.spec), style="bold")
+    name, accuracy = study.headline.replace("_", " "), "test_accuracy"
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("rank", "arm", "best lr", "test loss ± SD", "accuracy", "failed", "lr interior"):
-        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
-    for row in study.leaderboard():
+    rows = study.leaderboard()
+    other = [accuracy] if any(accuracy in row for row in rows) and study.headline != accuracy else []
+    names = ("rank", "arm", "best lr", f"{name} ± SD", *(key[5:] for key in other), "failed", "interior")
+    for column in names:
+        table.add_column(column, justify="left" if column == "arm" else "right", overflow="fold")
+    for row in rows:
         table.add_row(
             str(row["rank"]),
             row["arm"],
             _number(row["lr"], ".2g"),
-            f"{_number(row['test_loss'], '.4f')} ± {_number(row['test_loss_sd'], '.4f')}",
-            _number(row.get("test_accuracy", math.nan), ".2%"),
+            f"{_number(row[study.headline], '.4f')} ± {_number(row[f'{study.headline}_sd'], '.4f')}",
+            *(_number(row.get(key, math.nan), ".2%") for key in other),
             f"{row['failed']} of {row['seeds']}",
             "yes" if row["interior"] else "no",
         )
@@ -64,6 +67,66 @@ def verdict(study: "Study") -> None:
         console.print(f"• {result.sentence}")
     for warning in study.warnings():
         console.print(f"! {warning}", style="yellow")
+
+
+def estimate(spec: "Spec", expected: "Estimate", jobs: int | None) -> None:
+    """Print what a study would take."""
+    low, high = expected.trials
+    console.print(_size(spec), style="bold")
+    console.print(f"arms: {', '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
+    console.print(f"trials: {low}, up to {high} if ranges are extended")
+    workers = f"{jobs} worker{'s' if jobs != 1 else ''}" if jobs else "a worker a core"
+    console.print(
+        f"time: about {_duration(expected.seconds[0])}, up to {_duration(expected.seconds[1])}, with {workers}"
+    )
+    console.print(f"disk: up to {expected.bytes / 1e6:.1f} MB")
+
+
+def status(study: "Study") -> None:
+    """Print how many trials of each arm are finished, of those known to be needed so far."""
+    from fallline.lab.study import known_so_far
+
+    known_so_far(study)
+    console.print(_size(study.spec), style="bold")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("arm", "tuning", "confirmation", "failed"):
+        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+    needed = study.spec.seeds * len(study.spec.arms)
+    found = 0
+    for arm in study.arms:
+        own = [trial for trial in study.trials if trial.arm == arm]
+        stages = [[t for t in own if t.stage == "tune"], [t for t in own if t.stage != "tune"]]
+        done = [[o for t in trials if (o := study.store.outcome(t)) is not None] for trials in stages]
+        found += len(done[1])
+        failed = sum(o.failure is not None for part in done for o in part)
+        confirmation = max(len(stages[1]), study.spec.seeds)
+        table.add_row(arm, f"{len(done[0])} of {len(stages[0])}", f"{len(done[1])} of {confirmation}", str(failed))
+    console.print(table)
+    path("folder", study.store.folder)
+    if found >= needed:
+        console.print("nothing is missing")
+
+
+def _size(spec: "Spec") -> str:
+    times = f" × {spec.searches} searches" if spec.searches > 1 else ""
+    return (
+        f"{spec.task}: {spec.steps} steps; {spec.trials}{times} + 1 tuning trials and {spec.seeds} confirmation seeds "
+        "an arm"
+    )
+
+
+def stability(study: "Study") -> None:
+    """Print the largest gradient norm and the spikes of every arm's confirmation runs."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("arm", "largest gradient norm", "spikes by seed"):
+        table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
+    for arm in study.arms:
+        outcomes = study.confirmation(arm)
+        norms = [row["grad_norm"] for o in outcomes for row in o.trace]
+        largest = _number(max(norms, default=math.nan), ".3g")
+        table.add_row(arm, largest, " ".join(f"{o.metrics['spikes']:.0f}" for o in outcomes))
+    console.print()
+    console.print(table)
 
 
 def path(name: str, target: Path) -> None:

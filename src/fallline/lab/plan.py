@@ -1,135 +1,19 @@
 """The list of trials that a study needs, as a function of its specification and of the outcomes so far."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fallline.errors import ArgumentError
-from fallline.lab.schedules import SCHEDULES
-from fallline.lab.spaces import Dimension, Space, get_space, sobol
-from fallline.lab.tasks import get_task
+from fallline.lab.arms import Arm
+from fallline.lab.optimizers import split_wrapper
+from fallline.lab.spaces import Dimension, sobol
+from fallline.lab.spec import Spec
 from fallline.lab.trial import Outcome, Trial, derive
 
 EDGE = 0.1  # the outer part of a range in which an optimum counts as "at the edge"
 ROUNDS = 2  # how often a range is extended before the report says "not interior"
 NEAR_TIE = 0.02  # relative difference of validation losses below which the point farther from failures is taken
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One optimizer under one schedule, with what the user fixed of it.
-
-    Attributes:
-        name: in every table and picture.
-        optimizer: name of a space ("momentum", "adamw" …).
-        schedule: "constant", "step" or "cosine".
-        fixed: hyperparameters that are not searched, by name.
-        twin: confirmation seeds of its own, disjoint from the other arms' (`--self-check`).
-    """
-
-    name: str
-    optimizer: str
-    schedule: str = "cosine"
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    twin: bool = False
-
-    @property
-    def space(self) -> Space:
-        """The arm's search space."""
-        return get_space(self.optimizer)
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Everything that decides the numbers of a study.
-
-    Attributes:
-        trials: points of the Sobol sequence per arm, a power of two; the default configuration comes on top.
-        seeds: confirmation runs per arm.
-        seed: from which all other seeds derive.
-    """
-
-    task: str
-    steps: int
-    arms: tuple[Arm, ...]
-    trials: int = 16
-    seeds: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        get_task(self.task)
-        if self.trials < 1 or self.trials & (self.trials - 1):
-            below = 1 << max(0, self.trials.bit_length() - 1)
-            raise ArgumentError(
-                f"trials: must be a power of two (a Sobol sequence is balanced only there), got trials={self.trials}; "
-                f"pass {below} or {2 * below}"
-            )
-        if self.seeds < 2:
-            raise ArgumentError(f"seeds: must be at least 2, or there is no interval, got seeds={self.seeds}; pass 5")
-        if self.steps < 20:
-            raise ArgumentError(f"steps: must be at least 20, or there is no curve, got steps={self.steps}")
-        names = [arm.name for arm in self.arms]
-        if not names or len(set(names)) < len(names):
-            raise ArgumentError(f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
-
-    def digest(self) -> str:
-        """Return a hash that does not depend on the order of the arms, since that decides no number."""
-        data = self.to_json()
-        data["arms"].sort(key=lambda arm: str(arm["name"]))
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "Spec":
-        """Return the specification that `to_json` wrote."""
-        return Spec(**{**data, "arms": tuple(Arm(**arm) for arm in data["arms"])})
-
-
-def make_arms(optimizers: Sequence[str], schedules: Sequence[str]) -> tuple[Arm, ...]:
-    """Return an arm for every optimizer under every schedule.
-
-    Args:
-        optimizers: names of spaces, with fixed hyperparameters after an @: `adamw@lr=1e-4`.
-        schedules: "constant", "step", "cosine".
-
-    Example:
-        >>> [arm.name for arm in make_arms(["sgd", "adam@lr=1e-3"], ["cosine"])]
-        ['sgd', 'adam@lr=1e-3']
-    """
-    for schedule in schedules:
-        if schedule not in SCHEDULES:
-            raise ArgumentError(f"schedules: must be among {', '.join(SCHEDULES)}, got {schedule!r}")
-    arms = []
-    for text in optimizers:
-        optimizer, _, assignments = text.partition("@")
-        space = get_space(optimizer)
-        fixed = dict(_assignment(text, part, space) for part in assignments.split("@") if part)
-        arms += [
-            Arm(text if len(schedules) == 1 else f"{text} + {schedule}", optimizer, schedule, fixed)
-            for schedule in schedules
-        ]
-    return tuple(arms)
-
-
-def _assignment(text: str, part: str, space: Space) -> tuple[str, float]:
-    name, _, value = part.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if name not in space.defaults or not math.isfinite(number):
-        raise ArgumentError(
-            f"optimizers: after @ comes NAME=NUMBER with NAME among {', '.join(space.defaults)}, got {text!r}; "
-            f"for example {space.optimizer}@lr=0.001"
-        )
-    return name, number
-
 
 Outcomes = Mapping[str, Outcome]  # by trial id
 
@@ -141,13 +25,15 @@ class Search:
     Attributes:
         ranges: the searched dimensions, as extended.
         points: configurations by index, each a value for every hyperparameter.
+        origins: which of the independent searches drew each point.
         best: index of the selected configuration, or None when every trial failed.
         edge: the searched dimension at whose edge the optimum lies and its side ("low", "high"), or None.
     """
 
     arm: Arm
     ranges: tuple[Dimension, ...]
-    points: tuple[Mapping[str, float], ...]
+    points: tuple[Mapping[str, Any], ...]
+    origins: tuple[int, ...]
     best: int | None = None
     edge: tuple[str, str] | None = None
 
@@ -169,35 +55,66 @@ def tune(spec: Spec, outcomes: Outcomes) -> tuple[list[Trial], dict[str, Search]
     return trials, searches
 
 
-def confirm(spec: Spec, search: Search) -> list[Trial]:
+def confirm(spec: Spec, search: Search, stage: str = "confirm") -> list[Trial]:
     """Return the confirmation trials of an arm: its selected configuration on fresh seeds, in the order of the seeds.
 
     There are none when every tuning trial failed.
+
+    Args:
+        spec, search: the study, and the arm's search in it.
+        stage: "confirm"; or "equal-steps", the same at the full number of steps for an arm that makes fewer because
+            each takes several gradients, and none for other arms.
     """
-    if search.best is None:
+    arm = search.arm
+    if search.best is None or (stage == "equal-steps" and not makes_fewer_steps(spec, arm)):
         return []
-    stream = f"confirm {search.arm.name}" if search.arm.twin else "confirm"
+    stream = f"confirm {arm.name}" if arm.twin else "confirm"
     seeds = [derive(spec.seed, stream, i) for i in range(spec.seeds)]
-    return [_trial(spec, search, search.best, "confirm", seed) for seed in seeds]
+    return [_trial(spec, search, search.best, stage, seed) for seed in seeds]
+
+
+def makes_fewer_steps(spec: Spec, arm: Arm) -> bool:
+    """Return whether an arm makes fewer steps than others because each takes several backward passes."""
+    return spec.equal == "grad-evals" and arm.space.passes > 1
 
 
 def tuning_trials(spec: Spec, search: Search) -> list[Trial]:
     """Return the tuning trials of an arm, by index; the default configuration is the first."""
-    seed = derive(spec.seed, "tune")
-    return [_trial(spec, search, index, "tune", seed) for index in range(len(search.points))]
+    seeds = [derive(spec.seed, "tune", *_number(origin)) for origin in range(spec.searches)]
+    return [_trial(spec, search, index, "tune", seeds[origin]) for index, origin in enumerate(search.origins)]
+
+
+def _number(origin: int) -> tuple[int, ...]:
+    """Return what tells the random numbers of the independent searches apart: nothing for the first."""
+    return (origin,) if origin else ()
 
 
 def _first_round(spec: Spec, arm: Arm) -> Search:
-    ranges = arm.space.searched(spec.trials, arm.fixed)
+    ranges = arm.space.searched(spec.trials, arm.fixed, arm.ranges)
     defaults = {**arm.space.defaults, **arm.fixed}
-    cube = sobol(derive(spec.seed, "search"), spec.trials)
-    drawn = [{**defaults, **{d.name: d.value(point[d.axis]) for d in ranges}} for point in cube] if ranges else []
-    return Search(arm, ranges, (defaults, *drawn))
+    search = Search(arm, ranges, (defaults,), (0,))
+    return _draw(spec, search, ranges, ranges, spec.trials)
+
+
+def _draw(
+    spec: Spec,
+    search: Search,
+    drawn_from: Sequence[Dimension],
+    ranges: tuple[Dimension, ...],
+    count: int,
+    *names: object,
+) -> Search:
+    """Add `count` points of the Sobol sequence of these names to each of the searches."""
+    points, origins = list(search.points), list(search.origins)
+    for origin in range(spec.searches if ranges else 0):
+        for point in sobol(derive(spec.seed, "search", *names, *_number(origin)), count):
+            points.append({**search.points[0], **{d.name: d.value(point[d.axis]) for d in drawn_from}})
+            origins.append(origin)
+    return Search(search.arm, ranges, tuple(points), tuple(origins))
 
 
 def _extend(spec: Spec, search: Search, round_number: int) -> Search:
     """Add as many points to every arm: beyond the edge where an optimum lies at one, inside the range elsewhere."""
-    cube = sobol(derive(spec.seed, "search", "extension", round_number), max(1, spec.trials // 2))
     drawn_from, ranges = [], []
     for dimension in search.ranges:
         beyond = inside = dimension
@@ -212,34 +129,36 @@ def _extend(spec: Spec, search: Search, round_number: int) -> Search:
                 inside = _between(dimension, low / 10, high)
         drawn_from.append(beyond)
         ranges.append(inside)
-    drawn = [{**search.points[0], **{d.name: d.value(p[d.axis]) for d in drawn_from}} for p in cube] if ranges else []
-    return Search(search.arm, tuple(ranges), (*search.points, *drawn))
+    return _draw(spec, search, drawn_from, tuple(ranges), max(1, spec.trials // 2), "extension", round_number)
 
 
 def _between(dimension: Dimension, low: float, high: float) -> Dimension:
-    return Dimension(dimension.name, dimension.axis, low, high, dimension.complement)
+    return replace(dimension, low=low, high=high)
 
 
 def _judge(spec: Spec, search: Search, outcomes: Outcomes) -> Search:
     """Return the search with its selected configuration and whether that lies at an edge of the ranges."""
     found = [outcomes[trial.id] for trial in tuning_trials(spec, search)]
-    good = sorted((o.metrics["val_loss"], i) for i, o in enumerate(found) if o.failure is None)
+    task = spec.learning
+    sign = 1 if task.mode == "min" else -1
+    scores = {i: sign * o.metrics[task.metric] for i, o in enumerate(found) if o.failure is None}
+    good = sorted((score, i) for i, score in scores.items() if math.isfinite(score))
     if not good:
-        return Search(search.arm, search.ranges, search.points)
-    failed = [search.points[i] for i, o in enumerate(found) if o.failure is not None]
-    near = [i for loss, i in good if loss <= (1 + NEAR_TIE) * good[0][0]]
+        return replace(search, best=None, edge=None)
+    failed = [point for i, point in enumerate(search.points) if i not in scores]
+    near = [i for score, i in good if score - good[0][0] <= NEAR_TIE * abs(good[0][0])]
     best = max(near, key=lambda i: (_distance(search, search.points[i], failed), -i))
     top = [search.points[i] for _, i in good[:3]]
-    edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges]
+    edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges if not d.choices]
     edge = next((found for found in edges if found is not None), None)
-    return Search(search.arm, search.ranges, search.points, best, edge)
+    return replace(search, best=best, edge=edge)
 
 
 def _edge(
     dimension: Dimension,
-    best: Mapping[str, float],
-    top: Sequence[Mapping[str, float]],
-    points: Sequence[Mapping[str, float]],
+    best: Mapping[str, Any],
+    top: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Any]],
 ) -> tuple[str, str] | None:
     """Return the dimension's name and the side at which the optimum lies, or None when it is interior.
 
@@ -256,22 +175,29 @@ def _edge(
     return None
 
 
-def _distance(search: Search, point: Mapping[str, float], failed: Sequence[Mapping[str, float]]) -> float:
+def _distance(search: Search, point: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> float:
     """Return how far a point is from the nearest failed one, in units of the ranges; 0 when none failed."""
     gaps = [max(abs(d.unit(point[d.name]) - d.unit(other[d.name])) for d in search.ranges) for other in failed]
     return min(gaps, default=0.0)
 
 
 def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int) -> Trial:
-    arm = search.arm
+    arm, point = search.arm, search.points[index]
+    space = arm.space
+    named = {spec.task, split_wrapper(space.optimizer)[1], arm.schedule}
     return Trial(
         stage=stage,
         task=spec.task,
         arm=arm.name,
-        optimizer=arm.space.optimizer,
+        optimizer=space.optimizer,
         schedule=arm.schedule,
-        steps=spec.steps,
+        steps=spec.steps_of(arm, stage),
         index=index,
         seed=seed,
-        options=arm.space.options(search.points[index]),
+        options=space.options(point),
+        warmup=point["warmup"],
+        settings=spec.settings_of(arm),
+        evaluations=spec.evaluations,
+        device=spec.device,
+        sources={place: digest for place, digest in spec.sources.items() if place in named},
     )

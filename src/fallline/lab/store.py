@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fallline.errors import StudyError
-from fallline.lab.plan import Spec
+from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
 
 

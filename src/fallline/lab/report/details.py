@@ -50,7 +50,7 @@ def hyperparameters(study: "Study") -> Table:
             how = "set by the user" if name in search.arm.fixed else "default"
             if name in ranges:
                 ends = (ranges[name].value(0.0), ranges[name].value(1.0))
-                choices = getattr(ranges[name], "choices", ())
+                choices = ranges[name].choices
                 how = " or ".join(map(setting, choices)) if choices else f"{min(ends):.3g} to {max(ends):.3g}"
             row[name] = point.get(name, math.nan if name in ranges else search.points[0][name])
             row[f"{name}_how"] = how
@@ -145,7 +145,7 @@ def spikes(study: "Study") -> Table | None:
         counts = [o.metrics["spikes"] for o in outcomes if "spikes" in o.metrics]
         if not counts:
             continue
-        norms = [row["grad_norm"] for o in outcomes for row in getattr(o, "trace", []) if "grad_norm" in row]
+        norms = [row["grad_norm"] for o in outcomes for row in o.trace if "grad_norm" in row]
         rows.append(
             {"arm": arm, "runs": len(counts), "spikes": sum(counts), "median_spikes": median(counts)}
             | {"most_spikes": max(counts), "largest_grad_norm": max(norms, default=math.nan)}

@@ -1,9 +1,10 @@
 """The tables of what a study cost: its trials with their time and memory, and those that failed."""
 
+import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fallline.lab.plan import confirm, tuning_trials
+from fallline.lab.plan import tuning_trials
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import number
@@ -15,31 +16,62 @@ if TYPE_CHECKING:
 def costs(study: "Study") -> Table:
     """Return the table of time and memory, with the number of trials and of those that failed."""
     ledger = {row["arm"]: row for row in _ledger(study)}
-    rows = Records({**row, **ledger[row["arm"]]} for row in study.costs())
+    rows = Records({**_flat(row), **ledger[row["arm"]]} for row in study.costs())
     columns = (
         ARM,
         Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
         Column("confirmation\nrun, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
-        Column("all trials\n(s)", lambda row: number(row["seconds"], ".1f")),
-        Column("one step\n(ms)", lambda row: number(row["step_ms"], ".3f")),
-        Column("of which\noptimizer (ms)", lambda row: number(row["optimizer_ms"], ".3f")),
-        Column("optimizer\nstate (kB)", lambda row: number(row["state_bytes"] / 1000, ",.0f")),
+        Column(
+            "all trials (s),\nevaluation",
+            lambda row: Cell(number(row["seconds"], ".1f"), number(row["evaluation_s"], ".1f")),
+        ),
+        Column("one step (ms)\nmedian, quartiles", lambda row: _spread(row, "step_ms")),
+        Column("of which\noptimizer (ms)", lambda row: _spread(row, "optimizer_ms")),
+        Column("batch\n(ms)", lambda row: number(row["data_ms"], ".3f")),
+        Column("backward\npasses", lambda row: number(row["passes"], "g")),
+        Column(
+            "optimizer state,\nall memory (MB)",
+            lambda row: Cell(*(_megabytes(row[k]) for k in ("state_bytes", "memory_bytes"))),
+        ),
     )
     trials = sum(row["tuning"] + row["confirmation"] for row in rows)
     failed = sum(row["tuning_failed"] + row["confirmation_failed"] for row in rows)
+    how = (
+        "arms timed in turn, on one thread"
+        if all(row["timed_alone"] for row in rows)
+        else "while other trials ran beside"
+    )
     note = (
         f"In all: {trials} trials, {failed} of them failed, {number(sum(row['seconds'] for row in rows), '.1f')} s; "
-        "every trial of the study is counted. Times of a step are medians over trials of the median step, on one "
-        "thread, while other trials ran beside: this implementation, this machine."
+        f"every trial of the study is counted. Times of a step: {how}; this implementation, this machine. Memory: "
+        "parameters, gradients, optimizer state and what the backward pass keeps."
     )
     return Table("costs", rows, columns, note)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Return a record whose times are numbers: the median under its name, and the quartiles beside it."""
+    flat = dict(row)
+    for name in ("step_ms", "optimizer_ms"):
+        flat[name], flat[f"{name}_q1"], flat[f"{name}_q3"] = row[name]
+    return flat
+
+
+def _spread(row: Row, name: str) -> Cell:
+    """Return a median over its quartiles, where they are known."""
+    low, high = row[f"{name}_q1"], row[f"{name}_q3"]
+    return Cell(number(row[name], ".3f"), "" if math.isnan(low) else f"{low:.3f} to {high:.3f}")
+
+
+def _megabytes(size: float) -> str:
+    return number(size / 1e6, ".3g")
 
 
 def _ledger(study: "Study") -> Records:
     rows = Records()
     for arm, search in study.searches.items():
         tuning = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
-        confirmation = [study.outcome(trial) for trial in confirm(study.spec, search)]
+        confirmation = [o for stage in ("confirm", "equal-steps") for o in study.confirmation(arm, stage)]
         rows.append(
             {
                 "arm": arm,

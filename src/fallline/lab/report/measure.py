@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fallline.lab.statistics import Comparison
-from fallline.lab.tasks import get_task
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -20,15 +19,17 @@ class Measure:
         metric: of a curve and an outcome: "val_loss", "val_accuracy".
         mode: "min" when lower is better, else "max".
         unit: of the loss; "" when it has none.
+        log_ratio: whether arms are compared by ratios: losses are, where all are above 0.
     """
 
     metric: str
     mode: str
     unit: str
+    log_ratio: bool = True
 
     @property
     def is_loss(self) -> bool:
-        """Whether ratios and logarithms mean something; other metrics are compared by differences."""
+        """Whether axes are logarithmic and the loss of an untrained model is the worst that counts."""
         return self.metric == "val_loss" and self.mode == "min"
 
     @property
@@ -70,8 +71,7 @@ class Measure:
 
 def measure(study: "Study") -> Measure:
     """Return what a study is judged by."""
-    task = get_task(study.spec.task)
-    return Measure(task.metric, task.mode, task.unit)
+    return Measure(study.metric, study.mode, study.spec.learning.unit, study.log_ratio)
 
 
 def change(c: Comparison, value: float, form: str = "+") -> str:

@@ -10,7 +10,6 @@ from fallline.lab.report.text import plural
 from fallline.lab.report.tuned import searched
 from fallline.lab.schedules import WARMUP
 from fallline.lab.store import read_study
-from fallline.lab.tasks import get_task
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -27,12 +26,12 @@ def _task(study: "Study") -> str:
     spec, kind = study.spec, measure(study)
     trials = [t for search in study.searches.values() for t in confirm(spec, search)]
     lengths = sorted({trial.steps for trial in trials} or {spec.steps})
-    warmups = sorted({getattr(trial, "warmup", WARMUP) for trial in trials} or {WARMUP})
+    warmups = sorted({trial.warmup for trial in trials} or {WARMUP})
     length = " or ".join(str(steps) for steps in lengths)
     warmup = " or ".join(f"{100 * part:.3g} %" for part in warmups)
     judged = f" Arms are judged by {kind.title(kind.metric)}, {kind.better} is better." if not kind.is_loss else ""
     return (
-        f"{get_task(spec.task).summary}. A run takes {length} optimizer steps, warm-up over the first {warmup} "
+        f"{spec.learning.summary}. A run takes {length} optimizer steps, warm-up over the first {warmup} "
         f"included.{judged}"
     )
 
@@ -40,20 +39,25 @@ def _task(study: "Study") -> str:
 def _tuning(study: "Study") -> str:
     spec = study.spec
     names = words(study)
-    extended = max(len(s.points) for s in study.searches.values()) - spec.trials - 1
+    extended = max(len(s.points) for s in study.searches.values()) - spec.searches * spec.trials - 1
     what = (
         f"Searched at this budget: {names}; the rest was fixed as listed above."
         if names
         else "Nothing was searched, since the user had fixed all that this budget searches."
     )
+    more = f", {spec.searches} times with points and a seed of their own" if spec.searches > 1 else ""
+    short = ""
+    if spec.horizon < 1:
+        short = f" Tuning runs had {100 * spec.horizon:g} % of the length, each with its whole schedule."
     extension = (
         f"that happened here and gave every tuned arm {extended} more" if extended > 0 else "that was not needed here"
     )
     return (
-        f"Every arm was tuned on one seed with the documented default and {spec.trials} points of a scrambled Sobol "
-        f"sequence, the same points of the unit cube for all arms. {what} An optimum in the outer tenth of its range "
-        f"extends the range by a decade, with as many further trials for every arm; {extension}. Selected was the best "
-        "validation result at the end of the schedule; of losses within 2 %, the point farthest from failures."
+        f"Every arm was tuned with the documented default and {spec.trials} points of a scrambled Sobol sequence on "
+        f"one seed{more}, the same points of the unit cube for all arms.{short} {what} An optimum in the outer tenth "
+        f"of its range extends the range by a decade, with as many further trials for every arm; {extension}. "
+        "Selected was the best validation result at the end of the schedule; of results within 2 %, the point farthest from "
+        "failures."
     )
 
 
@@ -72,13 +76,13 @@ def _comparison(study: "Study") -> str:
     text = "There is one arm, and nothing to compare it with."
     if study.results:
         pairs = sum(result.comparison is not None for result in study.results.values())
-        what = "log ratios of" if kind.is_loss else "differences in"
+        what = "log ratios of" if kind.log_ratio else "differences in"
         text = (
             f"Arms are compared with {study.baseline} by two-sided paired t-tests on the {what} "
             f"{kind.name(kind.test)}, Holm-corrected over {plural(pairs, 'comparison')}, at a level of 5 %."
         )
     if study.results and study.margin is not None:
-        size = f"{100 * study.margin:g} %" if kind.is_loss else f"{study.margin:g}"
+        size = f"{100 * study.margin:g} %" if kind.log_ratio else f"{study.margin:g}"
         text += f" Equivalent means an interval inside ±{size}, a margin given by the user."
     return (
         f"{text} Where a seed failed, failures are counted instead. A run fails when its loss is not finite, blows up, "
@@ -104,20 +108,23 @@ def threats(study: "Study") -> Section:
     if names:
         were = "were" if several else "was"
         tuned = f"Only {names} {were} tuned; an arm that depends on what was fixed is at a disadvantage."
-    lengths = {t.steps for search in study.searches.values() for t in confirm(spec, search)}
-    equal = "equal steps" if len(lengths) < 2 else "equal gradient evaluations"
+    equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
     items = [
         "One task, one model, one split of the data: what wins here need not win elsewhere.",
-        "Tuning used one seed; another seed might have selected another configuration.",
+        f"Tuning used {plural(spec.searches, 'seed')}; another might have selected another configuration.",
         tuned,
         f"With {spec.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
         "show.",
         "The best arm is judged on the runs that made it look best, so its lead is a little too large.",
-        f"Arms were given equal trials and {equal}, not equal seconds.",
+        f"Arms were given equal trials{equal}, not equal seconds.",
         "The sensitivity depends on the range that was searched, and its losses are of one seed each; with more than "
         "the learning rate searched, it shows the others too.",
         "Runs are evaluated now and then only, so a time to target is late by up to one such interval.",
     ]
+    if spec.horizon < 1:
+        items.append(
+            "Tuning runs were shorter than confirmation runs; the best learning rate can depend on the length."
+        )
     return Section("Threats to validity", [Bullets(items)])
 
 

@@ -75,14 +75,14 @@ def _runs(study: "Study") -> list[tuple[Trial, Any]]:
 
 def _examples(trial: Trial) -> float | None:
     """Return the examples of a step, None when the task does not say."""
-    task = get_task(trial.task, **getattr(trial, "settings", {}))
+    task = get_task(trial.task, **trial.settings)
     size = getattr(task, "batch_size", None)
     return size * task.accumulate if isinstance(size, int) else None
 
 
 def _passes(search: Search) -> float:
     """Return the gradients of the whole batch that a step takes."""
-    return getattr(search.arm.space, "passes", 1)
+    return search.arm.space.passes
 
 
 def _seconds(study: "Study", trial: Trial) -> float | None:

@@ -9,7 +9,7 @@ from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import NONE, number, p_value
 from fallline.lab.statistics import summarize
-from fallline.lab.verdicts import Result, compare_all
+from fallline.lab.verdicts import Result
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -104,13 +104,45 @@ def _places(values: Iterable[float]) -> int:
     return min(8, max(2, 2 - math.floor(math.log10(smallest))))
 
 
+def equal_steps(study: "Study") -> Table | None:
+    """Return the table of the arms that make fewer steps, at the full number of steps; None when there are none."""
+    kind, rows = measure(study), Records()
+    for arm in study.arms:
+        if not study.confirmation(arm, "equal-steps"):
+            continue
+        values = study.confirmed(arm, kind.test, "equal-steps")
+        good = [value for value in values if value is not None]
+        summary = summarize(good) if len(good) == len(values) else None
+        mean, sd = (summary.mean, summary.sd) if summary else (math.nan, math.nan)
+        fewer = study.spec.steps_of(study.searches[arm].arm, "confirm")
+        rows.append(
+            {"arm": arm, "fewer_steps": fewer, "steps": study.spec.steps, kind.test: mean, f"{kind.test}_sd": sd}
+            | {"failed": len(values) - len(good), "seeds": len(values)}
+        )
+    form = _form(kind.test, rows)
+    columns = (
+        ARM,
+        Column("steps in the\nleaderboard", lambda row: str(row["fewer_steps"])),
+        Column("steps here", lambda row: str(row["steps"])),
+        Column(
+            f"{kind.title(kind.test)}\nmean ± SD",
+            lambda row: f"{number(row[kind.test], form)} ± {number(row[f'{kind.test}_sd'], form)}",
+        ),
+        Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}"),
+    )
+    note = (
+        "At equal steps instead of equal gradient evaluations: the same configuration at the others' number of steps, "
+        "so with as many times the gradients; it decides nothing."
+    )
+    return Table("equal_steps", rows, columns, note) if rows else None
+
+
 def tuning(study: "Study") -> Table:
     """Return the table of the documented default against the tuned configuration."""
     kind = measure(study)
     rows = Records()
     for row in study.leaderboard():
-        search = study.searches[row["arm"]]
-        default, tuned = (_tuning_metric(study, row["arm"], index) for index in (0, search.best))
+        default, tuned = row[f"default_{kind.metric}"], row[f"tuned_{kind.metric}"]
         ratio = 100 * (tuned / default - 1) if kind.is_loss and default > 0 else tuned - default
         counts = {key: row[key] for key in ("tuning_failed", "tuning_trials")}
         rows.append({"arm": row["arm"], "default": default, "tuned": tuned, "change": ratio, **counts})
@@ -139,15 +171,6 @@ def tuning(study: "Study") -> Table:
         "little too good."
     )
     return Table("tuning", rows, columns, note)
-
-
-def _tuning_metric(study: "Study", arm: str, index: int | None) -> float:
-    if index is None:
-        return math.nan
-    from fallline.lab.plan import tuning_trials
-
-    outcome = study.outcome(tuning_trials(study.spec, study.searches[arm])[index])
-    return math.nan if outcome.failure else outcome.metrics[measure(study).metric]
 
 
 def pairwise(study: "Study", name: str, results: Sequence[Result], note: str = "") -> Table:
@@ -198,11 +221,8 @@ def _record(result: Result) -> dict[str, Any]:
 
 def against_best(study: "Study") -> list[Result]:
     """Return the comparisons with the best mean, from which the ranks follow; none where that is the baseline."""
-    kind = measure(study)
     finished = [row["arm"] for row in leaders(study) if row["finished"]]
     if not finished or finished[0] == study.baseline:
         return []
-    values = {arm: study.confirmed(arm, kind.test) for arm in finished}
-    name = kind.test.removeprefix("test_")
-    against = compare_all(values, finished[0], log_ratio=kind.is_loss, mode=kind.mode, metric=name)
+    against = study.compare_with(finished[0], finished)
     return [against[arm] for arm in finished[1:]]

@@ -23,7 +23,9 @@ def document(study: "Study") -> Document:
     """Return the report of a finished study."""
     spec, rows, drawn = study.spec, results.leaders(study), figures(study)
     sections = [
-        Section("Leaderboard", [Tabled(results.leaderboard(study)), Tabled(results.tuning(study))]),
+        Section(
+            "Leaderboard", _tabled([results.leaderboard(study), results.equal_steps(study), results.tuning(study)])
+        ),
         _differences(study, drawn),
         _sensitivity(study, drawn),
         _training(drawn),
@@ -54,6 +56,7 @@ def tables(study: "Study") -> list[Table]:
     """Return every table of a study's report."""
     found = [
         results.leaderboard(study),
+        results.equal_steps(study),
         results.tuning(study),
         results.pairwise(study, "pairwise", list(study.results.values())) if study.results else None,
         details.sensitivity(study),
@@ -102,7 +105,7 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
         caption = f"Circles: one seed each, {seeds}. Bar: mean and 95 % t interval. "
         caption += f"{'Left' if kind.mode == 'min' else 'Right'} of 0 is better."
         if study.margin is not None:
-            size = f"{100 * study.margin:g} %" if kind.is_loss else f"{study.margin:g}"
+            size = f"{100 * study.margin:g} %" if kind.log_ratio else f"{study.margin:g}"
             caption += f" Grey: the ±{size} that do not matter."
         blocks.append(Figures({"differences": drawn["differences"]}, caption, legend=False))
     else:
@@ -112,7 +115,7 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
         )
         blocks.append(Text(lost))
     paired = "Seeds are paired by number, though the arms share none" if twins else "Paired by seed"
-    scale = "log ratios shown as percent" if kind.is_loss else "in the metric's own unit"
+    scale = "log ratios shown as percent" if kind.log_ratio else "in the metric's own unit"
     note = (
         f"{paired}; differences are {scale}. Only p (Holm) decides; intervals are not corrected for the number of "
         "comparisons. p (sign flips) is exact and given for 8 to 20 seeds. Probability of superiority: share of seeds "

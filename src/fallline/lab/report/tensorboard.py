@@ -34,7 +34,7 @@ def to_tensorboard(study: "Study", folder: Path) -> Path:
     for trial in study.trials:
         outcome = study.outcome(trial)
         with SummaryWriter(str(folder / _run(trial))) as writer:
-            for prefix, rows in (("", outcome.curve), ("trace/", getattr(outcome, "trace", []))):
+            for prefix, rows in (("", outcome.curve), ("trace/", outcome.trace)):
                 for row in rows:
                     for name, value in row.items():
                         if name != "step":

@@ -10,7 +10,6 @@ from fallline.lab.report.analysis.budget import best_of
 from fallline.lab.report.analysis.sensitivity import sensitivity
 from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
-from fallline.lab.tasks import get_task
 
 if TYPE_CHECKING:
     from fallline.lab.spaces import Dimension
@@ -33,7 +32,7 @@ def untrained(study: "Study") -> float:
     trivial = None
     if kind.is_loss:
         try:
-            trivial = get_task(study.spec.task).trivial_loss()
+            trivial = study.spec.learning.trivial_loss()
         except (FalllineError, OSError):  # a report can be written where the data are not
             trivial = None
     if trivial is not None:

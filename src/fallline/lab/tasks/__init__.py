@@ -5,11 +5,26 @@ from typing import Any
 from fallline.errors import ArgumentError
 from fallline.lab.loading import is_path, load_object
 from fallline.lab.tasks.base import Task
+from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
 from fallline.lab.tasks.digits import Digits, DigitsCNN
+from fallline.lab.tasks.fashion_mnist import FashionMNIST
+from fallline.lab.tasks.text import Text, TextPost
 
-__all__ = ["TASKS", "Digits", "DigitsCNN", "Task", "get_task"]
+__all__ = [
+    "CIFAR10",
+    "TASKS",
+    "CIFAR10ViT",
+    "Digits",
+    "DigitsCNN",
+    "FashionMNIST",
+    "Task",
+    "Text",
+    "TextPost",
+    "get_task",
+]
 
-TASKS: dict[str, type[Task]] = {cls.name: cls for cls in (Digits, DigitsCNN)}
+_BUILT_IN: tuple[type[Task], ...] = (Digits, DigitsCNN, FashionMNIST, CIFAR10, CIFAR10ViT, Text, TextPost)
+TASKS: dict[str, type[Task]] = {cls.name: cls for cls in _BUILT_IN}
 
 
 def get_task(name: str, **settings: Any) -> Task:

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from fallline.errors import ArgumentError
+from fallline.lab.data import Progress
 
 
 class Task(ABC):
@@ -78,6 +80,18 @@ class Task(ABC):
     def evaluate(self, model: torch.nn.Module, batch: Any) -> dict[str, float]:
         """Return further metrics of a batch, each a mean over its items."""
         return {}
+
+    def data_files(self, progress: Progress | None = None) -> list[Path]:
+        """Return the files or folders that the task reads, after fetching what is missing; by default none.
+
+        Raises:
+            StudyError: something is missing and cannot be fetched.
+        """
+        return []
+
+    def data_digest(self) -> str | None:
+        """Return a hash of the data as they are split, for the manifest of a study; None stands for unknown."""
+        return None
 
     def param_groups(self, model: torch.nn.Module) -> Iterable[Any]:
         """Return what the optimizer is given: parameters, or groups with options of their own."""

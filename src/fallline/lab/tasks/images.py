@@ -1,5 +1,6 @@
 """What tasks of image classification share: shuffled batches, cross-entropy and accuracy."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeAlias
@@ -12,7 +13,21 @@ from fallline.lab.tasks.base import Task
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-_EVALUATED_AT_ONCE = 1000  # images; bounds the memory of an evaluation
+_EVALUATED_AT_ONCE = 500  # images; bounds the memory of an evaluation, and 1,000 take longer each
+
+
+def hold_out(data: Batch, count: int, seed: int) -> tuple[Batch, Batch]:
+    """Return images and labels as two parts: all but `count`, and the `count` that the seed chooses.
+
+    Example:
+        >>> kept, held_out = hold_out((torch.arange(5), torch.arange(5)), 2, seed=0)
+        >>> sorted(kept[0].tolist() + held_out[0].tolist())
+        [0, 1, 2, 3, 4]
+    """
+    images, labels = data
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    kept, held_out = order[count:], order[:count]
+    return (images[kept], labels[kept]), (images[held_out], labels[held_out])
 
 
 class Images(Task):
@@ -30,14 +45,19 @@ class Images(Task):
         """Return the images (n, channels, height, width) and the labels (n,) of a split."""
 
     def augment(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return training images as the model is to see them; unchanged by default."""
+        """Return training images, as `load` gives them, with random changes; unchanged by default."""
+        return images
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images as the model is to see them: what is loaded as bytes becomes float32 a batch at a time."""
         return images
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
         """Yield shuffled training batches without end, or the whole of another split once."""
         images, labels = self.load(split)
         if split != "train":
-            yield from zip(images.split(_EVALUATED_AT_ONCE), labels.split(_EVALUATED_AT_ONCE), strict=True)
+            for chunk, answers in zip(images.split(_EVALUATED_AT_ONCE), labels.split(_EVALUATED_AT_ONCE), strict=True):
+                yield self.prepare(chunk), answers
             return
         if not 1 <= self.batch_size <= len(labels):
             raise ArgumentError(
@@ -48,7 +68,7 @@ class Images(Task):
             order = torch.randperm(len(labels), generator=generator)
             for chosen in order.split(self.batch_size):
                 if len(chosen) == self.batch_size:
-                    yield self.augment(images[chosen], generator), labels[chosen]
+                    yield self.prepare(self.augment(images[chosen], generator)), labels[chosen]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the mean cross-entropy in nats."""
@@ -56,9 +76,22 @@ class Images(Task):
         return nn.functional.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Return the share of images classified rightly."""
+        """Return the loss and the share of images classified rightly, from one forward pass."""
         images, labels = batch
-        return {"accuracy": (model(images).argmax(1) == labels).double().mean().item()}
+        logits = model(images)
+        return {
+            "loss": nn.functional.cross_entropy(logits, labels).item(),
+            "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        }
+
+    def data_digest(self) -> str:
+        """Return a hash of the images and labels of every split."""
+        digest = hashlib.sha256()
+        for split in ("train", "val", "test"):
+            for tensor in self.load(split):
+                digest.update(f"{split} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
     def trivial_loss(self) -> float:
         """Return the validation cross-entropy of always answering with the class frequencies of that split."""

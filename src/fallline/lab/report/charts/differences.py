@@ -22,7 +22,7 @@ def differences(study: "Study") -> alt.LayerChart | None:
     if not means:
         return None
     kind = measure(study)
-    unit, form, scaled = ("%", "+.2f", 100.0) if kind.is_loss else ("", "+.4f", 1.0)
+    unit, form, scaled = ("%", "+.2f", 100.0) if kind.log_ratio else ("", "+.4f", 1.0)
     values = [row[key] for row in (*seeds, *means) for key in ("change", "low", "high") if key in row]
     edges = [0.0, *((-scaled * study.margin, scaled * study.margin) if study.margin is not None else ())]
     scale = alt.Scale(domain=[min(values + edges), max(values + edges)], nice=True)

@@ -62,7 +62,7 @@ def _rows(study: "Study", key: str) -> Rows:
     for arm, search in study.searches.items():
         at: dict[float, list[float]] = defaultdict(list)
         for trial in confirm(study.spec, search):
-            for row in getattr(study.outcome(trial), "trace", []):
+            for row in study.outcome(trial).trace:
                 value = positive(row.get(key, 0.0))
                 if value is not None:
                     at[row["step"]].append(value)

@@ -68,7 +68,7 @@ def hyperparameters(study: "Study") -> dict[str, alt.LayerChart]:
 
 def _axis(dimension: "Dimension", rows: Rows) -> alt.X:
     title = dimension.name.replace("_", " ")
-    if getattr(dimension, "choices", ()):
+    if dimension.choices:
         return alt.X(f"{dimension.name}:N", title=title, axis=alt.Axis(labelAngle=0))
     for row in rows:  # a log axis has no 0: the default of weight decay, say
         row["at"] = row["at"] if row["at"] > 0 else None

@@ -1,0 +1,175 @@
+"""`fallline compare`: its options, and what --dry-run and --status print."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fallline.cli import show
+from fallline.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much tuning and confirming an arm gets: search points, independent searches, seeds."""
+
+    trials: int
+    searches: int
+    seeds: int
+
+
+QUICK, STANDARD, THOROUGH = Effort(8, 1, 5), Effort(16, 1, 8), Effort(32, 3, 10)
+
+
+def compare(
+    task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
+    optimizers: Annotated[
+        str, typer.Option(help="Arms, by comma: adamw, sam(sgd), torch.optim:NAdam; adamw@lr=0.001 fixes.")
+    ] = "momentum,adam,adamw",
+    schedules: Annotated[
+        str, typer.Option(help="constant, step, cosine …, by comma; each makes arms of its own.")
+    ] = "cosine",
+    vary: Annotated[
+        list[str] | None, typer.Option(help="What else is compared: warmup=0,0.05 or batch_size=64,256.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the task for all arms: batch_size=128.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="32 trials in each of 3 searches, 10 seeds.")] = False,
+    budget: Annotated[str | None, typer.Option(help="The time there is, 10m: fits trials, seeds, steps.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Search points an arm, a power of two; 16 by default.")] = None,
+    searches: Annotated[int | None, typer.Option(help="Independent searches an arm; 1 by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Fresh seeds to confirm each winner on; 8 by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
+    equal: Annotated[str, typer.Option(help="What arms share: grad-evals, steps or trials.")] = "grad-evals",
+    horizon: Annotated[float, typer.Option(help="Length of tuning runs, as part of the full length.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N for one trial at a time there.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
+    shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Save long runs every so many steps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Arm to compare with; the first by default.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Relative difference that does not matter: 0.02 is 2 %.")] = None,
+    self_check: Annotated[
+        bool, typer.Option("--self-check", help="Run the first arm twice, disjoint seeds: no difference may come out.")
+    ] = False,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Use a folder that holds another study; reuse equal trials.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
+) -> None:
+    """Tune each optimizer with the same budget, confirm on fresh seeds, and say what can be said.
+
+    The same command completes a study that was interrupted. The report is OUT/report.html.
+    """
+    from fallline.lab import budget as planning
+    from fallline.lab import conduct
+    from fallline.lab.executors import make_executor
+    from fallline.lab.spec import Spec
+    from fallline.lab.store import Store, read_study
+    from fallline.lab.study import Study
+    from fallline.lab.tasks import get_task
+
+    keep_data_in(data_dir)
+    chosen = _effort(quick, thorough)
+    given = parse_settings(settings or [], text)
+
+    def specify(trials: int, seeds: int, share: float = 1.0) -> Spec:
+        full = steps or get_task(task, **given).steps
+        return conduct.specify(
+            task,
+            split(optimizers),
+            split(schedules),
+            vary=dict(parse_variation(part) for part in vary or []),
+            settings=given,
+            self_check=self_check,
+            steps=steps if steps is not None and share == 1 else max(1, round(full * share)),
+            trials=trials,
+            seeds=seeds,
+            searches=searches or chosen.searches,
+            equal=equal,
+            horizon=horizon,
+            seed=seed,
+            device=device,
+        )
+
+    spec = specify(trials or chosen.trials, seeds or chosen.seeds) if budget is None else None
+    if spec is None:
+        if quick or thorough or trials is not None or seeds is not None:
+            raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
+        seconds = planning.parse_duration(budget or "")
+        spec, out = planning.fitted(specify, seconds, jobs, out)
+    if dry_run:
+        show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), jobs), jobs)
+        return
+    conduct.check_analysis(spec, baseline, margin)
+    folder = out or conduct.default_folder(spec)
+    if status:
+        read_study(folder)  # or say that there is none
+        show.status(Study(spec, Store(folder), baseline, margin))
+        return
+    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every)
+    study = Study(spec, Store(folder), baseline, margin)
+    with show.progress_line() as progress:
+        conduct.run_study(study, executor, fork=fork, progress=progress)
+    show.verdict(study)
+    show.path("report", study.report(study.store.folder / "report.html"))
+
+
+def _effort(quick: bool, thorough: bool) -> Effort:
+    if quick and thorough:
+        raise ArgumentError("quick, thorough: one of them can be given, got both; leave one out")
+    return QUICK if quick else THOROUGH if thorough else STANDARD
+
+
+def keep_data_in(folder: Path | None) -> None:
+    """Let this process and its workers look for data in a folder."""
+    from fallline.lab.data import VARIABLE
+
+    if folder is not None:
+        os.environ[VARIABLE] = str(folder.resolve())
+
+
+def split(text: str) -> list[str]:
+    """Return the parts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_variation(text: str) -> tuple[str, list[Any]]:
+    """Return the name and the values of NAME=VALUE,VALUE."""
+    name, _, values = text.partition("=")
+    if len(found := split(values)) < 2:
+        raise ArgumentError(f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}")
+    return name, [_value(part) for part in found]
+
+
+def parse_settings(texts: list[str], file: Path | None) -> Mapping[str, Any]:
+    """Return the settings of NAME=VALUE texts, and `text` for --text."""
+    found = {} if file is None else {"text": str(file)}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"set: must be NAME=VALUE, got {text!r}; for example --set batch_size=128")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """Return a whole number, a number, or the text itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

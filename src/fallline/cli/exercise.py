@@ -1,0 +1,66 @@
+"""`fallline exercise` and `fallline reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fallline.cli import show
+from fallline.cli.compare import QUICK, STANDARD, keep_data_in
+
+
+def exercise(
+    number: Annotated[int, typer.Argument(metavar="1|2|3", help="Which of the course's exercises.")],
+    task: Annotated[str | None, typer.Option(help="Another task: digits, fashion-mnist, text …")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
+) -> None:
+    """Run an exercise of the course: 1 optimizers, 2 schedules, 3 warm-up of a transformer.
+
+    Each is a study like any other: CIFAR-10 for 1 and 2, a post-norm transformer on text for 3, unless --task says
+    otherwise.
+    """
+    from fallline.lab.conduct import compare
+    from fallline.lab.exercises import get_exercise
+
+    chosen, effort = get_exercise(number), QUICK if quick else STANDARD
+    keep_data_in(data_dir)
+    show.console.print(chosen.question, style="bold")
+    with show.progress_line() as progress:
+        study = compare(
+            task or chosen.task,
+            chosen.optimizers,
+            chosen.schedules,
+            vary=chosen.vary,
+            baseline=chosen.baseline,
+            trials=effort.trials,
+            seeds=effort.seeds,
+            steps=steps,
+            seed=seed,
+            jobs=jobs,
+            out=out,
+            progress=progress,
+        )
+    show.verdict(study)
+    show.stability(study)
+    show.path("report", study.report(study.store.folder / "report.html"))
+
+
+def reproduce(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+    trial: Annotated[str, typer.Option(help="The trial's id, or its beginning; results.csv lists them.")],
+) -> None:
+    """Run one trial of a study again and compare every number; exit code 1 if one differs."""
+    from fallline.lab.reproduce import reproduce as run_again
+
+    found = run_again(folder, trial)
+    show.console.print(f"{found.trial.arm}, {found.trial.stage} trial {found.trial.id}", style="bold")
+    for change in found.changes:
+        show.console.print(f"! {change}", style="yellow", markup=False)
+    show.console.print("every number is the same" if found.equal else "not the same")
+    if not found.equal:
+        raise typer.Exit(1)

@@ -1,0 +1,160 @@
+"""Arms: what a study compares, read from what the user names."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from fallline.errors import ArgumentError
+from fallline.lab.optimizers import build_optimizer, get_space, keywords
+from fallline.lab.schedules import check_schedule
+from fallline.lab.spaces import Space
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One optimizer under one schedule, with what the user fixed of it.
+
+    Attributes:
+        name: in every table and picture.
+        optimizer: as the user named it: "momentum", "sam(adamw)", "torch.optim:NAdam".
+        schedule: "constant", "step", "cosine" …
+        fixed: hyperparameters that are not searched, by name.
+        ranges: lowest and highest value of hyperparameters that are searched in another range than the space's.
+        settings: settings of the task that belong to the arm, as when `batch_size` is what is compared.
+        steps: of a run, where arms differ in it; the study's otherwise.
+        twin: confirmation seeds of its own, disjoint from the other arms' (`--self-check`).
+    """
+
+    name: str
+    optimizer: str
+    schedule: str = "cosine"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    twin: bool = False
+
+    @property
+    def space(self) -> Space:
+        """The arm's search space."""
+        space = get_space(self.optimizer)
+        dimensions = (d.within(*self.ranges[d.name]) if d.name in self.ranges else d for d in space.dimensions)
+        return replace(space, dimensions=tuple(dimensions))
+
+
+def make_arms(
+    optimizers: Sequence[str],
+    schedules: Sequence[str],
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Arm, ...]:
+    """Return an arm for every optimizer under every schedule with every combination of what is varied.
+
+    Args:
+        optimizers: as the user names them, with what is fixed or searched elsewhere after an @: `adamw@lr=1e-4`,
+            `adam@lr=1e-5..1e-2@weight_decay=0`.
+        schedules: "constant", "step", "cosine" …
+        vary: values by hyperparameter or setting of the task; `warmup` is the part of the steps.
+        settings: the task's settings with their defaults, which tell its names from hyperparameters.
+
+    Raises:
+        ArgumentError: a name or a value cannot be used.
+
+    Example:
+        >>> [arm.name for arm in make_arms(["sgd", "adam@lr=1e-3"], ["cosine"])]
+        ['sgd', 'adam@lr=1e-3']
+        >>> [arm.name for arm in make_arms(["adam"], ["cosine"], {"warmup": [0, 0.1]})]
+        ['adam, warmup=0', 'adam, warmup=0.1']
+    """
+    for schedule in schedules:
+        check_schedule(schedule)
+    arms = []
+    combinations = list(itertools.product(*([(k, v) for v in values] for k, values in (vary or {}).items())))
+    for text, schedule, combination in itertools.product(optimizers, schedules, combinations):
+        optimizer, *assignments = text.split("@")
+        arm = Arm(text if len(schedules) == 1 else f"{text} + {schedule}", optimizer, schedule)
+        for assignment in assignments:
+            arm = _assign(arm, text, assignment)
+        for name, value in combination:
+            changed = _vary(arm, name, value, settings or {})
+            arm = replace(changed, name=f"{arm.name}, {name}={f'{value:g}' if _is_number(value) else value}")
+        _try(arm)
+        arms.append(arm)
+    return tuple(arms)
+
+
+def _assign(arm: Arm, text: str, assignment: str) -> Arm:
+    """Return the arm with NAME=NUMBER fixed, or NAME=LOW..HIGH as a range."""
+    name, _, value = assignment.partition("=")
+    low, dots, high = value.partition("..")
+    searchable = {d.name for d in get_space(arm.optimizer).dimensions}
+    if dots and name in searchable:
+        bottom, top = _number(low), _number(high)
+        if bottom is not None and top is not None and 0 < bottom < top:
+            return replace(arm, ranges={**arm.ranges, name: (float(bottom), float(top))})
+    number = _number(value)
+    known = _fixable(arm.optimizer)
+    if number is None or name not in known:
+        raise ArgumentError(
+            f"optimizers: after @ comes NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
+            f"got {text!r}; for example {arm.optimizer}@lr=0.001"
+        )
+    return replace(arm, fixed={**arm.fixed, name: number})
+
+
+def _fixable(optimizer: str) -> list[str]:
+    """Return what may be fixed of an optimizer: its hyperparameters, then other numbers its constructor takes."""
+    space = get_space(optimizer)
+    numbers = [k for k, v in keywords(space.optimizer).items() if v is None or isinstance(v, bool | int | float)]
+    constant = {*space.constant, *space.defaults}
+    return [name for name in space.defaults if name != "betas"] + [k for k in numbers if k not in constant]
+
+
+def _number(text: str) -> float | bool | None:
+    """Return a finite number, True or False; None when the text is neither."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
+    if name in settings:
+        return replace(arm, settings={**arm.settings, name: value})
+    if name == "steps":
+        return replace(arm, steps=int(value))
+    known = _fixable(arm.optimizer)
+    if name not in known:
+        raise ArgumentError(
+            f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
+            f"{arm.optimizer} ({', '.join(known)}), got {name!r}"
+        )
+    if not _is_number(value) and not isinstance(value, bool):
+        raise ArgumentError(f"vary: {name} must be given numbers, got {value!r}; for example --vary {name}=0.1,0.2")
+    return replace(arm, fixed={**arm.fixed, name: value})
+
+
+def _try(arm: Arm) -> None:
+    """Build the arm's optimizer once, so that what it refuses is refused before anything runs."""
+    space = arm.space
+    if not 0 <= (warmup := arm.fixed.get("warmup", 0)) < 1:
+        raise ArgumentError(f"vary: warmup must be in [0, 1), the part of the steps, got warmup={warmup:g}")
+    try:
+        build_optimizer(
+            space.optimizer,
+            [torch.nn.Parameter(torch.zeros(2, 2))],
+            **space.options({**space.defaults, **arm.fixed}),
+        )
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"optimizers: {arm.name} cannot be built ({error})") from error

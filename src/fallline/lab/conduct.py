@@ -1,0 +1,266 @@
+"""From a question to a finished study: specify, open the folder, run what is missing, time the arms."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fallline.errors import ArgumentError, StudyError
+from fallline.lab.arms import make_arms
+from fallline.lab.executors import Executor, make_executor
+from fallline.lab.loading import is_path, source_digest
+from fallline.lab.manifest import manifest
+from fallline.lab.optimizers import get_space, split_wrapper
+from fallline.lab.plan import confirm, tune
+from fallline.lab.spec import Spec
+from fallline.lab.store import Store, read_study
+from fallline.lab.study import Study
+from fallline.lab.tasks import Task, get_task
+from fallline.lab.timing import time_arms
+from fallline.lab.trial import Outcome, Trial
+
+TWIN = " (again)"
+EVALUATIONS = 20  # points of a curve, if they cost no more than
+EVALUATION_SHARE = 0.15  # of the time of training
+_TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)  # of a study's seconds that timing its arms takes, and its limits
+
+Callback = Callable[[Trial, Outcome], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is: trials done and expected, seconds left, and what is running."""
+
+    done: int
+    total: int
+    seconds_left: float
+    stage: str
+
+
+def specify(
+    task: str,
+    optimizers: Sequence[str],
+    schedules: Sequence[str],
+    *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    self_check: bool = False,
+    steps: int | None = None,
+    **options: Any,
+) -> Spec:
+    """Return the specification of a study; the arguments are those of `compare`, `options` those of `Spec`.
+
+    Raises:
+        ArgumentError: an argument cannot be used.
+    """
+    learning = get_task(task, **(settings or {}))
+    arms = make_arms(optimizers, schedules, vary, learning.settings)
+    if self_check:
+        arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
+    places = {task, *schedules, *(split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in arms)}
+    digests = {place: source_digest(place) for place in sorted(places) if is_path(place)}
+    steps = learning.steps if steps is None else steps
+    return Spec(
+        task,
+        steps,
+        arms,
+        settings=settings or {},
+        evaluations=count_evaluations(learning, steps),
+        sources={place: digest for place, digest in digests.items() if digest is not None},
+        **options,
+    )
+
+
+def count_evaluations(task: Task, steps: int) -> int:
+    """Return how many times a run can be evaluated within EVALUATION_SHARE of its training, by counting items.
+
+    A forward pass is taken for a third of a step, so that the number depends on no clock.
+    """
+    import torch
+
+    generator = torch.Generator()
+    a_step = task.accumulate * task.size(next(task.batches("train", generator)))
+    a_pass = sum(task.size(batch) for batch in task.batches("val", generator)) / 3
+    return max(2, min(EVALUATIONS, int(EVALUATION_SHARE * steps * a_step / a_pass)))
+
+
+def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> None:
+    """Check what decides no number of a study, only what is made of them.
+
+    Raises:
+        ArgumentError: `baseline` or `margin` cannot be used.
+    """
+    names = [arm.name for arm in spec.arms]
+    if baseline is not None and baseline not in names:
+        raise ArgumentError(
+            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; leave it out for the first"
+        )
+    if margin is not None and not 0 < margin < 1:
+        raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")
+
+
+def default_folder(spec: Spec) -> Path:
+    """Return the folder of a study for which the user has named none."""
+    name = Path(spec.task.rpartition(":")[0]).stem if is_path(spec.task) else spec.task
+    return Path("fallline-runs") / f"{name}-{spec.digest()}"
+
+
+def run_study(
+    study: Study,
+    executor: Executor,
+    *,
+    fork: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Study:
+    """Run what a study is missing, time its arms, and write its tables.
+
+    Raises:
+        StudyError: the folder holds another study, the data have changed, or the outcomes cannot be written.
+    """
+    found = manifest(study.spec.learning)
+    study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, found, fork)
+    kept = read_study(study.store.folder)["manifest"]
+    if kept.get("data") != found["data"] and not fork:
+        raise StudyError(
+            f"task: the data must be those that the study in {str(study.store.folder)!r} began with, got hash "
+            f"{found['data']} instead of {kept.get('data')}; choose another --out"
+        )
+    with executor:
+        _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
+    if not study.timings():
+        _time(study)
+    study.store.write_tables(study.trials)
+    return study
+
+
+def _complete(
+    study: Study, executor: Executor, progress: Callable[[Progress], None], callbacks: Sequence[Callback]
+) -> None:
+    """Run what is missing, stage by stage; the plan is asked again after each, since extensions depend on outcomes."""
+    outcomes: dict[str, Outcome] = {}
+    began, ran = time.monotonic(), 0
+    to_confirm = study.spec.seeds * len(study.spec.arms)
+
+    def complete(trials: list[Trial], expected: int, stage: str) -> None:
+        nonlocal ran
+        for trial in trials:
+            stored = outcomes.get(trial.id) or study.store.outcome(trial)
+            if stored is not None:
+                outcomes[trial.id] = stored
+        missing = [trial for trial in trials if trial.id not in outcomes]
+        for trial in executor.run(missing):
+            outcomes[trial.id] = study.outcome(trial)
+            for callback in callbacks:
+                callback(trial, outcomes[trial.id])
+            ran += 1
+            done = sum(t.id in outcomes for t in trials)
+            left = (len(trials) - done + expected) * (time.monotonic() - began) / ran
+            earlier = 0 if stage == "tuning" else len(tuning)
+            progress(Progress(earlier + done, earlier + len(trials) + expected, left, stage))
+
+    tuning: list[Trial] = []
+    while True:
+        tuning, study.searches = tune(study.spec, outcomes)
+        if all(trial.id in outcomes for trial in tuning):
+            break
+        complete(tuning, to_confirm, "tuning")
+    searches = study.searches.values()
+    confirmation = [t for stage in ("confirm", "equal-steps") for s in searches for t in confirm(study.spec, s, stage)]
+    complete(confirmation, 0, "confirming")
+
+
+def _time(study: Study) -> None:
+    """Time the selected configurations side by side, now that nothing of the study runs beside them."""
+    chosen = {arm: confirm(study.spec, search) for arm, search in study.searches.items()}
+    spent = sum(c.seconds for t in study.trials if (c := study.store.costs(t)) is not None)
+    shortest, longest = _TIMING_SECONDS
+    seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
+    study.keep_timings(time_arms({arm: trials[0] for arm, trials in chosen.items() if trials}, seconds))
+
+
+def compare(
+    task: str = "digits",
+    optimizers: Sequence[str] = ("momentum", "adam", "adamw"),
+    schedules: Sequence[str] = ("cosine",),
+    *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    trials: int = 16,
+    seeds: int = 8,
+    searches: int = 1,
+    steps: int | None = None,
+    equal: str = "grad-evals",
+    horizon: float = 1.0,
+    seed: int = 0,
+    device: str = "cpu",
+    jobs: int | None = None,
+    shard: str | None = None,
+    ray: str | None = None,
+    checkpoint_every: int | None = None,
+    out: str | Path | None = None,
+    baseline: str | None = None,
+    margin: float | None = None,
+    self_check: bool = False,
+    fork: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Study:
+    """Tune each optimizer with the same budget, confirm on fresh seeds, and compare.
+
+    The same call completes a study that was interrupted. Workers are separate processes: in a script, call this
+    under `if __name__ == "__main__":`.
+
+    Args:
+        task: name of a built-in task, or where the user's own is: FILE.py:NAME.
+        optimizers: names as in `fallline list`, `sam(NAME)`, or where a class is (`torch.optim:NAdam`,
+            `my_file.py:Mine`); `adamw@lr=1e-4` fixes a hyperparameter, `adamw@lr=1e-5..1e-2` searches that range.
+        schedules: "constant", "step", "cosine" … or FILE.py:FUNCTION; each is an arm of its own.
+        vary: what else is compared: values of a hyperparameter, of `warmup` or of a setting of the task, by name.
+        settings: settings of the task that are not at their defaults, by name.
+        trials: search points an arm, a power of two; the default configuration comes on top.
+        seeds: confirmation runs an arm, at least 2.
+        searches: independent searches an arm.
+        steps: optimizer steps a run, the task's by default.
+        equal: "grad-evals": arms whose steps cost more gradients make fewer; "steps"; "trials": nothing but those.
+        horizon: length of the tuning runs as part of the full length.
+        seed: from which every other seed derives.
+        device: where trials run: "cpu", "cuda:0".
+        jobs: worker processes; by default one a core; 0 runs in this process.
+        shard: "2/8": run the second of eight shares of the trials, and wait for the others.
+        ray: address of a Ray cluster to run on.
+        checkpoint_every: save each run every so many steps, and take it up there.
+        out: folder of the study; by default one under `fallline-runs` named by the specification.
+        baseline: the arm that the others are compared with; the first by default.
+        margin: relative difference below which arms count as equivalent (0.02 is 2 %).
+        self_check: run the first arm under two names with disjoint seeds; a sound study finds no difference.
+        fork: go on in a folder that holds a study of another specification.
+        progress: called after every trial with how far the study is.
+        callbacks: each is called after every trial with the trial and its outcome.
+
+    Raises:
+        ArgumentError: an argument cannot be used.
+        StudyError: the folder cannot be written, or holds another study.
+    """
+    spec = specify(
+        task,
+        optimizers,
+        schedules,
+        vary=vary,
+        settings=settings,
+        self_check=self_check,
+        steps=steps,
+        trials=trials,
+        seeds=seeds,
+        searches=searches,
+        equal=equal,
+        horizon=horizon,
+        seed=seed,
+        device=device,
+    )
+    check_analysis(spec, baseline, margin)
+    folder = Path(out) if out is not None else default_folder(spec)
+    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every)
+    study = Study(spec, Store(folder), baseline, margin)
+    return run_study(study, executor, fork=fork, progress=progress, callbacks=callbacks)

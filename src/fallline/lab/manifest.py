@@ -1,0 +1,76 @@
+"""What a study ran on: versions, machine, code and data; it decides no number, and says where numbers came from."""
+
+import hashlib
+import itertools
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from fallline.lab.tasks import Task
+
+PACKAGES = ("fallline", "torch", "numpy", "numba", "scipy", "scikit-learn")
+_TRAINING_BATCHES = 20  # that enter the hash of the data; a stream of batches has no end
+
+
+def manifest(task: Task) -> dict[str, Any]:
+    """Return versions, hardware, git commit and the hash of the data."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "commit": _commit(),
+        "data": task.data_digest() or data_digest(task),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def data_digest(task: Task) -> str:
+    """Return a hash of the validation and test data and of the first training batches, for a task that has none."""
+    digest = hashlib.sha256()
+    for split in ("train", "val", "test"):
+        batches = task.batches(split, torch.Generator().manual_seed(0))
+        for batch in itertools.islice(batches, _TRAINING_BATCHES if split == "train" else None):
+            for tensor in _tensors(batch):
+                digest.update(str((split, tensor.dtype, tuple(tensor.shape))).encode())
+                digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _tensors(batch: Any) -> Iterable[torch.Tensor]:
+    if isinstance(batch, torch.Tensor):
+        yield batch.cpu()
+    elif isinstance(batch, Mapping):
+        yield from itertools.chain.from_iterable(map(_tensors, batch.values()))
+    elif isinstance(batch, tuple | list):
+        yield from itertools.chain.from_iterable(map(_tensors, batch))
+
+
+def _processor() -> str:
+    """Return the name of the processor where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a device, not a file of ours
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of the current folder, with a + when files differ from it; None outside a repository."""
+    git = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

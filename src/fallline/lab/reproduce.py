@@ -1,0 +1,89 @@
+"""Runs a stored trial again and compares it with what was stored."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fallline.errors import StudyError
+from fallline.lab.loading import is_path, source_digest
+from fallline.lab.manifest import versions
+from fallline.lab.optimizers import split_wrapper
+from fallline.lab.store import read_study
+from fallline.lab.timing import one_thread
+from fallline.lab.trial import Outcome, Trial, run
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A trial run again.
+
+    Attributes:
+        trial: its specification.
+        stored, again: the outcome then and now.
+        changes: what is not as it was, a sentence each: versions, files; and every number that differs.
+    """
+
+    trial: Trial
+    stored: Outcome
+    again: Outcome
+    changes: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every number is the same to the bit."""
+        return _plain(self.stored) == _plain(self.again)
+
+
+def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
+    """Run a trial of a study again.
+
+    Args:
+        folder: of the study.
+        trial_id: the trial's id, or as much of its beginning as tells it from the others.
+
+    Raises:
+        StudyError: there is no such study, no such trial, or several.
+    """
+    manifest = read_study(Path(folder))["manifest"]
+    record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
+    trial, stored = Trial(**record["trial"]), Outcome(**record["outcome"])
+    changes = [*_versions(manifest["versions"]), *_sources(trial)]
+    with one_thread():
+        again, _ = run(trial)
+    return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
+
+
+def _find(folder: Path, trial_id: str) -> Path:
+    found = sorted((folder / "trials").glob(f"{trial_id}*")) if trial_id.isalnum() else []
+    if len(found) != 1:
+        raise StudyError(
+            f"trial: must be the id of one trial in {str(folder)!r}, got {trial_id!r}, which is that of {len(found)}; "
+            "results.csv lists them"
+        )
+    return found[0]
+
+
+def _versions(then: dict[str, str]) -> list[str]:
+    return [f"{name} was {then.get(name)}, is {now}" for name, now in versions().items() if then.get(name) != now]
+
+
+def _sources(trial: Trial) -> list[str]:
+    places = [p for p in (trial.task, split_wrapper(trial.optimizer)[1], trial.schedule) if is_path(p)]
+    return [f"{place} has changed" for place in places if source_digest(place) != trial.sources.get(place)]
+
+
+def _plain(outcome: Outcome) -> str:
+    return json.dumps(asdict(outcome), sort_keys=True)
+
+
+def _differences(stored: Outcome, again: Outcome) -> list[str]:
+    found = []
+    if stored.failure != again.failure:
+        found.append(f"failure was {stored.failure}, is {again.failure}")
+    for name in {**stored.metrics, **again.metrics}:
+        then, now = stored.metrics.get(name), again.metrics.get(name)
+        if then != now and not (then != then and now != now):  # NaN is NaN again
+            found.append(f"{name} was {then!r}, is {now!r}")
+    if not found and _plain(stored) != _plain(again):
+        found.append("the curves differ, the final numbers do not")
+    return found

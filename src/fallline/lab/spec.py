@@ -1,0 +1,120 @@
+"""The specification of a study: everything that decides its numbers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fallline.errors import ArgumentError
+from fallline.lab.arms import Arm
+from fallline.lab.tasks import Task, get_task
+
+EQUAL = ("grad-evals", "steps", "trials")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that decides the numbers of a study.
+
+    Attributes:
+        steps: optimizer steps of a run; fewer for an arm whose steps cost more, see `equal`.
+        trials: points of the Sobol sequence per arm and search, a power of two; the default configuration comes on top.
+        seeds: confirmation runs per arm.
+        seed: from which all other seeds derive.
+        settings: the task's settings that are not at their defaults.
+        equal: what arms have in common besides the number of trials: "grad-evals", the gradients of single examples
+            that are computed, so that SAM makes half the steps; "steps"; or "trials", nothing more.
+        horizon: length of the tuning runs, as part of the full length; each has its whole schedule.
+        searches: independent searches of each arm, with a tuning seed each.
+        evaluations: points of a curve.
+        device: where trials run.
+        sources: hashes of the user's files, by where they are.
+    """
+
+    task: str
+    steps: int
+    arms: tuple[Arm, ...]
+    trials: int = 16
+    seeds: int = 8
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    equal: str = "grad-evals"
+    horizon: float = 1.0
+    searches: int = 1
+    evaluations: int = 20
+    device: str = "cpu"
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        get_task(self.task, **self.settings)
+        if self.trials < 1 or self.trials & (self.trials - 1):
+            below = 1 << max(0, self.trials.bit_length() - 1)
+            raise ArgumentError(
+                f"trials: must be a power of two (a Sobol sequence is balanced only there), got trials={self.trials}; "
+                f"pass {below} or {2 * below}"
+            )
+        if self.seeds < 2:
+            raise ArgumentError(f"seeds: must be at least 2, or there is no interval, got seeds={self.seeds}; pass 5")
+        if self.searches < 1:
+            raise ArgumentError(f"searches: must be at least 1, got searches={self.searches}")
+        if self.equal not in EQUAL:
+            raise ArgumentError(f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}")
+        if not 0 < self.horizon <= 1:
+            raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon:g}; 0.5 tunes at half length")
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) < len(names):
+            raise ArgumentError(f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}")
+
+        for arm in self.arms:
+            get_task(self.task, **self.settings_of(arm))
+            if arm.steps is not None and self.equal != "trials":
+                raise ArgumentError(
+                    f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass that"
+                )
+            if (shortest := self.steps_of(arm, "tune")) < 20:
+                raise ArgumentError(
+                    f"steps: must be at least 20 in every run, or there is no curve, got {shortest} in the tuning of "
+                    f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more"
+                )
+
+    @property
+    def learning(self) -> Task:
+        """The task, with the settings that all arms share."""
+        return get_task(self.task, **self.settings)
+
+    def settings_of(self, arm: Arm) -> dict[str, Any]:
+        """Return the task's settings in an arm."""
+        return {**self.settings, **arm.settings}
+
+    def gradients_a_step(self, arm: Arm) -> float:
+        """Return how many gradients of single examples a step of the arm takes, in those of a plain step of the study.
+
+        Backward passes count, and the batch size where it is what is compared.
+        """
+        batch = self.settings_of(arm).get("batch_size", 1)
+        usual = getattr(self.learning, "batch_size", 1) if "batch_size" in self.settings_of(arm) else 1
+        return arm.space.passes * float(batch / usual)
+
+    def steps_of(self, arm: Arm, stage: str) -> int:
+        """Return the length of the arm's runs in a stage."""
+        full = self.steps if arm.steps is None else arm.steps
+        if stage == "equal-steps":
+            return full
+        own = round(full / self.gradients_a_step(arm)) if self.equal == "grad-evals" else full
+        return round(self.horizon * own) if stage == "tune" else own
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads back."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+    def digest(self) -> str:
+        """Return a hash that does not depend on the order of the arms, since that decides no number."""
+        data = self.to_json()
+        data["arms"].sort(key=lambda arm: str(arm["name"]))
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Spec":
+        """Return the specification that `to_json` wrote."""
+        return Spec(**{**data, "arms": tuple(Arm(**arm) for arm in data["arms"])})

@@ -1,0 +1,128 @@
+"""Times the arms of a study side by side, and tells what a study will take."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fallline.lab.training import Training, precision
+from fallline.lab.trial import Trial, start
+
+ROUNDS = 7  # in each of which every arm makes a burst of steps, so that load from elsewhere meets all alike
+_UNTIMED = 2  # first steps: they create the state and find their kernels
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a step takes on this machine by this implementation: medians and quartiles over all timed steps.
+
+    Attributes:
+        step_ms, optimizer_ms: (median, first quartile, third quartile) of a step and of `optimizer.step()` alone.
+        data_ms: median of getting a batch.
+        evaluation_s: one pass over the validation split.
+        passes: backward passes a step.
+        state_bytes: of optimizer state.
+        memory_bytes: parameters, gradients, optimizer state and what the backward pass keeps, counted, not sampled.
+    """
+
+    step_ms: tuple[float, float, float]
+    optimizer_ms: tuple[float, float, float]
+    data_ms: float
+    evaluation_s: float
+    passes: float
+    state_bytes: int
+    memory_bytes: int
+
+    def seconds(self, trial: Trial) -> float:
+        """Return what a trial of this kind takes on one worker."""
+        return 1e-3 * self.step_ms[0] * trial.steps + self.evaluation_s * trial.evaluations
+
+
+def time_arms(trials: Mapping[str, Trial], seconds: float) -> dict[str, Timing]:
+    """Return the timing of a trial of each arm, on one thread in this process, interleaved.
+
+    Args:
+        trials: by arm; their first steps are made.
+        seconds: about how long all of it may take.
+    """
+    with one_thread():
+        runs = {arm: start(trial) for arm, trial in trials.items()}
+        began = time.perf_counter()
+        for run in runs.values():
+            _burst(run, _UNTIMED)
+        each = (time.perf_counter() - began) / max(1, _UNTIMED * len(runs))
+        for run in runs.values():
+            for times in (run.clock.step, run.clock.optimizer, run.clock.data):
+                times.clear()
+        burst = max(1, min(20, int(seconds / max(each, 1e-4) / max(1, len(runs)) / ROUNDS)))
+        for _ in range(ROUNDS):
+            for run in runs.values():
+                _burst(run, burst)
+        return {arm: _timing(run) for arm, run in runs.items()}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread, as workers do, and neither draw from nor seed the caller's random numbers."""
+    threads, numbers = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(numbers)
+
+
+def _burst(run: Training, steps: int) -> None:
+    """Make steps, without the evaluations between them, at the learning rates of the start of the schedule."""
+    for _ in range(steps):
+        run.bare_step(len(run.losses) % len(run.factors))
+
+
+def _timing(run: Training) -> Timing:
+    run.clock.evaluation = 0.0
+    run.evaluate("val")
+    state = _bytes(v for s in run.optimizer.state.values() for v in s.values())
+    weights = _bytes(run.model.parameters())
+    return Timing(
+        _quartiles(run.clock.step),
+        _quartiles(run.clock.optimizer),
+        _quartiles(run.clock.data)[0],
+        run.clock.evaluation,
+        run.clock.passes / max(1, len(run.losses)),
+        state,
+        state + 2 * weights + _kept(run),
+    )
+
+
+def _kept(run: Training) -> int:
+    """Return the bytes that one forward pass keeps for the backward pass, besides the parameters."""
+    parameters = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision(run.task, run.device):
+        loss = run.task.loss(run.model, next(run.batches))
+    del loss  # until here the graph has held what it kept, so that no two have had the same address
+    return sum(kept.values())
+
+
+def _bytes(values: Any) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def _quartiles(times: list[float]) -> tuple[float, float, float]:
+    ordered = sorted(times)
+    last = len(ordered) - 1
+    if last < 0:
+        return math.nan, math.nan, math.nan
+    return ordered[round(last / 2)], ordered[round(last / 4)], ordered[round(3 * last / 4)]

@@ -1,0 +1,275 @@
+"""The lab's own training loop: it owns seeds, schedule, evaluation and the watch for failure, whatever the task."""
+
+import contextlib
+import inspect
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fallline.lab.spikes import count_spikes
+from fallline.lab.tasks import Task
+
+TRACE = 100  # about how many rows a trace has
+TRACE_EVERY = 8  # steps at least between them: norms cost time, and short runs have little of it
+
+Failure = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a long run is saved, and after how many steps each time; only the last one is kept."""
+
+    path: Path
+    every: int
+
+
+@dataclass
+class _Watch:
+    """Recognises a run that has failed (LAB R5); most divergence is finite."""
+
+    warmup: int
+    start: float = math.nan
+    lowest: float = math.inf
+    above: int = 0
+
+    def step(self, step: int, loss: float) -> Failure | None:
+        """Return the failure when one batch's loss is not finite."""
+        if step == 0:
+            self.start = loss
+        if math.isfinite(loss):
+            return None
+        return {"state": "nonfinite", "step": step, "cause": f"training loss became {loss}"}
+
+    def row(self, step: int, mean: float) -> Failure | None:
+        """Return the failure when the mean training loss of an interval has blown up."""
+        self.lowest = min(self.lowest, mean)
+        self.above = self.above + 1 if mean > 10 * self.lowest else 0
+        if step >= self.warmup and mean > 3 * self.start:
+            cause = f"training loss {mean:.3g} after warm-up is over 3 × its start {self.start:.3g}"
+        elif self.above >= 3:
+            cause = f"training loss {mean:.3g} stayed over 10 × its minimum {self.lowest:.3g}"
+        else:
+            return None
+        return {"state": "blown-up", "step": step, "cause": cause}
+
+
+@dataclass
+class Clock:
+    """What the parts of a run have taken, in milliseconds by step; evaluation in seconds in all."""
+
+    step: list[float] = field(default_factory=list)
+    optimizer: list[float] = field(default_factory=list)
+    data: list[float] = field(default_factory=list)
+    evaluation: float = 0.0
+    passes: int = 0
+
+    def costs(self) -> dict[str, float]:
+        """Return the fields of `Costs` that come from here."""
+        names = {"step_ms": self.step, "optimizer_ms": self.optimizer, "data_ms": self.data}
+        medians = {name: sorted(times)[len(times) // 2] if times else 0.0 for name, times in names.items()}
+        return {**medians, "evaluation_s": self.evaluation, "passes": self.passes / max(1, len(self.step))}
+
+
+class Training:
+    """A run from its first step to its last or to its failure.
+
+    Attributes:
+        losses: the training loss of every step.
+        curve, trace: as in `Outcome`.
+        clock: what it took.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[Any],
+        factors: Sequence[float],
+        warmup: float,
+        evaluations: int,
+        device: str = "cpu",
+    ) -> None:
+        self.task, self.model, self.optimizer, self.batches = task, model, optimizer, batches
+        self.factors, self.device = factors, device
+        self.losses: list[float] = []
+        self.curve: list[dict[str, float]] = []
+        self.trace: list[dict[str, float]] = []
+        self.clock = Clock()
+        steps = len(factors)
+        self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
+        self._watch = _Watch(warmup=round(steps * warmup))
+        self._stride = max(TRACE_EVERY, math.ceil(steps / TRACE))
+        self._base = [group["lr"] for group in optimizer.param_groups]
+        self._row_from = 0
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        self._needs_closure = hasattr(optimizer, "first_step") or (
+            closure is not None and closure.default is inspect.Parameter.empty
+        )
+
+    def run(self, checkpoint: Checkpoint | None = None) -> Failure | None:
+        """Train to the end of the schedule; return the failure that ended it early, if one did."""
+        if checkpoint is not None and checkpoint.path.exists():
+            self._resume(checkpoint.path)
+        for step in range(len(self.losses), len(self.factors)):
+            failure = self.step(step)
+            if failure is not None:
+                return failure
+            if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+                self._save(checkpoint.path)
+        return None
+
+    def step(self, step: int) -> Failure | None:
+        """Make one step, and evaluate where a row of the curve is due; return the failure, if it failed."""
+        sampled = step % self._stride == 0
+        before = [p.detach().clone() for p in self.model.parameters()] if sampled else []
+        self.bare_step(step)
+        if sampled:
+            self.trace.append({"step": step, "loss": self.losses[-1], **self._norms(before)})
+        failure = self._watch.step(step, self.losses[-1])
+        if failure is None and step + 1 in self._rows:
+            mean = math.fsum(self.losses[self._row_from :]) / (len(self.losses) - self._row_from)
+            row = {"step": step + 1, "lr_factor": self.factors[step], "train_loss": mean}
+            self.curve.append({**row, **self.evaluate("val")})
+            self._row_from = len(self.losses)
+            failure = self._watch.row(step + 1, mean)
+        return failure
+
+    def bare_step(self, step: int) -> None:
+        """Make one step at the learning rate of this step, and nothing else."""
+        for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
+            group["lr"] = base * self.factors[step]
+        start = time.perf_counter()
+        parts = [to_device(next(self.batches), self.device) for _ in range(self.task.accumulate)]
+        self.clock.data.append(1e3 * (time.perf_counter() - start))
+        self.losses.append(self._update(parts))
+        self.clock.step.append(1e3 * (time.perf_counter() - start))
+
+    def spikes(self) -> int:
+        """Return how often the training loss has spiked."""
+        return count_spikes([loss for loss in self.losses if math.isfinite(loss)])
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Return loss and metrics over a split with the weights that would be used.
+
+        Those are the averages where the optimizer keeps some, and a schedule-free optimizer's own, which its method
+        `eval` swaps in.
+        """
+        began = time.perf_counter()
+        optimizer: Any = getattr(self.optimizer, "base", self.optimizer)
+        with contextlib.ExitStack() as stack:
+            if self.losses and optimizer.param_groups[0].get("ema_decay") is not None:
+                stack.enter_context(optimizer.ema_weights())
+            if callable(getattr(optimizer, "eval", None)):
+                optimizer.eval()
+                stack.callback(optimizer.train)
+            found = evaluate(self.task, self.model, split, self.device)
+        self.clock.evaluation += time.perf_counter() - began
+        return found
+
+    def _update(self, parts: Sequence[Any]) -> float:
+        """Make the optimizer step on these batches, whose gradients are averaged; return the loss before it."""
+        inside = 0.0
+
+        def closure() -> torch.Tensor:
+            nonlocal inside
+            began = time.perf_counter()
+            self.clock.passes += 1
+            self.optimizer.zero_grad()
+            loss = torch.zeros((), device=self.device)
+            for part in parts:
+                with precision(self.task, self.device):
+                    mean = self.task.loss(self.model, part) / len(parts)
+                mean.backward()
+                loss = loss + mean.detach()
+            inside += time.perf_counter() - began
+            return loss
+
+        if self._needs_closure:
+            start = time.perf_counter()
+            loss: Any = self.optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            loss = closure()
+            start, inside = time.perf_counter(), 0.0
+            self.optimizer.step()
+        self.clock.optimizer.append(1e3 * (time.perf_counter() - start - inside))
+        return float(loss)
+
+    def _norms(self, before: Sequence[torch.Tensor]) -> dict[str, float]:
+        parameters = list(self.model.parameters())
+        grads = [p.grad for p in parameters if p.grad is not None]
+        updates = [p.detach() - old for p, old in zip(parameters, before, strict=True)]
+        return {"grad_norm": _norm(grads), "update_norm": _norm(updates)}
+
+    def _save(self, path: Path) -> None:
+        draft = path.with_suffix(".draft")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),
+                "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
+            },
+            draft,
+        )
+        draft.replace(path)
+
+    def _resume(self, path: Path) -> None:
+        """Take up a saved run; the batches it has seen are drawn again, so that the next ones are the same."""
+        saved = torch.load(path, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.losses, self.curve, self.trace, self._row_from, watch = saved["records"]
+        self._watch = _Watch(**watch)
+        for _ in range(len(self.losses) * self.task.accumulate):
+            next(self.batches)
+        torch.set_rng_state(saved["rng"])
+
+
+def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> dict[str, float]:
+    """Return loss and further metrics over a split, in eval mode, averaged by items, keyed like `val_loss`."""
+    model.eval()
+    sums: dict[str, float] = {}
+    items = 0
+    with torch.no_grad():
+        for part in task.batches(split, torch.Generator()):
+            batch = to_device(part, device)
+            size = task.size(batch)
+            items += size
+            with precision(task, device):
+                found = task.evaluate(model, batch)  # may have the loss from the same forward pass
+                if "loss" not in found:
+                    found = {"loss": task.loss(model, batch).item(), **found}
+            for key, value in found.items():
+                sums[f"{split}_{key}"] = sums.get(f"{split}_{key}", 0.0) + size * value
+    model.train()
+    return {key: value / items for key, value in sums.items()}
+
+
+def precision(task: Task, device: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which the task's model and loss run: autocast, or nothing."""
+    if task.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=getattr(torch, task.precision))
+
+
+def to_device(batch: Any, device: str) -> Any:
+    """Return a batch with all its tensors on a device."""
+    if device == "cpu":
+        return batch
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return type(batch)(to_device(value, device) for value in batch) if isinstance(batch, tuple | list) else batch
+
+
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    if not tensors:
+        return 0.0
+    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))
