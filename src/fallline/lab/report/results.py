@@ -46,7 +46,7 @@ def leaderboard(study: "Study") -> Table:
     columns = [
         Column("rank", lambda row: str(row["rank"]) if row["finished"] else NONE, "text"),
         ARM,
-        Column(f"against\n{study.baseline}", lambda row: row["verdict"], "words"),
+        Column("against the\nbaseline", lambda row: row["verdict"], "words"),
         _headline(kind, rows),
         *(_mean(kind, rows, name) for name in (kind.metric, *others)),
         Column("learning\nrate", lambda row: number(row["lr"], ".3g")),

@@ -28,7 +28,7 @@ def document(study: "Study") -> Document:
         ),
         _differences(study, drawn),
         _sensitivity(study, drawn),
-        _training(drawn),
+        _training(study, drawn),
         _target(study, drawn),
         _hyperparameters(study, drawn),
         _winner(study),
@@ -146,7 +146,7 @@ def _sensitivity(study: "Study", drawn: dict[str, Any]) -> Section:
     return Section("Sensitivity to the learning rate", [shown, Tabled(details.sensitivity(study))])
 
 
-def _training(drawn: dict[str, Any]) -> Section:
+def _training(study: "Study", drawn: dict[str, Any]) -> Section:
     names = [name for name in ("validation", "training", "strip") if name in drawn]
     if "validation" not in drawn:
         return Section("Training", [Text("Nothing was confirmed, so there are no curves.")])
@@ -156,6 +156,10 @@ def _training(drawn: dict[str, Any]) -> Section:
         "rate has not decayed yet; rankings in mid-schedule flip. Where a seed failed, every run is drawn by itself, "
         "and red × marks the failures."
     )
+    if len({study.spec.steps_of(arm, "confirm") for arm in study.spec.arms}) > 1:
+        caption += (
+            " Arms differ in steps, each with its whole schedule; where a step takes more gradients, it has fewer."
+        )
     return Section("Training", [Figures({name: drawn[name] for name in names}, caption)])
 
 
