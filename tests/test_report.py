@@ -1,5 +1,6 @@
 """The report: complete, offline, safe to open, honest about failures, and drawn in a real browser."""
 
+import json
 import re
 import shlex
 import shutil
@@ -12,21 +13,30 @@ import pytest
 import torch
 
 import fallline as fl
+from fallline.cli.compare import parse_settings, parse_variation
 from fallline.errors import StudyError
 from fallline.lab.arms import make_arms
-from fallline.lab.plan import confirm
+from fallline.lab.conduct import specify
+from fallline.lab.optimizers import build_optimizer
 from fallline.lab.report import best_code, charts
-from fallline.lab.report.content import content
+from fallline.lab.report.charts.curves import DECAYED
+from fallline.lab.report.headline import headline
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import command
-from fallline.lab.schedules import learning_rates
-from fallline.lab.spec import Spec
+from fallline.lab.report.results import leaders
+from fallline.lab.schedules import SCHEDULES, learning_rates
 from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
+from studies import another, lose_a_seed, renamed, traced
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-quic --disable-sync"
+)
+FLAGS += " --disable-component-update --enable-logging=stderr --v=0 --virtual-time-budget=9000"
 HOSTILE = "<!--<script><b>bold</b></script><img src=http://example.org/x>"
-FIGURES = ("differences", "learning-rates", "validation", "training", "strip")
+FIGURES = {"differences", "learning-rates", "validation", "training", "strip", "time-to-target"}
+FIGURES |= {"budget-trials", "budget-seconds", "gradient-norm", "update-norm"}
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +48,6 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(study):
     return study.report(study.store.folder / "report.html")
-
-
-def another(study):
-    """The same study once more, to break things in."""
-    copy = Study(study.spec, study.store, study.baseline, study.margin)
-    copy.searches = dict(study.searches)
-    return copy
-
-
-def renamed(study, old, new):
-    """The same trials with an arm called otherwise."""
-    arms = {arm.name: replace(arm, name=new) if arm.name == old else arm for arm in study.spec.arms}
-    copy = Study(replace(study.spec, arms=tuple(arms.values())), study.store, study.baseline)
-    copy.searches = {arms[name].name: replace(search, arm=arms[name]) for name, search in study.searches.items()}
-    copy.outcome = lambda trial: study.outcome(replace(trial, arm=old if trial.arm == new else trial.arm))
-    copy.costs = lambda: [{**row, "arm": arms[row["arm"]].name} for row in study.costs()]
-    return copy
-
-
-def lose_a_seed(study, arm):
-    """A study in which the last confirmation run of an arm blew up halfway."""
-    lost = confirm(study.spec, study.searches[arm])[-1]
-    complete = study.outcome(lost)
-    failure = {"state": "blown-up", "step": 20, "cause": "training loss 99 after warm-up is over 3 × its start 2"}
-    half = Outcome(failure, complete.metrics, complete.curve[:10])
-    broken = another(study)
-    broken.outcome = lambda trial: half if trial.id == lost.id else study.outcome(trial)
-    return broken
 
 
 def visible(path):
@@ -137,49 +119,93 @@ def test_a_failed_seed_leaves_no_mean(study, tmp_path):
 
 
 def test_the_headline_says_what_the_ranks_say(study):
-    winner = content(study)["headline"]
+    winner = headline(study, leaders(study))
     assert winner == f"{study.leaderboard()[0]['arm']} is the best of 3" or "cannot be told apart" in winner
-    assert content(lose_a_seed(study, "adam"))["headline"] == "Only momentum finished all its runs"
+    broken = lose_a_seed(study, "adam")
+    assert headline(broken, leaders(broken)) == "Only momentum finished all its runs"
 
 
 def test_names_are_escaped(study, tmp_path):
     text = renamed(study, "adam", HOSTILE).report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert HOSTILE not in text and escape(HOSTILE, quote=False) in text
     scripts = re.findall(r'<script type="application/json".*?>(.*?)</script>', text, re.S)
-    assert len(scripts) == 5 and all("<" not in script for script in scripts)  # no end tag, no comment
+    assert len(scripts) == 11 and all("<" not in script for script in scripts)  # no end tag, no comment
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
-def test_the_winner_runs_as_pasted(study, schedule):
+OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "torch.optim:NAdam"]
+CASES = [("momentum", schedule) for schedule in SCHEDULES] + [(name, "cosine") for name in OPTIMIZERS]
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), CASES)
+def test_the_winner_runs_as_pasted(study, optimizer, schedule):
     best = study.leaderboard()[0]["arm"]
-    search = study.searches[best]
-    arm = make_arms([best], [schedule])[0]
+    arm = replace(make_arms([optimizer], [schedule])[0], name=best)
+    point = {**arm.space.defaults, "lr": 0.0123456789, "warmup": 0.1}
     pasted = another(study)
-    pasted.searches[best] = replace(search, arm=arm)
+    pasted.spec = replace(study.spec, arms=tuple(arm if a.name == best else a for a in study.spec.arms))
+    pasted.searches[best] = replace(study.searches[best], arm=arm, points=(point,), best=0)
     pasted.leaderboard = study.leaderboard
-    names = {"model": torch.nn.Linear(3, 2)}
+    model = torch.nn.Linear(3, 2)
+    names = {"model": model}
     exec(best_code(pasted), names)
-    lr = search.points[search.best]["lr"]
+    steps = pasted.spec.steps_of(arm, "confirm")
+    assert steps == study.spec.steps // arm.space.passes  # SAM was run at equal gradient evaluations
+
+    def closure():
+        names["opt"].zero_grad()
+        loss = model(torch.ones(1, 3)).square().sum()
+        loss.backward()
+        return loss
+
     used = []
-    for _ in range(study.spec.steps):
+    for _ in range(steps):
         used.append(names["opt"].param_groups[0]["lr"])
-        names["opt"].step()
+        names["opt"].step(closure)
         names["sched"].step()
-    expected = [lr * factor for factor in learning_rates(schedule, study.spec.steps)]
+    expected = [0.0123456789 * factor for factor in learning_rates(schedule, steps, 0.1)]
     assert used == pytest.approx(expected, rel=1e-5, abs=1e-12)  # the code shows six digits of the learning rate
+    theirs = build_optimizer(arm.space.optimizer, torch.nn.Linear(3, 2).parameters(), **arm.space.options(point))
+    assert type(names["opt"]) is type(theirs)
+    for key, value in theirs.param_groups[0].items():
+        if key not in ("params", "lr", "base_lr"):
+            assert names["opt"].param_groups[0][key] == value, key
 
 
 @pytest.mark.parametrize(
-    ("optimizers", "schedules"),
-    [(["adam"], ["cosine"]), (["sgd@lr=0.1", "adamw@lr=1e-3@beta1=0.8"], ["step", "cosine"])],
+    ("optimizers", "schedules", "more"),
+    [
+        (["adam"], ["cosine"], {}),
+        (["sgd@lr=0.1", "adamw@lr=1e-3@beta1=0.8"], ["step", "cosine"], {}),
+        (["adam@lr=1e-5..1e-2"], ["linear"], {"vary": {"warmup": [0.0, 0.05], "batch_size": [32, 64]}, "searches": 3}),
+        (
+            ["sam(sgd)", "sgd"],
+            ["wsd"],
+            {"settings": {"batch_size": 32}, "equal": "steps", "horizon": 0.5, "searches": 3},
+        ),
+        (["adam"], ["cosine"], {"vary": {"steps": [40, 80]}, "equal": "trials"}),
+        (["adam"], ["cosine"], {"self_check": True}),
+    ],
 )
-def test_the_command_asks_for_the_same_study(study, optimizers, schedules):
-    spec = Spec("digits", 40, make_arms(optimizers, schedules), trials=2, seeds=2)
+def test_the_command_asks_for_the_same_study(study, optimizers, schedules, more):
+    spec = specify("digits", optimizers, schedules, steps=40, trials=2, seeds=2, **more)
     words = shlex.split(command(Study(spec, study.store)))
-    options = dict(zip(words[3::2], words[4::2], strict=True))
-    arms = make_arms(options["--optimizers"].split(","), options["--schedules"].split(","))
-    numbers = {name: int(options[f"--{name}"]) for name in ("steps", "trials", "seeds", "seed")}
-    assert Spec(words[2], arms=arms, **numbers) == spec
+    self_check = "--self-check" in words
+    words = [word for word in words if word != "--self-check"]
+    pairs = list(zip(words[3::2], words[4::2], strict=True))
+    options = dict(pairs)
+    numbers = {name: int(options.get(f"--{name}", 1)) for name in ("steps", "trials", "seeds", "seed", "searches")}
+    again = specify(
+        words[2],
+        options["--optimizers"].split(","),
+        options["--schedules"].split(","),
+        vary=dict(parse_variation(value) for name, value in pairs if name == "--vary"),
+        settings=parse_settings([value for name, value in pairs if name == "--set"], None),
+        equal=options.get("--equal", "grad-evals"),
+        horizon=float(options.get("--horizon", 1)),
+        self_check=self_check,
+        **numbers,
+    )
+    assert again == spec
     assert options["--baseline"] == spec.arms[0].name
 
 
@@ -193,7 +219,7 @@ def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
         row["to"] for data in charts.curves(study, "val").to_dict()["datasets"].values() for row in data if "to" in row
     )
     factors = learning_rates("cosine", study.spec.steps)
-    assert factors[end - 1] > charts.DECAYED >= factors[end]
+    assert factors[end - 1] > DECAYED >= factors[end]
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):
@@ -201,31 +227,98 @@ def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):
         study.report(tmp_path / "nowhere" / "report.html")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-def test_a_browser_draws_every_figure_without_network_or_console_messages(study, page, tmp_path):
-    # A click on the first name must hide that arm in every figure that has names above it.
-    click = "<script>setTimeout(() => document.querySelector('button[data-arm]').click(), 3000)</script></body>"
-    copy = tmp_path / "report.html"
-    copy.write_text(click.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += [
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--disable-quic",
+# In the page: points at every mark of every figure, keeps what the tooltip says, and then hides the first arm.
+PROBE = """<script>
+const said = {};
+const names = [...document.querySelectorAll(".plot")].map((plot) => plot.id);
+const tooltip = (mark) => {
+  const box = mark.getBoundingClientRect();
+  const where = { bubbles: true, clientX: box.x + box.width / 2, clientY: box.y + box.height / 2 };
+  for (const event of ["pointerover", "pointermove"]) mark.dispatchEvent(new PointerEvent(event, where));
+  for (const event of ["mouseover", "mousemove"]) mark.dispatchEvent(new MouseEvent(event, where));
+  return document.getElementById("vg-tooltip-element")?.innerText ?? "";
+};
+const point = (name) => {
+  const marks = document.querySelectorAll(`#${name} .mark-symbol path`);
+  said[name] = [...(marks.length ? marks : document.querySelectorAll(`#${name} .mark-line path`))].map(tooltip);
+};
+setTimeout(() => {
+  names.forEach(point);
+  document.body.dataset.said = JSON.stringify(said);
+  document.body.dataset.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.querySelector("button[data-arm]").click();
+}, 4000);
+</script></body>"""
+
+
+def browse(page, folder, *flags):
+    """What the page is after its scripts have run, and what Chromium wrote to its console."""
+    copy = folder / "probed.html"
+    copy.write_text(PROBE.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
+    command = [
+        CHROMIUM,
+        *FLAGS.split(),
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={folder / 'profile'}",
     ]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000"]
     done = subprocess.run(
-        [CHROMIUM, *flags, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, *flags, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    body = done.stdout.split("<body", 1)[1].split("<script>")[0]
-    plots = {text.split('"', 1)[0]: text for text in re.split(r'<div class="plot[^"]*" id="', body)[1:]}
-    assert tuple(plots) == FIGURES
-    for name, plot in plots.items():
-        drawing = plot[plot.index("<svg") : plot.index("</svg>")]
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def browsed(study, tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    folder = tmp_path_factory.mktemp("browser")
+    page = traced(study).report(folder / "report.html")
+    return browse(page, folder)
+
+
+def plots(dom):
+    body = dom.split("<body", 1)[1].split("<script>")[0]
+    parts = {text.split('"', 1)[0]: text for text in re.split(r'<div class="plot[^"]*" id="', body)[1:]}
+    return {name: text[text.index("<svg") : text.index("</svg>")] for name, text in parts.items()}
+
+
+def test_a_browser_draws_every_figure_without_network_or_console_messages(browsed):
+    dom, console = browsed
+    assert console == []
+    drawn = plots(dom)
+    assert set(drawn) == FIGURES
+    for name, drawing in drawn.items():
         assert drawing.count("<path") > 5 and "NaN" not in drawing, name
-        hidden, other = (looks(study.arms)[arm].colour for arm in study.arms[:2])
-        if name in ("learning-rates", "validation", "training"):
-            assert other in drawing and hidden not in drawing, name
-    assert body.count('aria-pressed="false"') == 2  # above both groups of figures
+
+
+def test_a_browser_shows_a_tooltip_in_every_figure(browsed):
+    said = json.loads(unescape(re.search(r'data-said="([^"]*)"', browsed[0]).group(1)))
+    words = {
+        "strip": "schedule",
+        "differences": "change",
+        "learning-rates": "learning rate",
+        "time-to-target": "reached",
+    }
+    words |= {"budget-trials": "expected best", "gradient-norm": "median gradient norm", "validation": "lowest"}
+    assert set(said) == FIGURES
+    for name, texts in said.items():
+        assert any(words.get(name, "arm") in text for text in texts), name
+        assert all(texts), name
+
+
+def test_a_name_above_a_figure_hides_its_arm_in_every_figure(study, browsed):
+    dom, _ = browsed
+    hidden, other = (looks(study.arms)[arm].colour for arm in study.arms[:2])
+    drawn = plots(dom)
+    for name in FIGURES - {"differences", "strip"}:
+        assert other in drawn[name] and hidden not in drawn[name], name
+    legends = dom.count('class="legend"')
+    assert dom.split("<body")[1].split("<script>")[0].count('aria-pressed="false"') == legends == 5
+
+
+@pytest.mark.parametrize("width", [1280, 500])  # no window of Chromium is narrower than 500
+def test_a_browser_never_scrolls_the_page_sideways(page, tmp_path, width):
+    if CHROMIUM is None:
+        pytest.skip("needs chromium: apt-get install chromium")
+    dom, _ = browse(page, tmp_path, f"--window-size={width},900")
+    assert re.search(r'data-wide="(-?\d+)"', dom).group(1) == "0"

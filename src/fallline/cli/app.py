@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fallline.cli import compare, draw, exercise, inspect, show
 from fallline.cli import data as datasets
+from fallline.cli import report as reports
 from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
@@ -68,17 +69,17 @@ app.command(epilog="Example: fallline exercise 1 --task digits --quick")(exercis
 app.command(epilog="Example: fallline reproduce runs/first --trial 3f2a")(exercise.reproduce)
 
 
-@app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d")
+@app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d --format html,csv,svg")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished study.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; DIR/report.html by default.")] = None,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The folder of a study, or several.")],
+    formats: Annotated[str, typer.Option("--format", help="html, md, csv, png, svg, pdf, by comma.")] = "html",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; the study's own by default.")] = None,
 ) -> None:
-    """Write the report of a finished study again, and print its verdict."""
-    from fallline.lab.study import load
+    """Write the report of a finished study again, and print its verdict.
 
-    study = load(folder)
-    show.verdict(study)
-    show.path("report", study.report(out or folder / "report.html"))
+    Of three studies or more, write the performance profile of the arms that they have in common.
+    """
+    reports.write(folders, compare.split(formats), out)
 
 
 @app.command(epilog="Example: fallline lint train.py:setup --ignore decayed-norms")

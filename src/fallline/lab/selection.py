@@ -60,9 +60,7 @@ def nominate(search: Search, found: Sequence[Outcome], task: Task, count: int) -
     """Return the search with its `count` best configurations as finalists; with none where there is no choice."""
     scores = _scores(found, task)
     good = (i for i, score in enumerate(scores) if math.isfinite(score))
-    order = sorted(
-        good, key=lambda i: (i != search.best, scores[i], i)
-    )
+    order = sorted(good, key=lambda i: (i != search.best, scores[i], i))
     return replace(search, finalists=tuple(order[:count]) if len(order) > 1 else ())
 
 

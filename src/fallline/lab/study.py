@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fallline.errors import ArgumentError
 from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
@@ -16,6 +16,9 @@ from fallline.lab.store import Store, read_study, write_atomically
 from fallline.lab.timing import Timing
 from fallline.lab.trial import Costs, Outcome, Trial
 from fallline.lab.verdicts import Result, compare_all, ranks
+
+if TYPE_CHECKING:
+    from fallline.lab.report.records import Records
 
 TIMING = "timing.json"  # in the study's folder
 
@@ -191,6 +194,39 @@ class Study:
         from fallline.lab.report import write_report
 
         return write_report(self, Path(path))
+
+    def tables(self) -> "dict[str, Records]":
+        """Return every table of the report, by name, as lists of records with a method `to_pandas`."""
+        from fallline.lab.report.notebook import tables
+
+        return tables(self)
+
+    def figures(self) -> dict[str, Any]:
+        """Return every figure of the report, by name, as an Altair chart, which a notebook shows inline."""
+        from fallline.lab.report.notebook import figures
+
+        return figures(self)
+
+    def best_code(self) -> str:
+        """Return the best arm as Python code to paste; empty when every arm failed."""
+        from fallline.lab.report import best_code
+
+        return best_code(self)
+
+    def to_tensorboard(self, folder: str | Path) -> Path:
+        """Write the curves of every trial as TensorBoard event files, and return the folder.
+
+        Raises:
+            MissingExtraError: the package tensorboard is not installed.
+        """
+        from fallline.lab.report.tensorboard import to_tensorboard
+
+        return to_tensorboard(self, Path(folder))
+
+    def _repr_html_(self) -> str:
+        from fallline.lab.report.notebook import summary_html
+
+        return summary_html(self) if self.searches else repr(self)
 
 
 def load(folder: str | Path) -> Study:

@@ -1,17 +1,7 @@
 "use strict";
 const narrow = innerWidth < 600;
-const font = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
-const config = {
-  font,
-  background: "white",
-  axis: {
-    labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, labelColor: "#3d454d", titleColor: "#3d454d",
-    gridColor: "#edf0f2", domainColor: "#aab2ba", tickColor: "#aab2ba", titlePadding: 8,
-  },
-  axisX: { labelOverlap: "greedy", labelSeparation: 8, titleLimit: narrow ? 280 : 700 },
-  legend: { labelFontSize: 12 },
-  view: { stroke: null },
-};
+const config = JSON.parse(document.getElementById("theme").textContent);
+config.axisX.titleLimit = narrow ? 280 : 700;
 const views = [];
 
 for (const data of document.querySelectorAll("script[data-figure]")) {
@@ -20,7 +10,7 @@ for (const data of document.querySelectorAll("script[data-figure]")) {
     actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
     renderer: "svg",
     scaleFactor: { png: 3 },
-    downloadFileName: `fallline-${document.body.dataset.task}-${name}`,
+    downloadFileName: `fallline-${document.body.dataset.name}-${name}`,
     tooltip: { theme: "light" },
     config,
   }).then((drawn) => views.push(drawn.view), console.error);
@@ -36,3 +26,13 @@ for (const button of buttons) {
     for (const view of views) view.signal("hidden", [...hidden]).runAsync();
   });
 }
+
+const folded = [...document.querySelectorAll("main > details")];
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = folded.filter((details) => !details.open);
+  for (const details of opened) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of opened) details.open = false;
+});

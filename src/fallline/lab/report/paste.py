@@ -1,51 +1,123 @@
 """What a reader of a report can paste: the winner as Python code, and the command that repeats the study."""
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.schedules import WARMUP
+from fallline.lab.arms import Arm
+from fallline.lab.loading import is_path
+from fallline.lab.optimizers import split_wrapper
+from fallline.lab.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
 
-_AFTER_WARMUP = "torch.optim.lr_scheduler.LambdaLR(opt, lambda k: min(1.0, (k + 1) / {warmup}) * after_warmup(k))"
+_LAMBDA = "torch.optim.lr_scheduler.LambdaLR(opt, {factor})"
+_WARMED = "lambda k: min(1.0, (k + 1) / {ramp}) * after_warmup(k)"  # for the shapes that do not warm up by themselves
+_PLAIN = "# every step: opt.zero_grad(); loss.backward(); opt.step(); sched.step()"
+_CLOSURE = (
+    "# every step: opt.step(closure); sched.step(), where closure() is opt.zero_grad(); loss.backward(); return loss"
+)
 
 
 def best_code(study: "Study") -> str:
-    """Return the arm with the lowest mean of rank 1 as Python code for a `model`; empty when every arm failed."""
+    """Return the arm with the best mean of rank 1 as Python code for a `model`; empty when every arm failed."""
     best = study.leaderboard()[0]
     search = study.searches[best["arm"]]
     if search.best is None or best["failed"]:
         return ""
-    arm, steps = search.arm, study.spec.steps
-    options = arm.space.options(search.points[search.best])
-    cls = OPTIMIZERS[arm.space.optimizer].__name__
+    arm, point = search.arm, search.points[search.best]
+    imports, optimizer, step = _optimizer(arm, arm.space.options(point))
+    steps = study.spec.steps_of(arm, "confirm")
+    more, schedule = _schedule(arm.schedule, steps, warmup_steps(steps, point.get("warmup", WARMUP)))
+    first = sorted({"import fallline as fl", *imports, *more}, key=lambda line: (line.startswith("from"), line))
+    return "\n".join([*first, "", *optimizer, *schedule, step, ""])
+
+
+def _optimizer(arm: Arm, options: dict[str, Any]) -> tuple[list[str], list[str], str]:
+    """Return imports, the lines that build the optimizer `opt`, and the comment on a step."""
+    wrapper, inner = split_wrapper(arm.space.optimizer)
+    imports, cls = _named(inner, "torch.optim") if is_path(inner) else ([], f"fl.{OPTIMIZERS[inner].__name__}")
+    rho = options.pop("rho", None) if wrapper else None
     keywords = ", ".join(f"{key}={_round(value)!r}" for key, value in options.items())
-    lines = ["import fallline as fl", "", f"opt = fl.{cls}(model.parameters(), {keywords})"]
-    warmup = max(1, round(steps * WARMUP))
-    if arm.schedule == "cosine":
-        lines += [f"sched = fl.WarmupCosine(opt, warmup_steps={warmup}, total_steps={steps})"]
-    else:
-        drops = [round(steps * part) for part in (0.3, 0.6, 0.9)]
-        shape = {"constant": "constant()", "step": f"step_decay(milestones={drops}, gamma=0.1)"}[arm.schedule]
-        lines = ["import torch", *lines, f"after_warmup = fl.schedules.{shape}"]
-        lines += [f"sched = {_AFTER_WARMUP.format(warmup=warmup)}"]
-    return "\n".join([*lines, "# every step: opt.zero_grad(); loss.backward(); opt.step(); sched.step()", ""])
+    made = f"{cls}(model.parameters(), {keywords})"
+    if not wrapper:
+        return imports, [f"opt = {made}"], _PLAIN
+    adaptive = ", adaptive=True" if wrapper == "asam" else ""
+    return imports, [f"base = {made}", f"opt = fl.SAM(base, rho={_round(rho)!r}{adaptive}, model=model)"], _CLOSURE
+
+
+def _schedule(name: str, steps: int, ramp: int) -> tuple[list[str], list[str]]:
+    """Return imports, and the lines that build the schedule `sched`."""
+    if name == "cosine":
+        return [], [f"sched = fl.WarmupCosine(opt, warmup_steps={ramp}, total_steps={steps})"]
+    if is_path(name):
+        imports, function = _named(name, "torch")
+        return ["import torch", *imports], [f"sched = {_LAMBDA.format(factor=f'{function}({steps}, {ramp})')}"]
+    drops, decay = [round(steps * part) for part in DROPS], round(STABLE * steps)
+    shape = {
+        "constant": "constant()",
+        "step": f"step_decay(milestones={drops}, gamma=0.1)",
+        "linear": f"linear({steps}, warmup_steps={ramp})",
+        "wsd": f"warmup_stable_decay({ramp}, {steps - ramp - decay}, {decay})",
+        "inverse_sqrt": f"inverse_sqrt({max(ramp, 1)})",
+    }[name]
+    if name in ("constant", "step") and ramp > 1:
+        factor = _LAMBDA.format(factor=_WARMED.format(ramp=ramp))
+        return ["import torch"], [f"after_warmup = fl.schedules.{shape}", f"sched = {factor}"]
+    return ["import torch"], [f"sched = {_LAMBDA.format(factor=f'fl.schedules.{shape}')}"]
+
+
+def _named(place: str, whole: str) -> tuple[list[str], str]:
+    """Return the imports for FILE.py:NAME or package.module:NAME, and what it is called after them.
+
+    Args:
+        place: where the object is.
+        whole: a module of torch, whose names are written out.
+    """
+    module, _, name = place.rpartition(":")
+    if module == whole:
+        return ["import torch"], f"{module}.{name}"
+    module = Path(module).stem if module.endswith(".py") else module
+    return [f"from {module} import {name.partition('.')[0]}"], name
 
 
 def command(study: "Study") -> str:
     """Return the command line that runs the study again, into a folder to be named."""
     spec = study.spec
-    # An arm is called as it was asked for, with its schedule behind it where there are several.
-    texts = [arm.name.removesuffix(" (again)").removesuffix(f" + {arm.schedule}") for arm in spec.arms]
     schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
+    # An arm is called as it was asked for, with its schedule and what is varied behind it where there are several.
+    texts = [_asked(arm) for arm in spec.arms]
     words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
     words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", str(spec.seeds)]
     words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
+    for name, values in _varied(spec.arms).items():
+        words += ["--vary", f"{name}={','.join(values)}"]
+    for name, value in spec.settings.items():
+        words += ["--set", f"{name}={value}"]
+    usual = {"searches": 1, "equal": "grad-evals", "horizon": 1.0, "device": "cpu"}
+    for name, value in usual.items():
+        words += [f"--{name}", str(getattr(spec, name))] if getattr(spec, name) != value else []
     words += ["--self-check"] if any(arm.twin for arm in spec.arms) else []
     words += ["--margin", f"{study.margin:g}"] if study.margin is not None else []
     return shlex.join([*words, "--out", "DIR"])
+
+
+def _asked(arm: Arm) -> str:
+    """Return an arm's optimizer as the user named it: up to what was varied, its schedule, or the mark of a twin."""
+    return arm.name.partition(" (again)")[0].partition(", ")[0].removesuffix(f" + {arm.schedule}")
+
+
+def _varied(arms: tuple[Arm, ...]) -> dict[str, list[str]]:
+    """Return the values of what the arms were varied in, by name, in their order."""
+    found: dict[str, dict[str, None]] = {}
+    for arm in arms:
+        values = {**arm.fixed, **arm.settings, "steps": arm.steps}
+        for part in arm.name.partition(" (again)")[0].split(", ")[1:]:
+            name = part.partition("=")[0]
+            found.setdefault(name, {})[str(values[name])] = None
+    return {name: list(values) for name, values in found.items()}
 
 
 def _round(value: Any) -> Any:

@@ -1,14 +1,17 @@
 """What the figures of a report share: data that can be hidden by arm, scales, axes and tooltips."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
 from fallline.lab.report.looks import looks
+from fallline.lab.report.measure import Measure
 
 INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
+HEIGHT = 300  # pixels: of a plot
+EXTENT = 52  # pixels left of plots that stand below each other, so that they line up
 Rows = list[dict[str, Any]]
 _LABEL = "format(datum.value, datum.value < 9e-5 || datum.value > 9e4 ? '~e' : '~r')"  # 1e-5, 0.001, 1000
 
@@ -53,6 +56,11 @@ def tip(name: str, title: str, form: str) -> alt.Tooltip:
     return alt.Tooltip(f"{name}:Q", title=title, format=form)
 
 
+def label(name: str, title: str) -> alt.Tooltip:
+    """Return a line of a tooltip for a text."""
+    return alt.Tooltip(f"{name}:N", title=title)
+
+
 def log_scale(values: Sequence[float | None], **options: Any) -> alt.Scale:
     """Return a logarithmic scale that holds these values, with a margin, whatever is hidden.
 
@@ -85,6 +93,26 @@ def _range(values: Sequence[float | None]) -> tuple[float, float]:
     return min(good, default=0.1), max(good, default=1.0)
 
 
+def measured_scale(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Scale:
+    """Return the scale for a metric: logarithmic for losses, linear for others, over these values."""
+    if measure.is_loss:
+        return log_scale(values, **options)
+    good = [value for value in values if value is not None]
+    low, high = min(good, default=0.0), max(good, default=1.0)
+    margin = 0.05 * (high - low) or 0.05
+    return alt.Scale(zero=False, nice=False, domain=[low - margin, high + margin], **options)
+
+
+def measured_axis(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Axis:
+    """Return the axis that goes with `measured_scale`."""
+    return log_axis(values, **options) if measure.is_loss else alt.Axis(tickCount=6, **options)
+
+
+def drawable(measure: Measure, value: float) -> float | None:
+    """Return what `measured_scale` can show, None for anything else."""
+    return positive(value) if measure.is_loss else value if math.isfinite(value) else None
+
+
 def ticks() -> alt.ExprRef:
     """Return how many ticks an axis has room for, at any width."""
     return alt.ExprRef("ceil(width / 90)")
@@ -93,3 +121,10 @@ def ticks() -> alt.ExprRef:
 def positive(value: float) -> float | None:
     """Return what a log scale can show, None for anything else."""
     return value if math.isfinite(value) and value > 0 else None
+
+
+def told(failure: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return a failure, or that there is none, as a tooltip tells it."""
+    if failure is None:
+        return {"failure": "", "cause": ""}
+    return {"failure": f"{failure['state']} at step {failure['step']}", "cause": failure["cause"]}

@@ -1,0 +1,26 @@
+"""`fallline report`: one study in several formats, or a profile over several studies."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fallline.cli import show
+from fallline.errors import ArgumentError
+
+PROFILE = "profile.html"
+
+
+def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> None:
+    """Write the report of one study, or the profile of several, and print where."""
+    from fallline.lab.report.formats import write_formats
+    from fallline.lab.report.profile import write_profile
+    from fallline.lab.study import load
+
+    studies = [load(folder) for folder in folders]
+    if len(studies) > 1:
+        if list(formats) != ["html"]:
+            raise ArgumentError(f"format: a profile of several studies is written as html, got {', '.join(formats)}")
+        show.path("profile", write_profile(studies, (out or Path()) / PROFILE))
+        return
+    show.verdict(studies[0])
+    for path in write_formats(studies[0], out or folders[0], formats):
+        show.path("report" if path.suffix == ".html" else path.suffix[1:], path)

@@ -1,0 +1,1 @@
+"""The numbers behind the figures of a report: pure functions of rates, losses and steps."""

@@ -1,0 +1,166 @@
+"""The figures of training: curves over the confirmation runs, and the learning rate below them."""
+
+import math
+from typing import TYPE_CHECKING
+
+import altair as alt
+
+from fallline.lab.plan import confirm, tuning_trials
+from fallline.lab.report.charts.encodings import (
+    DIM,
+    EXTENT,
+    FAILED,
+    HEIGHT,
+    INK,
+    Rows,
+    colour,
+    dash,
+    data,
+    drawable,
+    finish,
+    measured_axis,
+    measured_scale,
+    shown,
+    ticks,
+    tip,
+    told,
+)
+from fallline.lab.report.measure import Measure, measure
+from fallline.lab.schedules import learning_rates as factors_of
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+DECAYED = 0.005  # of the peak: how far above its last value a learning rate may be for its decay to be over
+_STRIP_POINTS = 400
+
+
+def curves(study: "Study", split: str) -> alt.LayerChart | None:
+    """Return a metric against step over the confirmation runs, mean and range of each arm; None without such runs.
+
+    Runs of an arm of which a seed failed are drawn one by one: a mean over the survivors would flatter it.
+
+    Args:
+        study: the study.
+        split: "val", by the study's metric, or "train", by the loss.
+    """
+    kind = measure(study)
+    if split == "train":
+        kind = Measure("val_loss", "min", kind.unit)
+    metric = f"{split}_{kind.metric[4:]}"
+    rows, crosses = _rows(study, metric, kind)
+    if not rows and not crosses:
+        return None
+    bounds = [row[key] for row in rows for key in ("low", "high")]
+    scale = measured_scale(kind, bounds)
+    axis = measured_axis(kind, bounds, minExtent=EXTENT, maxExtent=EXTENT)
+    title = kind.title(metric)
+    y = alt.Y("value:Q", scale=scale, title=title, axis=axis)
+    x = steps_axis(study, None)
+    base = shown(rows).encode(x=x, detail="run:N", color=colour(study.arms))
+    tips = ["arm:N", alt.Tooltip("run:N", title="seed"), "step:Q"]
+    values = [tip(k, t, ".4f") for k, t in (("value", title), ("low", "lowest"), ("high", "highest"))]
+    # A line answers the pointer with its first point only; unseen marks answer with the one that is meant.
+    targets = base.mark_point(filled=True, size=90, opacity=0, clip=True).encode(y=y, tooltip=[*tips, *values])
+    layers = [
+        *_undecayed(study),
+        base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash(study.arms)),
+        targets,
+    ]
+    if crosses:
+        cross = shown(crosses).mark_text(text="×", fontSize=19, color=FAILED).encode(x=x, y=alt.value(10))
+        layers.append(cross.encode(tooltip=[*tips, "failure:N", "cause:N"]))
+    height = {"val": HEIGHT, "train": HEIGHT - 100}[split]
+    return finish(layers, height, f"{title.capitalize()} of the confirmation runs against step, by arm")
+
+
+def _rows(study: "Study", key: str, kind: Measure) -> tuple[Rows, Rows]:
+    """Return the points of all lines, and a cross for every failed run."""
+    rows: Rows = []
+    crosses: Rows = []
+    for arm, search in study.searches.items():
+        outcomes = [study.outcome(trial) for trial in confirm(study.spec, search)]
+        runs = {f"{i + 1} of {len(outcomes)}": [o.curve] for i, o in enumerate(outcomes)}
+        if not any(o.failure for o in outcomes):
+            runs = {f"mean of {len(outcomes)}": [o.curve for o in outcomes]}
+        for run, together in runs.items():
+            for points in zip(*together, strict=True):
+                values = [point[key] for point in points]
+                bounds = {"value": math.fsum(values) / len(values), "low": min(values), "high": max(values)}
+                rows.append(
+                    {"arm": arm, "run": run, "step": points[0]["step"]}
+                    | {name: drawable(kind, value) for name, value in bounds.items()}
+                )
+        for run, outcome in zip(runs, outcomes, strict=False):
+            if outcome.failure:
+                crosses.append({"arm": arm, "run": run, "step": outcome.failure["step"], **told(outcome.failure)})
+    return rows, crosses
+
+
+def _shapes(study: "Study") -> dict[tuple[str, int, float], list[float]]:
+    """Return the factors on the learning rate of every schedule, length and warm-up that the arms confirmed."""
+    shapes = {}
+    for search in study.searches.values():
+        trial = (confirm(study.spec, search) or tuning_trials(study.spec, search))[0]
+        warmup = trial.warmup
+        shapes[trial.schedule, trial.steps, warmup] = factors_of(trial.schedule, trial.steps, warmup)
+    return shapes
+
+
+def undecayed(study: "Study") -> int:
+    """Return until which step the learning rate of an arm has not come down yet; 0 without decay."""
+    end = 0
+    for factors in _shapes(study).values():
+        above = [step for step, factor in enumerate(factors) if factor > factors[-1] + DECAYED]
+        end = max([end, *(step + 1 for step in above)])
+    return end
+
+
+def _undecayed(study: "Study") -> list[alt.Chart]:
+    """Return the stamp on the part of the curves in which ranking the arms would mislead; none without decay."""
+    end = undecayed(study)
+    if not end:
+        return []
+    where = alt.Chart(data([{"from": 0, "to": end}])).encode(x=alt.X("from:Q"))
+    label = where.mark_text(text="not decayed yet: do not rank here", align="left", dx=8, color=DIM, fontSize=12)
+    return [
+        where.mark_rect(color="#000", opacity=0.045).encode(x2="to:Q"),
+        label.encode(y={"value": {"expr": "height - 12"}}),
+    ]
+
+
+def strip(study: "Study") -> alt.LayerChart | None:
+    """Return the learning rate against step, to stand under the curves; None when nothing was confirmed."""
+    if all(search.best is None for search in study.searches.values()):
+        return None
+    shapes = _shapes(study)
+    lengths, warmups = {steps for _, steps, _ in shapes}, {warmup for _, _, warmup in shapes}
+    rows: Rows = []
+    for (schedule, steps, warmup), factors in shapes.items():
+        parts = [schedule]
+        parts += [f"warm-up {100 * warmup:.3g} %"] if len(warmups) > 1 else []
+        parts += [f"{steps} steps"] if len(lengths) > 1 else []
+        stride = max(1, steps // _STRIP_POINTS)
+        held = [*factors, factors[-1]]  # so that the line reaches the end of the last step
+        rows += [
+            {"schedule": ", ".join(parts), "step": step, "factor": factor}
+            for step, factor in enumerate(held)
+            if step % stride == 0 or step >= steps - 1
+        ]
+    names = list(dict.fromkeys(row["schedule"] for row in rows))
+    axis = alt.Axis(values=[0, 1], format="~g", minExtent=EXTENT, maxExtent=EXTENT)
+    y = alt.Y("factor:Q", title="lr ÷ peak", axis=axis)
+    legend = alt.Legend(orient="top", title=None, symbolStrokeColor=INK, columns=3) if len(names) > 1 else None
+    dashes = alt.StrokeDash("schedule:N", sort=names, legend=legend)
+    chart = alt.Chart(data(rows)).mark_line(strokeWidth=1.6, interpolate="step-after", color=INK)
+    tips = ["schedule:N", "step:Q", tip("factor", "learning rate ÷ peak", ".3f")]
+    chart = chart.encode(x=steps_axis(study, "optimizer step"), y=y, strokeDash=dashes, tooltip=tips)
+    return finish([chart], 60, "Learning rate against step")
+
+
+def steps_axis(study: "Study", title: str | None) -> alt.X:
+    """Return the axis of optimizer steps, long enough for the longest arm."""
+    longest = max([t.steps for s in study.searches.values() for t in confirm(study.spec, s)], default=study.spec.steps)
+    scale = alt.Scale(domain=[0, longest], nice=False)
+    return alt.X("step:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks(), format="~s"))

@@ -1,0 +1,163 @@
+"""The figures of tuning: validation against the learning rate and the other hyperparameters, and what a budget buys."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from fallline.lab.plan import tuning_trials
+from fallline.lab.report.charts.encodings import (
+    EXTENT,
+    FAILED,
+    HEIGHT,
+    INK,
+    Rows,
+    colour,
+    dash,
+    drawable,
+    finish,
+    label,
+    log_axis,
+    log_scale,
+    mark,
+    measured_axis,
+    measured_scale,
+    shown,
+    ticks,
+    tip,
+    told,
+)
+from fallline.lab.report.measure import measure
+from fallline.lab.report.text import setting
+from fallline.lab.report.tuned import budgets, searched
+
+if TYPE_CHECKING:
+    from fallline.lab.spaces import Dimension
+    from fallline.lab.study import Study
+
+_LANE = 14  # pixels: of an arm's failures
+
+
+def learning_rates(study: "Study") -> alt.LayerChart:
+    """Return the validation metric at the end of every tuning trial against its learning rate."""
+    also = [label(name, name.replace("_", " ")) for name in searched(study) if name != "lr"]
+    rows = _rows(study)
+    rates = [row["lr"] for row in rows]
+    x = alt.X("lr:Q", scale=log_scale(rates), title="learning rate", axis=log_axis(rates, grid=False))
+    joined = not also  # otherwise neighbours in learning rate differ in more than that
+    chart, height = _scatter(study, rows, x, [tip("lr", "learning rate", ".3g"), *also], HEIGHT, joined)
+    return finish(chart, height, "Validation result of every tuning trial against its learning rate, by arm")
+
+
+def hyperparameters(study: "Study") -> dict[str, alt.LayerChart]:
+    """Return, by hyperparameter that was searched besides the learning rate, the validation metric against it."""
+    charts = {}
+    for name, dimension in searched(study).items():
+        if name == "lr":
+            continue
+        rows = [row for row in _rows(study) if name in row["searched"]]
+        for row in rows:
+            row["at"] = 1 - row[name] if dimension.complement else row[name]
+        tips = [label(name, name.replace("_", " ")), tip("lr", "learning rate", ".3g")]
+        chart, height = _scatter(study, rows, _axis(dimension, rows), tips, HEIGHT - 80, joined=False)
+        charts[f"axis-{name}"] = finish(
+            chart, height, f"Validation result of every tuning trial against its {name.replace('_', ' ')}, by arm"
+        )
+    return charts
+
+
+def _axis(dimension: "Dimension", rows: Rows) -> alt.X:
+    title = dimension.name.replace("_", " ")
+    if dimension.choices:
+        return alt.X(f"{dimension.name}:N", title=title, axis=alt.Axis(labelAngle=0))
+    for row in rows:  # a log axis has no 0: the default of weight decay, say
+        row["at"] = row["at"] if row["at"] > 0 else None
+    values = [row["at"] for row in rows]
+    title = f"1 − {title}" if dimension.complement else title
+    return alt.X("at:Q", scale=log_scale(values), title=title, axis=log_axis(values, grid=False))
+
+
+def _scatter(
+    study: "Study", rows: Rows, x: alt.X, tips: list[Any], height: int, joined: bool
+) -> tuple[list[alt.Chart], int]:
+    """Return the layers of a figure with a mark for every trial and its height; failures lie in lanes at its top."""
+    kind = measure(study)
+    failing = list(dict.fromkeys(row["arm"] for row in rows if row["failure"]))
+    top = _LANE * (len(failing) + 1) if failing else 0
+    results = [row["result"] for row in rows]
+    title = kind.title(kind.metric)
+    scale = measured_scale(kind, results, range=[height + top, top])
+    y = alt.Y("result:Q", scale=scale, title=title, axis=measured_axis(kind, results))
+    on_scale = (
+        shown(rows)
+        if x.shorthand.endswith(":N")
+        else shown(rows).transform_filter(f"isValid(datum.{x.shorthand[:-2]})")
+    )
+    tips = ["arm:N", "configuration:N", *tips]
+    found = [*tips, tip("result", title, ".4f")]
+    base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms), tooltip=found)
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
+    hollow = base.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
+    ring = base.transform_filter("datum.selected").mark_point(shape="circle", size=330, strokeWidth=1.6)
+    layers = [dots, hollow.encode(color=alt.value("white")), ring.encode(color=alt.value(INK))]
+    if joined:
+        layers.insert(0, base.mark_line(strokeWidth=1.5).encode(strokeDash=dash(study.arms)))
+    for lane, arm in enumerate(failing):
+        failures = shown([row for row in rows if row["arm"] == arm and row["failure"]])
+        failures = failures.encode(y=alt.value(_LANE * lane + 8))
+        cross = failures.mark_text(text="×", fontSize=19, color=FAILED, baseline="middle").encode(x=x)
+        name = failures.mark_point(filled=True, size=45, opacity=1).encode(x=alt.value(-14), color=colour(study.arms))
+        layers += [
+            cross.encode(tooltip=[*tips, "failure:N", "cause:N"]),
+            name.encode(shape=mark(study.arms), tooltip="arm:N"),
+        ]
+    return layers, height + top
+
+
+def _rows(study: "Study") -> Rows:
+    kind = measure(study)
+    rows: Rows = []
+    for arm, search in study.searches.items():
+        for trial, point in zip(tuning_trials(study.spec, search), search.points, strict=True):
+            outcome = study.outcome(trial)
+            row = {"arm": arm, "default": trial.index == 0, "selected": trial.index == search.best}
+            names = [name for name in ("default", "selected") if row[name]]
+            row |= {key: value if _is_number(value) else setting(value) for key, value in point.items()}
+            row["configuration"] = ", ".join(names) or f"search point {trial.index}"
+            row["searched"] = [d.name for d in search.ranges]
+            row["result"] = None if outcome.failure else drawable(kind, outcome.metrics[kind.metric])
+            rows.append(row | told(outcome.failure))
+    return rows
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def budget(study: "Study", unit: str) -> alt.LayerChart | None:
+    """Return the expected best validation metric against what was spent on tuning; None when every trial failed.
+
+    Args:
+        study: the study.
+        unit: "trials" or "seconds".
+    """
+    kind = measure(study)
+    rows: Rows = [{**row, "expected": drawable(kind, row["expected"])} for row in budgets(study)]
+    rows = [row for row in rows if row[unit] is not None and math.isfinite(row[unit])]
+    if not rows:
+        return None
+    values = [row["expected"] for row in rows]
+    title = kind.title(kind.metric)
+    axis = measured_axis(kind, values, minExtent=EXTENT, maxExtent=EXTENT)
+    y = alt.Y("expected:Q", scale=measured_scale(kind, values), title=["expected best", title], axis=axis)
+    names = {"trials": "random trials of tuning", "seconds": "seconds of tuning (this machine)"}
+    axis = alt.Axis(tickCount=ticks(), grid=False, **({"tickMinStep": 1} if unit == "trials" else {}))
+    x = alt.X(f"{unit}:Q", title=names[unit], axis=axis)
+    base = shown(rows).encode(x=x, y=y, color=colour(study.arms))
+    tips = ["arm:N", "trials:Q", tip("seconds", "seconds", ".1f"), tip("expected", f"expected best {title}", ".4f")]
+    tips += [tip("failing", "probability that all fail", ".3f")]
+    layers = [
+        base.mark_line(strokeWidth=2).encode(strokeDash=dash(study.arms)),
+        base.mark_point(filled=True, size=45, opacity=1).encode(shape=mark(study.arms), tooltip=tips),
+    ]
+    return finish(layers, HEIGHT - 100, f"Expected best validation result against {names[unit]}, by arm")

@@ -1,0 +1,113 @@
+"""What a report is made of, whatever it is written as: sections of paragraphs, tables, figures, lists and code."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fallline.lab.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph.
+
+    Attributes:
+        text: its sentences.
+        lead: words before them, in bold.
+        note: whether it only explains, and is set smaller.
+    """
+
+    kind: ClassVar[str] = "text"
+    text: str
+    lead: str = ""
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    kind: ClassVar[str] = "bullets"
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Code or a command to paste."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """A table."""
+
+    kind: ClassVar[str] = "table"
+    table: Table
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures that share a legend and a caption.
+
+    Attributes:
+        charts: Vega-Lite charts, by name.
+        caption: how to read them.
+        legend: whether their arms are named, and can be hidden, above them.
+        beside: whether they stand side by side where there is room.
+    """
+
+    kind: ClassVar[str] = "figures"
+    charts: Mapping[str, Any]
+    caption: str
+    legend: bool = True
+    beside: bool = False
+
+
+Block = Text | Bullets | Code | Tabled | Figures
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report under a heading."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report.
+
+    Attributes:
+        headline: the answer in one line.
+        subject: what was asked, in one line.
+        arms: in the order that decides their looks.
+        verdicts: an arm and a sentence each.
+        notes: how to read the sentences.
+        warnings: what to know before trusting the numbers.
+        sections: the rest.
+        name: for the files that a reader saves figures to.
+    """
+
+    headline: str
+    subject: str
+    arms: Sequence[str]
+    verdicts: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    warnings: Sequence[str]
+    sections: Sequence[Section]
+    name: str = "study"
+
+    @property
+    def charts(self) -> dict[str, Any]:
+        """Every figure, by name."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        return {name: c for block in blocks if isinstance(block, Figures) for name, c in block.charts.items()}
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        return [block.table for block in blocks if isinstance(block, Tabled)]

@@ -1,0 +1,88 @@
+"""A report in the formats that are asked for: the page, Markdown, tables as CSV, figures as pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vl_convert
+
+from fallline.errors import ArgumentError, StudyError
+from fallline.lab.report.charts.static import static_spec
+from fallline.lab.report.render import to_html, to_markdown_page
+from fallline.lab.report.sections import document, tables
+from fallline.lab.report.tables import to_csv
+from fallline.lab.store import write_atomically
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+FORMATS = ("html", "md", "csv", "png", "svg", "pdf")
+_SCALE = 2  # pixels of a PNG per pixel of the page
+
+
+def write_formats(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the report of a finished study in several formats and return the files.
+
+    html and md are report.html and report.md; csv is a file a table under tables/, png, svg and pdf a file a figure
+    under figures/. Markdown shows the figures that are written in the same call as SVG or PNG, and links to PDFs.
+
+    Args:
+        study: the study.
+        folder: where to write; it is created if need be.
+        formats: among FORMATS.
+
+    Raises:
+        ArgumentError: a format is unknown, or none is asked for.
+        StudyError: a file cannot be written.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        got = ", ".join(map(repr, unknown)) or "none"
+        raise ArgumentError(f"format: must be among {', '.join(FORMATS)}, got {got}; for example html,md,csv")
+    try:
+        return _write(study, folder, tuple(dict.fromkeys(formats)))
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> StudyError:
+    """Return the error that says that a report cannot be written there."""
+    return StudyError(f"report: the file must be writable, got {str(path)!r} ({error.strerror}); pass another path")
+
+
+def _write(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    report, written = document(study), []
+    if "html" in formats:
+        written.append(_text(folder / "report.html", to_html(report)))
+    if "csv" in formats:
+        (folder / "tables").mkdir(exist_ok=True)
+        written += [_text(folder / "tables" / f"{table.name}.csv", to_csv(table.records)) for table in tables(study)]
+    drawn: dict[str, dict[str, str]] = {form: {} for form in ("svg", "png", "pdf") if form in formats}
+    for name, chart in report.charts.items() if drawn else ():
+        (folder / "figures").mkdir(exist_ok=True)
+        spec = static_spec(chart)
+        for form, names in drawn.items():
+            path = folder / "figures" / f"{name}.{form}"
+            path.write_bytes(picture(spec, form))
+            names[name] = f"figures/{path.name}"
+            written.append(path)
+    if "md" in formats:
+        pictures = drawn.get("svg") or drawn.get("png") or {}
+        text = to_markdown_page(report, pictures, drawn.get("pdf", {}))
+        written.append(_text(folder / "report.md", text))
+    return written
+
+
+def picture(spec: dict[str, Any], form: str) -> bytes:
+    """Return a Vega-Lite chart as the bytes of an SVG, PNG or PDF file, drawn without a browser or a network."""
+    if form == "svg":
+        return str(vl_convert.vegalite_to_svg(spec)).encode()
+    if form == "png":
+        return bytes(vl_convert.vegalite_to_png(spec, scale=_SCALE))
+    return bytes(vl_convert.vegalite_to_pdf(spec))
+
+
+def _text(path: Path, text: str) -> Path:
+    write_atomically(path, text)
+    return path

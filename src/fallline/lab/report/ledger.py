@@ -1,0 +1,118 @@
+"""The tables of what a study cost: its trials with their time and memory, and those that failed."""
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from fallline.lab.plan import trials_again, tuning_trials
+from fallline.lab.report.records import Records
+from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
+from fallline.lab.report.text import number
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+
+def costs(study: "Study") -> Table:
+    """Return the table of time and memory, with the number of trials and of those that failed."""
+    ledger = {row["arm"]: row for row in _ledger(study)}
+    rows = Records({**_flat(row), **ledger[row["arm"]]} for row in study.costs())
+    columns = (
+        ARM,
+        Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
+        Column("confirmation\nrun, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
+        Column(
+            "all trials (s),\nevaluation",
+            lambda row: Cell(number(row["seconds"], ".1f"), number(row["evaluation_s"], ".1f")),
+        ),
+        Column("one step (ms)\nmedian, quartiles", lambda row: _spread(row, "step_ms")),
+        Column("of which\noptimizer (ms)", lambda row: _spread(row, "optimizer_ms")),
+        Column("batch\n(ms)", lambda row: number(row["data_ms"], ".3f")),
+        Column("backward\npasses", lambda row: number(row["passes"], "g")),
+        Column(
+            "optimizer state,\nall memory (MB)",
+            lambda row: Cell(*(_megabytes(row[k]) for k in ("state_bytes", "memory_bytes"))),
+        ),
+    )
+    trials = sum(row["tuning"] + row["confirmation"] for row in rows)
+    failed = sum(row["tuning_failed"] + row["confirmation_failed"] for row in rows)
+    how = (
+        "arms timed in turn, on one thread"
+        if all(row["timed_alone"] for row in rows)
+        else "while other trials ran beside"
+    )
+    note = (
+        f"In all: {trials} trials, {failed} of them failed, {number(sum(row['seconds'] for row in rows), '.1f')} s; "
+        f"every trial of the study is counted. Times of a step: {how}; this implementation, this machine. Memory: "
+        "parameters, gradients, optimizer state and what the backward pass keeps."
+    )
+    return Table("costs", rows, columns, note)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Return a record whose times are numbers: the median under its name, and the quartiles beside it."""
+    flat = dict(row)
+    for name in ("step_ms", "optimizer_ms"):
+        flat[name], flat[f"{name}_q1"], flat[f"{name}_q3"] = row[name]
+    return flat
+
+
+def _spread(row: Row, name: str) -> Cell:
+    """Return a median over its quartiles, where they are known."""
+    low, high = row[f"{name}_q1"], row[f"{name}_q3"]
+    return Cell(number(row[name], ".3f"), "" if math.isnan(low) else f"{low:.3f} to {high:.3f}")
+
+
+def _megabytes(size: float) -> str:
+    return number(size / 1e6, ".3g")
+
+
+def _ledger(study: "Study") -> Records:
+    rows = Records()
+    for arm, search in study.searches.items():
+        trials = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
+        tuning = [study.outcome(trial) for trial in trials]
+        confirmation = [o for stage in ("confirm", "equal-steps") for o in study.confirmation(arm, stage)]
+        rows.append(
+            {
+                "arm": arm,
+                "tuning": len(tuning),
+                "tuning_failed": sum(o.failure is not None for o in tuning),
+                "confirmation": len(confirmation),
+                "confirmation_failed": sum(o.failure is not None for o in confirmation),
+            }
+        )
+    return rows
+
+
+def failures(study: "Study") -> Table | None:
+    """Return the table of the failed trials by arm, stage and state, with one cause each; None when none failed."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    example: dict[tuple[str, str, str], Row] = {}
+    for trial in study.trials:
+        failure = study.outcome(trial).failure
+        if failure is not None:
+            key = (
+                trial.arm,
+                {"tune": "tuning", "confirm": "confirmation"}.get(trial.stage, trial.stage),
+                failure["state"],
+            )
+            counts[key] += 1
+            example.setdefault(key, {"step": failure["step"], "cause": failure["cause"], "lr": trial.options["lr"]})
+    rows = Records(
+        {"arm": arm, "stage": stage, "state": state, "count": count, **example[arm, stage, state]}
+        for (arm, stage, state), count in counts.items()
+    )
+    columns = (
+        ARM,
+        Column("stage", lambda row: row["stage"], "text"),
+        Column("trials", lambda row: str(row["count"])),
+        Column("state", lambda row: row["state"], "text"),
+        Column(
+            "for example",
+            lambda row: Cell(f"at step {row['step']}, learning rate {number(row['lr'], '.3g')}", row["cause"]),
+            "text",
+        ),
+    )
+    note = "Failures are outcomes: they use their budget, sort last, never win and are never dropped from a mean."
+    return Table("failures", rows, columns, note) if rows else None

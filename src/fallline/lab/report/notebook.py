@@ -1,0 +1,38 @@
+"""A study in a notebook: its tables as records, its figures inline, its answer in a few lines."""
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from fallline.lab.report.charts import static_figures
+from fallline.lab.report.headline import headline
+from fallline.lab.report.records import Records
+from fallline.lab.report.results import leaders
+from fallline.lab.report.sections import tables as every_table
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+
+def tables(study: "Study") -> dict[str, Records]:
+    """Return every table of the report, by name, as records of unrounded values.
+
+    The names: leaderboard, tuning, pairwise, sensitivity, time_to_target, time_to_targets, hyperparameters,
+    tuning_budget, spikes, costs, failures; a table that the study has nothing for is missing.
+    """
+    return {table.name: table.records for table in every_table(study)}
+
+
+def figures(study: "Study") -> dict[str, Any]:
+    """Return every figure of the report, by name, as an Altair chart, which a notebook shows inline."""
+    return static_figures(study)
+
+
+def summary_html(study: "Study") -> str:
+    """Return the answer of a study as a few lines of HTML, for a notebook."""
+    rows = leaders(study)
+    lines = [study.results[row["arm"]].sentence for row in rows if row["arm"] in study.results]
+    lines += [f"Warning: {warning}" for warning in study.warnings()]
+    items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
+    spec = study.spec
+    what = f"{spec.task}: {len(rows)} arms, {spec.steps} steps, {spec.seeds} confirmation seeds each"
+    return f"<p><strong>{escape(headline(study, rows))}</strong><br>{escape(what)}</p><ul>{items}</ul>"

@@ -1,0 +1,158 @@
+"""One page over several studies: a performance profile of the arms that all of them have."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fallline.errors import ArgumentError
+from fallline.lab.report.analysis.profile import ratios
+from fallline.lab.report.charts.profile import performance_profile
+from fallline.lab.report.document import Bullets, Document, Figures, Section, Tabled, Text
+from fallline.lab.report.formats import cannot_write
+from fallline.lab.report.measure import measure
+from fallline.lab.report.records import Records
+from fallline.lab.report.render import to_html
+from fallline.lab.report.tables import ARM, Column, Table
+from fallline.lab.report.text import number
+from fallline.lab.store import write_atomically
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+LEAST = 3  # tasks: with fewer, a share of them says nothing
+
+
+def write_profile(studies: Sequence["Study"], path: Path) -> Path:
+    """Write the performance profile over several studies as one HTML file and return its path.
+
+    Each study counts as one task. Its arms are compared by the mean of the headline metric over their confirmation
+    runs; an arm of which a seed failed has failed on the task, which counts as an infinite ratio.
+
+    Raises:
+        ArgumentError: fewer than three studies, two that are the same, or fewer than two arms in all of them.
+        StudyError: the file cannot be written.
+    """
+    page = to_html(profile_document(studies))
+    try:
+        write_atomically(path, page)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return path
+
+
+def profile_records(studies: Sequence["Study"]) -> Records:
+    """Return a record an arm and task: arm, task, value (mean of the headline metric), ratio to the best arm, >= 1.
+
+    Raises:
+        ArgumentError: as for `write_profile`.
+    """
+    tasks, arms = _field(studies)
+    rows = Records()
+    for task, study in zip(tasks, studies, strict=True):
+        values = {arm: _mean(study, arm) for arm in arms}
+        found = ratios(values, measure(study).mode)
+        rows += [{"arm": arm, "task": task, "value": values[arm], "ratio": found[arm]} for arm in arms]
+    return rows
+
+
+def _field(studies: Sequence["Study"]) -> tuple[list[str], list[str]]:
+    if len(studies) < LEAST:
+        raise ArgumentError(
+            f"report: a profile needs at least {LEAST} studies, one a task, got {len(studies)}; for one study, "
+            "name one DIR"
+        )
+    folders = [study.store.folder.resolve() for study in studies]
+    if len(set(folders)) < len(folders):
+        raise ArgumentError("report: each study must be named once, got one of them twice; leave it out")
+    arms = [arm for arm in studies[0].arms if all(arm in study.arms for study in studies)]
+    if len(arms) < 2:
+        raise ArgumentError(
+            f"report: the studies must have at least two arms in common, got {', '.join(arms) or 'none'}; compare the "
+            "same --optimizers and --schedules on every task"
+        )
+    names = [study.spec.task for study in studies]
+    tasks = [f"{n} ({f.name})" if names.count(n) > 1 else n for n, f in zip(names, folders, strict=True)]
+    return tasks, arms
+
+
+def _mean(study: "Study", arm: str) -> float | None:
+    values = study.confirmed(arm, measure(study).test)
+    good = [value for value in values if value is not None]
+    return math.fsum(good) / len(good) if len(good) == len(values) else None
+
+
+def profile_document(studies: Sequence["Study"]) -> Document:
+    """Return the page as a document."""
+    records = profile_records(studies)
+    tasks, arms = _field(studies)
+    by_arm = {arm: [row["ratio"] for row in records if row["arm"] == arm] for arm in arms}
+    left_out = [arm for arm in dict.fromkeys(a for study in studies for a in study.arms) if arm not in arms]
+    caption = (
+        "Height of a line at x: the share of the tasks on which the arm's mean is at most x times worse than that of "
+        "the best arm there. At the left edge: the share of the tasks on which it is the best. A line that ends below "
+        "100 % failed on the rest."
+    )
+    field = [
+        f"Arms: {', '.join(arms)}.",
+        f"Tasks: {', '.join(tasks)}.",
+        *([f"Left out, since not every study has them: {', '.join(left_out)}."] if left_out else []),
+    ]
+    warning = (
+        "A profile depends on its field: another arm, or one arm less, can change which is the best of a task, and "
+        "with it every other line, even their order. It says nothing about tasks that are not named here, and nothing "
+        "about significance: each study's own report does."
+    )
+    sections = [
+        Section("Performance profile", [Figures({"profile": performance_profile(by_arm)}, caption)]),
+        Section("Ratios to the best", [Tabled(_table(records, tasks, arms))]),
+        Section("The field", [Bullets(field), Text(warning)]),
+    ]
+    return Document(
+        headline=_headline(by_arm, len(tasks)),
+        subject=f"{len(tasks)} tasks · {len(arms)} arms",
+        arms=arms,
+        verdicts=_sentences(by_arm, len(tasks)),
+        notes=[f"Field: {', '.join(arms)} on {', '.join(tasks)}. A profile depends on its field."],
+        warnings=[],
+        sections=sections,
+        name="profile",
+    )
+
+
+def _headline(by_arm: Mapping[str, Sequence[float]], tasks: int) -> str:
+    wins = {arm: sum(value == 1.0 for value in values) for arm, values in by_arm.items()}
+    most = max(wins.values())
+    best = [arm for arm, count in wins.items() if count == most]
+    return f"{' and '.join(best)} {'has' if len(best) == 1 else 'have'} the best mean on {most} of {tasks} tasks" + (
+        " each" if len(best) > 1 else ""
+    )
+
+
+def _sentences(by_arm: Mapping[str, Sequence[float]], tasks: int) -> list[tuple[str, str]]:
+    found = []
+    for arm, values in sorted(by_arm.items(), key=lambda item: sorted(item[1])[::-1]):
+        finite = [value for value in values if math.isfinite(value)]
+        wins, failed = sum(value == 1.0 for value in values), tasks - len(finite)
+        worst = f", at worst {100 * (max(finite) - 1):.1f} % from the best" if finite else ""
+        lost = f", failed on {failed}" if failed else ""
+        found.append((arm, f"{arm}: best on {wins} of {tasks} tasks{worst}{lost}."))
+    return found
+
+
+def _table(records: Records, tasks: Sequence[str], arms: Sequence[str]) -> Table:
+    ratio = {(row["arm"], row["task"]): row["ratio"] for row in records}
+
+    def column(task: str) -> Column:
+        def cell(row: Mapping[str, str]) -> str:
+            value = ratio[row["arm"], task]
+            return "failed" if math.isinf(value) else number(value, ".3f")
+
+        return Column(task, cell)
+
+    rows = Records({"arm": arm} for arm in arms)
+    note = (
+        "Mean of the headline metric over the confirmation runs, divided by that of the best arm of the task (or the "
+        "inverse where higher is better)."
+    )
+    return Table("profile", records, (ARM, *map(column, tasks)), note, rows=rows)

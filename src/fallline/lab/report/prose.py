@@ -1,0 +1,161 @@
+"""What a report says in words: how the study was done, and why its numbers may mislead."""
+
+from typing import TYPE_CHECKING
+
+from fallline.lab.plan import confirm
+from fallline.lab.report.document import Block, Bullets, Code, Section, Text
+from fallline.lab.report.measure import measure
+from fallline.lab.report.paste import command
+from fallline.lab.report.text import plural
+from fallline.lab.report.tuned import searched
+from fallline.lab.schedules import WARMUP
+from fallline.lab.selection import AGAIN
+from fallline.lab.store import read_study
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+
+def methods(study: "Study") -> Section:
+    """Return how the study was done."""
+    parts = [("Task", _task(study)), ("Tuning", _tuning(study)), ("Confirmation", _confirmation(study))]
+    parts += [("Comparison", _comparison(study)), ("Figures", _figures(study))]
+    return Section("Methods", [Text(text, lead=f"{lead}.") for lead, text in parts])
+
+
+def _task(study: "Study") -> str:
+    spec, kind = study.spec, measure(study)
+    trials = [t for search in study.searches.values() for t in confirm(spec, search)]
+    lengths = sorted({trial.steps for trial in trials} or {spec.steps})
+    warmups = sorted({trial.warmup for trial in trials} or {WARMUP})
+    length = " or ".join(str(steps) for steps in lengths)
+    warmup = " or ".join(f"{100 * part:.3g} %" for part in warmups)
+    judged = f" Arms are judged by {kind.title(kind.metric)}, {kind.better} is better." if not kind.is_loss else ""
+    return (
+        f"{spec.learning.summary}. A run takes {length} optimizer steps, warm-up over the first {warmup} "
+        f"included.{judged}"
+    )
+
+
+def _tuning(study: "Study") -> str:
+    spec = study.spec
+    names = words(study)
+    extended = max(len(s.points) for s in study.searches.values()) - spec.searches * spec.trials - 1
+    what = (
+        f"Searched at this budget: {names}; the rest was fixed as listed above."
+        if names
+        else "Nothing was searched, since the user had fixed all that this budget searches."
+    )
+    more = f", {spec.searches} times with points and a seed of their own" if spec.searches > 1 else ""
+    short = ""
+    if spec.horizon < 1:
+        short = f" Tuning runs had {100 * spec.horizon:g} % of the length, each with its whole schedule."
+    extension = (
+        f"that happened here and gave every tuned arm {extended} more" if extended > 0 else "that was not needed here"
+    )
+    return (
+        f"Every arm was tuned with the documented default and {spec.trials} points of a scrambled Sobol sequence on "
+        f"one seed{more}, the same points of the unit cube for all arms.{short} {what} An optimum in the outer tenth "
+        f"of its range extends the range by a decade, with as many further trials for every arm; {extension}. "
+        f"Selected was the best validation result at the end of the schedule{_again(study)}; of results within 2 %, "
+        "the point farthest from failures."
+    )
+
+
+def _again(study: "Study") -> str:
+    count = max(len(search.finalists) for search in study.searches.values())
+    if not count:
+        return ""
+    return f", by the mean over {AGAIN + 1} seeds for the best {count} configurations, which were tried again"
+
+
+def _confirmation(study: "Study") -> str:
+    how = "; a seed decides initialisation, order of the data and dropout alike in every arm"
+    if any(arm.twin for arm in study.spec.arms):
+        how = ", disjoint ones for each arm, since this is a self-check"
+    return (
+        f"The selected configuration was trained on {study.spec.seeds} fresh seeds{how}. The test split was used once, "
+        "at the end of these runs."
+    )
+
+
+def _comparison(study: "Study") -> str:
+    kind = measure(study)
+    text = "There is one arm, and nothing to compare it with."
+    if study.results:
+        pairs = sum(result.comparison is not None for result in study.results.values())
+        what = "log ratios of" if kind.log_ratio else "differences in"
+        text = (
+            f"Arms are compared with {study.baseline} by two-sided paired t-tests on the {what} "
+            f"{kind.name(kind.test)}, Holm-corrected over {plural(pairs, 'comparison')}, at a level of 5 %."
+        )
+    if study.results and study.margin is not None:
+        size = f"{100 * study.margin:g} %" if kind.log_ratio else f"{study.margin:g}"
+        text += f" Equivalent means an interval inside ±{size}, a margin given by the user."
+    return (
+        f"{text} Where a seed failed, failures are counted instead. A run fails when its loss is not finite, blows up, "
+        "or ends no better than a predictor that ignores its input."
+    )
+
+
+def _figures(study: "Study") -> str:
+    return (
+        "Sensitivity to the learning rate is the mean over the decades tried of min(ℓ, ℓ₀) − ℓ*, with ℓ interpolated "
+        "linearly over the logarithm of the rate, ℓ₀ the loss of a predictor that ignores its input and ℓ* the best. "
+        "The expected best of k random trials is exact over all choices of k of the trials that were run, a failure "
+        "counting as ℓ₀. The target of the time to target is the median of the baseline's confirmation runs at their "
+        "end; misses are infinite."
+    )
+
+
+def threats(study: "Study") -> Section:
+    """Return why the numbers may mislead."""
+    spec, names = study.spec, words(study)
+    several = " and " in names
+    tuned = "Nothing was tuned; the ranking is one of these settings, not of the optimizers."
+    if names:
+        were = "were" if several else "was"
+        tuned = f"Only {names} {were} tuned; an arm that depends on what was fixed is at a disadvantage."
+    equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
+    items = [
+        "One task, one model, one split of the data: what wins here need not win elsewhere.",
+        f"Tuning used {plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm; others might have selected "
+        "another configuration.",
+        tuned,
+        f"With {spec.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
+        "show.",
+        "The best arm is judged on the runs that made it look best, so its lead is a little too large.",
+        f"Arms were given equal trials{equal}, not equal seconds.",
+        "The sensitivity depends on the range that was searched, and its losses are of one seed each; with more than "
+        "the learning rate searched, it shows the others too.",
+        "Runs are evaluated now and then only, so a time to target is late by up to one such interval.",
+    ]
+    if spec.horizon < 1:
+        items.append(
+            "Tuning runs were shorter than confirmation runs; the best learning rate can depend on the length."
+        )
+    return Section("Threats to validity", [Bullets(items)])
+
+
+def reproduce(study: "Study") -> Section:
+    """Return the command that runs the study again, and on what it ran."""
+    manifest = read_study(study.store.folder)["manifest"]
+    versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    where = f"{manifest['platform']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
+    blocks: list[Block] = [
+        Code(command(study)),
+        Text(
+            f"{versions} · {where}. The same command gives the same numbers on the same versions and processor, for "
+            "any number of workers. The numbers of every run are in results.csv and costs.csv in the folder "
+            "of the study.",
+            note=True,
+        ),
+    ]
+    return Section("Reproduce", blocks)
+
+
+def words(study: "Study", without: str = "") -> str:
+    """Return what was searched as one would say it: "the learning rate, weight decay and beta1"."""
+    names = [name for name in searched(study) if name != without]
+    said = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
+    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))

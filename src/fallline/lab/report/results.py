@@ -1,0 +1,228 @@
+"""The tables of the results: the leaderboard, default against tuned, and the comparisons."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fallline.lab.report.measure import Measure, change, measure
+from fallline.lab.report.records import Records
+from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
+from fallline.lab.report.text import NONE, number, p_value
+from fallline.lab.statistics import summarize
+from fallline.lab.verdicts import Result
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+
+def leaders(study: "Study") -> Records:
+    """Return the leaderboard with intervals of the headline metric, and whether every seed of the arm finished.
+
+    Failed seeds enter no mean: where one failed there are neither mean nor interval.
+    """
+    kind = measure(study)
+    rows = Records()
+    for row in study.leaderboard():
+        values = [value for value in study.confirmed(row["arm"], kind.test) if value is not None]
+        finished = not row["failed"] and bool(values)
+        interval = summarize(values) if finished else None
+        rows.append(
+            {
+                **row,
+                "finished": finished,
+                "confirmed": study.searches[row["arm"]].best is not None,
+                "low": interval.low if interval else math.nan,
+                "high": interval.high if interval else math.nan,
+            }
+        )
+    return rows
+
+
+def leaderboard(study: "Study") -> Table:
+    """Return the table of the arms, best first."""
+    kind, rows = measure(study), leaders(study)
+    others = [name for name in _metrics(rows) if name not in (kind.test, kind.metric)]
+    interior = Column("optimum\ninterior", lambda row: _interior(row))
+    columns = [
+        Column("rank", lambda row: str(row["rank"]) if row["finished"] else NONE, "text"),
+        ARM,
+        Column("against the\nbaseline", lambda row: row["verdict"], "words"),
+        _headline(kind, rows),
+        *(_mean(kind, rows, name) for name in (kind.metric, *others)),
+        Column("learning\nrate", lambda row: number(row["lr"], ".3g")),
+        Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}" if row["confirmed"] else NONE),
+        interior,
+    ]
+    note = (
+        f"Means over the confirmation runs: the configuration selected on validation, trained on {study.spec.seeds} "
+        "fresh seeds. The test split has decided nothing. An arm shares rank 1 unless it is worse than the best mean. "
+        "Optimum interior: the best values lie inside the range that was searched."
+    )
+    return Table("leaderboard", rows, tuple(columns), note)
+
+
+def _headline(kind: Measure, rows: Records) -> Column:
+    form = _form(kind.test, rows)
+
+    def cell(row: Row) -> Cell:
+        if not row["finished"]:
+            if row["confirmed"]:
+                return Cell(f"failed {row['failed']} of {row['seeds']} seeds,", "so no mean", "bad")
+            failed = f"failed {row['tuning_failed']} of {row['tuning_trials']}"
+            return Cell(failed, "tuning trials, so not confirmed", "bad")
+        spread = f"{number(row[kind.test], form)} ± {number(row[f'{kind.test}_sd'], form)}"
+        return Cell(spread, f"{number(row['low'], form)} to {number(row['high'], form)}")
+
+    return Column(f"{kind.title(kind.test)}\nmean ± SD\n95 % interval", cell)
+
+
+def _mean(kind: Measure, rows: Records, name: str) -> Column:
+    form = _form(name, rows)
+    split, _, rest = kind.title(name).partition(" ")
+    return Column(f"{split}\n{rest}", lambda row: number(row.get(name, math.nan), form))
+
+
+def _interior(row: Row) -> str:
+    return NONE if not row["confirmed"] else "yes" if row["interior"] else "no"
+
+
+def _metrics(rows: Records) -> list[str]:
+    """Return what the confirmation runs were scored by: the losses, and on the test split everything."""
+    names = dict.fromkeys(k for row in rows for k in row if k.startswith("test_") and not k.endswith("_sd"))
+    return [*names, *(name for name in ("val_loss", "train_loss") if any(name in row for row in rows))]
+
+
+def _form(name: str, rows: Records) -> str:
+    """Return the format of a column: percent for accuracies, else three digits of the smallest value, in all rows."""
+    if name.endswith("accuracy"):
+        return ".2%"
+    return f".{_places(row.get(name, math.nan) for row in rows)}f"
+
+
+def _places(values: Iterable[float]) -> int:
+    smallest = min((abs(value) for value in values if value and not math.isnan(value)), default=1.0)
+    return min(8, max(2, 2 - math.floor(math.log10(smallest))))
+
+
+def equal_steps(study: "Study") -> Table | None:
+    """Return the table of the arms that make fewer steps, at the full number of steps; None when there are none."""
+    kind, rows = measure(study), Records()
+    for arm in study.arms:
+        if not study.confirmation(arm, "equal-steps"):
+            continue
+        values = study.confirmed(arm, kind.test, "equal-steps")
+        good = [value for value in values if value is not None]
+        summary = summarize(good) if len(good) == len(values) else None
+        mean, sd = (summary.mean, summary.sd) if summary else (math.nan, math.nan)
+        fewer = study.spec.steps_of(study.searches[arm].arm, "confirm")
+        rows.append(
+            {"arm": arm, "fewer_steps": fewer, "steps": study.spec.steps, kind.test: mean, f"{kind.test}_sd": sd}
+            | {"failed": len(values) - len(good), "seeds": len(values)}
+        )
+    form = _form(kind.test, rows)
+    columns = (
+        ARM,
+        Column("steps in the\nleaderboard", lambda row: str(row["fewer_steps"])),
+        Column("steps here", lambda row: str(row["steps"])),
+        Column(
+            f"{kind.title(kind.test)}\nmean ± SD",
+            lambda row: f"{number(row[kind.test], form)} ± {number(row[f'{kind.test}_sd'], form)}",
+        ),
+        Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}"),
+    )
+    note = (
+        "At equal steps instead of equal gradient evaluations: the same configuration at the others' number of steps, "
+        "so with as many times the gradients; it decides nothing."
+    )
+    return Table("equal_steps", rows, columns, note) if rows else None
+
+
+def tuning(study: "Study") -> Table:
+    """Return the table of the documented default against the tuned configuration."""
+    kind = measure(study)
+    rows = Records()
+    for row in study.leaderboard():
+        default, tuned = row[f"default_{kind.metric}"], row[f"tuned_{kind.metric}"]
+        ratio = 100 * (tuned / default - 1) if kind.is_loss and default > 0 else tuned - default
+        counts = {key: row[key] for key in ("tuning_failed", "tuning_trials")}
+        rows.append({"arm": row["arm"], "default": default, "tuned": tuned, "change": ratio, **counts})
+    form = (
+        ".2%" if kind.metric.endswith("accuracy") else f".{_places(r[k] for r in rows for k in ('default', 'tuned'))}f"
+    )
+    title = kind.title(kind.metric)
+
+    def value(key: str) -> Column:
+        return Column(
+            f"{title},\n{key}",
+            lambda row: Cell("failed", style="bad") if math.isnan(row[key]) else number(row[key], form),
+        )
+
+    columns = (
+        ARM,
+        value("default"),
+        value("tuned"),
+        Column(
+            "change", lambda row: number(row["change"], "+.1f", " %") if kind.is_loss else number(row["change"], "+.4f")
+        ),
+        Column("tuning trials\nfailed", lambda row: f"{row['tuning_failed']} of {row['tuning_trials']}"),
+    )
+    note = (
+        "Default against tuned: single runs on the tuning seed, on the split that selected, so the tuned result is a "
+        "little too good."
+    )
+    return Table("tuning", rows, columns, note)
+
+
+def pairwise(study: "Study", name: str, results: Sequence[Result], note: str = "") -> Table:
+    """Return the table of comparisons with one arm.
+
+    Args:
+        study: the study.
+        name: of the table.
+        results: the comparisons, in the order of the rows.
+        note: below the table.
+    """
+    kind = measure(study)
+    rows = Records(_record(result) for result in results)
+    by_arm = {result.arm: result for result in results}
+
+    def amount(*keys: str, form: str = "+") -> Any:
+        def cell(row: Row) -> Cell | str:
+            c = by_arm[row["arm"]].comparison
+            if c is None:
+                own, other = (f"{row[key]} of {study.spec.seeds}" for key in ("failed", "baseline_failed"))
+                lost = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
+                return lost if keys == ("difference",) else NONE
+            return " to ".join(change(c, getattr(c, key), form) for key in keys)
+
+        return cell
+
+    columns = (
+        ARM,
+        Column("verdict", lambda row: row["verdict"], "words"),
+        Column(f"change in\n{kind.name(kind.test)}", amount("difference")),
+        Column("95 % interval", amount("low", "high")),
+        Column("p\n(Holm)", lambda row: p_value(row["p"])),
+        Column("p\n(sign flips)", lambda row: p_value(row["sign_flip_p"])),
+        Column("probability of\nsuperiority", lambda row: number(row["superiority"], ".2f")),
+        Column("minimum\ndetectable", amount("detectable", form="")),
+        Column("n", lambda row: str(row["n"]) if row["n"] else NONE),
+    )
+    return Table(name, rows, columns, note)
+
+
+def _record(result: Result) -> dict[str, Any]:
+    c = result.comparison
+    names = ("n", "difference", "low", "high", "sign_flip_p", "superiority", "detectable", "log_ratio")
+    head = {"arm": result.arm, "baseline": result.baseline, "verdict": str(result.verdict), "p": result.p}
+    numbers = {name: getattr(c, name) if c else None for name in names}
+    return head | numbers | {"failed": result.failed, "baseline_failed": result.baseline_failed}
+
+
+def against_best(study: "Study") -> list[Result]:
+    """Return the comparisons with the best mean, from which the ranks follow; none where that is the baseline."""
+    finished = [row["arm"] for row in leaders(study) if row["finished"]]
+    if not finished or finished[0] == study.baseline:
+        return []
+    against = study.compare_with(finished[0], finished)
+    return [against[arm] for arm in finished[1:]]

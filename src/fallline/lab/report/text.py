@@ -1,0 +1,54 @@
+"""Numbers and names as a reader sees them."""
+
+import math
+
+from markupsafe import Markup
+
+NONE = "–"
+
+
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """Return a number with a true minus sign and its unit, or a dash when there is none.
+
+    Example:
+        >>> number(-0.25, ".1f", " s"), number(float("nan"), ".1f")
+        ('−0.2 s', '–')
+    """
+    return NONE if value is None or math.isnan(value) else f"{value:{form}}{unit}".replace("-", "−")
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value with three decimals, or that it is smaller."""
+    return number(value, ".3f") if value is None or not value < 0.001 else "< 0.001"
+
+
+def setting(value: object, form: str = ".4g") -> str:
+    """Return a hyperparameter, which need not be a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(tuple(value) if isinstance(value, list) else value)
+    return number(value, form)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    Example:
+        >>> plural(1, "seed"), plural(2, "seed")
+        ('1 seed', '2 seeds')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def unbroken(sentence: str) -> str:
+    """Return a sentence whose numbers keep their units and equals signs on their line."""
+    return sentence.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
+
+
+def breakable(arm: str) -> Markup:
+    """Return an arm's name, escaped, that may break before what was fixed of it."""
+    return Markup("<wbr>@").join(arm.split("@"))
+
+
+def plain(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#~" else c for c in text).replace("\n", " ")
