@@ -119,8 +119,8 @@ def threats(study: "Study") -> Section:
     equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
     items = [
         "One task, one model, one split of the data: what wins here need not win elsewhere.",
-        f"Tuning used {plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm; others might have selected "
-        "another configuration.",
+        f"Tuning used {plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm; others might have "
+        "selected another configuration.",
         tuned,
         f"With {spec.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
         "show.",
