@@ -180,7 +180,7 @@ def main(names):
             data = "text" if task == "language_model" else images()[0].name
             print(f"{task} on {data}: {steps} steps, 8 seeds")
             for arm, lr in (*best.items(), ("published", published)):
-                edge = " (at the edge of the search)" if lr in (grid[0], grid[-1]) else ""
+                edge = " (at the edge of the search)" if arm != "published" and lr in (grid[0], grid[-1]) else ""
                 spread = statistics.stdev(tests[arm])
                 mean, right = statistics.mean(tests[arm]), statistics.mean(rights[arm])
                 print(f"  {arm:<9}  lr {lr:.2g}{edge}  test loss {mean:.4f} ± {spread:.4f}  right {right:.2%}")
