@@ -1,22 +1,15 @@
 """Where trials run: on this machine, in shares of a cluster, or on Ray; the same numbers come out of each."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
 
 from fallline.errors import ArgumentError
+from fallline.lab.executors.base import Executor
 from fallline.lab.executors.here import CallingProcess
 from fallline.lab.executors.local import LocalPool
-from fallline.lab.trial import Trial
+from fallline.lab.executors.shard import Shard, parse_shard
 
-
-class Executor(AbstractContextManager[Any], Protocol):
-    """Runs trials, while it is entered."""
-
-    def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
-        """Run trials and yield each when its outcome is in the study's folder."""
+__all__ = ["Executor", "make_executor"]
 
 
 def make_executor(
@@ -29,6 +22,6 @@ def make_executor(
     """
     if jobs is not None and jobs < 0:
         raise ArgumentError(f"jobs: must be at least 0, got jobs={jobs}; leave it out for one a core")
-    if jobs == 0:
-        return CallingProcess(folder)
-    return LocalPool(folder, jobs or os.cpu_count() or 1)
+    share = parse_shard(shard) if shard is not None else None
+    pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, jobs or os.cpu_count() or 1)
+    return Shard(pool, folder, *share) if share else pool
