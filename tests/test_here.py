@@ -101,7 +101,7 @@ def test_errors_come_back_and_surroundings_too(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Store, "save", full)
-    with pytest.raises(StudyError, match="finished trials must be written"):
+    with pytest.raises(StudyError, match="the study must be written to"):
         list(CallingProcess(tmp_path).run(TRIALS[:1]))
     assert surroundings() == before
 

@@ -1,6 +1,7 @@
 """The pool of workers: errors come back, dead workers are replaced, and nobody waits for ever."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from fallline.lab.executors import local
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store
+from fallline.lab.trial import run
 
-TRIAL = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0][0]
+TRIAL, OTHER = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0]
 
 
 def test_a_full_disk_ends_the_study_with_one_sentence(tmp_path, monkeypatch):
@@ -20,9 +22,9 @@ def test_a_full_disk_ends_the_study_with_one_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Store, "save", full)
-    error = local._run(TRIAL, tmp_path)
+    error = local.run_and_save(TRIAL, tmp_path)
     assert isinstance(error, StudyError)
-    assert "out: finished trials must be written" in str(error) and "No space left on device; make room" in str(error)
+    assert "out: the study must be written to" in str(error) and "No space left on device; make room" in str(error)
 
 
 def test_an_error_of_a_trial_is_given_back(tmp_path):
@@ -32,19 +34,116 @@ def test_an_error_of_a_trial_is_given_back(tmp_path):
     assert pool._workers == []
 
 
-def test_a_worker_that_dies_is_replaced_twice_and_then_given_up(tmp_path, monkeypatch):
+def start_dying(monkeypatch, *said):
+    """Let workers say something and die; return the list of those started."""
     started = []
 
-    def start(self, trial):
-        """Start a worker that has died already."""
-        parent, child = local.multiprocessing.Pipe()
-        child.close()
+    def start(self):
+        ours, theirs = local.multiprocessing.Pipe()
+        for word in said:
+            theirs.send(word)
+        theirs.close()
         process = local.multiprocessing.get_context("spawn").Process(target=Path.cwd, daemon=True)
         process.start()
-        started.append(trial)
-        self._workers.append(local._Worker(process, parent, trial))
+        started.append(local._Worker(process, ours))
+        return started[-1]
 
     monkeypatch.setattr(local.LocalPool, "_start", start)
-    with local.LocalPool(tmp_path, 1) as pool, pytest.raises(StudyError, match="got 3 killed in trial"):
+    return started
+
+
+def test_a_worker_that_dies_in_a_trial_is_replaced_twice_and_then_given_up(tmp_path, monkeypatch):
+    started = start_dying(monkeypatch, None)  # None: it is ready
+    with local.LocalPool(tmp_path, 1) as pool, pytest.raises(StudyError, match=f"got 3 killed in trial {TRIAL.id}"):
         list(pool.run([TRIAL]))
-    assert started == [TRIAL] * 3
+    assert len(started) == 3
+
+
+def test_workers_that_die_before_their_first_trial_end_the_study_and_blame_no_trial(tmp_path, monkeypatch):
+    started = start_dying(monkeypatch)
+    with local.LocalPool(tmp_path, 1) as pool, pytest.raises(StudyError, match="must start, got 3 that ended before"):
+        list(pool.run([TRIAL]))
+    assert len(started) == 3
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_late_delays_nothing(tmp_path, monkeypatch):
+    """The first of two workers never gets ready; the second runs everything."""
+    silent, start = [], local.LocalPool._start
+
+    def first_is_silent(self):
+        if silent:
+            return start(self)
+        ours, theirs = local.multiprocessing.Pipe()
+        process = local.multiprocessing.get_context("spawn").Process(target=Path.cwd, daemon=True)
+        process.start()
+        silent.append((ours, theirs))
+        return local._Worker(process, ours)
+
+    monkeypatch.setattr(local.LocalPool, "_start", first_is_silent)
+    with local.LocalPool(tmp_path, 2) as pool:
+        assert list(pool.run([TRIAL, OTHER])) == [TRIAL, OTHER]
+    assert len(silent) == 1
+
+
+class Unpicklable(Exception):
+    def __init__(self, message, cause):
+        super().__init__(message)
+
+
+def test_an_error_that_cannot_be_sent_is_told():
+    error = local._picklable(Unpicklable("no batch", 3))
+    assert isinstance(error, StudyError) and str(error).endswith("got Unpicklable: no batch")
+    known = ValueError("x")
+    assert local._picklable(known) is known and local._picklable(None) is None
+
+
+def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):
+    def missing(*arguments, **keywords):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "data.bin")
+
+    monkeypatch.setattr("fallline.lab.trial.run", missing)
+    assert isinstance(local.run_and_save(TRIAL, tmp_path), FileNotFoundError)
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path):
+    """The task kills its worker once, after a checkpoint; the curve is that of an uninterrupted run."""
+    (tmp_path / "mine.py").write_text(SUICIDAL)
+    place = f"{tmp_path / 'mine.py'}:Mine"
+    trial = replace(TRIAL, task=place, options={"lr": 0.1}, settings={"marker": str(tmp_path / "killed")})
+    with local.LocalPool(tmp_path / "study", 1, checkpoint_every=10) as pool:
+        assert list(pool.run([trial])) == [trial]
+    steps = [int(line) for line in (tmp_path / "killed").read_text().split()]
+    assert steps == [15]  # it was killed there, and once
+    store = Store(tmp_path / "study")
+    uninterrupted, _ = run(trial)
+    assert store.outcome(trial) == uninterrupted
+    assert list((tmp_path / "study" / "checkpoints").iterdir()) == []
+
+
+SUICIDAL = """
+import os, signal
+from pathlib import Path
+import torch
+import fallline
+
+@fallline.task(steps=40, marker="")
+class Mine:
+    def model(self):
+        self.step = 0
+        return torch.nn.Linear(3, 1)
+
+    def batches(self, split, generator):
+        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
+        while split == "train":
+            yield x[torch.randperm(32, generator=generator)[:8]]
+        yield x
+
+    def loss(self, model, batch):
+        self.step += model.training
+        if self.step == 15 and not Path(self.marker).exists():
+            Path(self.marker).write_text("15")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+"""

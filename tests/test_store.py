@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StudyError, match="the study must be written to .* got No space left on device; make room"):
         store.save(TRIALS[0], OUTCOME, COSTS)
     monkeypatch.undo()
     assert store.outcome(TRIALS[0]) is None
@@ -107,7 +107,7 @@ def test_writing_atomically_keeps_the_old_file_when_it_fails(tmp_path, monkeypat
         raise OSError("no")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(StudyError, match="got no; make room"):
         write_atomically(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

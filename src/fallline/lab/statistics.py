@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # what scipy.stats.t calls, without the second that its import takes
 
 from fallline.errors import ArgumentError
 
@@ -122,7 +122,7 @@ def compare(
     n, mean = len(d), float(d.mean())
     constant = bool((d == d[0]).all())  # then the spread is 0, whatever rounding makes of the mean
     error = 0.0 if constant else float(d.std(ddof=1)) / math.sqrt(n)
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(d[0] == 0)
+    p = float(2 * stdtr(n - 1, -abs(mean) / error)) if error > 0 else float(d[0] == 0)
     half = _t(n, confidence) * error
     wins = d < 0 if mode == "min" else d > 0
     return Comparison(
@@ -133,7 +133,7 @@ def compare(
         p=p,
         sign_flip_p=_sign_flip_p(d) if _EXACT_FROM <= n <= _EXACT_TO else None,
         superiority=float((wins + 0.5 * (d == 0)).mean()),
-        detectable=(_t(n, 1 - (1 - confidence) / comparisons) + float(stats.t.ppf(POWER, n - 1))) * error,
+        detectable=(_t(n, 1 - (1 - confidence) / comparisons) + float(stdtrit(n - 1, POWER))) * error,
         identical=bool((d == 0).all()),
         log_ratio=log_ratio,
     )
@@ -164,7 +164,7 @@ def _sign_flip_p(d: np.ndarray) -> float:
 
 
 def _t(n: int, confidence: float) -> float:
-    return float(stats.t.ppf(0.5 + confidence / 2, n - 1))
+    return float(stdtrit(n - 1, 0.5 + confidence / 2))
 
 
 def _finite(function: str, name: str, values: Sequence[float]) -> np.ndarray:

@@ -2,24 +2,31 @@
 
 study.json           the specification, versions and machine
 trials/ID/trial.json a trial's specification and outcome     trials/ID/costs.json  its time and memory
-ledger.jsonl         one line a finished trial, in the order in which they finished
+ledger.jsonl         a line for every finished trial, in the order in which they finished
 results.csv          all outcomes, decided by the seeds alone     costs.csv  all times and memory
+checkpoints/ID.pt    where a long run has come to, until it is finished
+.draft-HOST-PID-…    what a process is writing; the next call removes what a killed one has left
 """
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fallline.errors import StudyError
+from fallline.lab.drafts import draft_prefix, remove_abandoned
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
+
+_T = TypeVar("_T")
 
 
 class Store:
@@ -55,52 +62,93 @@ class Store:
         path = self.folder / "study.json"
         stored = _read(path)
         if stored is not None and Spec.from_json(stored["spec"]).digest() != spec.digest():
-            old, new = stored["spec"], spec.to_json()
-            changes = "; ".join(f"{k}: {old[k]} -> {v}" for k, v in new.items() if old[k] != v)
             if not fork:
                 raise StudyError(
-                    f"out: {str(self.folder)!r} holds a study with another specification ({changes}); choose another "
-                    "--out, or pass --fork to go on with the new one and reuse the trials that are equal"
+                    f"out: {str(self.folder)!r} holds a study with another specification "
+                    f"({_difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to go on "
+                    "with the new one and reuse the trials that are equal"
                 )
-            path.rename(self.folder / f"study-{len(list(self.folder.glob('study-*.json'))) + 1}.json")
+            # Copied, not renamed: another process may do the same, and must find a specification at any moment.
+            number = len(list(self.folder.glob("study-*.json"))) + 1
+            write_atomically(self.folder / f"study-{number}.json", json.dumps(stored, indent=1))
             stored = None
         kept = manifest if stored is None else stored["manifest"]
         text = json.dumps({"spec": spec.to_json(), "analysis": analysis, "manifest": kept}, indent=1)
         write_atomically(path, text)
+        with writing(self.folder):
+            self._tidy()
 
     def save(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
-        """Write a finished trial; its folder appears in one step, complete."""
+        """Write a finished trial; its folder appears in one step, complete.
+
+        When another process has finished the same trial in the meantime, what is there stays: the numbers are the same.
+
+        Raises:
+            StudyError: it cannot be written.
+        """
+        with writing(self.folder):
+            self._write(trial, outcome, costs)
+            self._note(trial, outcome)
+        (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
+
+    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
         target = self.folder / "trials" / trial.id
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
+        draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
             record = {"trial": asdict(trial), "outcome": asdict(outcome)}
             (draft / "trial.json").write_text(json.dumps(record, indent=1))
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
-            if target.exists():  # damaged, or finished by another process in the meantime: the content is the same
-                shutil.rmtree(target)
-            draft.rename(target)
+            draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
+            while self.outcome(trial) is None:
+                if target.exists():  # damaged
+                    _move_away(target)
+                try:
+                    draft.rename(target)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was quicker
+                        raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        line = json.dumps({"id": trial.id, "arm": trial.arm, "stage": trial.stage, "failure": outcome.failure})
-        with (self.folder / "ledger.jsonl").open("a") as ledger:
-            ledger.write(line + "\n" if ledger.tell() == 0 or self._ledger_is_whole() else "\n" + line + "\n")
 
-    def _ledger_is_whole(self) -> bool:
-        return (self.folder / "ledger.jsonl").read_bytes().endswith(b"\n")
+    def _note(self, trial: Trial, outcome: Outcome) -> None:
+        """Add a line to the ledger, in one write, so that the lines of several processes do not mix."""
+        line = json.dumps({"id": trial.id, "arm": trial.arm, "stage": trial.stage, "failure": outcome.failure}) + "\n"
+        with (self.folder / "ledger.jsonl").open("ab+", buffering=0) as ledger:
+            if ledger.seek(0, os.SEEK_END) > 0:
+                ledger.seek(-1, os.SEEK_END)
+                line = line if ledger.read(1) == b"\n" else "\n" + line  # the last one was cut off by a kill
+            ledger.write(line.encode())
+
+    def _tidy(self) -> None:
+        """Remove what killed processes have left, and note the finished trials that they could not note any more."""
+        for place in (self.folder, self.folder / "trials", self.folder / "checkpoints"):
+            remove_abandoned(place)
+        for path in (self.folder / "checkpoints").glob("*.pt"):
+            if (self.folder / "trials" / path.stem / "trial.json").exists():
+                path.unlink(missing_ok=True)
+        noted = {line.get("id") for line in read_lines(self.folder / "ledger.jsonl")}
+        for path in sorted((self.folder / "trials").glob("[!.]*/trial.json")):
+            record = _read(path) if path.parent.name not in noted else None
+            if record is not None:
+                with contextlib.suppress(KeyError, TypeError):  # of another version of this library
+                    self._note(Trial(**record["trial"]), Outcome(**record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None when there is none that can be read."""
         record = _read(self.folder / "trials" / trial.id / "trial.json")
-        return (
-            Outcome(**record["outcome"])
-            if record and record["trial"] == json.loads(json.dumps(asdict(trial)))
-            else None
-        )
+        if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
+            return None
+        return _build(Outcome, record.get("outcome"))
+
+    def checkpoint(self, trial: Trial) -> Path:
+        """Return where an unfinished run of a trial is saved; its folder is made, `save` removes it."""
+        path = self.folder / "checkpoints" / f"{trial.id}.pt"
+        path.parent.mkdir(exist_ok=True)
+        return path
 
     def costs(self, trial: Trial) -> Costs | None:
         """Return the stored costs of a trial, or None."""
-        record = _read(self.folder / "trials" / trial.id / "costs.json")
-        return Costs(**record) if record else None
+        return _build(Costs, _read(self.folder / "trials" / trial.id / "costs.json"))
 
     def write_tables(self, trials: Iterable[Trial]) -> None:
         """Write results.csv and costs.csv for these trials, in an order that does not depend on how they were run."""
@@ -137,15 +185,69 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that it is never seen half written."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".draft-")
+    """Replace a file in one step, so that it is never seen half written.
+
+    Raises:
+        StudyError: it cannot be written.
+    """
+    with writing(path.parent):
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=draft_prefix())
+        try:
+            with os.fdopen(handle, "w", newline="") as file:
+                file.write(text)
+            Path(draft).chmod(0o644)  # mkstemp keeps the file to its owner; a study's folder is there to be shared
+            Path(draft).replace(path)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise a StudyError, which says what to do, where a file of a study cannot be written."""
     try:
-        with os.fdopen(handle, "w", newline="") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)  # mkstemp keeps the file to its owner; a study's folder is there to be shared
-        Path(draft).replace(path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise unwritten(folder, error) from error
+
+
+def unwritten(folder: Path, error: OSError) -> StudyError:
+    """Return the error that says that a file of a study could not be written."""
+    return StudyError(
+        f"out: the study must be written to {str(folder)!r}, got {error.strerror or error}; "
+        "make room and repeat the command, it goes on where it stopped"
+    )
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a JSONL file; lines that were cut off, or mixed on a network's disk, are left out."""
+    records = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
+
+
+def _move_away(target: Path) -> None:
+    """Remove a damaged trial; it disappears in one step."""
+    grave = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
+    with contextlib.suppress(FileNotFoundError):  # another process was first
+        target.rename(grave / target.name)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return what differs between two specifications: `steps: 40 -> 80; adam: added; sgd: schedule: step -> cosine`."""
+    changes = [f"{k}: {old.get(k)} -> {v}" for k, v in new.items() if k != "arms" and old.get(k) != v]
+    before, after = ({arm["name"]: arm for arm in spec["arms"]} for spec in (old, new))
+    changes += [f"{name}: removed" for name in sorted(before.keys() - after.keys())]
+    for name, arm in after.items():
+        if name not in before:
+            changes.append(f"{name}: added")
+        else:
+            was = before[name]
+            changes += [f"{name}: {k}: {was.get(k)} -> {v}" for k, v in arm.items() if was.get(k) != v]
+    return "; ".join(changes)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -154,6 +256,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def _build(kind: type[_T], record: Any) -> _T | None:
+    """Return the dataclass with these fields, or None when they are not its fields."""
+    try:
+        return kind(**record)
+    except TypeError:
+        return None
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

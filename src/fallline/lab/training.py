@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fallline.errors import StudyError
+from fallline.lab.drafts import draft_prefix
 from fallline.lab.spikes import count_spikes
 from fallline.lab.tasks import Task
 
@@ -214,7 +215,7 @@ class Training:
         return {"grad_norm": _norm(grads), "update_norm": _norm(updates)}
 
     def _save(self, path: Path) -> None:
-        draft = path.with_suffix(".draft")
+        draft = path.with_name(draft_prefix() + path.name)
         torch.save(
             {
                 "model": self.model.state_dict(),

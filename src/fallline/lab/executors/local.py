@@ -5,10 +5,13 @@ killed at any moment without the rest waiting for ever; `concurrent.futures` can
 """
 
 import contextlib
+import errno
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -16,7 +19,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from fallline.errors import StudyError
-from fallline.lab.store import Store
+from fallline.lab.store import Store, unwritten
+from fallline.lab.training import Checkpoint
 from fallline.lab.trial import Trial
 
 RETRIES = 2  # for a trial whose worker was killed (out of memory, say); one that diverged has an outcome instead
@@ -27,18 +31,26 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     trial: Trial | None = None
+    ready: bool = False  # has imported what it needs; until then it is given nothing, so that no trial waits for it
 
 
 class LocalPool:
     """Runs trials on `jobs` workers; use as a context manager.
 
     Every trial runs on one thread of a worker, whatever `jobs` is, so its numbers do not depend on it.
+
+    Args:
+        folder: of the study.
+        jobs: how many workers.
+        checkpoint_every: steps after which a run is saved each time, to be taken up there when it was interrupted.
     """
 
-    def __init__(self, folder: Path, jobs: int) -> None:
+    def __init__(self, folder: Path, jobs: int, checkpoint_every: int | None = None) -> None:
         self.folder = folder
         self.jobs = jobs
+        self.checkpoint_every = checkpoint_every
         self._workers: list[_Worker] = []
+        self._stillborn = 0
 
     def __enter__(self) -> "LocalPool":
         return self
@@ -55,43 +67,47 @@ class LocalPool:
         """Run trials and yield each when its outcome is on disk, in the order in which they finish.
 
         Raises:
-            StudyError: the outcome of a trial cannot be written, or a trial killed its worker three times.
+            StudyError: the outcome of a trial cannot be written, a trial killed its worker three times, or workers do
+                not start.
         """
         waiting = list(reversed(trials))
-        killed: dict[str, int] = {}
+        killed: Counter[str] = Counter()
         while waiting or any(worker.trial for worker in self._workers):
             self._hand_out(waiting)
-            busy = {worker.pipe: worker for worker in self._workers if worker.trial}
-            for pipe in wait(list(busy)):
-                worker = busy[pipe]  # type: ignore[index]
+            listened = {worker.pipe: worker for worker in self._workers if worker.trial or not worker.ready}
+            for pipe in wait(list(listened)):
+                worker = listened[pipe]  # type: ignore[index]
                 trial, worker.trial = worker.trial, None
-                assert trial is not None  # only busy workers are waited for
                 try:
                     error = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
-                    self._bury(worker, trial, killed)
-                    waiting.append(trial)
+                    self._bury(worker)
+                    if trial is not None:
+                        waiting.append(trial)
+                    self._count(trial, killed)
                     continue
                 if error is not None:
                     raise error
-                yield trial
+                worker.ready = True
+                if trial is not None:
+                    yield trial
 
     def _hand_out(self, waiting: list[Trial]) -> None:
-        """Give every idle worker a trial, starting workers while there are fewer than jobs."""
-        while waiting and len(self._workers) < self.jobs and all(worker.trial for worker in self._workers):
-            self._start(waiting.pop())
+        """Give every idle worker a trial; start workers while there are fewer than jobs and than trials."""
         for worker in self._workers:
-            if waiting and worker.trial is None:
+            if waiting and worker.ready and worker.trial is None:
                 self._give(worker, waiting.pop())
+        starting = sum(not worker.ready for worker in self._workers)
+        for _ in range(min(self.jobs - len(self._workers), len(waiting) - starting)):
+            self._workers.append(self._start())
 
-    def _start(self, trial: Trial) -> None:
+    def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")  # a forked child cannot use its parent's threads
         pipe, other = context.Pipe()
-        process = context.Process(target=_work, args=(other, self.folder), daemon=True)
+        process = context.Process(target=_work, args=(other, self.folder, self.checkpoint_every), daemon=True)
         process.start()
         other.close()
-        self._workers.append(_Worker(process, pipe))
-        self._give(self._workers[-1], trial)
+        return _Worker(process, pipe)
 
     @staticmethod
     def _give(worker: _Worker, trial: Trial) -> None:
@@ -99,50 +115,78 @@ class LocalPool:
         with contextlib.suppress(BrokenPipeError):  # it has died; waiting for its answer will tell
             worker.pipe.send(trial)
 
-    def _bury(self, worker: _Worker, trial: Trial, killed: dict[str, int]) -> None:
-        """Remove a worker that died in a trial, and give up on a trial that has killed too many."""
+    def _bury(self, worker: _Worker) -> None:
         worker.process.join()
         worker.pipe.close()
         self._workers.remove(worker)
-        killed[trial.id] = killed.get(trial.id, 0) + 1
-        if killed[trial.id] > RETRIES:
+
+    def _count(self, trial: Trial | None, killed: "Counter[str]") -> None:
+        """Count the death of a worker in a trial, or before its first; give up after too many."""
+        if trial is not None:
+            killed[trial.id] += 1
+            check_killed(trial, killed[trial.id])
+            return
+        self._stillborn += 1
+        if self._stillborn > RETRIES:
             raise StudyError(
-                f"jobs: a trial must not kill its worker process, got {killed[trial.id]} killed in trial {trial.id} "
-                f"({trial.arm}); if memory is short, pass a smaller -j; in a script, call fallline.compare under "
-                "if __name__ == '__main__'. What is finished is kept"
+                f"jobs: worker processes must start, got {self._stillborn} that ended before their first trial; in a "
+                "script, call fallline.compare under if __name__ == '__main__'; if memory is short, pass a smaller -j"
             )
 
 
-def _work(pipe: Connection, folder: Path) -> None:
+def check_killed(trial: Trial, times: int) -> None:
+    """Raise a StudyError when a trial has killed its process more often than it is retried."""
+    if times > RETRIES:
+        raise StudyError(
+            f"jobs: a trial must not kill its worker process, got {times} killed in trial {trial.id} ({trial.arm}); "
+            "if memory is short, run fewer at a time (-j) or a smaller model. What is finished is kept, and the same "
+            "command goes on from there"
+        )
+
+
+def _work(pipe: Connection, folder: Path, checkpoint_every: int | None) -> None:
     """Run the trials that come through the pipe; answer None, or the error that ends the study."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
+
+    import fallline.lab.trial  # noqa: F401 - what takes long is done before the worker says that it is ready
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pipe.send(None)
     while True:
         try:
             trial = pipe.recv()
         except EOFError:
             return
-        pipe.send(run_and_save(trial, folder))
+        pipe.send(_picklable(run_and_save(trial, folder, checkpoint_every)))
 
 
-def run_and_save(trial: Trial, folder: Path) -> Exception | None:
+def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None) -> Exception | None:
     """Run a trial and write its outcome; return the error that must end the study, if there is one."""
     from fallline.lab.trial import run
 
     try:
-        Store(folder).save(trial, *run(trial))
-    except OSError as error:
-        return StudyError(
-            f"out: finished trials must be written to {str(folder)!r}, got {error.strerror or error}; "
-            "make room and repeat the command, it goes on where it stopped"
-        )
+        store = Store(folder)
+        checkpoint = None if checkpoint_every is None else Checkpoint(store.checkpoint(trial), checkpoint_every)
+        outcome, costs = run(trial, checkpoint=checkpoint)
+        store.save(trial, outcome, costs)
     except Exception as error:  # raised again by the parent, where somebody sees it
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if full or "PytorchStreamWriter failed writing" in str(error):  # torch.save's words for a full disk
+            return unwritten(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         return error
     return None
+
+
+def _picklable(error: Exception | None) -> Exception | None:
+    """Return an error that the parent can read: one of a user's own class may not survive the pipe."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return StudyError(f"task: a trial must run without an error, got {type(error).__name__}: {error}")
+    return error
 
 
 def _end_with_parent() -> None:
