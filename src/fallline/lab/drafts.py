@@ -1,9 +1,10 @@
-"""Files and folders while they are written: named so that they can be told from finished ones, and from abandoned ones."""
+"""Files and folders while they are written: named so that they differ from finished ones, and from abandoned ones."""
 
 import os
 import platform
 import re
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,18 @@ _ABANDONED_S = 3600.0  # age from which the writer, on another machine, must be 
 def draft_prefix() -> str:
     """Return how the names of what this process writes begin, until it is finished and renamed."""
     return f"{PREFIX}{platform.node()}-{os.getpid()}-"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step, so that it is never seen half written; an OSError leaves the old one."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=draft_prefix())
+    try:
+        with os.fdopen(handle, "w", newline="") as file:
+            file.write(text)
+        Path(draft).chmod(0o644)  # mkstemp keeps the file to its owner; a study's folder is there to be shared
+        Path(draft).replace(path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:

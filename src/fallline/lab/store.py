@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fallline.errors import StudyError
-from fallline.lab.drafts import draft_prefix, remove_abandoned
+from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
 
@@ -70,13 +70,22 @@ class Store:
                 )
             # Copied, not renamed: another process may do the same, and must find a specification at any moment.
             number = len(list(self.folder.glob("study-*.json"))) + 1
-            write_atomically(self.folder / f"study-{number}.json", json.dumps(stored, indent=1))
+            self.write(f"study-{number}.json", json.dumps(stored, indent=1))
             stored = None
         kept = manifest if stored is None else stored["manifest"]
         text = json.dumps({"spec": spec.to_json(), "analysis": analysis, "manifest": kept}, indent=1)
-        write_atomically(path, text)
+        self.write(path.name, text)
         with writing(self.folder):
             self._tidy()
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file of the study in one step.
+
+        Raises:
+            StudyError: it cannot be written; the old one is as it was.
+        """
+        with writing(self.folder):
+            write_atomically(self.folder / name, text)
 
     def save(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
         """Write a finished trial; its folder appears in one step, complete.
@@ -165,8 +174,8 @@ class Store:
             results.append({**head, **options, **failed, **outcome.metrics})
             spent = self.costs(trial)
             costs.append({"id": trial.id, "arm": trial.arm, **(asdict(spent) if spent else {})})
-        write_atomically(self.folder / "results.csv", _csv(results))
-        write_atomically(self.folder / "costs.csv", _csv(costs))
+        self.write("results.csv", _csv(results))
+        self.write("costs.csv", _csv(costs))
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -182,23 +191,6 @@ def read_study(folder: Path) -> dict[str, Any]:
             "`fallline compare --out DIR` makes one"
         )
     return stored
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that it is never seen half written.
-
-    Raises:
-        StudyError: it cannot be written.
-    """
-    with writing(path.parent):
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=draft_prefix())
-        try:
-            with os.fdopen(handle, "w", newline="") as file:
-                file.write(text)
-            Path(draft).chmod(0o644)  # mkstemp keeps the file to its owner; a study's folder is there to be shared
-            Path(draft).replace(path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
 from fallline.lab.selection import Search
 from fallline.lab.spec import Spec
 from fallline.lab.statistics import summarize
-from fallline.lab.store import Store, read_study, write_atomically
+from fallline.lab.store import Store, read_study
 from fallline.lab.timing import Timing
 from fallline.lab.trial import Costs, Outcome, Trial
 from fallline.lab.verdicts import Result, compare_all, ranks
@@ -187,7 +187,7 @@ class Study:
 
     def keep_timings(self, timings: Mapping[str, Timing]) -> None:
         """Write the timings to the study's folder."""
-        write_atomically(self.store.folder / TIMING, json.dumps({arm: t.__dict__ for arm, t in timings.items()}))
+        self.store.write(TIMING, json.dumps({arm: t.__dict__ for arm, t in timings.items()}))
 
     def report(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs no network, and return its path."""

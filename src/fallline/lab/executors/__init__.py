@@ -22,6 +22,9 @@ def make_executor(
     """
     if jobs is not None and jobs < 0:
         raise ArgumentError(f"jobs: must be at least 0, got jobs={jobs}; leave it out for one a core")
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ArgumentError(f"checkpoint-every: must be at least 1 step, got {checkpoint_every}; leave it out for none")
     share = parse_shard(shard) if shard is not None else None
-    pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, jobs or os.cpu_count() or 1)
+    workers = jobs or os.cpu_count() or 1
+    pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, workers, checkpoint_every)
     return Shard(pool, folder, *share) if share else pool
