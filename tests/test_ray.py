@@ -85,22 +85,23 @@ def cluster():
 @needs_ray
 @pytest.mark.slow
 def test_a_worker_and_a_node_are_lost_and_no_byte_changes(cluster, tmp_path):
-    """The task kills its worker once, in mid-trial; after the sixth trial a node goes."""
+    """The task kills its worker once, in mid-trial; after the first confirmation a node goes."""
     (tmp_path / "mine.py").write_text(FRAIL)
-    study = {"optimizers": ["momentum", "adam"], "steps": 40, "trials": 4, "seeds": 2}
+    study = {"optimizers": ["momentum", "adam"], "steps": 400, "trials": 4, "seeds": 4}
     study["settings"] = {"marker": str(tmp_path / "killed")}
     (tmp_path / "conductor").write_text(str(os.getpid()))
-    done, workers = [], set()
+    done = []
 
     def lose_a_node(trial, outcome):
         done.append(trial.id)
-        workers.update({*(tmp_path / "pids").read_text().split()} - {str(os.getpid())})
-        if len(done) == 6:
-            cluster.remove_node(cluster.second, allow_graceful=False)
+        if trial.stage == "confirm" and cluster.second is not None:
+            node, cluster.second = cluster.second, None
+            cluster.remove_node(node, allow_graceful=False)
 
     task = f"{tmp_path / 'mine.py'}:Frail"
     fl.compare(task, ray=cluster.address, out=tmp_path / "ray", callbacks=[lose_a_node], **study)
     assert (tmp_path / "killed").read_text() == "15"
+    workers = {*(tmp_path / "pids").read_text().split()} - {str(os.getpid())}
     assert len(workers) >= 3  # two workers, and one in the place of the killed one
     fl.compare(task, jobs=1, out=tmp_path / "local", **study)
     assert (tmp_path / "ray/results.csv").read_bytes() == (tmp_path / "local/results.csv").read_bytes()
