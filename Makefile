@@ -12,7 +12,7 @@ demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write
 test: $(STAMP)  ## the fast suite
 	$(BIN)/python -m pytest -q
 
-slow: $(STAMP)  ## what takes longer
+slow: $(STAMP) $(VENV)/.ray  ## what takes longer
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(STAMP)  ## lint, format, types, and that generated files are not stale
@@ -51,6 +51,11 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
 	touch $@
+
+# Only the slow tests start a cluster; Ray's wheel is large, and there is none for the newest Pythons at first.
+$(VENV)/.ray: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
+		&& touch $@ || echo "no Ray for this Python: tests on a cluster will skip"
 
 clean:
 	rm -rf $(VENV) .peers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
