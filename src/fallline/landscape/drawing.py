@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from fallline.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from fallline.landscape.lr_range import LRRange
     from fallline.landscape.surface import Surface
     from fallline.landscape.trajectory import Trajectory
 
@@ -88,3 +89,37 @@ def _path(found: "Trajectory") -> list[Any]:
         base.mark_line(color=RED, strokeWidth=1.8).encode(order="point:Q"),
         base.mark_circle(color=RED, size=26, opacity=1),
     ]
+
+
+def plot_range(found: "LRRange") -> Any:
+    """Return a chart of a range test: losses, the smoothed curve, the range shaded and the suggestion as a line."""
+    alt = _altair()
+    ceiling = found.start + max(found.start - float(found.smooth.min()), 0.1 * abs(found.start))
+    rows = [
+        {
+            "lr": float(lr),
+            "loss": float(loss) if loss <= ceiling else None,
+            "smooth": float(smooth),
+            "slope": float(slope),
+        }
+        for lr, loss, smooth, slope in zip(found.lrs, found.losses, found.smooth, found.slope, strict=True)
+    ]
+    seen = [float(loss) for loss in found.losses if loss <= ceiling]  # not NaN, nor off the picture
+    ends = [min([*seen, float(found.smooth.min())]), max([*seen, found.start])]
+    room = 0.05 * (ends[1] - ends[0]) or 0.05
+    x = alt.X("lr:Q", title="learning rate", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~e"))
+    y = alt.Scale(domain=[ends[0] - room, ends[1] + room], nice=False, zero=False)
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x)
+    tips = [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("lr", "loss", "smooth", "slope")]
+    band = alt.Chart(alt.Data(values=[{"low": found.low, "high": found.high, "lr": found.suggestion}]))
+    layers = [
+        band.mark_rect(color=BLUE, opacity=0.1).encode(x="low:Q", x2="high:Q"),
+        base.mark_circle(color=DIM, size=22, clip=True).encode(y=alt.Y("loss:Q", scale=y, title="loss"), tooltip=tips),
+        base.mark_line(color=BLUE, strokeWidth=2, clip=True).encode(y=alt.Y("smooth:Q", scale=y)),
+        band.mark_rule(color=RED, strokeWidth=2, strokeDash=[7, 3]).encode(x="lr:Q"),
+    ]
+    title = alt.TitleParams(
+        f"Suggested learning rate {found.suggestion:.2g}, range {found.low:.2g} to {found.high:.2g}",
+        subtitle=found.verdict,
+    )
+    return alt.layer(*layers).properties(width=560, height=280, title=title)

@@ -140,7 +140,7 @@ def surface(
         >>> import torch
         >>> layer = torch.nn.Linear(2, 1, bias=False)
         >>> found = surface(layer, lambda m, x: m(x).square().mean(), torch.eye(2), n=5)
-        >>> found.values.shape, found.values[0, 0] >= 0, found.x.tolist()
+        >>> found.values.shape, found.centre >= 0, found.x.tolist()
         ((5, 5), True, [-1.0, -0.5, 0.0, 0.5, 1.0])
     """
     _check(directions, n, mode, vectors, path)
