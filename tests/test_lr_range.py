@@ -131,7 +131,7 @@ def test_local_lines_are_numpys_weighted_fits():
         (np.linspace(1, 3, 50), True, "does not fall by more than its noise"),
         (np.linspace(1, 0.1, 50), False, "still at the highest, 10: pass a higher high"),
         (np.array([1e9, np.inf]), True, "within 2 updates: every rate was too high; pass a lower low"),
-        (np.array([np.nan]), True, "within 1 updates"),
+        (np.array([np.nan]), True, "within 1 update: every rate"),
         (np.full(50, -5.0) - np.linspace(0, 1, 50), False, "pass a higher high"),
     ],
 )

@@ -55,7 +55,8 @@ def read(lrs: np.ndarray, losses: np.ndarray, start: float, diverged: bool) -> R
     fall = level - float(smooth[end])
     if len(lrs) < FEWEST and diverged:
         low, high = float(lrs[0]) / 10, float(lrs[0])
-        verdict = f"the loss left all bounds within {len(lrs)} updates: every rate was too high; pass a lower low"
+        updates = "1 update" if len(lrs) == 1 else f"{len(lrs)} updates"
+        verdict = f"the loss left all bounds within {updates}: every rate was too high; pass a lower low"
         return Reading(smooth, slope, noise, low, high, low, verdict)
     if end == 0 or fall <= max(SIGNIFICANT * noise, 1e-9 * abs(start)):  # a flat loss falls by its roundings
         return _not_fallen(lrs, smooth, slope, noise, start, diverged)
