@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
 
@@ -93,3 +94,9 @@ def check_loss(where: str, loss: Any) -> torch.Tensor:
             f"{loss.dtype}; return the mean over the batch"
         )
     return loss
+
+
+def updater_of(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that updates: the one inside a wrapper, or itself."""
+    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    return updater_of(inner[0]) if inner else optimizer

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, weight_of
+from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, updater_of, weight_of
 from fallline.landscape.restoring import restoring
 from fallline.landscape.slope import read
 
@@ -250,12 +250,6 @@ class _Test:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
         return found[0]
-
-
-def updater_of(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that updates: the one inside a wrapper, or itself."""
-    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
-    return updater_of(inner[0]) if inner else optimizer
 
 
 def _endless(data: Any) -> Iterator[Any]:
