@@ -36,9 +36,8 @@ def slope(steps: list[float]) -> float:
 def main() -> dict[str, float]:
     """Print steps measured and by theory, and return the exponents of κ."""
     plain, ball = [], []
-    print(
-        f"steps until {CLOSER:g} of the distance is left\n{'κ':>8} {'SGD':>8} {'theory':>8} {'momentum':>9} {'theory':>8}"
-    )
+    print(f"steps until {CLOSER:g} of the distance is left")
+    print(f"{'κ':>8} {'SGD':>8} {'theory':>8} {'momentum':>9} {'theory':>8}")
     for kappa in CONDITIONS:
         curvatures = torch.logspace(0, math.log10(kappa), 20, dtype=torch.float64)
         root = math.sqrt(kappa)

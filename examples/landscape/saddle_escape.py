@@ -2,9 +2,9 @@
 
 python examples/landscape/saddle_escape.py
 
-Near a saddle the height is −y²/2 along the way down. Plain SGD multiplies y by 1 + lr a step. With momentum β, y grows by
-the larger root r of r² − (1 + β + lr)·r + β = 0, which is far larger: for a small lr about 1 + √lr instead of 1 + lr.
-Both need a number of steps that grows with log(1/y): closeness to the ridge is forgiven, but on it no rule leaves.
+Near a saddle the height is −y²/2 along the way down. Plain SGD multiplies y by 1 + lr a step. With momentum β, y grows
+by the larger root r of r² − (1 + β + lr)·r + β = 0: 1.092 instead of 1.01 here. Both need a number of steps that grows
+with log(1/y): closeness to the ridge is forgiven, but on it no rule leaves.
 """
 
 import math
