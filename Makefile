@@ -42,9 +42,10 @@ docs: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md and th
 	$(BIN)/python tools/conventions.py
 	$(BIN)/python tools/pages.py
 
-bench: $(STAMP)  ## step times against torch; wants a quiet machine
+bench: $(STAMP)  ## step times against torch, and what the lab costs; wants a quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/lab.py
 	$(BIN)/python tools/docs.py
 
 # constraints.txt pins torch: a looser range may fetch gigabytes of CUDA packages.

@@ -15,7 +15,7 @@ import fallline as fl
 
 pytestmark = pytest.mark.slow
 ARMS = ["momentum", "adam", "adamw", "rmsprop"]
-SIZE = {"steps": 60, "trials": 16, "seeds": 8}
+SIZE = {"steps": 40, "trials": 16, "seeds": 8}
 COMMAND = [sys.executable, "-c", "from fallline.cli import main; main()", "compare", "digits", "-j", "2"]
 COMMAND += ["--optimizers", ",".join(ARMS), *(word for k, v in SIZE.items() for word in (f"--{k}", str(v)))]
 KILLS = 20
