@@ -21,6 +21,7 @@ def costs(study: "Study") -> Table:
         ARM,
         Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
         Column("confirmation\nrun, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
+        Column("tuning\n(s)", lambda row: number(row["tuning_s"], ".1f")),
         Column(
             "all trials (s),\nevaluation",
             lambda row: Cell(number(row["seconds"], ".1f"), number(row["evaluation_s"], ".1f")),
