@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fallline as fl
 from fallline.cli.compare import parse_settings, parse_variation
@@ -22,6 +24,7 @@ from fallline.lab.optimizers import build_optimizer
 from fallline.lab.plan import trials_again, tuning_trials
 from fallline.lab.report import best_code, charts
 from fallline.lab.report.charts.curves import DECAYED
+from fallline.lab.report.charts.encodings import log_axis, log_scale
 from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import command
@@ -281,6 +284,14 @@ def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
     )
     factors = learning_rates("cosine", study.spec.steps)
     assert factors[end - 1] > DECAYED >= factors[end]
+
+
+@given(st.floats(-12, 6), st.floats(0.2, 9))
+def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, decades):
+    values = [10**low, 10 ** (low + decades)]
+    ticks, (first, last) = log_axis(values).to_dict()["values"], log_scale(values).to_dict()["domain"]
+    assert len(ticks) >= (2 if decades < 0.5 else 4) and all(first <= tick <= last for tick in ticks)
+    assert len(ticks) <= 11
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):

@@ -148,7 +148,8 @@ def reproduce(study: "Study") -> Section:
     """Return the command that runs the study again, and on what it ran."""
     manifest = read_study(study.store.folder)["manifest"]
     versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    where = f"{manifest['platform']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
+    system = manifest["platform"].partition("-")[0]
+    where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
     blocks: list[Block] = [
         Code(command(study)),
         Text(
