@@ -381,7 +381,7 @@ def test_losses_that_cannot_be_measured_are_one_clear_error(change, message):
         ({"mode": "test"}, "mode must be one of eval, train, got mode='test'"),
         ({"hvp": "exact"}, "hvp must be one of auto, double-backward"),
         ({"params": []}, "params must be parameters of the model"),
-        ({"weight": lambda batch: 0}, "weight must be > 0, got 0 for batch 0"),
+        ({"weight": lambda batch: 0}, "weight must give a finite number > 0 for every batch, got 0"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(options, message):

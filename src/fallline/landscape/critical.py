@@ -1,6 +1,6 @@
 """Critical sharpness: how far one may go along a direction before the loss is higher than where one stands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
-from fallline.landscape.objective import LossFn, Objective, Params
+from fallline.landscape.averaging import LossFn, Weight
+from fallline.landscape.objective import Objective, Params
 from fallline.landscape.unchanged import displaced
 
 _FARTHEST = 2.0**30  # of the first step: a loss that has not risen by then is told as one that never does
@@ -39,7 +40,7 @@ def critical_sharpness(
     direction: torch.Tensor | Sequence[torch.Tensor],
     *,
     params: Params | None = None,
-    weight: Callable[[Any], float] | None = None,
+    weight: Weight | None = None,
     mode: str = "eval",
     first: float = 1.0,
     tol: float = 1e-2,

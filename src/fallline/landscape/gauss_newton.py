@@ -1,15 +1,15 @@
 """The generalised Gauss-Newton matrix: the Hessian without the curvature of the network itself."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
+from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic
 from fallline.landscape.hessian import Measured
-from fallline.landscape.objective import LossFn, Objective, Params
+from fallline.landscape.objective import Objective, Params
 
 
 class GaussNewton(Measured):
@@ -41,7 +41,7 @@ class GaussNewton(Measured):
         loss_fn: LossFn,
         data: Any,
         params: Params | None = None,
-        weight: Callable[[Any], float] | None = None,
+        weight: Weight | None = None,
         mode: str = "eval",
     ) -> None:
         super().__init__(Objective("GaussNewton", model, loss_fn, data, params, weight, mode))

@@ -1,14 +1,14 @@
 """The Hessian of the mean loss of a model, known by its products with vectors."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
+from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic, choose_product
-from fallline.landscape.objective import LossFn, Objective, Params
+from fallline.landscape.objective import Objective, Params
 from fallline.landscape.operators import Operator
 from fallline.landscape.products import PRODUCTS, Parts, through_graph
 
@@ -85,7 +85,7 @@ class Hessian(Measured):
         loss_fn: LossFn,
         data: Any,
         params: Params | None = None,
-        weight: Callable[[Any], float] | None = None,
+        weight: Weight | None = None,
         mode: str = "eval",
         hvp: str = "auto",
     ) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
+from fallline.landscape.averaging import LossFn, Weight, weight_of
 from fallline.landscape.recovery import Recovery
-from fallline.landscape.unchanged import Randomness, unchanged
+from fallline.landscape.restoring import random_numbers
+from fallline.landscape.unchanged import unchanged
 
 MODES = ("eval", "train")
-LossFn = Callable[[nn.Module, Any], torch.Tensor]
 Params = Sequence[nn.Parameter] | Mapping[str, nn.Parameter]
 
 
@@ -38,14 +39,14 @@ class Objective:
         loss_fn: LossFn,
         data: Any,
         params: Params | None,
-        weight: Callable[[Any], float] | None,
+        weight: Weight | None,
         mode: str,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentTypeError(f"{owner}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
         if mode not in MODES:
             raise ArgumentError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode=}; eval is usual")
-        self.owner, self.loss_fn, self.weight, self.mode = owner, loss_fn, weight or self._rows, mode
+        self.owner, self.loss_fn, self.weight, self.mode = owner, loss_fn, weight, mode
         self.recovery = Recovery(owner)
         self.model = self.recovery.unwrap(model)
         self.params, self.names = self._choose(params)
@@ -56,10 +57,10 @@ class Objective:
             self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
         self.device = self.params[0].device
         self.data = _readable(data)
-        self._random = Randomness(self.data)
+        self._reset_random_numbers = random_numbers(self.data)
         if not isinstance(self.data, list):
             first = list(itertools.islice(self.data, 2))
-            self._random.restore()
+            self._reset_random_numbers()
             self.data = first if len(first) == 1 else self.data
         self.single = isinstance(self.data, list) and len(self.data) == 1
         self.value = math.nan
@@ -92,26 +93,13 @@ class Objective:
                 return name
         raise ArgumentError(f"{self.owner}: params must be the model's for jvp, got another; use another hvp")
 
-    def _rows(self, batch: Any) -> float:
-        """Return how many rows the first tensor of a batch has."""
-        found = batch
-        while not isinstance(found, torch.Tensor):
-            parts = list(found.values()) if isinstance(found, Mapping) else found
-            if not isinstance(parts, (list, tuple)) or not parts:
-                got = type(found).__name__
-                raise ArgumentError(
-                    f"{self.owner}: weight must be given for batches without tensors, got {got}; pass it"
-                )
-            found = parts[0]
-        return float(len(found)) if found.dim() else 1.0
-
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Set the mode, random numbers and remedies; put everything back afterwards."""
         with ExitStack() as stack:
             stack.enter_context(unchanged(self.model, self.params, self.data))
             self.model.train(self.mode == "train")
-            self._random.restore()
+            self._reset_random_numbers()
             self.recovery.contexts(stack)
             stack.enter_context(torch.enable_grad())
             yield
@@ -125,12 +113,7 @@ class Objective:
         """
         number = -1
         for number, batch in enumerate(self.data):
-            weight = float(self.weight(batch))
-            if not (math.isfinite(weight) and weight > 0):
-                raise ArgumentError(
-                    f"{self.owner}: weight must be > 0, got {weight:g} for batch {number}; count its items"
-                )
-            yield number, batch, weight
+            yield number, batch, weight_of(self.owner, batch, self.weight)
         if number < 0:
             raise LossError(
                 f"{self.owner}: data must have a batch, got an empty loader; pass one, and not a used iterator"

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fallline.landscape.objective import Objective
-from fallline.landscape.unchanged import Randomness, displaced
+from fallline.landscape.restoring import random_numbers
+from fallline.landscape.unchanged import displaced
 
 Parts = Sequence[torch.Tensor]
 Product = Callable[[Objective, Any, Parts], torch.Tensor]  # (objective, batch, vector by parameter) -> flat product
@@ -70,9 +71,9 @@ def finite_difference(objective: Objective, batch: Any, vector: Parts, shrink: f
         return torch.zeros(objective.n, dtype=objective.dtype, device=objective.device)
     size = float(torch.linalg.vector_norm(objective.flatten(objective.params).double()))
     h = shrink * torch.finfo(objective.dtype).eps ** (1 / 3) * max(1.0, size) / norm
-    sides, random = [], Randomness()
+    sides, restore_random_numbers = [], random_numbers()
     for distance in (h, -h):
-        random.restore()  # the same dropout on both sides
+        restore_random_numbers()  # the same dropout on both sides
         with displaced(objective.params, vector, distance):
             sides.append(objective.flatten(objective.gradients(objective.loss(batch))))
     return (sides[0] - sides[1]) / (2 * h)  # type: ignore[no-any-return]

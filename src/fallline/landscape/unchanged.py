@@ -1,35 +1,13 @@
 """Leaves a model as it was: values, modes, buffers, gradients, hooks and random numbers, whatever happens between."""
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-
-class Randomness:
-    """The state of every generator that a loss may draw from: torch's, Python's, NumPy's and the loader's own."""
-
-    def __init__(self, data: Any = None) -> None:
-        owners = (data, getattr(data, "sampler", None))
-        found = [g for g in (getattr(owner, "generator", None) for owner in owners) if isinstance(g, torch.Generator)]
-        self._generators = [(generator, generator.get_state()) for generator in found]
-        self._torch = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        self._python, self._numpy = random.getstate(), np.random.get_state()
-
-    def restore(self) -> None:
-        """Put every generator back."""
-        for generator, state in self._generators:
-            generator.set_state(state)
-        torch.set_rng_state(self._torch)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
+from fallline.landscape.restoring import random_numbers
 
 
 @contextmanager
@@ -39,7 +17,7 @@ def unchanged(model: nn.Module, params: Sequence[nn.Parameter], data: Any = None
     Inside, gradients are absent and hooks on the parameters are silent: a measurement is no training step. Their values
     are not copied: `displaced` is the only thing here that moves them.
     """
-    randomness = Randomness(data)
+    restore_random_numbers = random_numbers(data)
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -64,7 +42,7 @@ def unchanged(model: nn.Module, params: Sequence[nn.Parameter], data: Any = None
             module._buffers[name] = buffer
             if not torch.equal(buffer, value):  # batch norm writes its statistics without raising their version
                 buffer.data.copy_(value)
-        randomness.restore()
+        restore_random_numbers()
 
 
 @contextmanager
