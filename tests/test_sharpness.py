@@ -213,6 +213,12 @@ def test_a_hessian_brings_its_gradient_and_its_loss():
     assert found.stationary and found.gradient == 0
 
 
+def test_curvature_at_tiny_parameters_is_no_flatness():
+    model, loss_fn, data = energy(torch.tensor([4.0, 1.0, -0.5], dtype=torch.float64))
+    model.weight.data.fill_(1e-6)
+    assert classify_point(Hessian(model, lambda m, x: 1 + loss_fn(m, x), data)).kind == "saddle"
+
+
 def test_curvature_within_the_tolerance_is_none():
     matrix = torch.diag(torch.tensor([1e-5, -1e-5], dtype=torch.float64))
     assert classify_point(matrix).kind == "saddle"

@@ -1,5 +1,6 @@
 """The Hessian of the mean loss of a model, known by its products with vectors."""
 
+import time
 from typing import Any
 
 import torch
@@ -92,7 +93,10 @@ class Hessian(Measured):
         if hvp != "auto" and hvp not in PRODUCTS:
             raise ArgumentError(f"Hessian: hvp must be one of auto, {', '.join(PRODUCTS)}, got {hvp=}; leave it out")
         super().__init__(Objective("Hessian", model, loss_fn, data, params, weight, mode))
+        began = time.perf_counter()
         gradient = self.objective.gradient()
+        # Until one has been timed: a product is about four gradients, two with a kept graph (benchmarks/products.py).
+        self.seconds = (2 if self.objective.single else 4) * (time.perf_counter() - began)
         check_deterministic(self.objective)
         self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
         self._kept: list[torch.Tensor] | None = None

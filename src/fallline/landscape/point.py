@@ -81,7 +81,7 @@ def classify_point(
         H: a Hessian, an operator, or a symmetric matrix as a tensor.
         grad: the gradient; that of the Hessian's loss by default.
         tolerance: curvature up to it counts as none; by default the larger of what rounding leaves in the products, and
-            of what changes the loss by less than √eps of it over the length of the parameters.
+            of what changes the loss by less than √eps of it over the length of the parameters, at least 1.
         tol, seed, max_matvecs, progress: as for `eigsh`.
 
     Raises:
@@ -137,7 +137,7 @@ def _least(H: Operator, scale: float) -> float:
     if not isinstance(H, Measured):
         return rounding
     size = sum(float(p.detach().double().square().sum()) for p in H.objective.params)
-    return max(rounding, 2 * math.sqrt(eps) * abs(H.loss) / size) if size else rounding
+    return max(rounding, 2 * math.sqrt(eps) * abs(H.loss) / max(size, 1.0))
 
 
 def _stationary(H: Operator, norm: float | None, largest: float) -> bool | None:
