@@ -28,6 +28,10 @@ class StudyError(FalllineError, RuntimeError):
     """A study cannot go on: its folder, its specification or its stored trials do not fit."""
 
 
+class LossError(FalllineError, ValueError):
+    """A loss cannot be measured: it is no number, not finite, not deterministic, or depends on no parameter."""
+
+
 class MissingExtraError(FalllineError, ImportError):
     """What is asked for needs a package that an extra of Fallline brings."""
 
@@ -38,3 +42,7 @@ class CacheWarning(UserWarning):
 
 class TaskWarning(UserWarning):
     """A task keeps its contract, but something of it looks wrong."""
+
+
+class LandscapeWarning(UserWarning):
+    """A curvature is measured in another way than the model is trained, and the message says how."""

@@ -71,6 +71,8 @@ class Rule:
         counts_steps: whether the state has a `step`, the age of the parameter; true if the function asks for `step`.
         global_norms: how many norms over ALL the function takes.
         exact: options that do not go with a state that is rounded stochastically, to the reason.
+        stability: states, numbers and options by name to (P, c): near a minimum the rule steps by lr·P⁻¹ times (a mean
+            or sum of) the gradients, and is stable while the eigenvalues of P⁻¹·Hessian are below c/lr. None: unknown.
         arguments: the numbers that the function takes by keyword.
         flags: the options that the function takes by keyword.
         takes_norms: whether it takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
@@ -86,6 +88,7 @@ class Rule:
     counts_steps: bool = False
     global_norms: int = 0
     exact: Mapping[str, str] = field(default_factory=dict)
+    stability: Callable[..., tuple[Any, Any]] | None = None
     arguments: tuple[str, ...] = field(init=False)
     flags: tuple[str, ...] = field(init=False)
     takes_norms: bool = field(init=False)
@@ -116,6 +119,26 @@ class Rule:
                 f"{owner}: weight_decay_mode must be one of {', '.join(self.weight_decay_modes)}, got {mode!r}; "
                 f"leave it out for {self.weight_decay_modes[0]!r}"
             )
+
+    def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
+        """Return the diagonal of P, or 1, and the largest stable eigenvalue of P⁻¹·Hessian; None if none is declared.
+
+        Args:
+            state: of one parameter; KeyError if it lacks what the rule needs, as before a first step.
+            group: the options.
+        """
+        if self.stability is None:
+            return None
+        given = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
+        wanted = inspect.signature(self.stability).parameters
+        optional = {key for key, option in self.state.items() if option is not None and not group[option]}
+        found = {
+            name: None if name in optional else state[name] if name in self.state or name == "step" else given[name]
+            for name in wanted
+        }
+        preconditioner, constant = self.stability(**found)
+        lr = _float(group["lr"])
+        return preconditioner, _float(constant) / lr if lr else math.inf
 
     def update_for(self, group: Mapping[str, Any], unscale: bool = False) -> "Update":
         """Return the update that the options of one parameter group ask for; `unscale` divides by a `grad_scale`."""
@@ -234,6 +257,7 @@ def rule(
     counts_steps: bool = False,
     global_norms: int = 0,
     exact: Mapping[str, str] | None = None,
+    stability: Callable[..., tuple[Any, Any]] | None = None,
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -255,6 +279,7 @@ def rule(
             counts_steps,
             global_norms,
             dict(exact or {}),
+            stability,
         )
 
     return declare

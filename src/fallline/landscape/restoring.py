@@ -45,7 +45,7 @@ def restoring(
         >>> torch.equal(layer.weight, before)
         True
     """
-    undos = [_random_numbers(data), *_optimizers(optimizer), _model(model, optimizer)]
+    undos = [random_numbers(data), *_optimizers(optimizer), _model(model, optimizer)]
     if scaler is not None:
         undos.append(_attributes(scaler, deep=True))
     undos += [_by_state_dict(thing) for thing in keep]
@@ -145,7 +145,8 @@ def _by_state_dict(thing: Any) -> Undo:
     return lambda: thing.load_state_dict(state)
 
 
-def _random_numbers(data: Any) -> Undo:
+def random_numbers(data: Any = None) -> Undo:
+    """Return what puts back every generator: torch's on every device, NumPy's, Python's, and a loader's own."""
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     samplers = [getattr(data, "sampler", None), getattr(data, "batch_sampler", None)]

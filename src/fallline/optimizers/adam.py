@@ -7,12 +7,24 @@ from fallline.ops import maximum, sqrt
 from fallline.rule import FRACTION, NON_NEGATIVE, rule
 
 
+def denominator(second_moment: Any, beta2: Any, eps: Any, step: Any) -> Any:
+    """Return √v̂ + eps, v̂ being corrected for its start at 0."""
+    return sqrt(second_moment) / sqrt(1 - beta2**step) + eps
+
+
+def stability(exp_avg_sq: Any, max_exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -> tuple[Any, Any]:
+    """Return P = (1 − β1^t)·(√v̂ + eps), and 2·(1 + β1)/(1 − β1): Cohen et al. 2022, arXiv:2207.14484, section 3."""
+    second_moment = exp_avg_sq if max_exp_avg_sq is None else max_exp_avg_sq
+    return (1 - beta1**step) * denominator(second_moment, beta2, eps, step), 2 * (1 + beta1) / (1 - beta1)
+
+
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"},
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="m = β1·m + (1 − β1)·g;  v = β2·v + (1 − β2)·g²;  p −= lr·m̂/(√v̂ + eps)",
     source="Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237",
     exact={"amsgrad": "the largest of values that are rounded at random only grows"},
+    stability=stability,
 )
 def adam(
     param: Any,
@@ -43,9 +55,8 @@ def adam(
     if max_exp_avg_sq is not None:
         second_moment = max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
     bias_correction1 = 1 - beta1**step
-    bias_correction2 = 1 - beta2**step
-    denominator = sqrt(second_moment) / sqrt(bias_correction2) + eps
-    return param - (lr / bias_correction1) * (exp_avg / denominator), exp_avg, exp_avg_sq, max_exp_avg_sq
+    direction = exp_avg / denominator(second_moment, beta2, eps, step)
+    return param - (lr / bias_correction1) * direction, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
 class Adam(Optimizer):

@@ -11,6 +11,7 @@ adamw = Rule(
     state=adam.state,
     ranges=adam.ranges,
     exact=adam.exact,
+    stability=adam.stability,
     formula="p ·= 1 − lr·wd;  then Adam",
     source="Loshchilov & Hutter 2019, arXiv:1711.05101v3, algorithm 2",
     weight_decay_modes=("decoupled", "independent", "l2"),

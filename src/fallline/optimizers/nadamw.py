@@ -3,8 +3,14 @@
 from typing import Any
 
 from fallline.base import Dtype, Optimizer, Params, Scalar
-from fallline.ops import sqrt
+from fallline.optimizers.adam import denominator
 from fallline.rule import FRACTION, NON_NEGATIVE, rule
+
+
+def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -> tuple[Any, Any]:
+    """Return Adam's P, and the constant of Nesterov's momentum: the recurrence of the rule has a root at −1 there."""
+    constant = 2 * (1 + beta1) / ((1 - beta1) * (1 + 2 * beta1))
+    return (1 - beta1**step) * denominator(exp_avg_sq, beta2, eps, step), constant
 
 
 @rule(
@@ -13,6 +19,7 @@ from fallline.rule import FRACTION, NON_NEGATIVE, rule
     formula="p ·= 1 − lr·wd;  m̄ = β1·m/(1 − β1^(t+1)) + (1 − β1)·g/(1 − β1^t);  p −= lr·m̄/(√v̂ + eps)",
     source="Dozat 2016, ICLR workshop, algorithm 2, μ constant; decay as Loshchilov & Hutter 2019, arXiv:1711.05101",
     weight_decay_modes=("decoupled", "independent", "l2"),
+    stability=stability,
 )
 def nadamw(
     param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, step: Any
@@ -30,8 +37,7 @@ def nadamw(
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
     ahead = (beta1 / (1 - beta1 ** (step + 1))) * exp_avg + ((1 - beta1) / (1 - beta1**step)) * grad
-    denominator = sqrt(exp_avg_sq) / sqrt(1 - beta2**step) + eps
-    return param - lr * (ahead / denominator), exp_avg, exp_avg_sq
+    return param - lr * (ahead / denominator(exp_avg_sq, beta2, eps, step)), exp_avg, exp_avg_sq
 
 
 class NAdamW(Optimizer):

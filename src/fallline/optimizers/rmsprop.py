@@ -7,12 +7,26 @@ from fallline.ops import maximum, sqrt
 from fallline.rule import FRACTION, NON_NEGATIVE, rule
 
 
+def denominator(square_avg: Any, grad_avg: Any, eps: Any, eps_inside_sqrt: bool) -> Any:
+    """Return √v + eps, of the second moment or, with a mean of gradients, of the variance."""
+    variance = square_avg
+    if grad_avg is not None:
+        variance = maximum(square_avg - grad_avg * grad_avg, 0)  # rounding makes it negative for a constant gradient
+    return sqrt(variance + eps) if eps_inside_sqrt else sqrt(variance) + eps
+
+
+def stability(square_avg: Any, grad_avg: Any, *, eps: Any, momentum: Any, eps_inside_sqrt: bool) -> tuple[Any, Any]:
+    """Return P = √v + eps, and the constant of heavy-ball momentum, 2·(1 + μ)."""
+    return denominator(square_avg, grad_avg, eps, eps_inside_sqrt), 2 * (1 + momentum)
+
+
 @rule(
     state={"square_avg": None, "grad_avg": "centered", "momentum_buffer": "momentum"},
     ranges={"alpha": FRACTION, "eps": NON_NEGATIVE, "momentum": NON_NEGATIVE},
     formula="v = α·v + (1 − α)·g²;  p −= lr·g/(√v + eps)",
     source="Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850",
     exact={"centered": "the difference of two means that are rounded at random may be negative"},
+    stability=stability,
     counts_steps=True,  # the formula does not, but PyTorch's state has a `step` and fails to load without it
 )
 def rmsprop(
@@ -42,12 +56,9 @@ def rmsprop(
              where rounding gives PyTorch a NaN.
     """
     square_avg = alpha * square_avg + (1 - alpha) * grad * grad
-    variance = square_avg
     if grad_avg is not None:
         grad_avg = alpha * grad_avg + (1 - alpha) * grad
-        variance = maximum(square_avg - grad_avg * grad_avg, 0)  # rounding makes it negative for a constant gradient
-    denominator = sqrt(variance + eps) if eps_inside_sqrt else sqrt(variance) + eps
-    direction = grad / denominator
+    direction = grad / denominator(square_avg, grad_avg, eps, eps_inside_sqrt)
     if momentum_buffer is not None:
         direction = momentum_buffer = momentum * momentum_buffer + direction
     return param - lr * direction, square_avg, grad_avg, momentum_buffer

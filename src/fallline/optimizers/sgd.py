@@ -8,11 +8,19 @@ from fallline.ops import where
 from fallline.rule import NON_NEGATIVE, Range, rule
 
 
+def stability(*, momentum: Any, dampening: Any, nesterov: bool) -> tuple[Any, Any]:
+    """Return 1, and where the recurrence has a root at −1: 2 without momentum, 2·(1 + μ) with heavy-ball momentum."""
+    if not momentum:
+        return 1, 2
+    return 1, 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1 - dampening)
+
+
 @rule(
     state={"momentum_buffer": "momentum"},
     ranges={"momentum": NON_NEGATIVE, "dampening": Range(low=float("-inf"))},
     formula="b = μ·b + (1 − dampening)·g;  p −= lr·b  (nesterov: g + μ·b)",
     source="Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013",
+    stability=stability,
 )
 def sgd(
     param: Any,

@@ -1,0 +1,129 @@
+"""`fallline landscape`: the curvature of a task's model, with a verdict."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fallline.cli.compare import keep_data_in, parse_settings
+from fallline.cli.draw import blocks
+from fallline.cli.show import console, counting, path
+
+if TYPE_CHECKING:
+    from fallline.lab.curvature import Curvature, Report
+
+_WIDTH, _HEIGHT, _LEFT = 64, 6, 9  # characters: of the spectrum, and left of it
+
+
+def landscape(
+    task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A FILE of torch.save: a state dict, or one under 'model'.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Compare with its limit of stability: momentum@lr=0.1, adam …")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of that optimizer to make first.")] = 0,
+    items: Annotated[int, typer.Option(help="Training items that the loss is a mean over, at least.")] = 1024,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the task: batch_size=128.")] = None,
+    text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("landscape.html"),
+) -> None:
+    """Say what the model stands on: minimum or saddle, how sharp, how ill-conditioned, each with its error.
+
+    It measures the initial weights, those of a checkpoint, or those after --steps of training, and writes a page.
+    """
+    import warnings
+
+    from fallline.errors import LandscapeWarning
+    from fallline.lab.arms import make_arms
+    from fallline.lab.curvature import measure_curvature
+    from fallline.lab.report.curvature import write_curvature
+    from fallline.lab.tasks import get_task
+
+    keep_data_in(data_dir)
+    arm = None if optimizer is None else make_arms([optimizer], ["constant"])[0]
+    with _progress() as report, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LandscapeWarning)
+        found = measure_curvature(
+            get_task(task, **parse_settings(settings or [], text)),
+            arm=arm,
+            checkpoint=checkpoint,
+            steps=steps,
+            items=items,
+            seed=seed,
+            device=device,
+            report=report,
+        )
+    for warning in caught:
+        console.print(f"! {warning.message}", style="yellow", markup=False)
+    _show(found)
+    path("page", write_curvature(found, out, _command(task, checkpoint, optimizer, steps, items, seed, settings, text)))
+
+
+def _command(task: str, *values: Any) -> str:
+    """Return the command line that makes the page again."""
+    checkpoint, optimizer, steps, items, seed, settings, text = values
+    options = {"checkpoint": checkpoint, "optimizer": optimizer, "text": text}
+    words = [f"--{name} {value}" for name, value in options.items() if value is not None]
+    words += [f"--{name} {value}" for name, value in (("steps", steps), ("seed", seed)) if value]
+    words += [f"--items {items}", *(f"--set {setting}" for setting in settings or [])]
+    return " ".join(["fallline landscape", task, *words])
+
+
+@contextmanager
+def _progress() -> Iterator["Report"]:
+    """Say before each measurement what it takes, and show how far it is, on a terminal."""
+    with counting("products") as count:
+
+        def report(what: str, step: Any) -> None:
+            if step.done == 0:
+                console.print(f"{what}: {step}", style="dim", markup=False)
+            count(step.done, step.total)
+
+        yield report
+
+
+def _show(found: "Curvature") -> None:
+    from fallline.lab.report.curvature import table
+
+    items = f"{found.parameters} parameters, loss {found.loss:.4g} over {found.items} items"
+    console.print(f"{found.task} at {found.place}: {items}, {found.mode} mode", style="bold", markup=False)
+    console.print(found.sentence, markup=False)
+    console.print()
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    numbers = table(found)
+    for column in numbers.columns[:3]:
+        shown.add_column(column.title, justify="left" if column.kind == "text" else "right", overflow="fold")
+    for row in numbers.shown:
+        shown.add_row(*(column(row).text for column in numbers.columns[:3]))
+    console.print(shown)
+    console.print()
+    for line in picture(found):
+        console.print(line, markup=False)
+
+
+def picture(found: "Curvature") -> list[str]:
+    """Return the spectrum as lines of characters: log density over eigenvalues, zero marked on the axis."""
+    import torch
+
+    grid, density = found.density.grid, found.density.density
+    floor = 0.1 / found.parameters / found.density.width
+    cells = torch.stack([part.max() for part in density.tensor_split(_WIDTH)]).clamp(min=floor).log()
+    heights = ((cells - cells.min()) / (cells.max() - cells.min()).clamp(min=1e-9)).tolist()
+    low, high = float(grid[0]), float(grid[-1])
+    axis = ["─"] * _WIDTH
+    zero = round((_WIDTH - 1) * -low / (high - low))
+    if 0 <= zero < _WIDTH:
+        axis[zero] = "0"
+    margin = " " * (_LEFT - 1)
+    labels = {0: "log", 1: "density"}
+    lines = [f"{labels.get(k, ''):>{_LEFT - 2}} │{row}" for k, row in enumerate(blocks(heights, _HEIGHT))]
+    ends = f"{low:.3g}".ljust(_WIDTH - 8) + f"{high:.3g}".rjust(8)
+    return [*lines, f"{margin}└{''.join(axis)}", f"{margin} {ends}"]

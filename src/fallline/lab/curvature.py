@@ -1,0 +1,203 @@
+"""The curvature of a task's model: at its start, after some steps, or at a checkpoint."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fallline.errors import ArgumentError, LandscapeWarning, StateError
+from fallline.lab.arms import Arm
+from fallline.lab.optimizers import build_optimizer
+from fallline.lab.tasks import Task
+from fallline.lab.training import precision, to_device
+from fallline.lab.trial import derive
+from fallline.landscape import (
+    Density,
+    Hessian,
+    Point,
+    Sharpness,
+    Step,
+    Trace,
+    classify_point,
+    sharpness,
+    spectral_density,
+    trace,
+)
+
+Report = Callable[[str, Step], None]  # what is being measured, and how far it is
+TRACE, PROBES, STEPS = 30, 4, 30  # products of the trace, and of the density
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What was measured of a task's model, and where.
+
+    Attributes:
+        task: its name.
+        place: which weights, in words.
+        items, batches: what the loss is a mean over.
+        parameters: how many numbers the Hessian is by.
+        loss: that mean.
+        mode: of the model, "eval".
+        hvp: how products were taken.
+        point, trace, density: the measurements.
+        sharpness: with the limit of the optimizer, if there is one; None without.
+        optimizer: its name, with what was fixed; "" without.
+        lr: its learning rate; None without.
+        matvecs: products in all.
+    """
+
+    task: str
+    place: str
+    items: int
+    batches: int
+    parameters: int
+    loss: float
+    mode: str
+    hvp: str
+    point: Point
+    trace: Trace
+    density: Density
+    sharpness: Sharpness | None
+    optimizer: str
+    lr: float | None
+    matvecs: int
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        found = self.sharpness
+        if found is None or found.limit is None or self.lr is None:
+            return f"{self.point.sentence}."
+        name = "preconditioned sharpness" if found.preconditioned else "sharpness"
+        edge = f"{name} × lr = {found.value * self.lr:.2g} of {found.limit * self.lr:.3g}"
+        return f"{self.point.sentence}; {edge}."
+
+
+def measure_curvature(
+    task: Task,
+    *,
+    arm: Arm | None = None,
+    checkpoint: Path | None = None,
+    steps: int = 0,
+    items: int = 1024,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Report = lambda what, step: None,
+) -> Curvature:
+    """Return the curvature of a task's training loss.
+
+    Args:
+        task: the task.
+        arm: the optimizer whose limit is compared with, and that makes the steps.
+        checkpoint: a file of `torch.save` with the model's state dict, or with "model" and perhaps "optimizer".
+        steps: optimizer steps to make first, at the optimizer's learning rate.
+        items: of the training set, at least, in whole batches.
+        seed: decides initial weights, batches and dropout.
+        device: where.
+        report: told of every product.
+
+    Raises:
+        ArgumentError, StateError: an argument cannot be used, or the checkpoint does not fit.
+        LossError: the loss cannot be measured.
+    """
+    if items < 1 or steps < 0:
+        raise ArgumentError(
+            f"landscape: items must be >= 1 and steps >= 0, got {items=}, {steps=}; 1024 and 0 are usual"
+        )
+    if steps and arm is None:
+        raise ArgumentError(f"landscape: steps need an optimizer, got {steps=} without one; pass --optimizer momentum")
+    torch.manual_seed(derive(seed, "init"))
+    model = task.model().to(device)
+    optimizer, place = None, "the initial weights"
+    if arm is not None:
+        options = arm.space.options({**arm.space.defaults, **arm.fixed})
+        optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
+    if checkpoint is not None:
+        _load(checkpoint, model, optimizer)
+        place = f"the weights of {checkpoint.name}"
+    torch.manual_seed(derive(seed, "dropout"))
+    batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
+
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        with precision(task, device):
+            return task.loss(model, to_device(batch, device))
+
+    if optimizer is not None and steps:
+        _train(model, optimizer, loss, batches, steps)
+        place += f" after {steps} steps of {arm.name if arm else ''}"
+    data: list[Any] = []
+    while sum(map(task.size, data)) < items:
+        data.append(next(batches))
+    H = Hessian(model, loss, data, weight=task.size)
+    point = classify_point(H, progress=lambda step: report("eigenvalues", step))
+    found = None
+    if optimizer is not None:
+        found = _sharpness(H, optimizer, lambda step: report("sharpness", step))
+    return Curvature(
+        task=task.name,
+        place=place,
+        items=sum(map(task.size, data)),
+        batches=len(data),
+        parameters=H.shape[0],
+        loss=H.loss,
+        mode=H.mode,
+        hvp=H.hvp,
+        point=point,
+        trace=trace(H, TRACE, progress=lambda step: report("trace", step)),
+        density=spectral_density(H, PROBES, STEPS, progress=lambda step: report("spectrum", step)),
+        sharpness=found,
+        optimizer="" if arm is None else arm.name,
+        lr=None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
+        matvecs=H.matvecs,
+    )
+
+
+def _sharpness(H: Hessian, optimizer: Any, progress: Callable[[Step], None]) -> Sharpness | None:
+    """Return the sharpness against the optimizer's limit; None where its rule has none, or it has made no step yet."""
+    try:
+        return sharpness(H, optimizer, progress=progress)
+    except (ArgumentError, StateError) as error:
+        warnings.warn(f"{error}; no limit is shown", LandscapeWarning, stacklevel=2)
+        return None
+
+
+def _train(model: torch.nn.Module, optimizer: Any, loss: Any, batches: Any, steps: int) -> None:
+    for _ in range(steps):
+        batch = next(batches)
+
+        def closure(batch: Any = batch) -> torch.Tensor:
+            optimizer.zero_grad()
+            value: torch.Tensor = loss(model, batch)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+    optimizer.zero_grad()
+
+
+def _load(path: Path, model: torch.nn.Module, optimizer: Any) -> None:
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise ArgumentError(f"checkpoint: must be a file of torch.save, got {str(path)!r} ({reason})") from None
+    except Exception as error:  # of pickle, whichever it is
+        raise ArgumentError(
+            f"checkpoint: must hold tensors and plain numbers only, got {str(path)!r} "
+            f"({str(error).partition(chr(10))[0]}); save model.state_dict()"
+        ) from None
+    if not isinstance(saved, Mapping):
+        raise ArgumentError(f"checkpoint: must hold a state dict, got {type(saved).__name__} in {str(path)!r}")
+    weights = next((saved[key] for key in ("model", "state_dict", "model_state_dict") if key in saved), saved)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = " ".join(str(error).split())
+        raise StateError(f"checkpoint: weights must fit the task's model, got {path.name}: {lines[:200]}") from None
+    state = next((saved[key] for key in ("optimizer", "optimizer_state_dict") if key in saved), None)
+    if optimizer is not None and state is not None:
+        optimizer.load_state_dict(state)

@@ -1,0 +1,130 @@
+"""The Hessian of the mean loss of a model, known by its products with vectors."""
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from fallline.errors import ArgumentError
+from fallline.landscape.averaging import LossFn, Weight
+from fallline.landscape.checks import check_deterministic, choose_product
+from fallline.landscape.objective import Objective, Params
+from fallline.landscape.operators import Operator
+from fallline.landscape.products import PRODUCTS, Parts, through_graph
+
+
+class Measured(Operator):
+    """An operator that comes from a model and its loss over data.
+
+    Attributes:
+        objective: the mean loss.
+        mode: "eval" or "train", how the model is run.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective.n, objective.dtype, objective.device)
+        self.objective, self.mode = objective, objective.mode
+
+    @property
+    def loss(self) -> float:
+        """The mean loss where it was last measured."""
+        return self.objective.value
+
+    def gradient(self) -> torch.Tensor:
+        """Return the gradient of the mean loss, of shape (n,), at the parameters of now."""
+        return self.objective.gradient()
+
+    def flatten(self, tensors: Any) -> torch.Tensor:
+        """Return tensors like the parameters, in their order, as a vector (n,)."""
+        return self.objective.flatten(tensors)
+
+    def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return a vector (n,) by the names of the parameters, in their shapes."""
+        return dict(zip(self.objective.names, self.objective.split(vector), strict=True))
+
+
+class Hessian(Measured):
+    """The matrix of second derivatives of a mean loss by the parameters of a model; nothing of the model changes.
+
+    It is measured at the parameters of the moment of each product. When the data are one batch, the graph of its
+    gradient is kept, so that a product costs about two gradients instead of four; it takes the memory of a training
+    step twice, until the operator is deleted.
+
+    At construction the gradient is taken over all data, which finds losses that cannot be measured; and one product is
+    compared with a finite difference, which finds operations whose second derivative is silently wrong.
+
+    Args:
+        model: any module; one in DistributedDataParallel, or compiled, is measured without that, with a warning.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar.
+        data: batches that can be read again: a list, a DataLoader. A tuple, dict or tensor is one batch.
+        params: which parameters, a sequence, or a mapping with names; all that require gradients by default.
+        weight: how many items (or tokens) the mean of a batch is over; the rows of its first tensor by default.
+        mode: "eval", or "train": with dropout (the same masks in every product) and the statistics of the batch.
+        hvp: "auto", "double-backward", "jvp" or "finite-difference".
+
+    Raises:
+        LossError: the loss is no scalar, not finite, without a graph, or differs between two evaluations; no data.
+        GradientError: `hvp` names a way that this model does not allow.
+        ArgumentError, ArgumentTypeError: another argument cannot be used.
+
+    Attributes:
+        hvp: the way that is gone.
+        disagreement: relative difference to the finite difference, at construction.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 3.0]]), torch.zeros(2, 1)
+        >>> H = Hessian(model, lambda model, batch: (model(batch[0]) - batch[1]).square().mean(), (x, y))
+        >>> (H @ torch.tensor([1.0, 1.0])).tolist(), H.matvecs  # the mean of 2·x·xᵀ
+        ([1.0, 9.0], 1)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        data: Any,
+        params: Params | None = None,
+        weight: Weight | None = None,
+        mode: str = "eval",
+        hvp: str = "auto",
+    ) -> None:
+        if hvp != "auto" and hvp not in PRODUCTS:
+            raise ArgumentError(f"Hessian: hvp must be one of auto, {', '.join(PRODUCTS)}, got {hvp=}; leave it out")
+        super().__init__(Objective("Hessian", model, loss_fn, data, params, weight, mode))
+        began = time.perf_counter()
+        gradient = self.objective.gradient()
+        # Until one has been timed: a product is about four gradients, two with a kept graph (benchmarks/products.py).
+        self.seconds = (2 if self.objective.single else 4) * (time.perf_counter() - began)
+        check_deterministic(self.objective)
+        self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
+        self._kept: list[torch.Tensor] | None = None
+        self._key: Any = None
+
+    def _product(self, vector: torch.Tensor) -> torch.Tensor:
+        objective, parts = self.objective, self.objective.split(vector)
+        try:
+            with objective.measuring():
+                if objective.single and self.hvp == "double-backward":
+                    return self._from_kept(parts)
+                product = PRODUCTS[self.hvp]
+                return objective.mean(lambda number, batch: product(objective, batch, parts))
+        except BaseException:
+            self._kept = None  # an interrupted product may have left half a graph
+            raise
+
+    def _from_kept(self, parts: Parts) -> torch.Tensor:
+        objective = self.objective
+        key = self._place()
+        if self._kept is None or key != self._key:
+            self._kept = None  # before the next is built: two graphs might not fit into memory
+            _, batch, _ = next(objective.batches())
+            loss = objective.loss(batch)
+            self._kept, self._key = objective.gradients(loss, graph=True), key
+        return through_graph(objective, self._kept, parts, keep=True)
+
+    def _place(self) -> Any:
+        """Return what changes when parameters or buffers do; sums, since `.data` is written without a version."""
+        tensors = [*self.objective.params, *self.objective.model.buffers()]
+        return [(t.data_ptr(), t._version, t.detach().sum().item()) for t in tensors if t.numel()]

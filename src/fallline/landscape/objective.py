@@ -1,0 +1,211 @@
+"""The mean loss of a model over data, as a function of its parameters, the same at every evaluation."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fallline.errors import ArgumentError, ArgumentTypeError, LossError
+from fallline.landscape.averaging import LossFn, Weight, weight_of
+from fallline.landscape.recovery import Recovery
+from fallline.landscape.restoring import random_numbers
+from fallline.landscape.unchanged import unchanged
+
+MODES = ("eval", "train")
+Params = Sequence[nn.Parameter] | Mapping[str, nn.Parameter]
+
+
+class Objective:
+    """A mean loss over batches, each weighing by its items.
+
+    Every pass over the data draws the same random numbers, so that dropout and shuffling are part of the function.
+
+    Attributes:
+        params, names: what it is a function of.
+        n: how many numbers that is.
+        dtype, device: of flat vectors of them.
+        single: whether there is one batch.
+        value: the mean loss.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        model: nn.Module,
+        loss_fn: LossFn,
+        data: Any,
+        params: Params | None,
+        weight: Weight | None,
+        mode: str,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(f"{owner}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
+        if mode not in MODES:
+            raise ArgumentError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode=}; eval is usual")
+        self.owner, self.loss_fn, self.weight, self.mode = owner, loss_fn, weight, mode
+        self.recovery = Recovery(owner)
+        self.model = self.recovery.unwrap(model)
+        self.params, self.names = self._choose(params)
+        self.sizes = [p.numel() for p in self.params]
+        self.n = sum(self.sizes)
+        self.dtype = torch.float32
+        for i, p in enumerate(self.params):
+            self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
+        self.device = self.params[0].device
+        self.data = _readable(data)
+        self._reset_random_numbers = random_numbers(self.data)
+        if not isinstance(self.data, list):
+            first = list(itertools.islice(self.data, 2))
+            self._reset_random_numbers()
+            self.data = first if len(first) == 1 else self.data
+        self.single = isinstance(self.data, list) and len(self.data) == 1
+        self.value = math.nan
+
+    def _choose(self, params: Params | None) -> tuple[list[nn.Parameter], list[str]]:
+        known = {id(p): name.replace("_orig_mod.", "") for name, p in self.model.named_parameters()}
+        if isinstance(params, Mapping):
+            known |= {id(p): name for name, p in params.items()}
+            params = list(params.values())
+        chosen = [p for p in self.model.parameters() if p.requires_grad] if params is None else list(params)
+        chosen = list({id(p): p for p in chosen}.values())
+        if not chosen or any(not isinstance(p, torch.Tensor) or not p.is_leaf for p in chosen):
+            raise ArgumentError(
+                f"{self.owner}: params must be parameters of the model, got {len(chosen)}; unfreeze some"
+            )
+        for p in chosen:
+            name = known.get(id(p), "a parameter")
+            if not p.is_floating_point():
+                raise ArgumentError(f"{self.owner}: parameters must be real, got {name} of {p.dtype}; leave it out")
+        return chosen, [known.get(id(p), f"params[{i}]") for i, p in enumerate(chosen)]
+
+    def own_name(self, param: nn.Parameter) -> str:
+        """Return the name by which the model itself has a parameter.
+
+        Raises:
+            ArgumentError: it has it not.
+        """
+        for name, p in self.model.named_parameters():
+            if p is param:
+                return name
+        raise ArgumentError(f"{self.owner}: params must be the model's for jvp, got another; use another hvp")
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Set the mode, random numbers and remedies; put everything back afterwards."""
+        with ExitStack() as stack:
+            stack.enter_context(unchanged(self.model, self.params, self.data))
+            self.model.train(self.mode == "train")
+            self._reset_random_numbers()
+            self.recovery.contexts(stack)
+            stack.enter_context(torch.enable_grad())
+            yield
+
+    def batches(self) -> Iterator[tuple[int, Any, float]]:
+        """Yield the number, the batch and its weight.
+
+        Raises:
+            LossError: there is none.
+            ArgumentError: a weight is no positive number.
+        """
+        number = -1
+        for number, batch in enumerate(self.data):
+            yield number, batch, weight_of(self.owner, batch, self.weight)
+        if number < 0:
+            raise LossError(
+                f"{self.owner}: data must have a batch, got an empty loader; pass one, and not a used iterator"
+            )
+
+    def loss(self, batch: Any, number: int = 0) -> torch.Tensor:
+        """Return the loss of a batch, a scalar with a graph.
+
+        Raises:
+            LossError: it is none, or not finite.
+        """
+        loss = self.loss_fn(self.model, batch)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            got = f"shape={tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise LossError(f"{self.owner}: loss_fn must return a scalar tensor, got {got}; take its .mean()")
+        loss = loss.reshape(())
+        if not loss.requires_grad and torch.is_grad_enabled():
+            raise LossError(
+                f"{self.owner}: loss must depend on the parameters, got one without a graph for batch {number}; "
+                "take out .detach(), .item() and torch.no_grad()"
+            )
+        if not bool(loss.isfinite()):
+            raise LossError(f"{self.owner}: loss must be finite, got {loss.item()} for batch {number}; {self._blame()}")
+        return loss
+
+    def _blame(self) -> str:
+        for name, p in self.model.named_parameters():
+            if not bool(p.isfinite().all()):
+                return f"parameter {name} is not finite"
+        return "every parameter is finite, so look at that batch"
+
+    def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
+        """Return the gradient of a loss by parameter, zeros where it does not depend on one."""
+        found = torch.autograd.grad(loss, self.params, create_graph=graph, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
+
+    def mean(self, part: Callable[[int, Any], torch.Tensor]) -> torch.Tensor:
+        """Return the weighted mean over batches of what `part` makes of a number and a batch; inside `measuring`."""
+        total, weights = torch.zeros((), dtype=self.dtype, device=self.device), 0.0
+        for number, batch, weight in self.batches():
+            total = total + weight * part(number, batch)
+            weights += weight
+        return total / weights
+
+    def gradient(self) -> torch.Tensor:
+        """Return the gradient of the mean loss, flat, and remember the loss as `value`.
+
+        Raises:
+            LossError: a loss cannot be measured, or a gradient is not finite.
+        """
+
+        def part(number: int, batch: Any) -> torch.Tensor:
+            loss = self.loss(batch, number)
+            flat = self.flatten(self.gradients(loss))
+            if not bool(flat.isfinite().all()):
+                parts = zip(self.names, self.split(flat), strict=True)
+                name = next(name for name, found in parts if not bool(found.isfinite().all()))
+                raise LossError(
+                    f"{self.owner}: gradients must be finite, got NaN or Inf in that of {name} for batch {number}; "
+                    "the loss itself is finite, so look for a root or logarithm at 0"
+                )
+            return torch.cat([flat, loss.detach().reshape(1).to(self.device, self.dtype)])
+
+        with self.measuring():
+            both = self.mean(part)
+        self.value = float(both[-1])
+        return both[:-1]
+
+    def mean_loss(self, check: bool = True) -> float:
+        """Return the mean loss, without a gradient; unless it is checked, it may be NaN or Inf."""
+
+        def part(number: int, batch: Any) -> torch.Tensor:
+            loss = self.loss(batch, number) if check else self.loss_fn(self.model, batch).reshape(())
+            return loss.to(self.device, torch.float64)
+
+        with self.measuring(), torch.no_grad():
+            return float(self.mean(part))
+
+    def flatten(self, parts: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return tensors shaped like the parameters as one vector (n,)."""
+        return torch.cat([part.detach().reshape(-1).to(self.device, self.dtype) for part in parts])
+
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Return a vector (n,) as tensors like the parameters."""
+        parts = zip(vector.split(self.sizes), self.params, strict=True)
+        return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
+
+
+def _readable(data: Any) -> Any:
+    """Return batches that can be read again: a tuple, mapping or tensor is one batch, an iterator is read now."""
+    if isinstance(data, (tuple, torch.Tensor, Mapping)):
+        return [data]
+    if not isinstance(data, Iterable):
+        raise ArgumentTypeError(f"data: must be batches, got {type(data).__name__}; pass a list or a DataLoader")
+    return list(data) if isinstance(data, Iterator) else data

@@ -1,0 +1,173 @@
+"""What all operators share: `@`, a count of the products, and the way out to SciPy."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fallline.errors import ArgumentError
+
+
+class Symmetric(Protocol):
+    """What the solvers take: an operator of this package, or a symmetric matrix as a tensor."""
+
+    @property
+    def shape(self) -> Any:
+        """(n, n)."""
+
+    def __matmul__(self, vector: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a long measurement is; the first comes before any work is done, and is the estimate of its cost.
+
+    Attributes:
+        done: products so far.
+        total: products expected, at most.
+        seconds: what the remaining ones take, by the time of those so far; None before any was timed.
+        bytes: memory for vectors, fixed before the first product.
+    """
+
+    done: int
+    total: int
+    seconds: float | None
+    bytes: int
+
+    def __str__(self) -> str:
+        time = "" if self.seconds is None else f", about {self.seconds:.2g} s left"
+        return f"{self.done} of at most {self.total} products{time}, {self.bytes / 1e6:.1f} MB of vectors"
+
+
+Progress = Callable[[Step], None]
+
+
+class Operator(ABC):
+    """A symmetric n × n matrix that is known by its products with vectors.
+
+    Attributes:
+        shape: (n, n).
+        dtype, device: of the vectors.
+        matvecs: products so far.
+        seconds: what the last product took; None before the first.
+    """
+
+    def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = (n, n), dtype, device
+        self.matvecs = 0
+        self.seconds: float | None = None
+
+    @abstractmethod
+    def _product(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return the product with a vector of shape (n,), of this dtype and on this device."""
+
+    def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return the product with a vector (n,), or with the columns of a matrix (n, k), each of which counts.
+
+        Raises:
+            ArgumentError: the shape does not fit, or a number is not finite.
+        """
+        name, n = type(self).__name__, self.shape[0]
+        if not isinstance(vector, torch.Tensor) or vector.dim() not in (1, 2) or len(vector) != n:
+            got = tuple(vector.shape) if isinstance(vector, torch.Tensor) else type(vector).__name__
+            raise ArgumentError(f"{name}: a vector must have shape ({n},) or ({n}, k), got {got}; flatten it")
+        vector = vector.detach().to(self.device, self.dtype)
+        if not bool(vector.isfinite().all()):
+            raise ArgumentError(f"{name}: a vector must be finite, got NaN or Inf in it; look where it comes from")
+        if vector.dim() == 2:
+            columns = [self @ column for column in vector.unbind(1)]
+            return torch.stack(columns, 1) if columns else vector
+        began = time.perf_counter()
+        result = self._product(vector)
+        self.seconds = time.perf_counter() - began
+        self.matvecs += 1
+        return result
+
+    def to_scipy(self) -> Any:
+        """Return the operator for `scipy.sparse.linalg`, whose vectors are NumPy arrays; needs SciPy.
+
+        Example:
+            >>> import scipy.sparse.linalg
+            >>> H = Dense(torch.diag(torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)))
+            >>> round(scipy.sparse.linalg.eigsh(H.to_scipy(), k=1)[0].item(), 6)
+            3.0
+        """
+        from importlib import import_module
+
+        def product(vector: Any) -> Any:
+            return (self @ torch.as_tensor(vector)).cpu().numpy()
+
+        linalg = import_module("scipy.sparse.linalg")  # landscape needs no SciPy: only who asks for this does
+        number = torch.empty((), dtype=self.dtype)
+        if self.dtype in (torch.bfloat16, torch.float16):
+            raise ArgumentError(
+                f"to_scipy: dtype must be float32 or float64, got {self.dtype}; measure a .float() copy"
+            )
+        return linalg.LinearOperator(
+            self.shape, matvec=product, rmatvec=product, matmat=product, dtype=number.numpy().dtype
+        )
+
+
+class Meter:
+    """Counts the products of a measurement, and tells of them.
+
+    Args:
+        H: the operator.
+        total: products that it takes at most.
+        vectors: how many of its vectors are held at a time.
+        progress: told of every product, and now.
+    """
+
+    def __init__(self, H: Operator, total: int, vectors: int, progress: Progress | None) -> None:
+        self.H, self.total, self.done, self._progress = H, total, 0, progress
+        self._bytes = vectors * H.shape[0] * torch.finfo(H.dtype).bits // 8
+        self._tell()
+
+    def product(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return the product with a vector, counted."""
+        result = self.H @ vector
+        self.done += 1
+        self._tell()
+        return result
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            seconds = None if self.H.seconds is None else self.H.seconds * (self.total - self.done)
+            self._progress(Step(self.done, self.total, seconds, self._bytes))
+
+
+class Dense(Operator):
+    """A symmetric matrix that is there in full, as an operator.
+
+    Args:
+        matrix: of shape (n, n).
+
+    Example:
+        >>> (Dense(torch.eye(2)) @ torch.tensor([1.0, 2.0])).tolist()
+        [1.0, 2.0]
+    """
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.is_floating_point():
+            raise ArgumentError(f"Dense: matrix must be square and real, got shape={tuple(matrix.shape)}; pass (n, n)")
+        super().__init__(len(matrix), matrix.dtype, matrix.device)
+        self._matrix = matrix.detach()
+
+    def _product(self, vector: torch.Tensor) -> torch.Tensor:
+        return self._matrix @ vector
+
+
+def as_operator(owner: str, matrix: Symmetric) -> Operator:
+    """Return an operator: the one that is given, or a tensor as one.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    if isinstance(matrix, Operator):
+        return matrix
+    if isinstance(matrix, torch.Tensor):
+        return Dense(matrix)
+    raise ArgumentError(f"{owner}: H must be a Hessian or another operator, got {type(matrix).__name__}; build one")

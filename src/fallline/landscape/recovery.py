@@ -1,0 +1,109 @@
+"""What stands between a model and its second derivatives, and how it is got out of the way."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from fallline.errors import ArgumentError, LandscapeWarning
+
+T = TypeVar("T")
+
+
+@contextmanager
+def _math_attention() -> Any:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Something that has no second derivative as it is run, and a way to run it that has one.
+
+    Attributes:
+        sign: what PyTorch's message has in it.
+        told: what is done, for the warning.
+        context: how.
+    """
+
+    sign: str
+    told: str
+    context: Callable[[], AbstractContextManager[Any]]
+
+
+_EAGERLY = Remedy(
+    "aot_autograd does not currently support double backward",
+    "torch.compile'd code is run eagerly",
+    lambda: torch.compiler.set_stance("force_eager"),
+)
+REMEDIES = (
+    Remedy("_scaled_dot_product", "attention is computed by PyTorch's math kernel", _math_attention),
+    Remedy("cudnn", "recurrent layers are computed without cuDNN", lambda: torch.backends.cudnn.flags(enabled=False)),
+    Remedy("mkldnn", "layers are computed without oneDNN", lambda: torch.backends.mkldnn.flags(enabled=False)),
+    _EAGERLY,
+)
+
+
+def warn(owner: str, text: str) -> None:
+    """Say in one line that something is measured otherwise than it is trained."""
+    warnings.warn(f"{owner}: {text}", LandscapeWarning, stacklevel=2)
+
+
+class Recovery:
+    """The remedies that a model has turned out to need."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._active: list[Remedy] = []
+
+    def unwrap(self, model: nn.Module) -> nn.Module:
+        """Return the model inside of wrappers that get in the way of second derivatives.
+
+        Raises:
+            ArgumentError: it is sharded, or such a wrapper is inside of it.
+        """
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            warn(self._owner, "a DistributedDataParallel model is measured on this process's data alone, unwrapped")
+            model = model.module
+        elif isinstance(model, nn.DataParallel):
+            model = model.module
+        compiled = []
+        for name, module in model.named_modules():
+            kind = type(module).__name__
+            if kind in ("FullyShardedDataParallel", "DistributedDataParallel") or kind.startswith("FSDP"):
+                raise ArgumentError(
+                    f"{self._owner}: model must be whole on this process, got {kind} at {name or 'its top'}; "
+                    "pass the module inside, with its parameters gathered"
+                )
+            if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+                compiled.append(name.replace("_orig_mod", "").strip(".") or "the model")
+        if compiled:
+            self._activate(_EAGERLY, f" ({', '.join(compiled[:3])}{' …' * (len(compiled) > 3)})")
+        return model
+
+    def contexts(self, stack: ExitStack) -> None:
+        """Enter what is needed."""
+        for remedy in self._active:
+            stack.enter_context(remedy.context())
+
+    def attempt(self, function: Callable[[], T]) -> T:
+        """Return what a function returns; where it fails for a reason with a remedy, apply that and try again."""
+        while True:
+            try:
+                return function()
+            except (RuntimeError, NotImplementedError) as error:
+                text = str(error)
+                new = [remedy for remedy in REMEDIES if remedy.sign in text and remedy not in self._active]
+                if not new:
+                    raise
+                self._activate(new[0])
+
+    def _activate(self, remedy: Remedy, where: str = "") -> None:
+        self._active.append(remedy)
+        warn(self._owner, f"{remedy.told}{where}: as it is, it has no second derivative")

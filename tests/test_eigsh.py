@@ -1,0 +1,215 @@
+"""Eigenvalues against LAPACK's: within their bounds, none twice, and honest about what was missed."""
+
+import math
+
+import pytest
+import torch
+
+from fallline.errors import ArgumentError
+from fallline.landscape import Dense, eigsh
+from fallline.landscape.lanczos import Lanczos
+from fallline.landscape.missing import miss_probability
+from fallline.landscape.operators import Meter
+from landscapes import spectrum
+
+N = 200
+GENERATOR = torch.Generator().manual_seed(0)
+BULK = torch.rand(N, generator=GENERATOR, dtype=torch.float64)
+NORMAL = torch.randn(N, generator=GENERATOR, dtype=torch.float64)
+
+
+def with_bulk(*outliers, bulk=BULK):
+    return torch.cat([torch.tensor(outliers, dtype=torch.float64), bulk[len(outliers) :]])
+
+
+SPECTRA = {
+    "outliers and bulk": with_bulk(50.0, 30, 20, 15),
+    "negative outliers": with_bulk(-50.0, -30, -20, 15),
+    "rank 2": torch.tensor([5.0, -3.0] + [0.0] * (N - 2)),
+    "identity": torch.ones(N),
+    "zero": torch.zeros(N),
+    "plus and minus": torch.tensor([2.0, -2.0] * (N // 2)),
+    "triple": with_bulk(5.0, 5, 5),
+    "two triples": with_bulk(5.0, 5, 5, -5, -5, -5),
+    "nearly triple": with_bulk(5.0, 5 - 1e-7, 5 - 2e-7),
+    "tiny": 1e-8 * with_bulk(50.0, 30, 20),
+    "huge": 1e8 * with_bulk(50.0, 30, 20),
+    "bulk alone": BULK,
+    "normal": NORMAL,
+    "decaying": torch.arange(1, N + 1).double() ** -1.5,
+    "exponential": torch.exp(-0.3 * torch.arange(N).double()),
+    "even": torch.linspace(-1, 1, N, dtype=torch.float64),
+    "ill-conditioned": torch.logspace(-12, 0, N, dtype=torch.float64),
+    "saddle": torch.cat([NORMAL.abs()[: N - 5], torch.tensor([-0.5, -0.5, -0.2, -0.1, -3.0]).double()]),
+    "shifted": 1000 + BULK,
+    "half zero": torch.cat([torch.zeros(N // 2).double(), BULK[: N // 2]]),
+    "two clusters": torch.cat([1 + 1e-9 * BULK[: N // 2], 2 + 1e-9 * BULK[: N // 2]]),
+}
+REQUESTS = [("LA", 1), ("LA", 3), ("SA", 2), ("LM", 3), ("BE", 4)]
+
+
+def wanted(values, which, k):
+    """The k eigenvalues that are asked for, ascending."""
+    values = values.sort().values
+    if which == "LM":
+        return values[values.abs().argsort(descending=True)[:k]].sort().values
+    low = {"LA": 0, "SA": k, "BE": k // 2}[which]
+    return torch.cat([values[:low], values[len(values) - (k - low) :]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_every_value_is_within_its_bound_and_none_is_missing(name, dtype):
+    matrix = spectrum(SPECTRA[name], dtype=dtype)
+    true = torch.linalg.eigvalsh(matrix.double())
+    own = 10 * torch.finfo(torch.float64).eps * true.abs().max()  # of LAPACK
+    for which, k in REQUESTS:
+        found = eigsh(matrix, k, which, seed=1)
+        distance = (found.values[:, None] - true).abs().min(1).values
+        assert (distance <= found.bound + own).all()
+        assert found.converged
+        assert found.vectors.dtype == dtype and found.values.dtype == torch.float64
+        # No value twice that is there once, and none left out. The k-th may be one that is `resolution` from it.
+        right = wanted(true, which, k)
+        values = found.values.sort().values
+        if which == "LM":  # of ±2 either is right
+            right, values = right.abs().sort().values, values.abs().sort().values
+        assert ((values - right).abs() <= found.resolution + own).all()
+        overlap = found.vectors.double().T @ found.vectors.double() - torch.eye(k)
+        assert overlap.abs().max() < 100 * torch.finfo(dtype).eps
+
+
+def test_a_tighter_tolerance_is_a_tighter_bound():
+    matrix = spectrum(SPECTRA["outliers and bulk"])
+    true = torch.linalg.eigvalsh(matrix)
+    found = eigsh(matrix, 3, tol=1e-9)
+    assert found.bound.max() < 1e-7
+    assert (found.values - true.flip(0)[:3]).abs().max() < 1e-12
+
+
+def test_the_order_of_values():
+    matrix = torch.diag(torch.tensor([3.0, -4.0, 1.0, 2.0, 0.5]))
+    assert eigsh(matrix, 3, "LA").values.tolist() == pytest.approx([3, 2, 1], abs=1e-4)
+    assert eigsh(matrix, 2, "SA").values.tolist() == pytest.approx([-4, 0.5], abs=1e-4)
+    assert eigsh(matrix, 2, "LM").values.tolist() == pytest.approx([-4, 3], abs=1e-4)
+    assert eigsh(matrix, 3, "BE").values.tolist() == pytest.approx([-4, 2, 3], abs=1e-4)
+    assert eigsh(matrix, 5, "SA").values.tolist() == pytest.approx([-4, 0.5, 1, 2, 3], abs=1e-4)
+
+
+def missed(found, true, k):
+    """Whether an eigenvalue is farther beyond the last found than the result says that it can tell."""
+    return true[-k].item() > found.values.min().item() + found.resolution + 1e-12 * true.abs().max().item()
+
+
+@pytest.mark.slow
+def test_a_thousand_random_spectra_are_told_honestly():
+    """Many with multiple eigenvalues; misses are at most as frequent as the results said."""
+    generator = torch.Generator().manual_seed(1)
+    converged, misses, said = 0, 0, 0.0
+    for seed in range(1000):
+        n = int(torch.randint(20, 80, (), generator=generator))
+        values = torch.randn(n, generator=generator, dtype=torch.float64)
+        if seed % 2:
+            values = values.exp()
+        if seed % 3:
+            copies = int(torch.randint(2, 5, (), generator=generator))
+            values[:copies] = values.max() + (1 if seed % 5 else 0.01)
+        k = int(torch.randint(1, 5, (), generator=generator))
+        # `values` on the diagonal, behind a random rotation of the start, would be the same to Lanczos.
+        found = eigsh(torch.diag(values), k, seed=seed)
+        true = values.sort().values
+        distance = (found.values[:, None] - true).abs().min(1).values
+        assert (distance <= found.bound).all()
+        if found.converged:
+            converged += 1
+            misses += missed(found, true, k)
+            said += found.miss_probability
+    assert converged > 950
+    assert misses <= said + 3 * math.sqrt(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "at"), [(50, 1.2), (500, 1.5), (3, 2.0)])
+def test_the_probability_of_a_miss_is_one(n, at):
+    """Of searches that showed nothing, those in which there was something: no more than the number that they gave."""
+    values = torch.linspace(0, 1, n, dtype=torch.float64)
+    values[-1] = at
+    H = Dense(torch.diag(values))
+    runs, steps = 2000, min(6, n - 1)
+    generator = torch.Generator().manual_seed(0)
+    given = []
+    for _ in range(runs):
+        basis = Lanczos(Meter(H, steps, steps, None), steps, generator)
+        shown = False
+        for _ in range(steps):
+            basis.step()
+            shown = shown or basis.ritz()[0].max().item() > (1 + at) / 2
+        if not shown:
+            given.append(miss_probability(basis, at))
+    for level in (0.01, 0.05, 0.2, 0.5):
+        allowed = level * runs
+        assert sum(p <= level for p in given) <= allowed + 3 * math.sqrt(allowed)
+    assert n == 3 or given
+
+
+def test_memory_is_kept_to_and_said_before_the_first_product():
+    matrix = spectrum(BULK)
+    steps = []
+    memory = (12 + 2) * N * 8  # 12 vectors, and one to give and one in exchange
+    found = eigsh(matrix, 1, tol=1e-2, memory=memory, progress=steps.append, max_matvecs=2000)
+    assert steps[0].done == 0 and steps[0].bytes == memory
+    assert [step.done for step in steps] == list(range(found.matvecs + 1))
+    assert steps[-1].seconds >= 0 and "products" in str(steps[-1])
+    assert abs(found.values[0].item() - BULK.max().item()) < 1e-2
+    with pytest.raises(ArgumentError, match=rf"memory must be at least {6 * N * 8} bytes for k=1 and n={N}"):
+        eigsh(matrix, 1, memory=5 * N * 8)
+
+
+def test_a_thick_restart_converges():
+    matrix = spectrum(SPECTRA["decaying"])
+    found = eigsh(matrix, 2, tol=1e-8, memory=(10 + 4) * N * 8, max_matvecs=400)
+    assert (found.values - torch.tensor([1.0, 2.0**-1.5], dtype=torch.float64)).abs().max() < 1e-10
+    assert found.residuals.max() < 1e-8
+
+
+def test_a_warm_start_saves_products():
+    matrix = spectrum(SPECTRA["decaying"])
+    cold = eigsh(matrix, 2, tol=1e-4)
+    warm = eigsh(matrix + 1e-4 * spectrum(BULK, seed=3), 2, tol=1e-4, start=cold.vectors)
+    assert warm.converged and warm.matvecs < cold.matvecs
+
+
+def test_too_few_products_are_no_convergence():
+    found = eigsh(spectrum(NORMAL), 3, tol=1e-6, max_matvecs=12)
+    assert not found.converged and found.matvecs <= 12 and found.miss_probability == 1
+    true = torch.linalg.eigvalsh(spectrum(NORMAL))
+    assert ((found.values[:, None] - true).abs().min(1).values <= found.bound).all()
+
+
+def test_the_same_seed_gives_the_same_bits():
+    matrix = spectrum(NORMAL)
+    one, two = eigsh(matrix, 2, seed=3), eigsh(matrix, 2, seed=3)
+    assert torch.equal(one.values, two.values) and torch.equal(one.vectors, two.vectors)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"which": "SM"}, "which must be one of LA, SA, LM, BE, got which='SM'"),
+        ({"k": 0}, "k must be from 1 to 200"),
+        ({"k": 201}, "k must be from 1 to 200"),
+        ({"tol": 0.0}, r"tol must be in \(0, 1\)"),
+        ({"max_matvecs": 3}, "max_matvecs must be at least 4"),
+        ({"start": torch.ones(3)}, r"start must have shape \(200,\)"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(options, message):
+    with pytest.raises(ArgumentError, match=f"^eigsh: {message}"):
+        eigsh(torch.eye(N), **options)
+
+
+def test_what_is_no_operator_is_refused():
+    with pytest.raises(ArgumentError, match="H must be a Hessian or another operator, got list"):
+        eigsh([[1.0]])
+    with pytest.raises(ArgumentError, match=r"square and real, got shape=\(2, 3\)"):
+        eigsh(torch.ones(2, 3))

@@ -1,0 +1,132 @@
+"""`fallline landscape`: what it measures of a task, what it says, and the page."""
+
+import sys
+
+import pytest
+import torch
+from rich.cells import cell_len
+
+from fallline.cli import app
+from fallline.lab.curvature import measure_curvature
+from fallline.lab.tasks import get_task
+
+TASK = '''
+import fallline
+import torch
+
+
+@fallline.task(steps=20)
+class Line:
+    """A quadratic with curvatures 4, 1 and -0.5 at the origin, whatever the batch."""
+
+    def model(self):
+        model = torch.nn.Linear(3, 1, bias=False)
+        torch.nn.init.constant_(model.weight, 1e-4)
+        return model
+
+    def batches(self, split, generator):
+        for _ in iter(int, 1 if split == "train" else 0):
+            yield torch.zeros(8, 1)
+
+    def loss(self, model, batch):
+        return (torch.tensor([4.0, 1.0, -0.5]) * model.weight[0].square()).sum() / 2 + 1.0 + 0 * batch.sum()
+'''
+
+
+@pytest.fixture
+def fallline(monkeypatch, capsys, tmp_path):
+    """Run the command in this process and in a folder of its own; return exit code, output, errors."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "line.py").write_text(TASK)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["fallline", "landscape", *map(str, words)])
+        code = app.run()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_it_says_what_the_model_stands_on(fallline, tmp_path):
+    code, out, _ = fallline("line.py:Line", "--optimizer", "momentum@lr=0.1", "--items", 20)
+    text = " ".join(out.split())
+    assert code == 0
+    assert "saddle: λmin = -0.5000 ± 0.0001, λmax = 4.0000 ± 0.0001" in text
+    assert "condition number undefined at a saddle; sharpness × lr = 0.4 of 3.8." in text
+    assert "initial weights: 3 parameters, loss 1 over 24 items, eval mode" in text
+    assert "of at most" in text and "products" in text  # the estimate before each measurement
+    assert max(cell_len(line) for line in out.splitlines() if not line.startswith("page: ")) <= 80
+    page = (tmp_path / "landscape.html").read_text()
+    assert "A saddle: some directions curve down" in page and "What the numbers do not say" in page
+    assert "fallline landscape line.py:Line --optimizer momentum@lr=0.1 --items 20" in page
+    assert "http://" not in page.replace("http://www.w3.org", "") or "default-src 'none'" in page
+
+
+def test_it_reads_a_checkpoint(fallline, tmp_path):
+    torch.save({"model": {"weight": torch.full((1, 3), 2.0)}}, tmp_path / "c.pt")
+    code, out, _ = fallline("line.py:Line", "--checkpoint", "c.pt")
+    assert code == 0 and "the weights of c.pt" in out
+    assert "10" in " ".join(out.split()).partition("loss ")[2][:3]  # 1 + (4 + 1 − 0.5)·4/2 = 10
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (None, "checkpoint: must be a file of torch.save, got 'c.pt' (No such file or directory)"),
+        (3, "checkpoint: must hold a state dict, got int in 'c.pt'"),
+        ({"weight": torch.ones(2, 2)}, "checkpoint: weights must fit the task's model, got c.pt"),
+        ({"model": object}, "checkpoint: must hold tensors and plain numbers only, got 'c.pt'"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(fallline, tmp_path, saved, message):
+    if saved is not None:
+        torch.save(saved, tmp_path / "c.pt")
+    code, _, error = fallline("line.py:Line", "--checkpoint", "c.pt")
+    assert code == 2 and message in error and "Traceback" not in error
+
+
+def test_an_optimizer_without_a_limit_is_said_to_have_none(fallline):
+    code, out, _ = fallline("line.py:Line", "--optimizer", "lion")
+    text = " ".join(out.split())
+    assert code == 0 and "declares its stability, got Lion" in text and "× lr" not in text.partition("quantity")[0]
+    code, _, error = fallline("line.py:Line", "--steps", 3)
+    assert code == 2 and "steps need an optimizer" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "digits-cnn", "text"])
+def test_thirty_products_give_the_top_eigenvalue_of_the_labs_models(name):
+    """To a thousandth, at the start and in training; measured: 5e-6 at most."""
+    import warnings
+
+    from fallline.errors import LandscapeWarning
+    from fallline.landscape import Hessian, eigsh
+
+    warnings.simplefilter("ignore", LandscapeWarning)
+    task = get_task(name)
+    torch.manual_seed(0)
+    model = task.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    batches = iter(task.batches("train", torch.Generator().manual_seed(0)))
+    for steps in (0, 40):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            task.loss(model, next(batches)).backward()
+            optimizer.step()
+        H = Hessian(model, task.loss, next(batches), weight=task.size)
+        true = eigsh(H, tol=1e-5, max_matvecs=200)
+        found = eigsh(H, seed=1, max_matvecs=30)
+        assert found.matvecs <= 30 and true.residuals[0] < 1e-4 * true.values[0]
+        assert found.values[0].item() == pytest.approx(true.values[0].item(), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_same_command_gives_the_same_numbers():
+    from fallline.lab.arms import make_arms
+
+    (arm,) = make_arms(["adam"], ["constant"])
+    one, two = (measure_curvature(get_task("digits"), arm=arm, steps=5, items=100) for _ in range(2))
+    assert one.sentence == two.sentence and one.trace == two.trace
+    assert one.sharpness.preconditioned and "preconditioned sharpness × lr" in one.sentence

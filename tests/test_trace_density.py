@@ -1,0 +1,124 @@
+"""Traces and densities against sums over all eigenvalues, and intervals that hold as often as they say."""
+
+import math
+
+import pytest
+import torch
+
+from fallline.errors import ArgumentError
+from fallline.landscape import spectral_density, trace
+from fallline.landscape.intervals import mean_interval, t_quantile
+from landscapes import spectrum
+
+NORMAL = torch.randn(150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+DECAYING = torch.arange(1, 301).double() ** -2.0
+OUTLIERS = torch.cat([torch.tensor([20.0, 10, 5], dtype=torch.float64), NORMAL])
+# 1,000 intervals at 95 % cover 95 % ± 1.4 % of the time (two standard deviations); the issue allows 93 to 97.
+RUNS, LOW, HIGH = 1000, 930, 970
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 10, 11, 60, 61, 1000])
+@pytest.mark.parametrize("probability", [0.05, 0.6, 0.975, 0.999])
+def test_t_quantiles_are_scipys(probability, degrees):
+    stats = pytest.importorskip("scipy.stats")
+    assert t_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
+
+
+def test_an_interval_of_one_value_is_everything():
+    assert mean_interval([2.0]) == (2.0, math.inf, (-math.inf, math.inf))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "matvecs", "method"),
+    [(NORMAL, 10, "hutchinson"), (NORMAL, 30, "hutch++"), (OUTLIERS, 60, "hutch++")],
+)
+def test_intervals_cover_the_trace_as_often_as_they_say(values, matvecs, method):
+    matrix, true = spectrum(values), values.sum().item()
+    found = [trace(matrix, matvecs, seed, method=method) for seed in range(RUNS)]
+    assert LOW <= sum(t.ci95[0] <= true <= t.ci95[1] for t in found) <= HIGH
+    errors = torch.tensor([t.estimate - true for t in found])
+    assert abs(errors.mean()) < 3 * errors.std() / math.sqrt(RUNS)  # unbiased
+
+
+def test_hutch_plus_plus_is_better_on_a_decaying_spectrum():
+    matrix, true = spectrum(DECAYING), DECAYING.sum().item()
+
+    def rmse(method):
+        errors = [trace(matrix, 60, seed, method=method).estimate - true for seed in range(40)]
+        return math.sqrt(sum(e * e for e in errors) / len(errors))
+
+    assert rmse("hutchinson") > 5 * rmse("hutch++")  # measured: 68 times
+
+
+def test_hutch_plus_plus_begins_at_thirty_products():
+    matrix = spectrum(NORMAL)
+    for matvecs, method in ((29, "hutchinson"), (30, "hutch++")):
+        found = trace(matrix, matvecs)
+        assert (found.method, found.matvecs) == (method, matvecs)
+
+
+def test_low_rank_is_exact():
+    found = trace(spectrum(torch.tensor([5.0, -3.0] + [0.0] * 98)), 30)
+    assert found.estimate == pytest.approx(2.0, abs=1e-8) and found.stderr < 1e-8
+    assert trace(torch.zeros(50, 50), 30).estimate == 0
+    small = trace(spectrum(torch.tensor([1.0, 2.0, 3.0])), 30)
+    assert small.ci95 == pytest.approx((6.0, 6.0)) and (small.method, small.matvecs) == ("exact", 3)
+
+
+def test_the_quadrature_has_the_moments_of_the_spectrum():
+    """Of one probe v, the moments v'·A^i·v up to twice the steps are exact."""
+    matrix, steps = spectrum(NORMAL), 6
+    found = spectral_density(matrix, probes=2, steps=steps, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    moments = torch.zeros(2 * steps, dtype=torch.float64)
+    for _ in range(2):
+        v = power = torch.nn.functional.normalize(torch.randn(150, generator=generator, dtype=torch.float64), dim=0)
+        for i in range(2 * steps):
+            moments[i] += v @ power / 2
+            power = matrix @ power
+    right = torch.stack([(found.weights * found.nodes**i).sum() for i in range(2 * steps)])
+    assert torch.allclose(right, moments, rtol=1e-8, atol=1e-10)
+
+
+def test_the_density_is_one():
+    found = spectral_density(spectrum(OUTLIERS), probes=8, steps=30)
+    assert torch.trapezoid(found.density, found.grid).item() == pytest.approx(1, abs=1e-3)
+    assert found.weights.sum().item() == pytest.approx(1) and found.matvecs == 240
+    assert found.negative_ci95[0] < (OUTLIERS < 0).double().mean().item() < found.negative_ci95[1]
+    near_ten = (found.grid > 9) & (found.grid < 11)
+    share = torch.trapezoid(found.density[near_ten], found.grid[near_ten]).item()
+    assert share == pytest.approx(1 / len(OUTLIERS), rel=0.7)  # 8 probes: standard deviation √(2/8) of it
+
+
+def test_zeros_are_not_negative():
+    found = spectral_density(spectrum(torch.tensor([1.0] * 10 + [0.0] * 90)), probes=4, steps=20)
+    assert found.negative_mass == 0 and found.matvecs <= 12  # it knows everything after two or three products
+    assert spectral_density(torch.zeros(5, 5), probes=2, steps=3).negative_mass == 0
+
+
+def test_progress_tells_of_every_product():
+    steps = []
+    trace(spectrum(NORMAL), 30, progress=steps.append)
+    assert [step.done for step in steps] == list(range(31)) and steps[0].total == 30
+    steps.clear()
+    spectral_density(spectrum(NORMAL), 2, 5, progress=steps.append)
+    assert [step.done for step in steps] == list(range(11)) and steps[0].bytes == 5 * 150 * 8
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda A: trace(A, 2), "trace: matvecs must be at least 3"),
+        (lambda A: trace(A, 5, method="hutch++"), None),
+        (lambda A: trace(A, 30, method="exact"), "trace: method must be one of auto, hutchinson"),
+        (lambda A: spectral_density(A, probes=1), "spectral_density: probes must be at least 2"),
+        (lambda A: spectral_density(A, steps=1), "spectral_density: steps must be at least 2"),
+    ],
+)
+def test_bad_arguments_are_one_clear_error(call, message):
+    if message is None:
+        assert math.isfinite(call(spectrum(NORMAL)).stderr)
+        return
+    with pytest.raises(ArgumentError, match=f"^{message}"):
+        call(torch.eye(4))
