@@ -24,6 +24,7 @@ check: $(STAMP)  ## lint, format, types, and that generated files are not stale
 	$(BIN)/python tools/docs.py --check
 	$(BIN)/python tools/lint_table.py --check
 	$(BIN)/python tools/conventions.py --check
+	$(BIN)/python tools/pages.py --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -35,10 +36,11 @@ names: $(STAMP)  ## write src/fallline/__init__.py from what the packages export
 golden: $(STAMP)  ## run the oracles and write their trajectories
 	$(BIN)/python tests/oracles/make.py
 
-docs: $(STAMP)  ## write docs/optimizers from the declarations, docs/lint.md and docs/schedules.md
+docs: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md and the pictures of docs/landscape
 	$(BIN)/python tools/docs.py
 	$(BIN)/python tools/lint_table.py
 	$(BIN)/python tools/conventions.py
+	$(BIN)/python tools/pages.py
 
 bench: $(STAMP)  ## step times against torch, and what the lab costs; wants a quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt

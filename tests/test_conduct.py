@@ -203,6 +203,19 @@ def test_every_exercise_is_a_study_like_any_other(fallline, number, tmp_path):
     assert len(study.arms) == wanted and study.baseline == exercise.baseline
 
 
+def test_a_quick_exercise_on_text_makes_fewer_steps(fallline, tmp_path, monkeypatch):
+    asked = []
+
+    def record(*_, **options):
+        asked.append(options["steps"])
+        raise ArgumentError("task: asked")
+
+    monkeypatch.setattr("fallline.lab.conduct.compare", record)
+    for words in (["3", "--quick"], ["1", "--task", "text", "--quick", "--steps", 50], ["3"], ["2", "--quick"]):
+        assert fallline("exercise", *words)[0] == 2
+    assert asked == [200, 50, None, None]
+
+
 def test_there_are_three_exercises():
     assert [get_exercise(n).task for n in EXERCISES] == ["cifar10", "cifar10", "text-post"]
     with pytest.raises(ArgumentError, match="exercise: must be 1, 2, 3, got 4"):

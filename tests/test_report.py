@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 from dataclasses import replace
 from html import escape, unescape
@@ -11,6 +12,8 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fallline as fl
 from fallline.cli.compare import parse_settings, parse_variation
@@ -18,12 +21,15 @@ from fallline.errors import StudyError
 from fallline.lab.arms import make_arms
 from fallline.lab.conduct import specify
 from fallline.lab.optimizers import build_optimizer
+from fallline.lab.plan import trials_again, tuning_trials
 from fallline.lab.report import best_code, charts
 from fallline.lab.report.charts.curves import DECAYED
-from fallline.lab.report.headline import headline
+from fallline.lab.report.charts.encodings import log_axis, log_scale
+from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.looks import looks
 from fallline.lab.report.paste import command
-from fallline.lab.report.results import leaders
+from fallline.lab.report.results import against_best, leaders
+from fallline.lab.report.sections import document, tables
 from fallline.lab.schedules import SCHEDULES, learning_rates
 from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
@@ -125,6 +131,64 @@ def test_the_headline_says_what_the_ranks_say(study):
     assert headline(broken, leaders(broken)) == "Only momentum finished all its runs"
 
 
+def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
+    top = visible(page).split("Leaderboard")[0]
+    best, second = study.leaderboard()[:2]
+    for row in (best, second):
+        assert f"{row['arm']} {row['test_loss']:.3f}" in top and f"± {row['test_loss_sd']:.3f}" in top
+    result = study.compare_with(best["arm"], [best["arm"], second["arm"]])[second["arm"]]
+    change = f"{100 * (statistics.geometric_mean(ratios(study, second['arm'], best['arm'])) - 1):+.1f}".replace(
+        "-", "−"
+    )
+    said = f"The best mean is {best['arm']}'s; {second['arm']} is next, its test loss {change} % (95 % interval"
+    assert said in top and f"corrected p = {result.p:.3f}, 2 seeds)" in top
+    lost = lose_a_seed(study, "adam")
+    assert answer(lost, against_best(lost)) == ""  # one arm is left, and there is nobody to lead
+
+
+def ratios(study, arm, other):
+    return [a / b for a, b in zip(study.confirmed(arm), study.confirmed(other), strict=True)]
+
+
+def test_it_ends_with_methods_threats_warnings_command_and_winner(study):
+    titles = [section.title for section in document(study).sections]
+    assert titles[-5:-1] == ["Methods", "Threats to validity", "Warnings", "Reproduce"]
+    assert titles[-1].endswith("to paste")
+
+
+def test_hyperparameters_say_whether_the_optimum_is_interior(study):
+    copy = another(study)
+    copy.searches["adam"] = replace(study.searches["adam"], edge=("lr", "high"))
+    copy.searches["momentum"] = replace(study.searches["momentum"], edge=None)
+    (table,) = [table for table in tables(copy) if table.name == "hyperparameters"]
+    said = {row["arm"]: (table.columns[-1](row).text, table.columns[-1](row).small) for row in table.records}
+    assert said == {"momentum": ("yes", ""), "adam": ("no", "lr high"), "sgd@lr=1e30": ("–", "")}
+
+
+def test_configurations_tried_on_several_seeds_show_mean_and_spread(study):
+    copy, search = another(study), replace(study.searches["adam"], finalists=(1, 2))
+    copy.searches["adam"] = search
+    more = {trial.id: loss for trial, loss in zip(trials_again(study.spec, search), (0.5, 1.5, 2.5, None), strict=True)}
+
+    def outcome(trial):
+        loss = more.get(trial.id)
+        if trial.id in more and loss is None:
+            return Outcome({"state": "nonfinite", "step": 3, "cause": "nan"}, {}, [])
+        found = study.outcome(tuning_trials(study.spec, search)[0] if trial.id in more else trial)
+        return replace(found, metrics={**found.metrics, "val_loss": loss}) if loss else found
+
+    copy.outcome = outcome
+    every = charts.learning_rates(copy).to_dict()["datasets"].values()
+    rows = {row["lr"]: row for data in every for row in data if row["arm"] == "adam"}
+    once, kept, lost = (rows[search.points[i]["lr"]] for i in (0, 1, 2))
+    values = [kept["result"], 0.5, 1.5]
+    mean, sd = statistics.mean(values), statistics.stdev(values)
+    low = mean - sd if mean > sd else min(values)  # a logarithmic axis has no 0
+    assert [kept[key] for key in ("mean", "low", "high")] == pytest.approx([mean, low, mean + sd])
+    assert [row["seeds"] for row in (once, kept, lost)] == [1, 3, 3]
+    assert once["mean"] is None and lost["mean"] is None  # a mean over the seeds that survived would flatter
+
+
 def test_names_are_escaped(study, tmp_path):
     text = renamed(study, "adam", HOSTILE).report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert HOSTILE not in text and escape(HOSTILE, quote=False) in text
@@ -220,6 +284,14 @@ def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
     )
     factors = learning_rates("cosine", study.spec.steps)
     assert factors[end - 1] > DECAYED >= factors[end]
+
+
+@given(st.floats(-12, 6), st.floats(0.2, 9))
+def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, decades):
+    values = [10**low, 10 ** (low + decades)]
+    ticks, (first, last) = log_axis(values).to_dict()["values"], log_scale(values).to_dict()["domain"]
+    assert len(ticks) >= (2 if decades < 0.5 else 4) and all(first <= tick <= last for tick in ticks)
+    assert len(ticks) <= 11
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):

@@ -12,7 +12,7 @@ from fallline.cli.compare import QUICK, STANDARD, keep_data_in
 def exercise(
     number: Annotated[int, typer.Argument(metavar="1|2|3", help="Which of the course's exercises.")],
     task: Annotated[str | None, typer.Option(help="Another task: digits, fashion-mnist, text …")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds; 200 steps on text.")] = False,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
     seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
@@ -25,21 +25,22 @@ def exercise(
     otherwise.
     """
     from fallline.lab.conduct import compare
-    from fallline.lab.exercises import get_exercise
+    from fallline.lab.exercises import QUICK_STEPS, get_exercise
 
     chosen, effort = get_exercise(number), QUICK if quick else STANDARD
+    learned = task or chosen.task
     keep_data_in(data_dir)
     show.console.print(chosen.question, style="bold")
     with show.progress_line() as progress:
         study = compare(
-            task or chosen.task,
+            learned,
             chosen.optimizers,
             chosen.schedules,
             vary=chosen.vary,
             baseline=chosen.baseline,
             trials=effort.trials,
             seeds=effort.seeds,
-            steps=steps,
+            steps=steps or (QUICK_STEPS.get(learned) if quick else None),
             seed=seed,
             jobs=jobs,
             out=out,

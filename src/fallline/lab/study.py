@@ -163,8 +163,9 @@ class Study:
     def costs(self) -> list[dict[str, Any]]:
         """Return one record an arm.
 
-        Keys: trials, seconds (of all trials), evaluation_s (of that), and step_ms, optimizer_ms (median, quartiles),
-        data_ms, passes, state_bytes, memory_bytes from the timing pass; medians over trials where there was none.
+        Keys: trials, seconds (of all trials), tuning_s and evaluation_s (of these), and step_ms, optimizer_ms (median,
+        quartiles), data_ms, passes, state_bytes, memory_bytes from the timing pass; medians over trials where there
+        was none.
         """
         rows, timings = [], self.timings()
         for arm, search in self.searches.items():
@@ -173,6 +174,7 @@ class Study:
             trials = [*tuning, *(t for s in stages for t in confirm(self.spec, search, s))]
             found = [c for c in map(self.store.costs, trials) if c is not None]  # no result needs them: may be lost
             spent = {name: math.fsum(getattr(c, name) for c in found) for name in ("seconds", "evaluation_s")}
+            spent["tuning_s"] = math.fsum(c.seconds for c in map(self.store.costs, tuning) if c is not None)
             timing = timings[arm].__dict__ if arm in timings else _medians(found)
             rows.append({"arm": arm, "trials": len(trials), **timing, **spent, "timed_alone": arm in timings})
         return rows

@@ -45,7 +45,8 @@ def hyperparameters(study: "Study") -> Table:
     for arm, search in study.searches.items():
         ranges = {d.name: d for d in search.ranges}
         point = search.points[search.best] if search.best is not None else {}
-        row: dict[str, Any] = {"arm": arm}
+        interior = None if search.best is None or not ranges else search.edge is None
+        row: dict[str, Any] = {"arm": arm, "interior": interior, "edge": " ".join(search.edge or ())}
         for name in search.points[0]:
             how = "set by the user" if name in search.arm.fixed else "default"
             if name in ranges:
@@ -66,11 +67,16 @@ def hyperparameters(study: "Study") -> Table:
 
         return Column("learning\nrate" if name == "lr" else name.replace("_", " "), cell)
 
+    def inside(row: Row) -> Cell | str:
+        if row["interior"] is None:
+            return NONE
+        return "yes" if row["interior"] else Cell("no", row["edge"].replace("_", " "), "bad")
+
     note = (
         "Bold: tuned, with the range that was searched, extensions included. The rest was fixed, at the documented "
         "default unless it says otherwise."
     )
-    return Table("hyperparameters", rows, (ARM, *map(column, names)), note)
+    return Table("hyperparameters", rows, (ARM, *map(column, names), Column("optimum\ninterior", inside)), note)
 
 
 def target(study: "Study") -> Table | None:

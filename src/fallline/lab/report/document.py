@@ -84,6 +84,8 @@ class Document:
         headline: the answer in one line.
         subject: what was asked, in one line.
         arms: in the order that decides their looks.
+        means: an arm and its result each, best first.
+        answer: by how much, and how sure, in a sentence; empty where nothing is compared.
         verdicts: an arm and a sentence each.
         notes: how to read the sentences.
         warnings: what to know before trusting the numbers.
@@ -99,6 +101,8 @@ class Document:
     warnings: Sequence[str]
     sections: Sequence[Section]
     name: str = "study"
+    means: Sequence[tuple[str, str]] = ()
+    answer: str = ""
 
     @property
     def charts(self) -> dict[str, Any]:

@@ -1,9 +1,18 @@
 """The answer of a study in one line; that there is no answer at this budget is one."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fallline.lab.report.measure import change, measure
 from fallline.lab.report.records import Records
-from fallline.lab.verdicts import Verdict
+from fallline.lab.verdicts import Result, Verdict
+
+_SURE = {
+    Verdict.BETTER: "better seed by seed",  # a ratio and a mean may order arms differently
+    Verdict.WORSE: "a real difference",
+    Verdict.EQUIVALENT: "equivalent within the margin",
+    Verdict.NOT_DISTINGUISHABLE: "too little to tell them apart",
+}
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -30,6 +39,24 @@ def headline(study: "Study", leaders: Records) -> str:
         return f"{first[0]} and {first[1]} cannot be told apart at this budget"
     who = f"{', '.join(first[:-1])} and {first[-1]}" if len(first) == 3 else f"{len(first)} of {len(leaders)} arms"
     return f"No single winner at this budget: {who} share the first rank"
+
+
+def answer(study: "Study", against: Sequence[Result]) -> str:
+    """Return by how much the best mean leads, and how sure that is; empty where the self-check or nobody is compared.
+
+    Args:
+        study: the study.
+        against: the comparisons with the best mean, best first.
+    """
+    if not against or any(arm.twin for arm in study.spec.arms):
+        return ""
+    (second, c), best = (against[0], against[0].comparison), against[0].baseline
+    if c is None or c.identical:
+        return f"{second.sentence}."
+    p = f"corrected p {'< 0.001' if second.p < 0.001 else f'= {second.p:.3f}'}"  # for the comparisons with the best
+    how = f"(95 % interval {change(c, c.low)} to {change(c, c.high)}, {p}, {c.n} seeds)"
+    size = f"{measure(study).name(measure(study).test)} {change(c, c.difference)}"
+    return f"The best mean is {best}'s; {second.arm} is next, its {size} {how}: {_SURE[second.verdict]}."
 
 
 def _self_check(study: "Study") -> str:

@@ -22,8 +22,11 @@ def costs(study: "Study") -> Table:
         Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
         Column("confirmation\nrun, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
         Column(
-            "all trials (s),\nevaluation",
-            lambda row: Cell(number(row["seconds"], ".1f"), number(row["evaluation_s"], ".1f")),
+            "all trials (s)\ntuning, evaluation",
+            lambda row: Cell(
+                number(row["seconds"], ".1f"),
+                f"{number(row['tuning_s'], '.1f')}, {number(row['evaluation_s'], '.1f')}",
+            ),
         ),
         Column("one step (ms)\nmedian, quartiles", lambda row: _spread(row, "step_ms")),
         Column("of which\noptimizer (ms)", lambda row: _spread(row, "optimizer_ms")),

@@ -4,9 +4,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from fallline.lab.report.charts import static_figures
-from fallline.lab.report.headline import headline
+from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.records import Records
-from fallline.lab.report.results import leaders
+from fallline.lab.report.results import against_best, leaders
 from fallline.lab.report.sections import tables as every_table
 
 if TYPE_CHECKING:
@@ -35,4 +35,5 @@ def summary_html(study: "Study") -> str:
     items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
     spec = study.spec
     what = f"{spec.task}: {len(rows)} arms, {spec.steps} steps, {spec.seeds} confirmation seeds each"
-    return f"<p><strong>{escape(headline(study, rows))}</strong><br>{escape(what)}</p><ul>{items}</ul>"
+    how = escape(answer(study, against_best(study)))
+    return f"<p><strong>{escape(headline(study, rows))}</strong><br>{escape(what)}<br>{how}</p><ul>{items}</ul>"

@@ -137,11 +137,19 @@ def threats(study: "Study") -> Section:
     return Section("Threats to validity", [Bullets(items)])
 
 
+def warnings(study: "Study") -> Section:
+    """Return what the study itself found wanting, once more where a reader of the methods looks for it."""
+    found = [f"{warning}." for warning in study.warnings()]
+    none = "None: no arm failed throughout, and every optimum is interior."
+    return Section("Warnings", [Bullets(found) if found else Text(none)])
+
+
 def reproduce(study: "Study") -> Section:
     """Return the command that runs the study again, and on what it ran."""
     manifest = read_study(study.store.folder)["manifest"]
     versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    where = f"{manifest['platform']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
+    system = manifest["platform"].partition("-")[0]
+    where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
     blocks: list[Block] = [
         Code(command(study)),
         Text(

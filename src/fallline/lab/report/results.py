@@ -220,9 +220,14 @@ def _record(result: Result) -> dict[str, Any]:
 
 
 def against_best(study: "Study") -> list[Result]:
-    """Return the comparisons with the best mean, from which the ranks follow; none where that is the baseline."""
+    """Return the comparisons with the best mean, best first: from them the ranks follow."""
     finished = [row["arm"] for row in leaders(study) if row["finished"]]
-    if not finished or finished[0] == study.baseline:
-        return []
-    against = study.compare_with(finished[0], finished)
+    against = study.compare_with(finished[0], finished) if finished else {}
     return [against[arm] for arm in finished[1:]]
+
+
+def means(study: "Study") -> list[tuple[str, str]]:
+    """Return what the leaderboard comes to, an arm each: mean and SD of the headline metric, or what failed."""
+    kind, rows = measure(study), leaders(study)
+    cell = _headline(kind, rows)
+    return [(row["arm"], cell(row).text.rstrip(",")) for row in rows]

@@ -9,11 +9,12 @@ import fallline.lab.report.prose as prose
 import fallline.lab.report.results as results
 from fallline.lab.report.charts import figures
 from fallline.lab.report.document import Block, Code, Document, Figures, Section, Tabled, Text
-from fallline.lab.report.headline import headline
+from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.measure import measure
 from fallline.lab.report.paste import best_code
 from fallline.lab.report.tables import Table
 from fallline.lab.report.text import plural
+from fallline.lab.selection import AGAIN
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -31,13 +32,14 @@ def document(study: "Study") -> Document:
         _training(study, drawn),
         _target(study, drawn),
         _hyperparameters(study, drawn),
-        _winner(study),
         _budget(drawn),
         _gradients(study, drawn),
         Section("Cost and ledger", _tabled([ledger.costs(study), ledger.failures(study)])),
         prose.methods(study),
         prose.threats(study),
+        prose.warnings(study),
         prose.reproduce(study),
+        _winner(study),
     ]
     compared = [study.results[row["arm"]] for row in rows if row["arm"] in study.results]
     return Document(
@@ -49,6 +51,8 @@ def document(study: "Study") -> Document:
         warnings=[f"{warning}." for warning in study.warnings()],
         sections=[section for section in sections if section is not None and section.blocks],
         name=spec.task,
+        means=results.means(study),
+        answer=answer(study, results.against_best(study)),
     )
 
 
@@ -79,14 +83,10 @@ def _how_to_read(study: "Study") -> list[str]:
     if not study.results:
         return []
     kind = measure(study)
-    notes = [
-        f"Change in {kind.name(kind.test)}, {kind.better} is better. In brackets the 95 % interval, not "
-        f"corrected; p is corrected for the number of comparisons with {study.baseline}, the baseline."
+    return [
+        f"Above, mean ± SD of the {kind.title(kind.test)}, {kind.better} is better. In brackets the 95 % interval of "
+        f"its change, not corrected; p is corrected for the number of comparisons with {study.baseline}, the baseline."
     ]
-    against = results.against_best(study)
-    if against and against[0].arm != study.baseline:
-        notes.append(f"The two best means: {against[0].sentence}.")
-    return notes
 
 
 def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
@@ -124,7 +124,7 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
     )
     blocks.append(Tabled(results.pairwise(study, "pairwise", rows, note)))
     against = results.against_best(study)
-    if len(against) > 1:
+    if len(against) > 1 and against[0].baseline != study.baseline:
         blocks.append(Text("", lead=f"Differences to {against[0].baseline}, the best mean"))
         blocks.append(Tabled(results.pairwise(study, "against_best", against)))
     return Section(f"Differences to {study.baseline}", blocks)
@@ -138,6 +138,8 @@ def _sensitivity(study: "Study", drawn: dict[str, Any]) -> Section:
         f"Validation result at the end of every tuning trial, one seed each; {axes}. Ringed: selected; white centre: "
         "the documented default; red ×: failed, whatever the loss."
     )
+    if any(search.finalists for search in study.searches.values()):
+        caption += f" Bars: mean ± SD over {AGAIN + 1} seeds of the configurations that were tried again."
     if also:
         caption += f" Neighbours differ in {also} too; point at one to see."
     if len(study.arms) > 1:

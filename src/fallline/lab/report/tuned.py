@@ -5,7 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from fallline.errors import FalllineError
-from fallline.lab.plan import tuning_trials
+from fallline.lab.plan import trials_again, tuning_trials
 from fallline.lab.report.analysis.budget import best_of
 from fallline.lab.report.analysis.sensitivity import sensitivity
 from fallline.lab.report.measure import measure
@@ -47,6 +47,16 @@ def results(study: "Study", search: Search) -> list[float | None]:
     metric = measure(study).metric
     outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
     return [None if o.failure else o.metrics[metric] for o in outcomes]
+
+
+def repeated(study: "Study", search: Search) -> dict[int, list[float | None]]:
+    """Return the validation metric of the configurations that were tried on several seeds, by index; None: failed."""
+    metric, trials = measure(study).metric, trials_again(study.spec, search)
+    found: dict[int, list[float | None]] = {index: [] for index in search.finalists}
+    for trial in [*(t for t in tuning_trials(study.spec, search) if t.index in found), *trials]:
+        outcome = study.outcome(trial)
+        found[trial.index].append(None if outcome.failure else outcome.metrics[metric])
+    return found
 
 
 def sensitivities(study: "Study") -> Records:

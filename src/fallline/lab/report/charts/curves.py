@@ -163,4 +163,5 @@ def steps_axis(study: "Study", title: str | None) -> alt.X:
     """Return the axis of optimizer steps, long enough for the longest arm."""
     longest = max([t.steps for s in study.searches.values() for t in confirm(study.spec, s)], default=study.spec.steps)
     scale = alt.Scale(domain=[0, longest], nice=False)
-    return alt.X("step:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks(), format="~s"))
+    form = "~s" if longest >= 10_000 else "d"  # "0.1k" for 100 is harder to read
+    return alt.X("step:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks(), format=form))

@@ -12,6 +12,8 @@ from fallline.lab.report.measure import Measure
 INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
 HEIGHT = 300  # pixels: of a plot
 EXTENT = 52  # pixels left of plots that stand below each other, so that they line up
+_TICKS = 4  # at least, of a logarithmic axis
+_LEADS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))  # of ticks in a decade
 Rows = list[dict[str, Any]]
 _LABEL = "format(datum.value, datum.value < 9e-5 || datum.value > 9e4 ? '~e' : '~r')"  # 1e-5, 0.001, 1000
 
@@ -68,29 +70,33 @@ def log_scale(values: Sequence[float | None], **options: Any) -> alt.Scale:
         values: what will be drawn.
         **options: further properties of the scale.
     """
-    low, high = _range(values)
-    margin = max(1.1, (high / low) ** 0.04)
-    return alt.Scale(type="log", nice=False, domain=[low / margin, high * margin], **options)
+    return alt.Scale(type="log", nice=False, domain=list(_widened(values)), **options)
 
 
 def log_axis(values: Sequence[float | None], **options: Any) -> alt.Axis:
-    """Return an axis with ticks at decades, and at 1, 2 and 5 where there are few; Vega's own are too many.
+    """Return an axis with ticks at decades, or as much denser as four of them need; Vega's own are too many.
 
     Args:
         values: what will be drawn.
         **options: further properties of the axis.
     """
-    low, high = _range(values)
+    low, high = _widened(values)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    leads = (1,) if len(decades) > 4 else (1, 2, 5)
-    marks = [lead * 10.0**decade for decade in decades for lead in leads]
-    inside = [tick for tick in marks if low / 1.6 <= tick <= high * 1.6]
+    inside: list[float] = []
+    for leads in _LEADS:
+        marks = [float(f"{lead}e{decade}") for decade in decades for lead in leads]
+        inside = [tick for tick in marks if low <= tick <= high]
+        if len(inside) >= _TICKS:
+            break
     return alt.Axis(labelExpr=_LABEL, **({"values": inside} if len(inside) > 1 else {}), **options)
 
 
-def _range(values: Sequence[float | None]) -> tuple[float, float]:
+def _widened(values: Sequence[float | None]) -> tuple[float, float]:
+    """Return the ends of a logarithmic axis that holds these values, with a margin."""
     good = [value for value in values if value]
-    return min(good, default=0.1), max(good, default=1.0)
+    low, high = min(good, default=0.1), max(good, default=1.0)
+    margin = max(1.1, (high / low) ** 0.04)
+    return low / margin, high * margin
 
 
 def measured_scale(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Scale:

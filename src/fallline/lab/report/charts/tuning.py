@@ -1,6 +1,7 @@
 """The figures of tuning: validation against the learning rate and the other hyperparameters, and what a budget buys."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -27,9 +28,10 @@ from fallline.lab.report.charts.encodings import (
     tip,
     told,
 )
-from fallline.lab.report.measure import measure
+from fallline.lab.report.measure import Measure, measure
 from fallline.lab.report.text import setting
-from fallline.lab.report.tuned import budgets, searched
+from fallline.lab.report.tuned import budgets, repeated, searched
+from fallline.lab.statistics import summarize
 
 if TYPE_CHECKING:
     from fallline.lab.spaces import Dimension
@@ -45,8 +47,10 @@ def learning_rates(study: "Study") -> alt.LayerChart:
     rates = [row["lr"] for row in rows]
     x = alt.X("lr:Q", scale=log_scale(rates), title="learning rate", axis=log_axis(rates, grid=False))
     joined = not also  # otherwise neighbours in learning rate differ in more than that
-    chart, height = _scatter(study, rows, x, [tip("lr", "learning rate", ".3g"), *also], HEIGHT, joined)
-    return finish(chart, height, "Validation result of every tuning trial against its learning rate, by arm")
+    layers, height = _scatter(study, rows, x, [tip("lr", "learning rate", ".3g"), *also], HEIGHT, joined)
+    if any(row["low"] is not None for row in rows):
+        layers.insert(1 if joined else 0, _spread(study, rows, x))
+    return finish(layers, height, "Validation result of every tuning trial against its learning rate, by arm")
 
 
 def hyperparameters(study: "Study") -> dict[str, alt.LayerChart]:
@@ -84,7 +88,7 @@ def _scatter(
     kind = measure(study)
     failing = list(dict.fromkeys(row["arm"] for row in rows if row["failure"]))
     top = _LANE * (len(failing) + 1) if failing else 0
-    results = [row["result"] for row in rows]
+    results = [row[name] for row in rows for name in ("result", "low", "high")]
     title = kind.title(kind.metric)
     scale = measured_scale(kind, results, range=[height + top, top])
     y = alt.Y("result:Q", scale=scale, title=title, axis=measured_axis(kind, results))
@@ -94,7 +98,7 @@ def _scatter(
         else shown(rows).transform_filter(f"isValid(datum.{x.shorthand[:-2]})")
     )
     tips = ["arm:N", "configuration:N", *tips]
-    found = [*tips, tip("result", title, ".4f")]
+    found = [*tips, tip("result", title, ".4f"), "seeds:Q", tip("mean", "mean over them", ".4f")]
     base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms), tooltip=found)
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
     hollow = base.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
@@ -114,10 +118,18 @@ def _scatter(
     return layers, height + top
 
 
+def _spread(study: "Study", rows: Rows, x: alt.X) -> alt.LayerChart:
+    """Return the mean and the standard deviation of the configurations that were tried on several seeds."""
+    bars = shown([row for row in rows if row["low"] is not None]).encode(x=x, color=colour(study.arms))
+    bar = bars.mark_rule(strokeWidth=6, opacity=0.35).encode(y="low:Q", y2="high:Q")
+    return alt.layer(bar, bars.mark_tick(thickness=2, size=16).encode(y="mean:Q"))
+
+
 def _rows(study: "Study") -> Rows:
     kind = measure(study)
     rows: Rows = []
     for arm, search in study.searches.items():
+        several = repeated(study, search)
         for trial, point in zip(tuning_trials(study.spec, search), search.points, strict=True):
             outcome = study.outcome(trial)
             row = {"arm": arm, "default": trial.index == 0, "selected": trial.index == search.best}
@@ -126,8 +138,20 @@ def _rows(study: "Study") -> Rows:
             row["configuration"] = ", ".join(names) or f"search point {trial.index}"
             row["searched"] = [d.name for d in search.ranges]
             row["result"] = None if outcome.failure else drawable(kind, outcome.metrics[kind.metric])
+            row |= _over_seeds(kind, several.get(trial.index, []))
             rows.append(row | told(outcome.failure))
     return rows
+
+
+def _over_seeds(kind: Measure, values: Sequence[float | None]) -> dict[str, Any]:
+    """Return the mean over seeds, and the mean less and plus the standard deviation, where no seed failed."""
+    good = [value for value in values if value is not None]
+    if len(good) < 2 or len(good) < len(values):
+        return {"mean": None, "low": None, "high": None, "seeds": len(values) or 1}
+    found = summarize(good)
+    ends = {"mean": found.mean, "low": found.mean - found.sd, "high": found.mean + found.sd}
+    low = min(good) if kind.is_loss and ends["low"] <= 0 else ends["low"]  # a log scale has no 0
+    return {**{name: drawable(kind, value) for name, value in {**ends, "low": low}.items()}, "seeds": len(good)}
 
 
 def _is_number(value: object) -> bool:
