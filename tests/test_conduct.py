@@ -166,6 +166,13 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--equal", "time"], "equal: must be one of grad-evals, steps, trials, got 'time'"),
         (["--horizon", "2"], "horizon: must be in (0, 1], got horizon=2"),
         (["--horizon", "0.02"], "must be at least 20 in every run"),
+        (["--trials", "0"], "trials: must be a power of two (a Sobol sequence is balanced only there), got trials=0"),
+        (["--seeds", "0"], "seeds: must be at least 2, or there is no interval, got seeds=0"),
+        (["--searches", "0"], "searches: must be at least 1, got searches=0"),
+        (["--steps", "0"], "steps: must be at least 20 in every run"),
+        (["--schedules", "none.py:shape"], "schedules: none.py must be a file, got 'none.py:shape'"),
+        (["--vary", "batch_size=0,64"], "vary: batch_size must be at least 1, got batch_size=0"),
+        (["--device", "cuda:x"], "device: must be cpu or cuda:N of this machine, got 'cuda:x' (Invalid device"),
         (["--searches", "-1"], "searches: must be at least 1, got searches=-1"),
     ],
 )

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fallline.errors import StudyError
+from fallline.errors import ArgumentError, StudyError
 from fallline.lab.arms import make_arms
-from fallline.lab.executors import local
+from fallline.lab.executors import local, make_executor
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store
@@ -32,6 +32,13 @@ def test_an_error_of_a_trial_is_given_back(tmp_path):
     with local.LocalPool(tmp_path, 1) as pool, pytest.raises(ValueError, match="got 'sdg'"):
         list(pool.run([broken]))
     assert pool._workers == []
+
+
+def test_an_accelerator_runs_one_trial_at_a_time(tmp_path):
+    options = {"shard": None, "ray": None, "checkpoint_every": None, "device": "cuda:0"}
+    assert make_executor(tmp_path, jobs=None, **options).jobs == 1
+    with pytest.raises(ArgumentError, match=r"^jobs: must be 1 on an accelerator, got jobs=2 with device='cuda:0'"):
+        make_executor(tmp_path, jobs=2, **options)
 
 
 def start_dying(monkeypatch, *said):

@@ -86,7 +86,7 @@ def compare(
     given = parse_settings(settings or [], text)
 
     def specify(trials: int, seeds: int, share: float = 1.0) -> Spec:
-        full = steps or get_task(task, **given).steps
+        full = get_task(task, **given).steps if steps is None else steps
         return conduct.specify(
             task,
             split(optimizers),
@@ -97,18 +97,20 @@ def compare(
             steps=steps if steps is not None and share == 1 else max(1, round(full * share)),
             trials=trials,
             seeds=seeds,
-            searches=searches or chosen.searches,
+            searches=chosen.searches if searches is None else searches,
             equal=equal,
             horizon=horizon,
             seed=seed,
             device=device,
         )
 
-    spec = specify(trials or chosen.trials, seeds or chosen.seeds) if budget is None else None
-    if spec is None:
+    if budget is None:
+        size = (chosen.trials if trials is None else trials, chosen.seeds if seeds is None else seeds)
+        spec = specify(*size)
+    else:
         if quick or thorough or trials is not None or seeds is not None:
             raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
-        seconds = planning.parse_duration(budget or "")
+        seconds = planning.parse_duration(budget)
         spec, out = planning.fitted(specify, seconds, jobs, out)
     if dry_run:
         show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), jobs), jobs)
@@ -119,7 +121,7 @@ def compare(
         read_study(folder)  # or say that there is none
         show.status(Study(spec, Store(folder), baseline, margin))
         return
-    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every)
+    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
     study = Study(spec, Store(folder), baseline, margin)
     with show.progress_line() as progress:
         conduct.run_study(study, executor, fork=fork, progress=progress)

@@ -50,6 +50,7 @@ def specify(
     settings: Mapping[str, Any] | None = None,
     self_check: bool = False,
     steps: int | None = None,
+    device: str = "cpu",
     **options: Any,
 ) -> Spec:
     """Return the specification of a study; the arguments are those of `compare`, `options` those of `Spec`.
@@ -57,6 +58,7 @@ def specify(
     Raises:
         ArgumentError: an argument cannot be used.
     """
+    check_device(device)
     task = name_of(task)
     learning = get_task(task, **(settings or {}))
     arms = make_arms(optimizers, schedules, vary, learning.settings)
@@ -71,9 +73,25 @@ def specify(
         arms,
         settings=settings or {},
         evaluations=count_evaluations(learning, steps),
+        device=device,
         sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
+
+
+def check_device(device: str) -> None:
+    """Check that trials can run on a device of this machine.
+
+    Raises:
+        ArgumentError: they cannot.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's ways to say so
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ArgumentError(f"device: must be cpu or cuda:N of this machine, got {device!r} ({reason})") from None
 
 
 def count_evaluations(task: Task, steps: int) -> int:
@@ -233,7 +251,8 @@ def compare(
         horizon: length of the tuning runs as part of the full length.
         seed: from which every other seed derives.
         device: where trials run: "cpu", "cuda:0".
-        jobs: worker processes; by default one a core. 0 runs in this process, as a class defined in a notebook must.
+        jobs: worker processes; by default one a core, and one on an accelerator. 0 runs in this process, as a class
+            defined in a notebook must.
         shard: "2/8": run the second of eight shares of the trials, and wait for the others.
         ray: address of a Ray cluster to run on.
         checkpoint_every: save each run every so many steps, and take it up there.
@@ -269,6 +288,6 @@ def compare(
     folder = Path(out) if out is not None else default_folder(spec)
     if jobs is None and is_here(spec.task):
         jobs = 0  # workers could not find it
-    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every)
+    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
     study = Study(spec, Store(folder), baseline, margin)
     return run_study(study, executor, fork=fork, progress=progress, callbacks=callbacks)

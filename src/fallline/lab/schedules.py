@@ -27,7 +27,7 @@ SCHEDULES = tuple(_SHAPES)
 
 
 def check_schedule(schedule: str) -> None:
-    """Check that a study can name a schedule so: one of SCHEDULES, or where the user's own is.
+    """Check that a study can name a schedule so: one of SCHEDULES, or where the user's own is, which must be there.
 
     Raises:
         ArgumentError: it cannot.
@@ -37,6 +37,8 @@ def check_schedule(schedule: str) -> None:
             f"schedules: must be among {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; cosine is the "
             "usual one"
         )
+    if is_path(schedule):
+        load_object("schedules", schedule)
 
 
 def warmup_steps(steps: int, warmup: float) -> int:

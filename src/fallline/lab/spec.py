@@ -68,6 +68,8 @@ class Spec:
 
         for arm in self.arms:
             get_task(self.task, **self.settings_of(arm))
+            if (batch := self.settings_of(arm).get("batch_size", 1)) < 1:
+                raise ArgumentError(f"vary: batch_size must be at least 1, got batch_size={batch} in {arm.name}")
             if arm.steps is not None and self.equal != "trials":
                 raise ArgumentError(
                     f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass that"

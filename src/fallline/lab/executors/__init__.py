@@ -14,7 +14,13 @@ __all__ = ["Executor", "make_executor"]
 
 
 def make_executor(
-    folder: Path, *, jobs: int | None, shard: str | None, ray: str | None, checkpoint_every: int | None
+    folder: Path,
+    *,
+    jobs: int | None,
+    shard: str | None,
+    ray: str | None,
+    checkpoint_every: int | None,
+    device: str = "cpu",
 ) -> Executor:
     """Return what runs the trials of the study in a folder; the arguments are those of `compare`.
 
@@ -31,6 +37,8 @@ def make_executor(
             other = f"shard={shard!r}" if share else "jobs=0 (this process, as a notebook's task needs it)"
             raise ArgumentError(f"ray: runs trials on a cluster, got {other} too; leave one of them out")
         return RayCluster(folder, ray, jobs, checkpoint_every)
-    workers = jobs or os.cpu_count() or 1
+    if device != "cpu" and jobs is not None and jobs > 1:
+        raise ArgumentError(f"jobs: must be 1 on an accelerator, got jobs={jobs} with device={device!r}; leave it out")
+    workers = jobs or (os.cpu_count() if device == "cpu" else 1) or 1
     pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, workers, checkpoint_every)
     return Shard(pool, folder, *share) if share else pool
