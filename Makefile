@@ -12,7 +12,7 @@ demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write
 test: $(STAMP)  ## the fast suite
 	$(BIN)/python -m pytest -q
 
-slow: $(STAMP)  ## what takes longer
+slow: $(STAMP) $(VENV)/.ray  ## what takes longer
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(STAMP)  ## lint, format, types, and that generated files are not stale
@@ -24,6 +24,7 @@ check: $(STAMP)  ## lint, format, types, and that generated files are not stale
 	$(BIN)/python tools/docs.py --check
 	$(BIN)/python tools/lint_table.py --check
 	$(BIN)/python tools/conventions.py --check
+	$(BIN)/python tools/pages.py --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -35,14 +36,16 @@ names: $(STAMP)  ## write src/fallline/__init__.py from what the packages export
 golden: $(STAMP)  ## run the oracles and write their trajectories
 	$(BIN)/python tests/oracles/make.py
 
-docs: $(STAMP)  ## write docs/optimizers from the declarations, docs/lint.md and docs/schedules.md
+docs: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md and the pictures of docs/landscape
 	$(BIN)/python tools/docs.py
 	$(BIN)/python tools/lint_table.py
 	$(BIN)/python tools/conventions.py
+	$(BIN)/python tools/pages.py
 
-bench: $(STAMP)  ## step times against torch; wants a quiet machine
+bench: $(STAMP)  ## step times against torch, and what the lab costs; wants a quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/lab.py
 	$(BIN)/python tools/docs.py
 
 # constraints.txt pins torch: a looser range may fetch gigabytes of CUDA packages.
@@ -51,6 +54,11 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
 	touch $@
+
+# Only the slow tests start a cluster; Ray's wheel is large, and there is none for the newest Pythons at first.
+$(VENV)/.ray: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
+		&& touch $@ || echo "no Ray for this Python: tests on a cluster will skip"
 
 clean:
 	rm -rf $(VENV) .peers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,8 @@
 """The command line: what it says, in how many words and columns, and with which exit code."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 
@@ -32,7 +34,7 @@ def test_the_version(fallline):
     assert code == 0 and out.startswith("fallline 0.")
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"]])
+@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"], ["lr-range"]])
 def test_help_has_an_example_and_fits_80_columns(fallline, command):
     code, out, _ = fallline(*command, "--help")
     assert code == 0
@@ -76,6 +78,12 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["lint", f"{__file__}:nothing"], "OBJECT must be defined in"),
         (["lint", f"{__file__}:KNOWN"], "must be, or return, (model, optimizer, scheduler, total_steps)"),
         (["report", "/nowhere"], "must be the folder of a study"),
+        (["lr-range", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
+        (["lr-range", "--optimizer", "sdg"], "got 'sdg'; did you mean sgd?"),
+        (["lr-range", "--optimizer", "sgd,adam"], "got 'sgd,adam'"),
+        (["lr-range", "--steps", "3"], "lr_range: steps must be an int >= 10, got steps=3"),
+        (["lr-range", "--low", "20"], "lr_range: low must be < high, got low=20.0, high=10.0"),
+        (["lr-range", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
     ],
 )
 def test_errors_of_use_are_one_sentence_and_exit_code_2(fallline, words, sentence, tmp_path, monkeypatch):
@@ -153,3 +161,24 @@ main()"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == 'fallline: the command line needs typer; install it with: pip install "fallline[lab]"\n'
+
+
+def test_lr_range_draws_the_curve_and_says_what_it_suggests(fallline, tmp_path):
+    code, out, _ = fallline("lr-range", "digits", "--low", "1e-4", "--steps", "40", "--out", tmp_path / "a" / "r.html")
+    assert code == 0
+    assert max(map(cell_len, out.partition("picture:")[0].splitlines())) <= 80
+    lines = out.splitlines()
+    assert "digits with adamw: 40 updates from lr 0.0001 to 10" in lines[0]
+    assert [line[8] for line in lines[1:9]] == ["│"] * 8
+    assert lines[10].split() == ["1e-4", "1e-3", "1e-2", "1e-1", "1e0", "1e1"]
+    (suggested,) = (float(line.split()[2].rstrip(";")) for line in lines if line.startswith("suggestion: lr "))
+    assert 1e-3 < suggested < 0.03
+    at = 9 + round(63 * (math.log10(suggested) + 4) / 5)
+    assert lines[11].index("▲") == pytest.approx(at, abs=1)  # the number is rounded, the mark is not
+    assert not re.search(r"<(script|link)[^>]*(src|href)=", (tmp_path / "a" / "r.html").read_text())
+
+
+def test_lr_range_takes_a_task_of_the_users_own(fallline, tmp_path):
+    assert fallline("new-task", tmp_path / "mine.py")[0] == 0
+    code, out, _ = fallline("lr-range", f"{tmp_path / 'mine.py'}:Mine", "--steps", "20", "--optimizer", "sam(sgd)")
+    assert code == 0 and "with sam(sgd)" in out and "suggestion: lr" in out

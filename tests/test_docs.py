@@ -10,6 +10,7 @@ import torch
 
 import declaration
 import docs
+import pages
 from equations import equations, run, variants
 from fallline import ops
 from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
@@ -198,7 +199,9 @@ def anchors(text):
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted(docs.FOLDER.glob("*.md")), docs.ROOT / "README.md"], ids=lambda path: path.name
+    "path",
+    [*sorted(docs.FOLDER.glob("*.md")), *sorted(pages.FOLDER.glob("*.md")), docs.ROOT / "README.md"],
+    ids=lambda path: path.name,
 )
 def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
@@ -213,6 +216,16 @@ def test_pictures_are_there_and_small(cls):
     picture = (docs.FOLDER / f"{cls.rule.name}.svg").read_text(encoding="utf-8")
     assert picture.startswith("<svg") and cls.__name__ in picture
     assert len(picture) < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_the_code_of_a_page_on_the_landscape_prints_and_draws_what_stands_there(page, tmp_path):
+    text = (pages.FOLDER / page).read_text(encoding="utf-8")
+    assert pages.render(page, tmp_path) == text
+    (shown,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert [path.name for path in tmp_path.iterdir()] == [shown]
+    assert len(re.findall(r"^## What the numbers do not say$", text, re.MULTILINE)) == 1
 
 
 def test_a_class_that_does_not_say_when_to_use_it_is_refused():

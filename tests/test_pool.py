@@ -92,10 +92,10 @@ class Unpicklable(Exception):
 
 
 def test_an_error_that_cannot_be_sent_is_told():
-    error = local._picklable(Unpicklable("no batch", 3))
+    error = local.sendable(Unpicklable("no batch", 3), Path())
     assert isinstance(error, StudyError) and str(error).endswith("got Unpicklable: no batch")
     known = ValueError("x")
-    assert local._picklable(known) is known and local._picklable(None) is None
+    assert local.sendable(known, Path()) is known
 
 
 def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):

@@ -55,7 +55,11 @@ def test_the_ravine_is_30_times_as_steep_across_as_along():
 def test_the_plateau_is_flat_where_descent_begins():
     problem = PROBLEMS["plateau"]
     steepest = gradient(problem, (1.0, 0.0)).norm()
-    assert gradient(problem, problem.start).norm() < steepest / 10
+    assert gradient(problem, problem.start).norm() < steepest / 700
+
+
+def test_the_saddle_is_ten_times_as_steep_across_as_down():
+    assert curvatures(PROBLEMS["saddle"], (0.0, 0.0)).tolist() == [-1, 10]
 
 
 @EVERY_PROBLEM

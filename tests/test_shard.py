@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,20 @@ def test_shards_are_read(tmp_path):
     assert parse_shard("3/4") == (3, 4)
     executor = make_executor(tmp_path, jobs=2, shard="3/4", ray=None, checkpoint_every=None)
     assert (executor.number, executor.of, executor.patience) == (3, 4, 1800.0)
+
+
+def test_the_slurm_script_of_the_docs_runs_each_share(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/clusters.md").read_text(encoding="utf-8")
+    script = page.partition("```bash\n")[2].partition("```")[0]
+    for name, text in (("srun", '"$@"'), ("fallline", 'echo "$PWD" "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    count = re.search(r"--array=1-(\d+)", script)[1]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "16"}
+    environment |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": count}
+    said = subprocess.run(["bash", "-eu", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split()[:3] == [str(tmp_path), "compare", "my_task.py:Mine"]
+    assert said.stdout.endswith(f"--out {tmp_path}/runs/mine -j 16 --checkpoint-every 1000 --shard 3/{count}\n")
 
 
 @pytest.mark.slow

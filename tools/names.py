@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fallline"
 EAGER = ("optimizers", "schedules", "wrappers")  # packages whose __all__ is public and cheap to import
-MODULES = ("errors", "recipes", "schedules")  # public as modules: fl.schedules.cosine
+MODULES = ("errors", "landscape", "recipes", "schedules")  # public as modules: fl.schedules.cosine
 LAZY = {"compare": "lab", "task": "lab"}  # names that need the extra `lab`, imported at first use
 
 TEMPLATE = '''"""Fallline: which optimizer, how to run it, and why it behaves so.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fallline.base import Optimizer
+from fallline.lab.race.runs import descend
 from fallline.lab.report.looks import Look, looks
 from fallline.lab.spaces import SPACES
 from fallline.optimizers import OPTIMIZERS
@@ -49,20 +50,12 @@ def _plain() -> Path:
 def _descend(cls: type[Optimizer], options: Mapping[str, Any]) -> Path:
     """Return the run whose value, averaged over its steps, is the lowest of the learning rates tried."""
     ravine = PROBLEMS["ravine"]
-    params = [torch.nn.Parameter(torch.tensor(ravine.start, dtype=torch.float64)) for _ in LRS]
-    groups = [{"params": [param], "lr": lr} for param, lr in zip(params, LRS, strict=True)]
-    decay = {"weight_decay": 0.0}  # it would move the minimum
-    optimizer = cls(groups, **options, **decay, backend="reference")
-    track = [torch.stack(params).detach()]
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        ravine(torch.stack(params)).sum().backward()
-        optimizer.step()
-        track.append(torch.stack(params).detach())
-    values = ravine(torch.stack(track))
-    best = int(values.mean(0).nan_to_num(math.inf).argmin())
-    points = [(x, y) for x, y in torch.stack(track)[:, best].tolist()]
-    return Path(_label(cls, options), LRS[best], points, values[-1, best].item())
+    still = {**options, "weight_decay": 0.0}  # decay would move the minimum
+    tracks = torch.from_numpy(descend(ravine, cls.rule.name, still, LRS, STEPS))
+    values = ravine(tracks)
+    best = int(values.mean(1).nan_to_num(math.inf).argmin())
+    points = [(x, y) for x, y in tracks[best].tolist()]
+    return Path(_label(cls, options), LRS[best], points, values[best, -1].item())
 
 
 def _label(cls: type[Optimizer], options: Mapping[str, Any]) -> str:

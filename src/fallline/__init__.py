@@ -6,7 +6,7 @@ Written by `make names`; `make check` fails when it is stale.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fallline import errors, recipes, schedules
+from fallline import errors, landscape, recipes, schedules
 from fallline.linting import lint, watch
 from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
 from fallline.schedules import (
@@ -57,6 +57,7 @@ __all__ = [
     "create_optimizer",
     "errors",
     "frozen_batchnorm",
+    "landscape",
     "lint",
     "recipes",
     "schedules",

@@ -76,14 +76,16 @@ def ravine(points: torch.Tensor) -> torch.Tensor:
     return (along**2 + CONDITION * across**2) / 2
 
 
+# Ten times as steep across as down: what the slope across allows as a step is little for the way out.
 @_problem(start=(1.5, 0.01), domain=((-2.0, 2.0), (-1.6, 1.6)), minima=((0.0, 1.0), (0.0, -1.0)), saddles=((0.0, 0.0),))
 def saddle(points: torch.Tensor) -> torch.Tensor:
     """A pass between two minima: descent from the ridge runs into the saddle, where the gradient vanishes."""
     x, y = points.unbind(-1)
-    return x**2 / 2 - y**2 / 2 + y**4 / 4 + 0.25
+    return 5 * x**2 - y**2 / 2 + y**4 / 4 + 0.25
 
 
-@_problem(start=(-2.6, 1.2), domain=((-3.5, 3.5), (-2.5, 2.5)), minima=((0.0, 0.0),))
+# The gradient at the start is a thousandth of the steepest, so the rate that suits the hollow crawls on the plain.
+@_problem(start=(-3.9, 1.35), domain=((-4.6, 2.6), (-2.4, 2.4)), minima=((0.0, 0.0),))
 def plateau(points: torch.Tensor) -> torch.Tensor:
     """A hollow in a plain: the gradient all but vanishes far from the minimum."""
     return 1 - torch.exp(-points.square().sum(-1) / 2)

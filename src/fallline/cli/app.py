@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fallline.cli import compare, draw, exercise, inspect, show
+from fallline.cli import compare, draw, exercise, inspect, lr_range, race, show
 from fallline.cli import data as datasets
 from fallline.cli import report as reports
 from fallline.cli.new_task import new_task as write_new_task
@@ -67,6 +67,10 @@ app.command(epilog="Example: fallline compare digits --optimizers momentum,adam,
 )
 app.command(epilog="Example: fallline exercise 1 --task digits --quick")(exercise.exercise)
 app.command(epilog="Example: fallline reproduce runs/first --trial 3f2a")(exercise.reproduce)
+app.command("lr-range", epilog="Example: fallline lr-range digits --optimizer momentum --out lr-range.html")(
+    lr_range.lr_range
+)
+app.command(epilog="Example: fallline race ravine --optimizers sgd,momentum,adam")(race.race)
 
 
 @app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d --format html,csv,svg")

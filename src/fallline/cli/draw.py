@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fallline import schedules as fs
 from fallline.cli.show import console, path
@@ -46,8 +47,14 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
         console.print("  " + corners(schedule, length, base), markup=False, style="dim")
     if out is not None:
         chart = plot(found, steps or max(schedule.horizon for schedule in found.values()), base)
-        chart.save(str(out), **({"inline": True} if out.suffix == ".html" else {}))
-        path("picture", out)
+        save(chart, out)
+
+
+def save(chart: Any, out: Path) -> None:
+    """Write a chart in the format that the name ends in, HTML for offline use, and say where it is."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    chart.save(str(out), **({"inline": True} if out.suffix == ".html" else {}))
+    path("picture", out)
 
 
 def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[str]:
@@ -55,7 +62,12 @@ def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[st
     width = min(_WIDTH, steps)
     values = [schedule(int(column * (steps - 1) / max(width - 1, 1)), base) for column in range(width)]
     top = max(*values, *(schedule(k, base) for k in schedule.corners if k < steps)) or 1.0
-    eighths = [round(8 * height * value / top) for value in values]
+    return blocks([value / top for value in values], height)
+
+
+def blocks(values: Sequence[float], height: int) -> list[str]:
+    """Return values from 0 to 1 as lines of block characters, a column each, the highest line first."""
+    eighths = [round(8 * height * value) for value in values]
     return [
         "".join(_BLOCKS[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
         for row in reversed(range(height))

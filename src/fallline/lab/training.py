@@ -107,6 +107,7 @@ class Training:
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
         self._watch = _Watch(warmup=round(steps * warmup))
         self._stride = max(TRACE_EVERY, math.ceil(steps / TRACE))
+        self._parameters = list(model.parameters())  # walking the modules for them takes as long as their norms
         self._base = [group["lr"] for group in optimizer.param_groups]
         self._row_from = 0
         closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -129,7 +130,7 @@ class Training:
     def step(self, step: int) -> Failure | None:
         """Make one step, and evaluate where a row of the curve is due; return the failure, if it failed."""
         sampled = step % self._stride == 0
-        before = [p.detach().clone() for p in self.model.parameters()] if sampled else []
+        before = [p.detach().clone() for p in self._parameters] if sampled else []
         self.bare_step(step)
         if sampled:
             self.trace.append({"step": step, "loss": self.losses[-1], **self._norms(before)})
@@ -189,14 +190,15 @@ class Training:
             began = time.perf_counter()
             self.clock.passes += 1
             self.optimizer.zero_grad()
-            loss = torch.zeros((), device=self.device)
+            losses = []
             for part in parts:
                 with precision(self.task, self.device):
-                    mean = self.task.loss(self.model, part) / len(parts)
+                    mean = self.task.loss(self.model, part)
+                    mean = mean / len(parts) if len(parts) > 1 else mean
                 mean.backward()
-                loss = loss + mean.detach()
+                losses.append(mean.detach())
             inside += time.perf_counter() - began
-            return loss
+            return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
         if self._needs_closure:
             start = time.perf_counter()
@@ -209,9 +211,8 @@ class Training:
         return float(loss)
 
     def _norms(self, before: Sequence[torch.Tensor]) -> dict[str, float]:
-        parameters = list(self.model.parameters())
-        grads = [p.grad for p in parameters if p.grad is not None]
-        updates = [p.detach() - old for p, old in zip(parameters, before, strict=True)]
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        updates = [p.detach() - old for p, old in zip(self._parameters, before, strict=True)]
         return {"grad_norm": _norm(grads), "update_norm": _norm(updates)}
 
     def _save(self, path: Path) -> None:
@@ -280,4 +281,4 @@ def to_device(batch: Any, device: str) -> Any:
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
     if not tensors:
         return 0.0
-    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t.float()) for t in tensors])))
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm([t.float() for t in tensors]))))

@@ -1,14 +1,12 @@
 """Checks of a running training."""
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
 
 from fallline.linting.finding import Check, Found, check
+from fallline.spikes import WINDOW, is_spike
 
 EARLY = 500  # steps: the first hundreds
-_WINDOW, _LEAST, _MADS, _PART = 50, 10, 8.0, 0.2  # losses before; how many at least; MADs and part of the median above
 
 
 @dataclass
@@ -36,17 +34,7 @@ def spikes(losses: list[float]) -> list[int]:
         >>> spikes([2.0] * 20 + [9.0] + [2.0] * 5)
         [20]
     """
-    found = []
-    for k, loss in enumerate(losses):
-        before = [x for x in losses[max(k - _WINDOW, 0) : k] if math.isfinite(x)]
-        if not math.isfinite(loss):
-            found.append(k)
-        elif len(before) >= _LEAST:
-            middle = median(before)
-            spread = median(abs(x - middle) for x in before)
-            if loss > middle + max(_MADS * spread, _PART * abs(middle)):
-                found.append(k)
-    return found
+    return [k for k, loss in enumerate(losses) if is_spike(loss, losses[max(k - WINDOW, 0) : k])]
 
 
 @run_check(

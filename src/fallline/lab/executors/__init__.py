@@ -7,6 +7,7 @@ from fallline.errors import ArgumentError
 from fallline.lab.executors.base import Executor
 from fallline.lab.executors.here import CallingProcess
 from fallline.lab.executors.local import LocalPool
+from fallline.lab.executors.ray import RayCluster
 from fallline.lab.executors.shard import Shard, parse_shard
 
 __all__ = ["Executor", "make_executor"]
@@ -25,6 +26,11 @@ def make_executor(
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ArgumentError(f"checkpoint-every: must be at least 1 step, got {checkpoint_every}; leave it out for none")
     share = parse_shard(shard) if shard is not None else None
+    if ray is not None:
+        if share or jobs == 0:
+            other = f"shard={shard!r}" if share else "jobs=0 (this process, as a notebook's task needs it)"
+            raise ArgumentError(f"ray: runs trials on a cluster, got {other} too; leave one of them out")
+        return RayCluster(folder, ray, jobs, checkpoint_every)
     workers = jobs or os.cpu_count() or 1
     pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, workers, checkpoint_every)
     return Shard(pool, folder, *share) if share else pool

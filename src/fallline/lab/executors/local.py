@@ -21,7 +21,7 @@ from pathlib import Path
 from fallline.errors import StudyError
 from fallline.lab.store import Store, unwritten
 from fallline.lab.training import Checkpoint
-from fallline.lab.trial import Trial
+from fallline.lab.trial import Costs, Outcome, Trial
 
 RETRIES = 2  # for a trial whose worker was killed (out of memory, say); one that diverged has an outcome instead
 
@@ -160,28 +160,36 @@ def _work(pipe: Connection, folder: Path, checkpoint_every: int | None) -> None:
             trial = pipe.recv()
         except EOFError:
             return
-        pipe.send(_picklable(run_and_save(trial, folder, checkpoint_every)))
+        pipe.send(run_and_save(trial, folder, checkpoint_every))
 
 
 def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None) -> Exception | None:
     """Run a trial and write its outcome; return the error that must end the study, if there is one."""
-    from fallline.lab.trial import run
-
     try:
-        store = Store(folder)
-        checkpoint = None if checkpoint_every is None else Checkpoint(store.checkpoint(trial), checkpoint_every)
-        outcome, costs = run(trial, checkpoint=checkpoint)
-        store.save(trial, outcome, costs)
-    except Exception as error:  # raised again by the parent, where somebody sees it
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        if full or "PytorchStreamWriter failed writing" in str(error):  # torch.save's words for a full disk
-            return unwritten(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        return error
+        outcome = run_from_checkpoint(trial, folder, checkpoint_every)
+        Store(folder).save(trial, *outcome)
+    except Exception as error:
+        return sendable(error, folder)
     return None
 
 
-def _picklable(error: Exception | None) -> Exception | None:
-    """Return an error that the parent can read: one of a user's own class may not survive the pipe."""
+def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None) -> tuple[Outcome, Costs]:
+    """Run a trial, from where the study's folder says that it has come to if it is saved every so many steps."""
+    from fallline.lab.trial import run
+
+    if checkpoint_every is None:
+        return run(trial)
+    return run(trial, checkpoint=Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
+
+
+def sendable(error: Exception, folder: Path) -> Exception:
+    """Return the error of a trial as the process that conducts the study can read and raise it.
+
+    A full disk is told as such, and an error of a user's own class, which may not survive the way, by its words.
+    """
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if full or "PytorchStreamWriter failed writing" in str(error):  # torch.save's words for a full disk
+        return unwritten(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

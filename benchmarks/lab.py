@@ -1,0 +1,152 @@
+"""What the lab itself costs, beside training by hand.  python benchmarks/lab.py [--rounds N] [--write FILE]
+
+A quick study from the shell's prompt back to it; trials a minute of the pool and of a process a trial; the time of a
+run in the lab beside a bare loop that makes the same steps, in turn, so that a slow moment hits both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from run import processor
+
+from fallline.lab.arms import make_arms
+from fallline.lab.executors.local import LocalPool
+from fallline.lab.optimizers import build_optimizer
+from fallline.lab.plan import tune
+from fallline.lab.schedules import learning_rates
+from fallline.lab.spec import Spec
+from fallline.lab.tasks import get_task
+from fallline.lab.trial import Trial, derive, start
+
+ARMS = ("momentum", "adam", "adamw")
+TASKS = {"digits": 400, "digits-cnn": 100, "text": 30}  # and the steps of a run: a second or two
+CORES = 2
+
+# One trial in a process of its own, as a shell loop over configurations has it.
+ONE = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from fallline.lab.executors.local import run_and_save
+from fallline.lab.trial import Trial
+error = run_and_save(Trial(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+if error: raise error"""
+
+
+def trials_of(task: str, count: int) -> list[Trial]:
+    """Return the tuning trials of a study of ARMS."""
+    return tune(Spec(task, get_task(task).steps, make_arms(ARMS, ["cosine"]), count, 5), {})[0]
+
+
+def quick_study() -> float:
+    """Return the seconds of `fallline compare digits --quick`, report included."""
+    command = [sys.executable, "-c", "from fallline.cli import main; main()", "compare", "digits", "--quick"]
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--optimizers", ",".join(ARMS), "-j", str(CORES), "--out", folder]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - began
+
+
+def in_a_pool(trials: Sequence[Trial]) -> float:
+    """Return trials a minute of the lab's pool, the start of its workers included."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        with LocalPool(Path(folder), CORES) as pool:
+            done = sum(1 for _ in pool.run(trials))
+        return 60 * done / (time.perf_counter() - began)
+
+
+def in_processes(trials: Sequence[Trial]) -> float:
+    """Return trials a minute with a process a trial, as many at once as there are cores."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(CORES) as threads:
+        commands = [[sys.executable, "-c", ONE, json.dumps(asdict(trial)), folder] for trial in trials]
+        began = time.perf_counter()
+        list(threads.map(lambda command: subprocess.run(command, check=True, capture_output=True), commands))
+        return 60 * len(trials) / (time.perf_counter() - began)
+
+
+def in_the_lab(trial: Trial) -> float:
+    """Return the processor's seconds of a run in the lab, without its evaluation."""
+    began = time.process_time()
+    training = start(trial)
+    training.run()
+    return time.process_time() - began - training.clock.evaluation
+
+
+def by_hand(trial: Trial) -> float:
+    """Return the seconds of the same steps in a loop that does nothing else: it does not even read the loss."""
+    began = time.process_time()
+    task = get_task(trial.task)
+    torch.manual_seed(derive(trial.seed, "init"))
+    model = task.model()
+    optimizer = build_optimizer(trial.optimizer, model.parameters(), **trial.options)
+    base = optimizer.param_groups[0]["lr"]
+    batches = task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data")))
+    for factor, batch in zip(learning_rates(trial.schedule, trial.steps, trial.warmup), batches, strict=False):
+        optimizer.param_groups[0]["lr"] = base * factor
+        optimizer.zero_grad()
+        task.loss(model, batch).backward()
+        optimizer.step()
+    return time.process_time() - began
+
+
+def overhead(task: str, steps: int, rounds: int) -> tuple[float, float, float]:
+    """Return the median milliseconds a step in the lab and by hand, and the median of the rounds' ratios."""
+    trial = replace(next(t for t in trials_of(task, 1) if t.arm == "adamw"), steps=steps, evaluations=1)
+    times = [(in_the_lab(trial), by_hand(trial)) for _ in range(rounds + 1)][1:]  # the first finds data and kernels
+    lab, hand = (1e3 * statistics.median(column) / steps for column in zip(*times, strict=True))
+    return lab, hand, statistics.median(a / b for a, b in times)
+
+
+def report(rounds: int) -> Iterator[str]:
+    """Yield the report in Markdown."""
+    torch.set_num_threads(1)
+    yield "# What the lab costs\n"
+    yield (
+        f"Written by `make bench`. Machine: {processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
+        f"torch {torch.__version__}; {CORES} workers of one thread.\n"
+    )
+    study = [quick_study() for _ in range(3)]
+    yield (
+        f"`fallline compare digits --quick` with {', '.join(ARMS)}, from the shell's prompt back to it: "
+        f"{statistics.median(study):.0f} s (reach: 60 s).\n"
+    )
+    pool, processes = in_a_pool(trials_of("digits", 16)), in_processes(trials_of("digits", 4))
+    yield (
+        f"Trials of `digits` a minute: {pool:.0f} in the pool, its start included, {processes:.0f} with a process a "
+        f"trial; ratio {pool / processes:.1f} (reach: 5).\n"
+    )
+    yield (
+        "Time of a step under AdamW on one thread, as the processor counts it: evaluations excluded, the run's set-up "
+        "included (reach: 1.10).\n"
+    )
+    yield "| task | steps | in the lab, ms | bare loop, ms | ratio |\n|---|--:|--:|--:|--:|"
+    for task, steps in TASKS.items():
+        lab, hand, ratio = overhead(task, steps, rounds)
+        yield f"| {task} | {steps} | {lab:.3f} | {hand:.3f} | {ratio:.3f} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11, help="runs of each kind that count (default 11)")
+    parser.add_argument("--write", type=Path, default=Path("docs/lab-benchmarks.md"), help="Markdown file to write")
+    arguments = parser.parse_args()
+    lines = []
+    for line in report(arguments.rounds):
+        print(line, flush=True)
+        lines.append(line)
+    arguments.write.write_text("\n".join(lines) + "\n")

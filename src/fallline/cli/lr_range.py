@@ -1,0 +1,144 @@
+"""`fallline lr-range`: the learning rate range test of a task, drawn in the terminal."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fallline.cli.compare import keep_data_in, parse_settings
+from fallline.cli.draw import PICTURES, blocks, save
+from fallline.cli.show import console, counting
+from fallline.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from fallline.lab.arms import Arm
+    from fallline.lab.tasks import Task
+    from fallline.landscape import LRRange
+
+_WIDTH, _HEIGHT, _LEFT = 64, 8, 9  # characters: of the curve, and left of it
+
+
+def lr_range(
+    task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
+    optimizer: Annotated[str, typer.Option(help="As for compare: adamw, momentum, adamw@weight_decay=0.1.")] = "adamw",
+    low: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-7,
+    high: Annotated[float, typer.Option(help="The last learning rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Optimizer updates, evenly spaced in log lr.")] = 100,
+    accumulate: Annotated[int | None, typer.Option(help="Batches to an update; the task's by default.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the task: batch_size=128.")] = None,
+    text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Also write a picture: .html, .svg, .png or .pdf.")] = None,
+) -> None:
+    """Train for a moment at a rising learning rate, and say which rates make the loss fall.
+
+    It costs as many updates as --steps, and stops earlier when the loss leaves all bounds.
+    """
+    from fallline.lab.arms import make_arms
+    from fallline.lab.tasks import get_task
+
+    keep_data_in(data_dir)
+    if out is not None and out.suffix not in PICTURES:
+        raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; html is a good choice")
+    found = get_task(task, **parse_settings(settings or [], text))
+    (arm,) = make_arms([optimizer], ["constant"])
+    result = _measure(found, arm, low, high, steps, accumulate, seed, device)
+    console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")
+    for line in picture(result, low, high):
+        console.print(line, markup=False)
+    console.print()
+    console.print(f"suggestion: lr {result.suggestion:.2g}; range {result.low:.2g} to {result.high:.2g}", style="bold")
+    console.print(f"{result.verdict[0].upper()}{result.verdict[1:]}.")
+    if out is not None:
+        save(result.plot(), out)
+
+
+def _measure(
+    task: "Task", arm: "Arm", low: float, high: float, steps: int, accumulate: int | None, seed: int, device: str
+) -> "LRRange":
+    """Return the test of a fresh model, initialised and fed as a trial of a study is."""
+    import torch
+
+    from fallline.lab.optimizers import build_optimizer
+    from fallline.lab.training import precision, to_device
+    from fallline.lab.trial import derive
+    from fallline.landscape import lr_range as measure
+
+    torch.manual_seed(derive(seed, "init"))
+    model = task.model().to(device)
+    options = arm.space.options({**arm.space.defaults, **arm.fixed})
+    optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
+    torch.manual_seed(derive(seed, "dropout"))
+
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        with precision(task, device):
+            return task.loss(model, to_device(batch, device))
+
+    batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
+    with counting("updates") as progress:
+        return measure(
+            model,
+            optimizer,
+            loss,
+            batches,
+            low=low,
+            high=high,
+            steps=steps,
+            accumulate=task.accumulate if accumulate is None else accumulate,
+            weight=task.size,
+            progress=progress,
+        )
+
+
+def picture(found: "LRRange", low: float, high: float) -> list[str]:
+    """Return the smoothed curve as lines of characters, with its axes, the range and the suggestion below.
+
+    Args:
+        found: the test.
+        low, high: the ends of the axis.
+    """
+    decades = math.log10(high / low)
+
+    def column(lr: float) -> int:
+        return round((_WIDTH - 1) * math.log10(lr / low) / decades)
+
+    bottom, top = _bounds(found)
+    heights = _heights(found, low, decades, bottom, top)
+    labels = {0: f"{top:.3g}", _HEIGHT - 1: f"{bottom:.3g}"}
+    lines = [f"{labels.get(k, ''):>{_LEFT - 2}} │{row}" for k, row in enumerate(blocks(heights, _HEIGHT))]
+    wide = math.ceil(decades / 8)  # decades between labels, which take six characters each
+    exponents = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1, wide)
+    axis, names = ["─"] * _WIDTH, [" "] * (_WIDTH + 6)
+    for exponent in exponents:
+        at = column(10.0**exponent)
+        axis[at] = "┬"
+        names[at : at + 6] = f"1e{exponent}".ljust(6)
+    span = [" "] * _WIDTH
+    first, best, last = column(max(found.low, low)), column(max(found.suggestion, low)), column(found.high)
+    span[first : last + 1] = "─" * (last + 1 - first)
+    span[first], span[last], span[best] = "├", "┤", "▲"
+    margin = " " * (_LEFT - 1)
+    lines += [f"{margin}└{''.join(axis)}", f"{margin} {''.join(names).rstrip()}"]
+    return [*lines, f"{'range':>{_LEFT - 2}}  {''.join(span).rstrip()}"]
+
+
+def _bounds(found: "LRRange") -> tuple[float, float]:
+    """Return the losses at the foot and the top of the picture."""
+    lowest = min(found.start, float(found.smooth.min()))
+    ceiling = found.start + max(found.start - lowest, 0.05 * abs(found.start))
+    return lowest, min(max(found.start, float(found.smooth.max())), ceiling)
+
+
+def _heights(found: "LRRange", low: float, decades: float, bottom: float, top: float) -> Sequence[float]:
+    """Return the height of every column, from 0 to 1; those of rates that were not tried are 0."""
+    import numpy as np
+
+    rates = low * 10 ** (decades * np.arange(_WIDTH) / (_WIDTH - 1))
+    smooth = np.interp(np.log10(rates), np.log10(found.lrs), found.smooth)
+    foot = bottom - 0.05 * (top - bottom)
+    heights = np.clip((smooth - foot) / ((top - foot) or 1.0), 0, 1)
+    return [float(h) if rate <= found.lrs[-1] * 1.001 else 0.0 for h, rate in zip(heights, rates, strict=True)]

@@ -1,0 +1,55 @@
+"""`fallline race`: optimizers on a surface, as a table, a still picture and an animation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fallline.cli.compare import split
+from fallline.cli.show import console, path
+from fallline.errors import ArgumentError
+from fallline.problems import PROBLEMS
+
+_SURFACES = ", ".join(PROBLEMS)
+
+
+def race(
+    surface: Annotated[str, typer.Argument(help=f"One of {_SURFACES}.")] = "ravine",
+    optimizers: Annotated[
+        str, typer.Option(help="Arms, by comma: sam(sgd), adam@lr=0.1, torch.optim:NAdam.")
+    ] = "sgd,momentum,rmsprop,adam,lion",
+    steps: Annotated[int, typer.Option(help="Steps of every descent.")] = 200,
+    lr: Annotated[float | None, typer.Option(help="One learning rate for all; the best for each by default.")] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file: .html for the animation, .svg, .png or .pdf; can be given again."),
+    ] = None,
+) -> None:
+    """Let optimizers race down a surface; see why SGD zigzags in a ravine, and what a plateau does to it.
+
+    Each is run at the same 41 learning rates and shown at its best. By default an animation and a picture are written
+    into fallline-runs.
+    """
+    from fallline.lab.race import FORMATS
+    from fallline.lab.race import race as run
+    from fallline.lab.race.scene import COLUMNS, method, table, warnings
+
+    targets = out or [Path("fallline-runs") / f"race-{surface}{suffix}" for suffix in (".html", ".svg")]
+    for target in targets:
+        if target.suffix not in FORMATS:
+            raise ArgumentError(f"--out: must end in {', '.join(FORMATS)}, got {target}; html is the animation")
+    found = run(surface, split(optimizers), steps=steps, lr=lr)
+    console.print(f"{found.problem.name}: {found.problem.summary}", style="bold")
+    rows = Table(box=None, pad_edge=False, header_style="dim")
+    for name in COLUMNS:
+        rows.add_column(name, justify="left" if name == COLUMNS[0] else "right", overflow="fold")
+    for row in table(found):
+        rows.add_row(*row)
+    console.print(rows)
+    console.print()
+    console.print(method(found), markup=False)
+    for warning in warnings(found):
+        console.print(f"! {warning}", style="yellow")
+    for target in targets:
+        path("animation" if target.suffix == ".html" else "picture", found.save(target))

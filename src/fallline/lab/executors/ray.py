@@ -1,0 +1,181 @@
+"""Trials on a Ray cluster: an actor a worker, which stays for the whole study; outcomes come back through Ray."""
+
+import contextlib
+import os
+import platform
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fallline.errors import ArgumentError, MissingExtraError, StudyError
+from fallline.lab.executors.here import as_in_a_worker
+from fallline.lab.executors.local import RETRIES, check_killed, run_from_checkpoint, sendable
+from fallline.lab.loading import source_digest
+from fallline.lab.manifest import versions
+from fallline.lab.store import Store
+from fallline.lab.trial import Costs, Outcome, Trial
+
+_PATIENCE_S = 5.0  # for the head node to answer; Ray itself tries for five minutes, and then ends the process
+
+
+@dataclass
+class _Busy:
+    actor: Any
+    trial: Trial | None = None  # None while it starts
+
+
+class RayCluster:
+    """Runs trials on the cores of a Ray cluster; use as a context manager.
+
+    Workers answer with outcomes, and only this process writes: the nodes need not share the study's folder. They need
+    the versions that this process has, and the user's files at the same places with the same content; both are checked.
+
+    Args:
+        folder: of the study.
+        address: as `ray.init` takes it: "auto", "HOST:PORT", "ray://HOST:PORT". A process that is connected stays so.
+        jobs: workers, one a core of the cluster by default (one an accelerator where trials run on those).
+        checkpoint_every: as for `LocalPool`; the nodes must share the study's folder for it to help on another node.
+    """
+
+    def __init__(
+        self, folder: Path, address: str, jobs: int | None = None, checkpoint_every: int | None = None
+    ) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise MissingExtraError(
+                'ray: --ray needs the package ray; install it with: pip install "fallline[lab,ray]"'
+            ) from None
+        self._ray: Any = ray
+        self._store, self._jobs, self._checkpoint_every = Store(folder), jobs, checkpoint_every
+        self.address = address
+        self._connected = False
+        self._idle: list[Any] = []
+        self._busy: dict[Any, _Busy] = {}  # by what will be its answer
+        self._stillborn = 0
+
+    def __enter__(self) -> "RayCluster":
+        if not self._ray.is_initialized():
+            self._connect()
+            self._connected = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for actor in [*self._idle, *(busy.actor for busy in self._busy.values())]:
+            with contextlib.suppress(self._ray.exceptions.RayError):  # the cluster may be what is gone
+                self._ray.kill(actor)
+        self._idle.clear()
+        self._busy.clear()
+        if self._connected:
+            self._ray.shutdown()
+
+    def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
+        """Run trials and yield each when its outcome is on disk, in the order in which they finish.
+
+        Raises:
+            StudyError: an outcome cannot be written, a trial killed its worker three times, workers do not start, or a
+                node has other versions or files.
+        """
+        waiting = list(reversed(trials))
+        killed: Counter[str] = Counter()
+        while waiting or any(busy.trial for busy in self._busy.values()):
+            self._hand_out(waiting)
+            (done,), _ = self._ray.wait(list(self._busy), num_returns=1)
+            busy = self._busy.pop(done)
+            try:
+                answer = self._ray.get(done)
+            except self._ray.exceptions.RayError as error:  # the worker is gone, or its node
+                if busy.trial is not None:
+                    waiting.append(busy.trial)
+                self._count(busy.trial, killed, error)
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            self._idle.append(busy.actor)
+            if busy.trial is not None:
+                self._store.save(busy.trial, *answer)
+                yield busy.trial
+
+    def _connect(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        try:
+            if host and port.isdecimal() and "//" not in host:
+                socket.create_connection((host, int(port)), _PATIENCE_S).close()
+            self._ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
+        except (Exception, SystemExit) as error:
+            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise ArgumentError(
+                f"ray: must be the address of a running Ray cluster, got {self.address!r} ({said}); "
+                "`ray start --head` starts one and prints it"
+            ) from error
+
+    def _hand_out(self, waiting: list[Trial]) -> None:
+        """Give every idle worker a trial; start workers while there are fewer than jobs and than trials."""
+        while waiting and self._idle:
+            actor, trial = self._idle.pop(), waiting.pop()
+            self._busy[actor.run.remote(trial)] = _Busy(actor, trial)
+        if not waiting:
+            return
+        starting = sum(busy.trial is None for busy in self._busy.values())
+        needs = {"num_cpus": 1} if waiting[-1].device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
+        resource = "CPU" if len(needs) == 1 else "GPU"
+        jobs = self._jobs or max(1, int(self._ray.cluster_resources().get(resource, 0)))
+        remote = self._ray.remote(**needs)(Worker)
+        for _ in range(min(jobs - len(self._busy), len(waiting) - starting)):
+            settings = {name: value for name, value in os.environ.items() if name.startswith("FALLLINE_")}
+            actor = remote.remote(str(self._store.folder.resolve()), self._checkpoint_every)
+            self._busy[actor.begin.remote(str(Path.cwd()), settings, versions())] = _Busy(actor)
+
+    def _count(self, trial: Trial | None, killed: "Counter[str]", error: Exception) -> None:
+        """Count the death of a worker in a trial, or before its first; give up after too many."""
+        if trial is not None:
+            killed[trial.id] += 1
+            check_killed(trial, killed[trial.id])
+            return
+        self._stillborn += 1
+        if self._stillborn > RETRIES:
+            reason = " ".join(str(error).split())
+            raise StudyError(
+                f"ray: workers must start, got {self._stillborn} that ended before their first trial ({reason}); see "
+                "that fallline is installed on every node"
+            )
+
+
+class Worker:
+    """What runs on a node: one trial after the other, as in any other worker."""
+
+    def __init__(self, folder: str, checkpoint_every: int | None) -> None:
+        self._folder, self._checkpoint_every = Path(folder), checkpoint_every
+
+    def begin(self, here: str, settings: Mapping[str, str], expected: Mapping[str, str]) -> StudyError | None:
+        """Go where the study was started, and return the error when this node would give other numbers."""
+        os.environ.update(settings)
+        with contextlib.suppress(OSError):  # only trials that name files need it, and they will tell
+            os.chdir(here)
+        found = versions()
+        different = [f"{name} {found.get(name)} instead of {v}" for name, v in expected.items() if found.get(name) != v]
+        if not different:
+            return None
+        return StudyError(
+            "ray: every node must have the versions of the process that starts the study, or numbers differ, got "
+            f"{', '.join(different)} on {platform.node()}; install the same there"
+        )
+
+    def run(self, trial: Trial) -> tuple[Outcome, Costs] | Exception:
+        """Return what came of a trial, or the error that ends the study."""
+        for place, digest in trial.sources.items():
+            with contextlib.suppress(OSError):
+                if source_digest(place) == digest:
+                    continue
+            return StudyError(
+                f"ray: {place} must be there on every node as where the study was started, got none or another on "
+                f"{platform.node()}; start it in a folder that all nodes share"
+            )
+        try:
+            with as_in_a_worker():
+                return run_from_checkpoint(trial, self._folder, self._checkpoint_every)
+        except Exception as error:
+            return sendable(error, self._folder)

@@ -1,0 +1,129 @@
+"use strict";
+const scene = JSON.parse(document.getElementById("scene").textContent);
+const stage = document.getElementById("stage");
+const pen = stage.getContext("2d");
+const [play, slider, now, speed] = ["play", "step", "now", "speed"].map((id) => document.getElementById(id));
+const hidden = new Set();
+const [[left, right], [low, high]] = scene.domain;
+let playing = false, at = scene.steps, last = 0, scale = 1;
+
+const pixel = ([x, y]) => [(x - left) * scale, (high - y) * scale];
+
+function trace(points) {
+  pen.beginPath();
+  points.forEach((point, k) => (k ? pen.lineTo : pen.moveTo).apply(pen, pixel(point)));
+}
+
+function line(points, colour, width, dash = []) {
+  pen.setLineDash(dash);
+  pen.lineWidth = width;
+  pen.strokeStyle = colour;
+  trace(points);
+  pen.stroke();
+  pen.setLineDash([]);
+}
+
+function disc(point, radius, fill, rim) {
+  pen.beginPath();
+  pen.arc(...pixel(point), radius, 0, 2 * Math.PI);
+  pen.fillStyle = fill;
+  pen.fill();
+  if (rim) {
+    pen.lineWidth = 2;
+    pen.strokeStyle = rim;
+    pen.stroke();
+  }
+}
+
+function mark(point, shape) {
+  const [x, y] = pixel(point);
+  const drawn = new Path2D(shape);
+  pen.save();
+  pen.translate(x, y);
+  for (const [width, colour] of [[5, "#fff"], [2, "#1c2024"]]) {
+    pen.lineWidth = width;
+    pen.strokeStyle = colour;
+    pen.stroke(drawn);
+  }
+  pen.restore();
+}
+
+function draw() {
+  const step = Math.floor(at);
+  pen.fillStyle = "#fff";
+  pen.fillRect(0, 0, (right - left) * scale, (high - low) * scale);
+  for (const contour of scene.contours) line(contour, "#c3ccd6", 1);
+  scene.runs.forEach((run, index) => {
+    if (hidden.has(index)) return;
+    const points = run.points.slice(0, step + 1);
+    line(points, run.colour, 1.8, run.dash);
+    for (const point of points) disc(point, 1.8, run.colour);
+  });
+  for (const saddle of scene.saddles) mark(saddle, "M0,-7L7,0L0,7L-7,0Z");
+  for (const minimum of scene.minima) mark(minimum, "M-7,0H7M0,-7V7");
+  disc(scene.start, 5, "#fff", "#1c2024");
+  scene.runs.forEach((run, index) => {
+    if (!hidden.has(index)) disc(run.points[Math.min(step, run.points.length - 1)], 5.5, run.colour, "#fff");
+  });
+  slider.value = step;
+  now.textContent = `step ${step} of ${scene.steps}`;
+  for (const cell of document.querySelectorAll("[data-value]")) {
+    cell.textContent = scene.runs[cell.dataset.value].values[step] ?? "diverged";
+  }
+  stage.dataset.step = step;
+}
+
+function size() {
+  const ratio = devicePixelRatio || 1;
+  scale = stage.clientWidth / (right - left);
+  stage.width = Math.round(stage.clientWidth * ratio);
+  stage.height = Math.round((high - low) * scale * ratio);
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  draw();
+}
+
+function tick(time) {
+  if (!playing) return;
+  const passed = Math.max(time - last, 0); // a frame may be older than the click that asked for it
+  at = Math.min(at + (passed / 1000) * Number(speed.value), scene.steps);
+  last = time;
+  draw();
+  if (at >= scene.steps) pause();
+  else requestAnimationFrame(tick);
+}
+
+function pause() {
+  playing = false;
+  play.textContent = "Play";
+}
+
+function start() {
+  if (at >= scene.steps) at = 0;
+  playing = true;
+  play.textContent = "Pause";
+  last = performance.now();
+  requestAnimationFrame(tick);
+}
+
+play.addEventListener("click", () => (playing ? pause() : start()));
+slider.addEventListener("input", () => {
+  pause();
+  at = Number(slider.value);
+  draw();
+});
+addEventListener("keydown", (event) => {
+  if (event.key !== " " || ["BUTTON", "SELECT"].includes(event.target.tagName)) return;
+  event.preventDefault();
+  play.click();
+});
+for (const button of document.querySelectorAll("button[data-run]")) {
+  button.addEventListener("click", () => {
+    const run = Number(button.dataset.run);
+    if (!hidden.delete(run)) hidden.add(run);
+    button.setAttribute("aria-pressed", String(!hidden.has(run)));
+    draw();
+  });
+}
+addEventListener("resize", size);
+size();
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) start();

@@ -1,0 +1,66 @@
+"""The animation of a race: one HTML file that opens from disk and fetches nothing."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from fallline.lab.race.runs import Race
+from fallline.lab.race.scene import COLUMNS, contours, label, method, shown, table, warnings
+from fallline.lab.report.looks import looks
+
+WIDTH = 760  # pixels at most
+
+
+def page(race: Race) -> str:
+    """Return the page."""
+    folder = files("fallline.lab")
+    template = (folder / "race" / "page.html.j2").read_text(encoding="utf-8")
+    arms, names = [run.arm for run in race.runs], [label(run) for run in race.runs]
+    every = looks(arms)
+    (left, right), (low, high) = race.problem.domain
+    return (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            race=race,
+            names=names,
+            looks=dict(zip(names, every.values(), strict=True)),
+            columns=COLUMNS,
+            rows=table(race),
+            indices=[race.runs.index(run) for run in race.ranking],
+            warnings=warnings(race),
+            method=method(race),
+            width=WIDTH,
+            aspect=f"{right - left:g} / {high - low:g}",
+            style=(folder / "report" / "page.css").read_text(encoding="utf-8"),
+            script=(folder / "race" / "page.js").read_text(encoding="utf-8"),
+            # Inside <script>, "</script" ends the element whatever the JSON says.
+            scene=json.dumps(_scene(race), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        )
+    )
+
+
+def _scene(race: Race) -> dict[str, Any]:
+    """Return what the script draws."""
+    every = looks([run.arm for run in race.runs])
+    problem = race.problem
+    return {
+        "steps": race.steps,
+        "domain": problem.domain,
+        "start": problem.start,
+        "minima": problem.minima,
+        "saddles": problem.saddles,
+        "contours": [np.round(line, 3).tolist() for line in contours(problem)],
+        "runs": [
+            {
+                "colour": every[run.arm].colour,
+                "dash": every[run.arm].dash if every[run.arm].dash[1] else [],
+                "points": np.round(shown(run, problem), 4).tolist(),
+                "values": [f"{value:.3g}" if np.isfinite(value) else None for value in run.values],
+            }
+            for run in race.runs
+        ],
+    }

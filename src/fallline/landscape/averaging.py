@@ -1,0 +1,102 @@
+"""Batches and what they count: averages over data weigh by items or tokens, never by batches."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch.optim import Optimizer
+
+from fallline.errors import ArgumentError, ArgumentTypeError
+
+LossFn: TypeAlias = Callable[[Any, Any], torch.Tensor]
+Weight: TypeAlias = Callable[[Any], float]
+
+
+def batches_of(where: str, data: Any) -> Iterator[Any]:
+    """Yield the batches of data: of a loader or a list; a tensor, a tuple or a dict is one batch.
+
+    Args:
+        where: who asks, for the errors.
+        data: the data.
+
+    Raises:
+        ArgumentTypeError: the data can be neither.
+        ArgumentError: there is no batch.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.zeros(3, 2), torch.zeros(3)
+        >>> len(list(batches_of("surface", (x, y)))), len(list(batches_of("surface", [(x, y), (x, y)])))
+        (1, 2)
+    """
+    if isinstance(data, torch.Tensor | tuple | Mapping):
+        data = [data]
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        raise ArgumentTypeError(
+            f"{where}: data must be a batch (a tensor, tuple or dict), a list of batches or a loader, "
+            f"got data={data!r}; pass a DataLoader"
+        )
+    empty = True
+    for batch in data:
+        empty = False
+        yield batch
+    if empty:
+        raise ArgumentError(f"{where}: data must have a batch, got none; pass a loader that is not used up")
+
+
+def items(batch: Any) -> int:
+    """Return how many rows the first tensor of a batch has.
+
+    Raises:
+        ArgumentTypeError: there is no tensor in it.
+    """
+    first = batch
+    while not isinstance(first, torch.Tensor):
+        if not isinstance(first, tuple | list | Mapping) or not first:
+            raise ArgumentTypeError(
+                f"weight: must be given for batches without a tensor in front, got a batch of {type(batch).__name__}; "
+                "pass weight=lambda batch: the number of its items or tokens"
+            )
+        first = next(iter(first.values() if isinstance(first, Mapping) else first))
+    return len(first) if first.dim() else 1
+
+
+def weight_of(where: str, batch: Any, weight: Weight | None) -> float:
+    """Return the weight of a batch in an average: its rows, or what the user's function says.
+
+    Raises:
+        ArgumentError: the function says no finite number above 0.
+    """
+    if weight is None:
+        return float(items(batch))
+    value = float(weight(batch))
+    if not (math.isfinite(value) and value > 0):
+        raise ArgumentError(
+            f"{where}: weight must give a finite number > 0 for every batch, got {value}; count its items or tokens"
+        )
+    return value
+
+
+def check_loss(where: str, loss: Any) -> torch.Tensor:
+    """Return a loss; raise unless it is a real tensor with one element.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: it is something else.
+    """
+    if not isinstance(loss, torch.Tensor):
+        raise ArgumentTypeError(
+            f"{where}: loss_fn must return a tensor, got {loss!r}; return the mean loss of the batch, without .item()"
+        )
+    if loss.numel() != 1 or loss.is_complex():
+        raise ArgumentError(
+            f"{where}: loss_fn must return one real number, got a tensor of shape {tuple(loss.shape)} and "
+            f"{loss.dtype}; return the mean over the batch"
+        )
+    return loss
+
+
+def updater_of(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that updates: the one inside a wrapper, or itself."""
+    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
+    return updater_of(inner[0]) if inner else optimizer

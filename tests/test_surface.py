@@ -1,0 +1,328 @@
+"""Surfaces: exactly centred, no row shifted, weighted by items, filter-normalised, and nothing changed."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.landscape import Surface, surface, trajectory
+from fallline.landscape.directions import filter_normalised
+
+
+class Point(nn.Module):
+    """Weights and nothing else."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def quadratic(h):
+    return lambda model, batch: model.w @ h @ model.w / 2
+
+
+def net(dtype=torch.float64):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).to(dtype)
+
+
+def squares(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+
+
+def batches(*sizes, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return [
+        (
+            torch.randn(n, 3, generator=g, dtype=torch.float64),
+            torch.randn(n, 2, generator=g, dtype=torch.float64),
+        )
+        for n in sizes
+    ]
+
+
+def test_every_cell_of_a_quadratic_is_the_closed_form():
+    """Rows and columns are where they say; the transposed or shifted matrix is far off."""
+    h = torch.tensor([[3.0, 0.7, 0.1], [0.7, 1.0, -0.2], [0.1, -0.2, 0.5]], dtype=torch.float64)
+    model = Point(0.3, -1.2, 0.8)
+    first, second = torch.tensor([1.0, 0.5, -2.0]), torch.tensor([0.0, 2.0, 1.0])
+    found = surface(model, quadratic(h), torch.zeros(1), ([first], [second]), span=(2.0, 0.5), n=7)
+    a, b = np.linspace(-2, 2, 7), np.linspace(-0.5, 0.5, 7)
+    w0, matrix = model.w.detach().numpy(), h.numpy()
+    for i in range(7):
+        for j in range(7):
+            w = w0 + a[j] * first.double().numpy() + b[i] * second.double().numpy()
+            assert found.values[i, j] == pytest.approx(w @ matrix @ w / 2, abs=1e-12)
+    assert np.abs(found.values - found.values.T).max() > 1
+
+
+@pytest.mark.parametrize("n", [3, 11, 25])
+@pytest.mark.parametrize("span", [1.0, 0.3])
+def test_the_middle_is_the_weights_to_the_bit(n, span):
+    model, data = net().eval(), batches(5)
+    found = surface(model, squares, data, n=n, span=span)
+    with torch.no_grad():
+        assert found.centre == squares(model, data[0]).item()
+    assert found.x[n // 2] == found.y[n // 2] == 0
+    assert np.array_equal(found.x, -found.x[::-1]) and found.x[-1] == span
+
+
+def test_ragged_batches_weigh_by_their_items():
+    model, data = net(), batches(8, 2)
+    parts = [surface(model, squares, [batch], n=3, span=0.5).values for batch in data]
+    whole = surface(model, squares, [tuple(map(torch.cat, zip(*data, strict=True)))], n=3, span=0.5)
+    found = surface(model, squares, data, n=3, span=0.5)
+    assert found.values == pytest.approx((8 * parts[0] + 2 * parts[1]) / 10, rel=1e-14)
+    assert found.values == pytest.approx(whole.values, rel=1e-13)
+    assert np.abs(found.values / ((parts[0] + parts[1]) / 2) - 1).max() > 0.01  # the unweighted mean is another
+    assert found.weight == 10 and found.evaluations == 18
+
+
+def test_the_user_says_what_a_batch_weighs():
+    model, data = net(), batches(8, 2)
+    parts = [surface(model, squares, [batch], n=3).values for batch in data]
+    found = surface(model, squares, data, n=3, weight=lambda batch: 1.0 if len(batch[0]) == 8 else 3.0)
+    assert found.values == pytest.approx((parts[0] + 3 * parts[1]) / 4, rel=1e-14)
+
+
+def test_an_iterator_is_gone_through_once():
+    data = batches(4, 4)
+    assert np.array_equal(surface(net(), squares, iter(data), n=3).values, surface(net(), squares, data, n=3).values)
+
+
+def test_filters_are_as_long_as_the_weights_own():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 4)).double()
+    nn.init.normal_(model[1].bias)
+    params = dict(model.named_parameters())
+    noise = torch.Generator().manual_seed(7)
+    for name, d in zip(params, filter_normalised(params, torch.Generator().manual_seed(7)), strict=True):
+        w, raw = params[name].detach().numpy(), torch.randn(params[name].shape, generator=noise, dtype=torch.float64)
+        if w.ndim == 1:
+            assert not d.any()
+            continue
+        for own, row, random_row in zip(w, d.numpy(), raw.numpy(), strict=True):  # by hand, filter by filter
+            by_hand = random_row / np.sqrt((random_row**2).sum()) * np.sqrt((own**2).sum())
+            assert row == pytest.approx(by_hand, rel=1e-13)
+
+
+def test_tensors_of_one_dimension_move_as_the_user_says():
+    params = {"b": torch.tensor([3.0, -4.0, 0.0], dtype=torch.float64), "s": torch.tensor(2.0, dtype=torch.float64)}
+
+    def made(vectors):
+        return filter_normalised(params, torch.Generator().manual_seed(0), vectors)
+
+    assert not any(d.any() for d in made("zero"))
+    bias, scalar = made("element")
+    assert bias.abs().tolist() == pytest.approx([3.0, 4.0, 0.0]) and scalar.abs().item() == pytest.approx(2)
+    whole, scalar = made("tensor")
+    assert whole.norm() == pytest.approx(5) and scalar.abs() == pytest.approx(2)
+    assert (whole != 0).all()
+
+
+def test_a_filter_of_zeros_stays_put():
+    (d,) = filter_normalised({"w": torch.tensor([[0.0, 0.0], [3.0, 4.0]])}, torch.Generator().manual_seed(0))
+    assert d[0].tolist() == [0.0, 0.0] and d[1].norm() == pytest.approx(5)
+
+
+def test_a_loss_that_is_not_finite_is_a_masked_cell():
+    model = Point(0.0, 0.0)
+
+    def loss(model, batch):  # log of a negative number where x < -0.5; Inf at y = 1
+        x, y = model.w
+        return torch.log(x + 0.75) + torch.where(y == 1, torch.inf, 0.0)
+
+    pair = torch.eye(2, dtype=torch.float64)
+    found = surface(model, loss, torch.zeros(1), [pair[0], pair[1]], n=5)
+    assert found.mask.tolist() == [[True, False, False, False, False]] * 4 + [[True] * 5]
+    assert np.array_equal(np.isnan(found.values), found.mask)
+    assert found.values[0, 1] == pytest.approx(np.log(0.25))
+    assert "null" in found.plot().to_json()
+
+
+def everything(model):
+    return copy.deepcopy(
+        (
+            list(model.state_dict().items()),
+            [p.grad for p in model.parameters()],
+            [m.training for m in model.modules()],
+            torch.get_rng_state().tolist(),
+            np.random.get_state()[1].tolist(),
+            random.getstate(),
+        )
+    )
+
+
+def same(one, other):
+    states = zip(one[0], other[0], strict=True)
+    grads = zip(one[1], other[1], strict=True)
+    return (
+        all(a == b and torch.equal(x, y) for (a, x), (b, y) in states)
+        and all(x is y is None or torch.equal(x, y) for x, y in grads)
+        and one[2:] == other[2:]
+    )
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_the_model_is_as_before_to_the_bit(mode, error):
+    model, data = net(), batches(6, 3)
+    squares(model, data[0]).backward()
+    model[3].eval()  # a mode that train() would lose
+    before, tensors, calls = everything(model), list(model.parameters()), []
+
+    def loss(model, batch):
+        calls.append(None)
+        torch.rand(1), np.random.rand(), random.random()
+        model[1].running_mean.add_(1)
+        if len(calls) == 7 and error:
+            raise error
+        return squares(model, batch)
+
+    if error is None:
+        surface(model, loss, data, n=3, mode=mode)
+    else:
+        with pytest.raises(error):
+            surface(model, loss, data, n=3, mode=mode)
+    assert same(before, everything(model))
+    assert all(p is q for p, q in zip(model.parameters(), tensors, strict=True))
+
+
+def test_cells_see_the_same_dropout():
+    """Otherwise the noise of the masks would look like roughness of the loss."""
+    model = nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.5), nn.Linear(64, 2)).double()
+    still = [torch.zeros_like(p) for p in model.parameters()]
+    found = surface(model, squares, batches(4), (still, still), n=5, mode="train")
+    assert np.ptp(found.values) == 0
+    assert surface(model, squares, batches(4), (still, still), n=5).centre != found.centre
+
+
+def test_frozen_parameters_stay_and_params_chooses():
+    model, data = net(), batches(4)
+    model[0].requires_grad_(False)
+    assert surface(model, squares, data, n=3).names == ("1.weight", "1.bias", "4.weight", "4.bias")
+    assert surface(model, squares, data, n=3, params=["4.weight"]).names == ("4.weight",)
+    assert surface(model, squares, data, n=3, params=[model[0].weight]).names == ("0.weight",)
+
+
+def test_tied_weights_move_together():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)).double()
+    model[1].weight = model[0].weight
+    d = torch.ones(3, 3, dtype=torch.float64)
+    found = surface(model, lambda m, x: m(x).sum(), torch.eye(3, dtype=torch.float64), ([d], [0 * d]), n=3)
+    w = model[0].weight.detach() + 1
+    assert found.values[1, 2] == pytest.approx((torch.eye(3, dtype=torch.float64) @ w.T @ w.T).sum().item())
+
+
+def test_half_precision_weights_are_rounded_once():
+    model = Point(1.0, 1.0).to(torch.bfloat16)
+    pair = torch.eye(2)
+    found = surface(model, lambda m, _: m.w.double().sum(), torch.zeros(1), [pair[0], pair[1]], span=2**-6, n=3)
+    assert found.values[1].tolist() == [2 - 2**-6, 2, 2 + 2**-6]
+
+
+def test_eigenvectors_can_be_given_or_computed_by_the_users_own_function():
+    h = torch.diag(torch.tensor([9.0, 1.0], dtype=torch.float64))
+    pair = torch.linalg.eigh(h).eigenvectors.flip(1).T
+    model = Point(0.0, 0.0)
+    given = surface(model, quadratic(h), torch.zeros(1), [pair[0], pair[1]], n=3)
+    called = surface(model, quadratic(h), torch.zeros(1), lambda: [pair[0], pair[1]], n=3)
+    assert np.array_equal(given.values, called.values)
+    assert given.values[1].tolist() == [4.5, 0, 4.5] and given.values[:, 1].tolist() == [0.5, 0, 0.5]
+    assert given.kind == "given" and given.cosine == 0
+
+
+def test_a_path_gives_its_principal_directions_and_their_span():
+    model = Point(0.0, 0.0, 0.0)
+    path = [torch.tensor([4.0 - k, 0.1 * (-1) ** k, 0.0], dtype=torch.float64) for k in range(5)]
+    found = surface(model, quadratic(torch.eye(3, dtype=torch.float64)), torch.zeros(1), "pca", n=3, path=path)
+    assert found.x[-1] == pytest.approx(4.4, rel=1e-3)
+    assert found.values[1, 2] == pytest.approx(4.4**2 / 2, rel=1e-3)
+    assert found.plot(trajectory(model, path)).to_dict()
+
+
+def test_progress_counts_to_the_end():
+    seen = []
+    surface(net(), squares, batches(2, 2), n=3, progress=lambda *pair: seen.append(pair))
+    assert seen[0] == (1, 18) and seen[-1] == (18, 18) and len(seen) == 18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"n": 10}, ArgumentError, "n must be an odd int >= 3, got n=10"),
+        ({"n": 1.0}, ArgumentError, "n must be an odd int"),
+        ({"span": 0}, ArgumentError, "span must be a finite number > 0 or two of them, got span=0"),
+        ({"directions": "hessian"}, ArgumentError, "directions must be filter, eig, pca, a pair or a function"),
+        ({"directions": "pca"}, ArgumentError, "path must have at least 3 points"),
+        ({"directions": [torch.zeros(3)]}, ArgumentTypeError, "directions must be a pair"),
+        ({"directions": [torch.zeros(3)] * 2}, ArgumentError, "must have 34 numbers, one a parameter, got 3"),
+        ({"directions": [[torch.zeros(3)]] * 2}, ArgumentError, "must have a tensor for each of 0.weight"),
+        ({"directions": [{"0.weight": torch.zeros(4, 3)}] * 2}, ArgumentError, "got none for 0.bias"),
+        ({"mode": "test"}, ArgumentError, "mode must be one of eval, train, got 'test'"),
+        ({"vectors": "none"}, ArgumentError, "vectors must be one of zero, element, tensor"),
+        ({"params": ["0.wait"]}, ArgumentError, "params must be names or parameters of the model, got 0.wait"),
+        ({"params": []}, ArgumentError, "params must have a parameter, got none"),
+        ({"data": []}, ArgumentError, "data must have a batch, got none"),
+        ({"data": 3}, ArgumentTypeError, "data must be a batch"),
+        ({"model": 3}, ArgumentTypeError, "model must be a torch.nn.Module"),
+        ({"loss_fn": lambda m, b: 1.0}, ArgumentTypeError, "loss_fn must return a tensor, got 1.0"),
+        ({"loss_fn": lambda m, b: m(b[0])}, ArgumentError, r"one real number, got a tensor of shape \(4, 2\)"),
+        ({"weight": lambda b: 0}, ArgumentError, "weight must give a finite number > 0"),
+        ({"data": [["text"]]}, ArgumentTypeError, "weight: must be given for batches without a tensor"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):
+    with pytest.raises(error, match=sentence):
+        surface(**{"model": net(), "loss_fn": squares, "data": batches(4), "n": 3, **arguments})
+
+
+def test_a_path_in_a_plane_is_held_by_it():
+    model = Point(1.0, 1.0, 1.0)
+    u, v = np.array([2.0, 2.0, 1.0]) / 3, np.array([-2.0, 1.0, 2.0]) / 3
+    inside = np.array([[4, 1], [3, -1], [1, 1], [0.5, 0], [0, 0]])
+    path = [{"w": torch.tensor(1 + a * u + b * v)} for a, b in inside]
+    found = trajectory(model, path)
+    assert sum(found.explained) == pytest.approx(1, rel=1e-12)
+    assert found.distance == pytest.approx(np.zeros(5), abs=1e-12)
+    products = found.points @ found.points.T  # whatever the signs and the turn of the axes
+    assert products == pytest.approx(inside @ inside.T, abs=1e-12)
+
+
+def test_the_shares_are_those_of_numpys_svd():
+    generator = np.random.default_rng(0)
+    path = np.cumsum(generator.standard_normal((12, 40)), 0)
+    model = Point(*path[-1])
+    found = trajectory(model, [torch.tensor(row) for row in path])
+    singular = np.linalg.svd(path - path.mean(0), compute_uv=False) ** 2
+    assert found.explained == pytest.approx(tuple(singular[:2] / singular.sum()), rel=1e-10)
+    assert sum(found.explained) < 0.95
+    assert found.points[-1] == pytest.approx([0, 0], abs=1e-12)
+    whole = np.linalg.norm(path - path[-1], axis=1)
+    assert np.hypot(*found.points.T) ** 2 + found.distance**2 == pytest.approx(whole**2, rel=1e-10)
+
+
+def test_given_directions_are_made_orthonormal():
+    model = Point(0.0, 0.0)
+    path = [torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0])]
+    found = trajectory(model, path, ([torch.tensor([2.0, 0.0])], [torch.tensor([5.0, 1.0])]))
+    assert found.points == pytest.approx(np.array([[3, 1], [1, 2], [0, 0]]), abs=1e-12)
+    assert sum(found.explained) == pytest.approx(1)
+    assert found.span == pytest.approx((3.3, 2.2))
+    assert found.plot().to_dict()
+    with pytest.raises(ArgumentError, match="must span a plane"):
+        trajectory(model, path, ([torch.tensor([2.0, 0.0])], [torch.tensor([5.0, 0.0])]))
+    with pytest.raises(ArgumentError, match="at least 3 points, got 2"):
+        trajectory(model, path[:2])
+
+
+def test_a_picture_has_a_cell_for_each_loss():
+    found = surface(net(), squares, batches(4), n=5)
+    assert isinstance(found, Surface)
+    spec = found.plot().to_dict()
+    assert len(spec["layer"][0]["data"]["values"]) == 25
+    assert f"{found.centre:.4g}" in spec["title"]
