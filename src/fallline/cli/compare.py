@@ -51,6 +51,9 @@ def compare(
     horizon: Annotated[float, typer.Option(help="Length of tuning runs, as part of the full length.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda:N for one trial at a time there.")] = "cpu",
+    landscape: Annotated[
+        bool, typer.Option("--landscape", help="Measure the curvature along the confirmation runs.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
     shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on.")] = None,
@@ -102,6 +105,7 @@ def compare(
             horizon=horizon,
             seed=seed,
             device=device,
+            landscape=landscape,
         )
 
     if budget is None:

@@ -219,6 +219,7 @@ def compare(
     horizon: float = 1.0,
     seed: int = 0,
     device: str = "cpu",
+    landscape: bool = False,
     jobs: int | None = None,
     shard: str | None = None,
     ray: str | None = None,
@@ -251,6 +252,7 @@ def compare(
         horizon: length of the tuning runs as part of the full length.
         seed: from which every other seed derives.
         device: where trials run: "cpu", "cuda:0".
+        landscape: measure the curvature at the start, in the middle and at the end of the confirmation runs.
         jobs: worker processes; by default one a core, and one on an accelerator. 0 runs in this process, as a class
             defined in a notebook must.
         shard: "2/8": run the second of eight shares of the trials, and wait for the others.
@@ -283,6 +285,7 @@ def compare(
         horizon=horizon,
         seed=seed,
         device=device,
+        landscape=landscape,
     )
     check_analysis(spec, baseline, margin)
     folder = Path(out) if out is not None else default_folder(spec)

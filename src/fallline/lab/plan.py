@@ -150,4 +150,5 @@ def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int) -> Tri
         evaluations=spec.evaluations,
         device=spec.device,
         sources={place: digest for place, digest in spec.sources.items() if place in named},
+        landscape=spec.landscape and stage == "confirm",
     )

@@ -30,6 +30,7 @@ class Spec:
         evaluations: points of a curve.
         device: where trials run.
         sources: hashes of the user's files, by where they are.
+        landscape: whether the curvature is measured along the confirmation runs.
     """
 
     task: str
@@ -45,6 +46,7 @@ class Spec:
     evaluations: int = 20
     device: str = "cpu"
     sources: Mapping[str, str] = field(default_factory=dict)
+    landscape: bool = False
 
     def __post_init__(self) -> None:
         get_task(self.task, **self.settings)

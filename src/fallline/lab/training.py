@@ -15,6 +15,7 @@ from fallline.errors import StudyError
 from fallline.lab.drafts import draft_prefix
 from fallline.lab.spikes import count_spikes
 from fallline.lab.tasks import Task
+from fallline.lab.waypoints import Waypoints
 
 TRACE = 100  # about how many rows a trace has
 TRACE_EVERY = 8  # steps at least between them: norms cost time, and short runs have little of it
@@ -84,6 +85,7 @@ class Training:
         losses: the training loss of every step.
         curve, trace: as in `Outcome`.
         clock: what it took.
+        waypoints: measures the landscape on the way; None if that was not asked for.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Training:
         self.curve: list[dict[str, float]] = []
         self.trace: list[dict[str, float]] = []
         self.clock = Clock()
+        self.waypoints: Waypoints | None = None
         steps = len(factors)
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
         self._watch = _Watch(warmup=round(steps * warmup))
@@ -130,7 +133,8 @@ class Training:
     def step(self, step: int) -> Failure | None:
         """Make one step, and evaluate where a row of the curve is due; return the failure, if it failed."""
         sampled = step % self._stride == 0
-        before = [p.detach().clone() for p in self._parameters] if sampled else []
+        moves = self.waypoints is not None and self.waypoints.wants_update(step)
+        before = [p.detach().clone() for p in self._parameters] if sampled or moves else []
         self.bare_step(step)
         if sampled:
             self.trace.append({"step": step, "loss": self.losses[-1], **self._norms(before)})
@@ -141,6 +145,12 @@ class Training:
             self.curve.append({**row, **self.evaluate("val")})
             self._row_from = len(self.losses)
             failure = self._watch.row(step + 1, mean)
+        if self.waypoints is not None and failure is None:
+            if moves:
+                self.waypoints.keep(self.model, before, self._base[0] * self.factors[step])
+            began = time.perf_counter()
+            self.waypoints.after(step + 1, self.model)
+            self.clock.evaluation += time.perf_counter() - began
         return failure
 
     def bare_step(self, step: int) -> None:
@@ -223,6 +233,7 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "rng": torch.get_rng_state(),
                 "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
+                "waypoints": None if self.waypoints is None else self.waypoints.state(),
             },
             draft,
         )
@@ -235,6 +246,8 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.losses, self.curve, self.trace, self._row_from, watch = saved["records"]
         self._watch = _Watch(**watch)
+        if self.waypoints is not None:
+            self.waypoints.load(saved["waypoints"])
         for _ in range(len(self.losses) * self.task.accumulate):
             next(self.batches)
         torch.set_rng_state(saved["rng"])

@@ -13,7 +13,8 @@ import torch
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.schedules import WARMUP, learning_rates
 from fallline.lab.tasks import get_task
-from fallline.lab.training import Checkpoint, Training
+from fallline.lab.training import Checkpoint, Training, to_device
+from fallline.lab.waypoints import Waypoints
 from fallline.wrappers import SAM
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -35,6 +36,7 @@ class Trial:
         evaluations: points of the curve.
         device: where it runs.
         sources: hashes of the user's files, by where they are.
+        landscape: whether the curvature is measured on the way.
     """
 
     stage: str
@@ -51,6 +53,7 @@ class Trial:
     evaluations: int = 20
     device: str = "cpu"
     sources: Mapping[str, str] = field(default_factory=dict)
+    landscape: bool = False
 
     @property
     def id(self) -> str:
@@ -67,12 +70,14 @@ class Outcome:
         metrics: at the end of the schedule: train_loss, val_loss, val_accuracy …; test_* only when confirming; spikes.
         curve: rows of step, lr_factor, train_loss (mean since the last row), val_loss, val_accuracy.
         trace: rows of step, loss of one batch, grad_norm, update_norm, at some of the steps.
+        landscape: rows of step, sharpness, lambda_min, trace, critical_sharpness …; see `Waypoints`.
     """
 
     failure: dict[str, Any] | None
     metrics: dict[str, float]
     curve: list[dict[str, float]]
     trace: list[dict[str, float]] = field(default_factory=list)
+    landscape: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -118,7 +123,11 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))
     torch.manual_seed(derive(trial.seed, "dropout"))
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
-    return Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
+    training = Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
+    if trial.landscape:
+        seed = derive(trial.seed, "landscape")
+        training.waypoints = Waypoints(task, factors, seed, lambda batch: to_device(batch, trial.device))
+    return training
 
 
 def run(
@@ -148,7 +157,8 @@ def run(
     state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     spent = training.clock.costs()
     costs = Costs(time.perf_counter() - began, state_bytes=sum(t.nbytes for t in state), **spent)
-    return Outcome(failure, metrics, training.curve, training.trace), costs
+    landscape = [] if training.waypoints is None else training.waypoints.rows
+    return Outcome(failure, metrics, training.curve, training.trace, landscape), costs
 
 
 def _unusable(metrics: Mapping[str, float], step: int) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import fallline.lab.report.details as details
+import fallline.lab.report.landscape as landscape
 import fallline.lab.report.ledger as ledger
 import fallline.lab.report.prose as prose
 import fallline.lab.report.results as results
@@ -34,6 +35,7 @@ def document(study: "Study") -> Document:
         _hyperparameters(study, drawn),
         _budget(drawn),
         _gradients(study, drawn),
+        landscape.section(study, drawn),
         Section("Cost and ledger", _tabled([ledger.costs(study), ledger.failures(study)])),
         prose.methods(study),
         prose.threats(study),
@@ -69,6 +71,7 @@ def tables(study: "Study") -> list[Table]:
         details.hyperparameters(study),
         details.budget(study),
         details.spikes(study),
+        landscape.landscape(study),
         ledger.costs(study),
         ledger.failures(study),
     ]

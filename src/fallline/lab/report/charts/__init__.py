@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fallline.lab.report.charts.curves import curves, strip
 from fallline.lab.report.charts.differences import differences
+from fallline.lab.report.charts.sharpness import sharpness
 from fallline.lab.report.charts.static import static
 from fallline.lab.report.charts.targets import time_to_target
 from fallline.lab.report.charts.traces import norms
@@ -27,6 +28,7 @@ def figures(study: "Study") -> dict[str, Any]:
         "time-to-target": time_to_target(study),
         "gradient-norm": norms(study, "grad_norm"),
         "update-norm": norms(study, "update_norm"),
+        "sharpness": sharpness(study),
         "budget-trials": budget(study, "trials"),
         "budget-seconds": budget(study, "seconds"),
         **hyperparameters(study),
