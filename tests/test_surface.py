@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fallline import landscape
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape import Surface, surface, trajectory
 from fallline.landscape.directions import filter_normalised
@@ -234,6 +235,19 @@ def test_eigenvectors_can_be_given_or_computed_by_the_users_own_function():
     assert np.array_equal(given.values, called.values)
     assert given.values[1].tolist() == [4.5, 0, 4.5] and given.values[:, 1].tolist() == [0.5, 0, 0.5]
     assert given.kind == "given" and given.cosine == 0
+
+
+@pytest.mark.skipif(not hasattr(landscape, "eigsh"), reason="the eigensolver is not there yet")
+@pytest.mark.parametrize("wrap", [list, iter])
+def test_eig_takes_the_two_directions_of_largest_curvature(wrap):
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    h = turn @ torch.diag(torch.tensor([9.0, 4.0, 1.0, 0.1], dtype=torch.float64)) @ turn.T
+    model = Point(0.0, 0.0, 0.0, 0.0)
+    found = surface(model, quadratic(h), wrap([torch.zeros(1)]), "eig", n=3)
+    assert found.kind == "eig" and found.cosine == pytest.approx(0, abs=1e-8)
+    assert found.values[1] == pytest.approx([4.5, 0, 4.5], abs=1e-6)
+    assert found.values[:, 1] == pytest.approx([2, 0, 2], abs=1e-6)
+    assert found.values[0, 0] == pytest.approx(6.5, abs=1e-6)
 
 
 def test_a_path_gives_its_principal_directions_and_their_span():

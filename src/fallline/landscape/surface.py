@@ -150,6 +150,7 @@ def surface(
         model.train(mode == "train")
         kind = directions if isinstance(directions, str) else "given"
         if kind == "eig":
+            data = list(data) if isinstance(data, Iterator) else data  # it is gone through again below
             directions = functools.partial(_eigenvectors, model, loss_fn, data, moved, weight, mode, seed)
         pair = _pair(directions, moved, vectors, path, seed)
     x, y = _axes(span, n, kind, pair, moved, path)
