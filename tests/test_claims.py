@@ -1,6 +1,5 @@
 """What is known of optimizers and schedules comes out of the lab on handwritten digits."""
 
-import math
 import statistics
 
 import pytest
@@ -36,7 +35,6 @@ def schedules(tmp_path_factory):
         ["adam"],
         ["cosine", "constant", "step", "linear"],
         seeds=32,
-        margin=0.1,
         jobs=2,
         out=tmp_path_factory.mktemp("schedules"),
     )
@@ -47,14 +45,20 @@ def test_a_constant_rate_is_worse_than_the_best_decay(schedules):
     assert schedules.leaderboard()[0]["arm"] != "adam + constant"
 
 
-def test_smooth_decays_are_equivalent_once_tuned(schedules):
-    assert schedules.results["adam + linear"].verdict is Verdict.EQUIVALENT
+@pytest.fixture(scope="module")
+def decays(tmp_path_factory):
+    """Three searches of 32 points: with one of 16, steps were 9.0 % [+4.9, +13.2] worse than a cosine over 96 seeds."""
+    names, out = ["cosine", "step", "linear"], tmp_path_factory.mktemp("decays")
+    return fl.compare("digits", ["adam"], names, trials=32, searches=3, seeds=32, margin=0.1, jobs=2, out=out)
 
 
-def test_steps_are_within_15_percent_of_a_cosine(schedules):
-    """Over 96 seeds +9.0 % [+4.9, +13.2]: not equivalent within 10 %."""
-    comparison = schedules.results["adam + step"].comparison
-    assert abs(comparison.difference) < math.log(1.15)
+@pytest.mark.parametrize("shape", ["step", "linear"])
+def test_the_decays_are_equivalent_within_10_percent_once_tuned(decays, shape):
+    assert decays.results[f"adam + {shape}"].verdict is Verdict.EQUIVALENT
+
+
+def test_every_optimum_among_the_decays_is_interior(decays):
+    assert all(row["interior"] for row in decays.leaderboard())
 
 
 def test_a_ranking_in_mid_run_flips(schedules):
