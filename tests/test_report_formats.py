@@ -243,7 +243,10 @@ def test_a_study_by_accuracy_is_compared_by_differences(study, tmp_path, monkeyp
     assert rates["adamw"]["best"] == best and rates["adamw"]["excess"] > 0
     assert max(row["expected"] for row in budgets(study) if row["arm"] == "adamw") <= best
     spec = page_figures(study)["learning-rates"].to_dict()
-    assert spec["layer"][0]["encoding"]["y"]["scale"].get("type") != "log"
+    scales = [
+        layer["encoding"]["y"]["scale"] for layer in spec["layer"] if "scale" in layer.get("encoding", {}).get("y", {})
+    ]
+    assert scales and all(scale.get("type") != "log" for scale in scales)
     text = write_formats(study, tmp_path, ["html"])[0].read_text(encoding="utf-8").split("<script>")[0]
     assert "nats" not in text and "higher is better" in text
 
