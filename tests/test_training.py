@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from fallline.lab.spikes import count_spikes
 from fallline.lab.tasks import Digits
 from fallline.lab.timing import time_arms
 from fallline.lab.training import Checkpoint, Training, evaluate
 from fallline.lab.trial import Trial, run, start
+from fallline.spikes import count_spikes
 
 
 def trial(optimizer="adamw", steps=40, stage="tune", **options):

@@ -13,9 +13,9 @@ import torch
 
 from fallline.errors import StudyError
 from fallline.lab.drafts import draft_prefix
-from fallline.lab.spikes import count_spikes
 from fallline.lab.tasks import Task
 from fallline.lab.waypoints import Waypoints
+from fallline.spikes import count_spikes
 
 TRACE = 100  # about how many rows a trace has
 TRACE_EVERY = 8  # steps at least between them: norms cost time, and short runs have little of it

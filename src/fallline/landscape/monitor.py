@@ -80,6 +80,7 @@ class Monitor:
         self._sinks = [as_sink(sink) for sink in sinks]
         self._steps, self._spikes = 0, 0
         self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._first_loss: float | None = None
         self._clips: deque[bool] = deque(maxlen=WINDOW)
         self._noise = _NoiseScale()
         self._last_scale = self._scale()
@@ -95,7 +96,9 @@ class Monitor:
     def loss(self, value: float | torch.Tensor) -> None:
         """Record the loss of a step."""
         number = value.item() if isinstance(value, torch.Tensor) else float(value)
-        self._spikes += is_spike(number, list(self._losses))
+        if self._first_loss is None and math.isfinite(number):
+            self._first_loss = number
+        self._spikes += is_spike(number, self._losses, self._first_loss or 0.0)
         self._losses.append(number)
 
     def close(self) -> None:

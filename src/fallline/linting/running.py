@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from fallline.linting.finding import Check, Found, check
-from fallline.spikes import WINDOW, is_spike
+from fallline.spikes import spikes
 
 EARLY = 500  # steps: the first hundreds
 
@@ -24,17 +24,6 @@ class Record:
 
 RUN_CHECKS: dict[str, Check] = {}
 run_check = partial(check, into=RUN_CHECKS)
-
-
-def spikes(losses: list[float]) -> list[int]:
-    """Return the steps whose loss is not finite, or far above the median of those before.
-
-    Example:
-        >>> from fallline.linting.running import spikes
-        >>> spikes([2.0] * 20 + [9.0] + [2.0] * 5)
-        [20]
-    """
-    return [k for k, loss in enumerate(losses) if is_spike(loss, losses[max(k - WINDOW, 0) : k])]
 
 
 @run_check(
