@@ -357,8 +357,11 @@ draws = torch.Generator().manual_seed(0)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss_fn": lambda m, b: m(b[0])}, r"scalar tensor, got shape=\(2, 2\); take its .mean\(\)"),
-        ({"loss_fn": lambda m, b: loss(m, b).item()}, "scalar tensor, got float"),
+        (
+            {"loss_fn": lambda m, b: m(b[0])},
+            r"one real number, got a tensor of shape \(2, 2\) and torch.float64",
+        ),
+        ({"loss_fn": lambda m, b: loss(m, b).item()}, "must return a tensor, got "),
         (
             {"loss_fn": lambda m, b: loss(m, b).detach()},
             r"depend on the parameters, got one without a graph for batch 0",
@@ -367,7 +370,7 @@ draws = torch.Generator().manual_seed(0)
         ({"on": poisoned_parameter}, "finite, got .* for batch 0; parameter 2.bias is not finite"),
         ({"loss_fn": lambda m, b: (m(b[0]) * 0).square().sum().sqrt()}, "NaN or Inf in that of 0.weight for batch 0"),
         ({"loss_fn": lambda m, b: loss(m, b) * torch.rand((), generator=draws)}, "same at every evaluation, got"),
-        ({"data": []}, "data must have a batch, got an empty loader"),
+        ({"data": []}, "data must have a batch, got none"),
     ],
 )
 def test_losses_that_cannot_be_measured_are_one_clear_error(change, message):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fallline as fl
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape import lr_range
 from fallline.landscape.slope import local_lines, read
 
@@ -378,11 +378,11 @@ def test_progress_counts_updates():
             "step must return the loss of its batch, got None",
         ),
         ({"loss_fn": None, "step": lambda b: 1.0}, ArgumentError, "step must call optimizer.step"),
-        ({"loss_fn": lambda m, b: m(b[0])}, ArgumentError, "must return one real number"),
+        ({"loss_fn": lambda m, b: m(b[0])}, LossError, "must return one real number"),
         ({"loss_fn": lambda m, b: squares(m, b) * torch.nan}, ArgumentError, "must be finite before the first update"),
         ({"model": 1}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"optimizer": 1}, ArgumentTypeError, "optimizer must be a torch.optim.Optimizer"),
-        ({"data": []}, ArgumentError, "data must have a batch"),
+        ({"data": []}, LossError, "data must have a batch"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):

@@ -7,14 +7,30 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim import Optimizer
 
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 
 LossFn: TypeAlias = Callable[[Any, Any], torch.Tensor]
 Weight: TypeAlias = Callable[[Any], float]
 
 
+def as_batches(where: str, data: Any) -> Iterable[Any]:
+    """Return data as batches: a loader or a list as it is, a tensor, tuple or dict as one batch.
+
+    Raises:
+        ArgumentTypeError: the data can be neither.
+    """
+    if isinstance(data, torch.Tensor | tuple | Mapping):
+        return [data]
+    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
+        raise ArgumentTypeError(
+            f"{where}: data must be a batch (a tensor, tuple or dict), a list of batches or a loader, "
+            f"got data={data!r}; pass a DataLoader"
+        )
+    return data
+
+
 def batches_of(where: str, data: Any) -> Iterator[Any]:
-    """Yield the batches of data: of a loader or a list; a tensor, a tuple or a dict is one batch.
+    """Yield the batches of data, as `as_batches` tells them.
 
     Args:
         where: who asks, for the errors.
@@ -22,7 +38,7 @@ def batches_of(where: str, data: Any) -> Iterator[Any]:
 
     Raises:
         ArgumentTypeError: the data can be neither.
-        ArgumentError: there is no batch.
+        LossError: there is no batch.
 
     Example:
         >>> import torch
@@ -30,19 +46,12 @@ def batches_of(where: str, data: Any) -> Iterator[Any]:
         >>> len(list(batches_of("surface", (x, y)))), len(list(batches_of("surface", [(x, y), (x, y)])))
         (1, 2)
     """
-    if isinstance(data, torch.Tensor | tuple | Mapping):
-        data = [data]
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes):
-        raise ArgumentTypeError(
-            f"{where}: data must be a batch (a tensor, tuple or dict), a list of batches or a loader, "
-            f"got data={data!r}; pass a DataLoader"
-        )
     empty = True
-    for batch in data:
+    for batch in as_batches(where, data):
         empty = False
         yield batch
     if empty:
-        raise ArgumentError(f"{where}: data must have a batch, got none; pass a loader that is not used up")
+        raise LossError(f"{where}: data must have a batch, got none; pass a loader that is not used up")
 
 
 def items(batch: Any) -> int:
@@ -79,21 +88,21 @@ def weight_of(where: str, batch: Any, weight: Weight | None) -> float:
 
 
 def check_loss(where: str, loss: Any) -> torch.Tensor:
-    """Return a loss; raise unless it is a real tensor with one element.
+    """Return a loss as a scalar; raise unless it is a real tensor with one element.
 
     Raises:
-        ArgumentTypeError, ArgumentError: it is something else.
+        LossError: it is something else.
     """
     if not isinstance(loss, torch.Tensor):
-        raise ArgumentTypeError(
+        raise LossError(
             f"{where}: loss_fn must return a tensor, got {loss!r}; return the mean loss of the batch, without .item()"
         )
     if loss.numel() != 1 or loss.is_complex():
-        raise ArgumentError(
+        raise LossError(
             f"{where}: loss_fn must return one real number, got a tensor of shape {tuple(loss.shape)} and "
             f"{loss.dtype}; return the mean over the batch"
         )
-    return loss
+    return loss.reshape(())
 
 
 def updater_of(optimizer: Optimizer) -> Optimizer:

@@ -98,6 +98,7 @@ def lr_range(
         progress: called with the updates made and all of them.
 
     Raises:
+        LossError: the loss is not one number, or there is no batch.
         ArgumentError, ArgumentTypeError: an argument cannot be used, the loss is not finite before the first update, or
             the data end or the user's step makes no update.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
-from fallline.landscape.averaging import LossFn, Weight, weight_of
+from fallline.landscape.averaging import LossFn, Weight, as_batches, batches_of, check_loss, weight_of
 from fallline.landscape.recovery import Recovery
 from fallline.landscape.restoring import random_numbers
 from fallline.landscape.unchanged import unchanged
@@ -56,7 +56,9 @@ class Objective:
         for i, p in enumerate(self.params):
             self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
         self.device = self.params[0].device
-        self.data = _readable(data)
+        self.data: Any = as_batches(owner, data)
+        if isinstance(self.data, Iterator):  # it must be read again
+            self.data = list(self.data)
         self._reset_random_numbers = random_numbers(self.data)
         if not isinstance(self.data, list):
             first = list(itertools.islice(self.data, 2))
@@ -111,13 +113,8 @@ class Objective:
             LossError: there is none.
             ArgumentError: a weight is no positive number.
         """
-        number = -1
-        for number, batch in enumerate(self.data):
+        for number, batch in enumerate(batches_of(self.owner, self.data)):
             yield number, batch, weight_of(self.owner, batch, self.weight)
-        if number < 0:
-            raise LossError(
-                f"{self.owner}: data must have a batch, got an empty loader; pass one, and not a used iterator"
-            )
 
     def loss(self, batch: Any, number: int = 0) -> torch.Tensor:
         """Return the loss of a batch, a scalar with a graph.
@@ -125,11 +122,7 @@ class Objective:
         Raises:
             LossError: it is none, or not finite.
         """
-        loss = self.loss_fn(self.model, batch)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            got = f"shape={tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-            raise LossError(f"{self.owner}: loss_fn must return a scalar tensor, got {got}; take its .mean()")
-        loss = loss.reshape(())
+        loss = check_loss(self.owner, self.loss_fn(self.model, batch))
         if not loss.requires_grad and torch.is_grad_enabled():
             raise LossError(
                 f"{self.owner}: loss must depend on the parameters, got one without a graph for batch {number}; "
@@ -200,12 +193,3 @@ class Objective:
         """Return a vector (n,) as tensors like the parameters."""
         parts = zip(vector.split(self.sizes), self.params, strict=True)
         return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
-
-
-def _readable(data: Any) -> Any:
-    """Return batches that can be read again: a tuple, mapping or tensor is one batch, an iterator is read now."""
-    if isinstance(data, (tuple, torch.Tensor, Mapping)):
-        return [data]
-    if not isinstance(data, Iterable):
-        raise ArgumentTypeError(f"data: must be batches, got {type(data).__name__}; pass a list or a DataLoader")
-    return list(data) if isinstance(data, Iterator) else data

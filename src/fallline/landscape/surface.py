@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,8 @@ from fallline.landscape.directions import (
     norm,
     principal,
 )
+from fallline.landscape.eigen import eigsh
+from fallline.landscape.hessian import Hessian
 from fallline.landscape.restoring import restoring
 
 Pair: TypeAlias = tuple[Direction, Direction]
@@ -134,7 +135,8 @@ def surface(
         progress: called with the cells done and all of them, over all batches where their number is known.
 
     Raises:
-        ArgumentError, ArgumentTypeError: an argument cannot be used, or the loss is not one number.
+        ArgumentError, ArgumentTypeError: an argument cannot be used.
+        LossError: the loss is not one number, or there is no batch.
 
     Example:
         >>> import torch
@@ -245,9 +247,9 @@ def _eigenvectors(
     mode: str,
     seed: int,
 ) -> Sequence[Any]:
-    landscape: Any = importlib.import_module("fallline.landscape")
-    hessian = landscape.Hessian(model, loss_fn, data, params=list(moved.values()), weight=weight, mode=mode)
-    vectors = landscape.eigsh(hessian, 2, which="LA", seed=seed).vectors
+    params: Any = list(moved.values())
+    hessian = Hessian(model, loss_fn, data, params=params, weight=weight, mode=mode)
+    vectors = eigsh(hessian, 2, which="LA", seed=seed).vectors
     return vectors[:, 0], vectors[:, 1]
 
 
