@@ -35,7 +35,7 @@ class Bowl(Task):
 def test_a_bowl_is_measured_exactly():
     task, model = Bowl(), Bowl().model()
     before = [torch.tensor([[1.0, 1.0]])]
-    waypoints = Waypoints(task, [1.0] * 10, 0, lambda batch: batch)
+    waypoints = Waypoints(task, [1.0] * 10, 0)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.6, 0.9]]))  # one step of 0.1 down the gradient (4, 1)
     waypoints.keep(model, before, 0.1)
@@ -50,10 +50,20 @@ def test_a_bowl_is_measured_exactly():
 
 def test_an_update_that_raises_the_loss_has_no_critical_sharpness():
     model = Bowl().model()
-    waypoints = Waypoints(Bowl(), [1.0] * 10, 0, lambda batch: batch)
+    waypoints = Waypoints(Bowl(), [1.0] * 10, 0)
     waypoints.keep(model, [p.detach() / 2 for p in model.parameters()], 0.1)  # away from the minimum
     waypoints.after(1, model)
     assert math.isnan(waypoints.rows[0]["critical_sharpness"])
+
+
+def test_a_loss_that_has_run_away_ends_no_study():
+    model = Bowl().model()
+    with torch.no_grad():
+        model.weight.fill_(1e30)  # finite, but its square is not
+    waypoints = Waypoints(Bowl(), [1.0] * 10, 0)
+    waypoints.keep(model, [p.detach() / 2 for p in model.parameters()], 0.1)
+    waypoints.after(1, model)
+    assert waypoints.rows == []
 
 
 def test_measuring_changes_no_number_of_the_run():

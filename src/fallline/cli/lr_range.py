@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,8 +63,8 @@ def _measure(
     """Return the test of a fresh model, initialised and fed as a trial of a study is."""
     import torch
 
+    from fallline.lab.device import loss_of
     from fallline.lab.optimizers import build_optimizer
-    from fallline.lab.training import precision, to_device
     from fallline.lab.trial import derive
     from fallline.landscape import lr_range as measure
 
@@ -73,11 +73,7 @@ def _measure(
     options = arm.space.options({**arm.space.defaults, **arm.fixed})
     optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
     torch.manual_seed(derive(seed, "dropout"))
-
-    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        with precision(task, device):
-            return task.loss(model, to_device(batch, device))
-
+    loss = loss_of(task, device)
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
     with counting("updates") as progress:
         return measure(

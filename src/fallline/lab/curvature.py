@@ -10,9 +10,9 @@ import torch
 
 from fallline.errors import ArgumentError, LandscapeWarning, StateError
 from fallline.lab.arms import Arm
+from fallline.lab.device import loss_of
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.tasks import Task
-from fallline.lab.training import precision, to_device
 from fallline.lab.trial import derive
 from fallline.landscape import (
     Density,
@@ -121,11 +121,7 @@ def measure_curvature(
         place = f"the weights of {checkpoint.name}"
     torch.manual_seed(derive(seed, "dropout"))
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
-
-    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
-        with precision(task, device):
-            return task.loss(model, to_device(batch, device))
-
+    loss = loss_of(task, device)
     if optimizer is not None and steps:
         _train(model, optimizer, loss, batches, steps)
         place += f" after {steps} steps of {arm.name if arm else ''}"

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from fallline.lab.device import precision
 from fallline.lab.executors.here import as_in_a_worker
-from fallline.lab.training import Training, precision
+from fallline.lab.training import Training
 from fallline.lab.trial import Trial, start
 
 ROUNDS = 7  # in each of which every arm makes a burst of steps, so that load from elsewhere meets all alike

@@ -4,18 +4,21 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fallline.errors import StudyError
+from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
 from fallline.lab.tasks import Task
-from fallline.lab.waypoints import Waypoints
 from fallline.spikes import count_spikes
+
+if TYPE_CHECKING:
+    from fallline.lab.waypoints import Waypoints
 
 TRACE = 100  # about how many rows a trace has
 TRACE_EVERY = 8  # steps at least between them: norms cost time, and short runs have little of it
@@ -271,24 +274,6 @@ def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu"
                 sums[f"{split}_{key}"] = sums.get(f"{split}_{key}", 0.0) + size * value
     model.train()
     return {key: value / items for key, value in sums.items()}
-
-
-def precision(task: Task, device: str) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which the task's model and loss run: autocast, or nothing."""
-    if task.precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=getattr(torch, task.precision))
-
-
-def to_device(batch: Any, device: str) -> Any:
-    """Return a batch with all its tensors on a device."""
-    if device == "cpu":
-        return batch
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    return type(batch)(to_device(value, device) for value in batch) if isinstance(batch, tuple | list) else batch
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

@@ -13,7 +13,7 @@ import torch
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.schedules import WARMUP, learning_rates
 from fallline.lab.tasks import get_task
-from fallline.lab.training import Checkpoint, Training, to_device
+from fallline.lab.training import Checkpoint, Training
 from fallline.lab.waypoints import Waypoints
 from fallline.wrappers import SAM
 
@@ -125,8 +125,7 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
     training = Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
     if trial.landscape:
-        seed = derive(trial.seed, "landscape")
-        training.waypoints = Waypoints(task, factors, seed, lambda batch: to_device(batch, trial.device))
+        training.waypoints = Waypoints(task, factors, derive(trial.seed, "landscape"), trial.device)
     return training
 
 

@@ -2,12 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError, FalllineError, StudyError
+from fallline.errors import ArgumentError, FalllineError, LossError, StudyError
+from fallline.lab.device import loss_of
 from fallline.lab.tasks import Task
 from fallline.landscape import Hessian, critical_sharpness, eigsh, trace
 
@@ -27,9 +28,9 @@ class Waypoints:
             these batches).
     """
 
-    def __init__(self, task: Task, factors: Sequence[float], seed: int, move: Callable[[Any], Any]) -> None:
+    def __init__(self, task: Task, factors: Sequence[float], seed: int, device: str = "cpu") -> None:
         found = task.batches("train", torch.Generator().manual_seed(seed))
-        self._task, self._batches = task, [move(batch) for batch in itertools.islice(found, BATCHES)]
+        self._task, self._loss, self._batches = task, loss_of(task, device), list(itertools.islice(found, BATCHES))
         self._points = {1, len(factors) // 2, len(factors)}
         # A schedule may end at 0, where nothing moves: the update is that of the last step before a point that does.
         self._moves = {max((i for i in range(point) if factors[i]), default=0) for point in self._points}
@@ -55,12 +56,13 @@ class Waypoints:
             return
         try:
             self.rows.append({"step": step, **self._measure(model)})
+        except LossError:  # a run that is about to fail: that is its outcome, and no reason to end the study
+            return
         except FalllineError as error:
             raise StudyError(f"landscape: {error}; leave --landscape out for task {self._task.name}") from error
 
     def _measure(self, model: torch.nn.Module) -> Row:
-        task = self._task
-        hessian = Hessian(model, task.loss, self._batches, weight=task.size)
+        hessian = Hessian(model, self._loss, self._batches, weight=self._task.size)
         ends = eigsh(hessian, 2, "BE", TOLERANCE)
         spread = trace(hessian, PRODUCTS)
         return {
@@ -76,7 +78,7 @@ class Waypoints:
     def _critical(self, model: torch.nn.Module) -> float:
         trained = [d for d, p in zip(self._direction, model.parameters(), strict=True) if p.requires_grad]
         try:
-            return critical_sharpness(model, self._task.loss, self._batches, trained, weight=self._task.size).value
+            return critical_sharpness(model, self._loss, self._batches, trained, weight=self._task.size).value
         except ArgumentError:  # the update does not lower the loss of these batches
             return math.nan
 

@@ -1,0 +1,37 @@
+"""Where a task runs, and in which precision."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from fallline.lab.tasks import Task
+
+
+def precision(task: Task, device: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which the task's model and loss run: autocast, or nothing."""
+    if task.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=getattr(torch, task.precision))
+
+
+def to_device(batch: Any, device: str) -> Any:
+    """Return a batch with all its tensors on a device."""
+    if device == "cpu":
+        return batch
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return type(batch)(to_device(value, device) for value in batch) if isinstance(batch, tuple | list) else batch
+
+
+def loss_of(task: Task, device: str) -> Callable[[torch.nn.Module, Any], torch.Tensor]:
+    """Return the loss of a task as a function of model and batch, computed as in training: there, and so precisely."""
+
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        with precision(task, device):
+            return task.loss(model, to_device(batch, device))
+
+    return loss
