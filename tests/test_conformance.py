@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+import fallline
 from fallline.backends import fused
 from fallline.backends.fused import FusedBucket
 from variants import (
@@ -116,6 +117,18 @@ def test_threads_and_chunks_do_not_change_a_bit(cls, name, options, monkeypatch)
     finally:
         torch.set_num_threads(threads)
     assert all(same_bits(results[0], other) for other in results[1:])
+
+
+@EVERY_BACKEND
+def test_the_sign_of_inf_is_one_and_of_nan_zero(backend):
+    """As in PyTorch: Lion steps by lr against an infinite gradient, and its momentum tells of the NaN."""
+    for dtype in (torch.float32, torch.float64):
+        param = torch.nn.Parameter(torch.zeros(5, dtype=dtype))
+        param.grad = torch.tensor([float("nan"), float("inf"), float("-inf"), 1.0, 0.0], dtype=dtype)
+        opt = fallline.Lion([param], lr=0.5, backend=backend)
+        opt.step()
+        assert param.tolist() == [0.0, -0.5, 0.5, -0.5, 0.0]
+        assert opt.state[param]["exp_avg"].isnan().tolist() == [True, False, False, False, False]
 
 
 @EVERY_BACKEND

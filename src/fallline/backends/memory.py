@@ -71,12 +71,17 @@ def where(condition, x, y):
     return x if condition else y
 
 
-@njit
-def sign(x):
+@intrinsic
+def sign(typingctx, x):
     """Return the sign of a number in its own type; 0 for NaN."""
-    zero = x - x
-    one = zero + 1
-    return (one if x > 0 else zero) - (one if x < 0 else zero)
+
+    def codegen(context, builder, signature, args):
+        zero, one = ir.Constant(args[0].type, 0.0), ir.Constant(args[0].type, 1.0)
+        up = builder.select(builder.fcmp_ordered(">", args[0], zero), one, zero)
+        down = builder.select(builder.fcmp_ordered("<", args[0], zero), one, zero)
+        return builder.fsub(up, down)
+
+    return x(x), codegen
 
 
 @njit
