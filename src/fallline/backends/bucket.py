@@ -71,6 +71,10 @@ class Bucket(ABC):
     ) -> None:
         """Update every parameter and state in place, all norms over all parameters being known."""
 
+    def put_back(self, key: str) -> None:
+        """Give every parameter the value of its state `key`."""
+        torch._foreach_copy_(self.params, [state[key] for state in self.states])
+
 
 def all_present(bucket: Bucket, grads: Sequence[torch.Tensor]) -> bool:
     """Return whether every parameter has a dense gradient and its state."""

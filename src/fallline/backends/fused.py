@@ -1,17 +1,19 @@
 """The fused backend: one compiled kernel over all tensors of a bucket, cut into chunks."""
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import is_, itemgetter
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
 from fallline.backends.addresses import Addresses
-from fallline.backends.kernels import compile_update
+from fallline.backends.kernels import compile_update, load_module
 from fallline.backends.layout import dtype_name, one_memory
 from fallline.backends.threads import run_on_threads
 from fallline.backends.trace import Pass
@@ -47,13 +49,11 @@ class FusedBucket(TracedBucket):
         if not self._kernels:
             self._prepare(grads)
         try:
-            columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
+            if not self._unmoved():
+                return False
             kept = all(map(is_, grads, [ref() for ref in self._grads]))
             moved = None if kept and self._grad_addresses.hold(grads) else Addresses(grads)
         except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
-            return False
-        same = all(map(is_, chain(self.params, *columns), self._tensors))
-        if not (same and self._addresses.hold(self._tensors)):
             return False
         if moved is not None:
             if not self._layout_fits(grads):
@@ -76,17 +76,36 @@ class FusedBucket(TracedBucket):
         self._run(sweep, scalars, np.empty((1, 1)))
         torch.autograd.graph.increment_version(self.params)
 
+    def put_back(self, key: str) -> None:
+        """Give every parameter the value of its state `key`; of large ones past the cache, in half the time."""
+        if self._traffic >= PARALLEL and self._unmoved() and self._layout_fits([state[key] for state in self.states]):
+            column, size = 2 + list(self.update.state).index(key), self.params[0].element_size()
+            self._share(partial(_copies().put_back, self._table, self._work, column, size))
+            torch.autograd.graph.increment_version(self.params)
+        else:
+            super().put_back(key)
+
     def _run(self, sweep: Pass, scalars: np.ndarray, squares: np.ndarray) -> None:
         """Run one pass over all chunks; `squares` gets the sums of squares of each, in the order of the chunks."""
         real = np.float64 if self.params[0].dtype == torch.float64 else np.float32
         with np.errstate(over="ignore", under="ignore"):  # a number beyond float32 is Inf there, as in torch
             scalars = np.ascontiguousarray(scalars, dtype=real)
         kernel = self._kernels[self.traced.passes.index(sweep)]
-        work = partial(kernel, self._table, self._work, scalars, np.zeros(1, dtype=np.int64), squares)
+        self._share(partial(kernel, self._table, self._work, scalars, squares))
+
+    def _share(self, work: Callable[[np.ndarray], None]) -> None:
+        """Call `work` with a ticket, on all threads where that is worth it."""
+        ticket = np.zeros(1, dtype=np.int64)
         if self._traffic >= PARALLEL and torch.get_num_threads() > 1:
-            run_on_threads(work)
+            run_on_threads(partial(work, ticket))
         else:
-            work()
+            work(ticket)
+
+    def _unmoved(self) -> bool:
+        """Return whether parameters and states are the tensors of the table and lie where they lay."""
+        columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
+        same = all(map(is_, chain(self.params, *columns), self._tensors))
+        return same and self._addresses.hold(self._tensors)
 
     def _prepare(self, grads: Sequence[torch.Tensor]) -> None:
         columns = [[state[key] for state in self.states] for key in self.update.state]
@@ -120,3 +139,25 @@ class FusedBucket(TracedBucket):
         elif not [g.stride() for g in grads] == [p.stride() for p in self.params] == self._strides:
             return False
         return {g.dtype for g in grads} == {self.params[0].dtype} and not any(map(torch.Tensor.is_neg, grads))
+
+
+_COPIES = '''"""Written by fallline; edits are lost."""
+
+from numba import njit
+from fallline.backends.memory import *
+
+
+@njit("void(int64[:, ::1], int64[:, ::1], int64, int64, int64[::1])", cache=True, nogil=True)
+def put_back(table, work, column, size, ticket):
+    while True:
+        w = take_ticket(ticket.ctypes.data)
+        if w >= work.shape[0]:
+            return
+        t, start = work[w, 0], size * work[w, 1]
+        copy_past_cache(table[t, 0] + start, table[t, column] + start, size * work[w, 2])
+'''
+
+
+@functools.cache
+def _copies() -> ModuleType:
+    return load_module("copies", _COPIES)

@@ -30,12 +30,12 @@ from numpy import sqrt
 from fallline.backends.memory import *
 
 table, numbers = types.int64[:, ::1], types.{real}[:, ::1]
-signature = types.void(table, table, numbers, types.int64[::1], types.float64[:, ::1])
+signature = types.void(table, table, numbers, types.float64[:, ::1], types.int64[::1])
 '''
 _PASS = """
 
 @njit(signature, cache=True, nogil=True, fastmath={flags}, error_model="numpy")
-def {name}(table, work, scalars, ticket, squares):
+def {name}(table, work, scalars, squares, ticket):
     while True:
         w = take_ticket(ticket.ctypes.data)
         if w >= work.shape[0]:
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
 def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
     """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states.
 
-    A kernel takes `(table, work, scalars, ticket, squares)` and returns when no work is left, so that several threads
+    A kernel takes `(table, work, scalars, squares, ticket)` and returns when no work is left, so that several threads
     may call it at once. A pass that sums writes the sum of work item w to `squares[w]`.
     """
     module = load_module(update.rule.name, kernel_source(update, dtypes))
@@ -108,7 +108,9 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
     before = [f"s{k} = scalars[row, {k}]" for k in range(len(sweep.scalars))]
     loop, after = [], []
     text = " ".join([*(expression for _, expression in sweep.lines), *sweep.outputs])
-    written = [] if sweep.scope else [key for key in columns if key != "grad"]
+    results = {} if sweep.scope else dict(zip([key for key in columns if key != "grad"], sweep.outputs, strict=True))
+    copies = {key: result for key, result in results.items() if _is_copy(key, result, columns, text)}
+    written = [key for key in results if key not in copies]
     for column, (key, dtype) in enumerate(columns.items()):
         reader, size, load, _ = _STORAGE[dtype]
         if key in written or re.search(rf"\b{key}\b", text):
@@ -125,12 +127,16 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
             parts = f"low{pair}, high{pair}, offset{pair}"
             before.append(f"{parts} = draw_key(table[t, {len(columns) + 1}], start, {pair})")
             loop.append(f"random{pair} = draw({parts}, start + i)")
-        for key, result in zip(written, sweep.outputs, strict=True):
+        for key, result in copies.items():
+            size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
+            target, source = (f"table[t, {place}] + {size} * start" for place in places)
+            before.append(f"copy_past_cache({target}, {source}, {size} * n)")
+        for key in written:
             store = _STORAGE[columns[key]][3]
             if key in rounded:
                 number = rounded.index(key)
                 store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"
-            loop.append(f"{key}_at[i] = {store.format(result)}")
+            loop.append(f"{key}_at[i] = {store.format(results[key])}")
     return _PASS.format(
         name=name,
         flags=_FLAGS[bool(sweep.scope)],
@@ -139,6 +145,11 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
         loop=_indent(12, loop),
         after=_indent(8, after),
     )
+
+
+def _is_copy(key: str, result: str, columns: dict[str, str], text: str) -> bool:
+    """Return whether a column, which no expression of the pass reads, becomes what another one was."""
+    return not re.search(rf"\b{key}\b", text) and columns.get(result) == columns[key]
 
 
 def _indent(spaces: int, lines: list[str]) -> str:

@@ -22,7 +22,9 @@ def _array_at(element):
 
 float32_at = _array_at(types.float32)
 float64_at = _array_at(types.float64)
+int64_at = _array_at(types.int64)
 uint16_at = _array_at(types.uint16)
+uint8_at = _array_at(types.uint8)
 
 
 @intrinsic
@@ -45,6 +47,49 @@ def call(typingctx, function, argument):
         return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
 
     return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _stream_block(typingctx, target, source):
+    """Copy 32 bytes; the target, a multiple of 32, is written past the cache."""
+
+    def codegen(context, builder, signature, args):
+        block = ir.VectorType(ir.IntType(8), 32).as_pointer()
+        value = builder.load(builder.inttoptr(args[1], block), align=1)
+        store = builder.store(value, builder.inttoptr(args[0], block), align=32)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _fence(typingctx):
+    """Let other threads see what was written past the cache before they see what is written next."""
+
+    def codegen(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@njit
+def copy_past_cache(target, source, size):
+    """Copy `size` bytes between addresses, for a target that is not soon read.
+
+    An ordinary store reads the memory it writes to, and so costs twice its bytes; these do not.
+    """
+    to, come = uint8_at(target), uint8_at(source)
+    begin = min(-target % 32, size)
+    end = size - (size - begin) % 32
+    for i in range(begin):
+        to[i] = come[i]
+    for i in range(begin, end, 32):
+        _stream_block(target + i, source + i)
+    for i in range(end, size):
+        to[i] = come[i]
+    _fence()
 
 
 @intrinsic
