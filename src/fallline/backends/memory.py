@@ -1,5 +1,7 @@
 """Numba pieces that every generated kernel is made of: addresses, atomics and 16-bit floating point."""
 
+import contextlib
+
 import numpy as np
 from llvmlite import ir
 from numba import njit
@@ -36,6 +38,18 @@ def take_ticket(typingctx, address):
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def use_narrow_vectors(typingctx):
+    """Have the function that calls this compiled to vectors of 16 bytes."""
+
+    def codegen(context, builder, signature, args):
+        with contextlib.suppress(AttributeError, TypeError):  # llvmlite's own add() refuses what it does not know
+            set.add(builder.function.attributes, '"prefer-vector-width"="128"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic
