@@ -10,7 +10,7 @@ from torch import nn
 from fallline.errors import ArgumentError
 from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.objective import Objective, Params
-from fallline.landscape.unchanged import displaced
+from fallline.landscape.restoring import displaced
 
 _FARTHEST = 2.0**30  # of the first step: a loss that has not risen by then is told as one that never does
 _SMALLEST = 2.0**-30

@@ -12,8 +12,7 @@ from torch import nn
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape.averaging import LossFn, Weight, as_batches, batches_of, check_loss, weight_of
 from fallline.landscape.recovery import Recovery
-from fallline.landscape.restoring import random_numbers
-from fallline.landscape.unchanged import unchanged
+from fallline.landscape.restoring import random_numbers, unchanged
 
 MODES = ("eval", "train")
 Params = Sequence[nn.Parameter] | Mapping[str, nn.Parameter]
@@ -56,14 +55,7 @@ class Objective:
         for i, p in enumerate(self.params):
             self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
         self.device = self.params[0].device
-        self.data: Any = as_batches(owner, data)
-        if isinstance(self.data, Iterator):  # it must be read again
-            self.data = list(self.data)
-        self._reset_random_numbers = random_numbers(self.data)
-        if not isinstance(self.data, list):
-            first = list(itertools.islice(self.data, 2))
-            self._reset_random_numbers()
-            self.data = first if len(first) == 1 else self.data
+        self.data, self._reset_random_numbers = _repeatable(as_batches(owner, data))
         self.single = isinstance(self.data, list) and len(self.data) == 1
         self.value = math.nan
 
@@ -193,3 +185,17 @@ class Objective:
         """Return a vector (n,) as tensors like the parameters."""
         parts = zip(vector.split(self.sizes), self.params, strict=True)
         return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
+
+
+def _repeatable(data: Iterable[Any]) -> tuple[Any, Callable[[], None]]:
+    """Return data that can be read again, as a list if they are one batch, and what makes them the same every time."""
+    reset = random_numbers(data)
+    try:
+        if isinstance(data, Iterator):
+            data = list(data)
+        if not isinstance(data, list):
+            first = list(itertools.islice(data, 2))
+            data = first if len(first) == 1 else data
+    finally:
+        reset()
+    return data, reset

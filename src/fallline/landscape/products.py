@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fallline.landscape.objective import Objective
-from fallline.landscape.restoring import random_numbers
-from fallline.landscape.unchanged import displaced
+from fallline.landscape.restoring import displaced, random_numbers
 
 Parts = Sequence[torch.Tensor]
 Product = Callable[[Objective, Any, Parts], torch.Tensor]  # (objective, batch, vector by parameter) -> flat product
