@@ -11,7 +11,7 @@ from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic, choose_product
 from fallline.landscape.objective import Objective, Params
 from fallline.landscape.operators import Operator
-from fallline.landscape.products import PRODUCTS, Parts, through_graph
+from fallline.landscape.products import PRODUCTS, Parts, gradients_with_graph, through_graph
 
 
 class Measured(Operator):
@@ -93,11 +93,12 @@ class Hessian(Measured):
         if hvp != "auto" and hvp not in PRODUCTS:
             raise ArgumentError(f"Hessian: hvp must be one of auto, {', '.join(PRODUCTS)}, got {hvp=}; leave it out")
         super().__init__(Objective("Hessian", model, loss_fn, data, params, weight, mode))
-        began = time.perf_counter()
         gradient = self.objective.gradient()
-        # Until one has been timed: a product is about four gradients, two with a kept graph (benchmarks/products.py).
-        self.seconds = (2 if self.objective.single else 4) * (time.perf_counter() - began)
+        began = time.perf_counter()
         check_deterministic(self.objective)
+        # Until one has been timed: a product is about four gradients, or two with a kept graph, of three forward passes
+        # each (benchmarks/products.py). The gradient above, the first to be taken, is not typical.
+        self.seconds = 3 * (2 if self.objective.single else 4) * (time.perf_counter() - began)
         self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
         self._kept: list[torch.Tensor] | None = None
         self._key: Any = None
@@ -120,8 +121,7 @@ class Hessian(Measured):
         if self._kept is None or key != self._key:
             self._kept = None  # before the next is built: two graphs might not fit into memory
             _, batch, _ = next(objective.batches())
-            loss = objective.loss(batch)
-            self._kept, self._key = objective.gradients(loss, graph=True), key
+            self._kept, self._key = gradients_with_graph(objective, batch), key
         return through_graph(objective, self._kept, parts, keep=True)
 
     def _place(self) -> Any:
