@@ -354,12 +354,17 @@ def test_an_iterator_that_ends_gives_what_there_was():
         lr_range(model, optimizer, squares, iter(batches(4)))
 
 
-def test_progress_counts_updates():
+def test_progress_says_first_what_it_costs_and_counts_updates():
     model, seen = net(), []
-    lr_range(
-        model, fl.SGD(model.parameters()), squares, batches(4), high=0.1, steps=10, progress=lambda *p: seen.append(p)
-    )
-    assert seen == [(k, 10) for k in range(1, 11)]
+    optimizer = fl.SGD(model.parameters(), momentum=0.9)
+    train(model, optimizer, batches(4))
+    lr_range(model, optimizer, squares, batches(4), high=0.1, steps=10, progress=seen.append)
+    assert [(step.done, step.total) for step in seen] == [(k, 10) for k in range(11)]
+    assert seen[0].seconds is None and seen[1].seconds > 0 and seen[-1].seconds == 0
+    params = sum(p.numel() for p in model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    assert seen[0].bytes == 3 * 4 * params + buffers  # with gradients and momentum
+    assert str(seen[0]).startswith("0 of at most 10 updates, ") and ", about " in str(seen[1])
 
 
 @pytest.mark.parametrize(

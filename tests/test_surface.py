@@ -257,10 +257,13 @@ def test_a_path_gives_its_principal_directions_and_their_span():
     assert found.plot(trajectory(model, path)).to_dict()
 
 
-def test_progress_counts_to_the_end():
+def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
     seen = []
-    surface(net(), squares, batches(2, 2), n=3, progress=lambda *pair: seen.append(pair))
-    assert seen[0] == (1, 18) and seen[-1] == (18, 18) and len(seen) == 18
+    surface(net(), squares, batches(2, 2), n=3, progress=seen.append)
+    assert [(step.done, step.total) for step in seen] == [(k, 18) for k in range(19)]
+    assert seen[0].seconds > 0 and seen[-1].seconds == 0
+    assert seen[0].bytes == 3 * 34 * 8  # the weights of a cell and two directions
+    assert str(seen[0]).startswith("0 of at most 18 forward passes, about ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, updater_of, weight_of
-from fallline.landscape.restoring import restoring
+from fallline.landscape.progress import Clock, Progress
+from fallline.landscape.restoring import memory_of, restoring
 from fallline.landscape.slope import read
 
 CEILING = 3.0  # times the size of the start that the loss may rise above it before the test ends
@@ -74,7 +75,7 @@ def lr_range(
     step: Callable[[Any], Any] | None = None,
     weight: Weight | None = None,
     keep: Iterable[Any] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LRRange:
     """Train at a rate that rises from update to update, and return how the loss took it; all is put back to the bit.
 
@@ -95,7 +96,7 @@ def lr_range(
             `optimizer.step()` and `zero_grad()`. It replaces `loss_fn`, `accumulate` and `scaler.step`.
         weight: `batch` to its weight in averages, such as its tokens; its rows by default.
         keep: further objects with a state dict that `step` changes, such as a schedule, to be put back too.
-        progress: called with the updates made and all of them.
+        progress: told of every update, and of how many before the first; from the second on of the time they take.
 
     Raises:
         LossError: the loss is not one number, or there is no batch.
@@ -116,12 +117,13 @@ def lr_range(
     _check(model, optimizer, loss_fn, low, high, steps, accumulate, step)
     test = _Test(model, optimizer, loss_fn, accumulate, scaler, step, weight)
     rates = np.geomspace(low, high, steps)
+    clock = Clock(steps, memory_of(model, optimizer), "updates", progress)
     with restoring(model, optimizer, scaler, data, keep):
         model.train()
         optimizer.zero_grad()
         handle = test.updater.register_step_post_hook(test.count)
         try:
-            losses = test.run(rates, _endless(data), progress)
+            losses = test.run(rates, _endless(data), clock)
         finally:
             handle.remove()
     start, after = losses[0], np.asarray(losses[1:])
@@ -169,9 +171,7 @@ class _Test:
         """Count an update, unless the scaler had it skipped."""
         self.updates += not bool(getattr(optimizer, "found_inf", False))
 
-    def run(
-        self, rates: np.ndarray, batches: Iterator[Any], progress: Callable[[int, int], None] | None
-    ) -> list[float]:
+    def run(self, rates: np.ndarray, batches: Iterator[Any], clock: Clock) -> list[float]:
         """Return the loss before each update, at the rates in turn, and one more."""
         losses: list[float] = []
         for k in range(len(rates) + 1):
@@ -185,8 +185,9 @@ class _Test:
                     f"lr_range: the loss must be finite before the first update, got {loss}; look at that batch and at "
                     "the initial weights"
                 )
-            if progress is not None and k:
-                progress(k, len(rates))
+            clock.tell(k, k)
+            if k == 0:  # the first update takes longer: kernels are loaded, state is made
+                clock.start()
             bound = losses[0] + CEILING * max(abs(losses[0]), losses[0] - min(losses))
             if not math.isfinite(loss) or sorted(losses[-3:])[len(losses[-3:]) // 2] > bound:
                 self.diverged = True

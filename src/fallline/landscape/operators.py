@@ -2,13 +2,12 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from fallline.errors import ArgumentError
+from fallline.landscape.progress import Progress, Step
 
 
 class Symmetric(Protocol):
@@ -19,30 +18,6 @@ class Symmetric(Protocol):
         """(n, n)."""
 
     def __matmul__(self, vector: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a long measurement is; the first comes before any work is done, and is the estimate of its cost.
-
-    Attributes:
-        done: products so far.
-        total: products expected, at most.
-        seconds: what the remaining ones take, by the time of those so far; None before any was timed.
-        bytes: memory for vectors, fixed before the first product.
-    """
-
-    done: int
-    total: int
-    seconds: float | None
-    bytes: int
-
-    def __str__(self) -> str:
-        time = "" if self.seconds is None else f", about {self.seconds:.2g} s left"
-        return f"{self.done} of at most {self.total} products{time}, {self.bytes / 1e6:.1f} MB of vectors"
-
-
-Progress = Callable[[Step], None]
 
 
 class Operator(ABC):

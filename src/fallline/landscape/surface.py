@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,7 +26,8 @@ from fallline.landscape.directions import (
 )
 from fallline.landscape.eigen import eigsh
 from fallline.landscape.hessian import Hessian
-from fallline.landscape.restoring import restoring
+from fallline.landscape.progress import Clock, Progress
+from fallline.landscape.restoring import random_numbers, restoring
 
 Pair: TypeAlias = tuple[Direction, Direction]
 KINDS = ("filter", "eig", "pca")
@@ -107,7 +108,7 @@ def surface(
     vectors: str = "zero",
     path: Sequence[Any] | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Surface:
     """Return the mean loss over data on a plane through the weights, n × n cells; the model is left as it was.
 
@@ -132,7 +133,8 @@ def surface(
             by its size, "tensor" normalises them as wholes.
         path: for "pca": at least three sets of weights, oldest first.
         seed: of the random directions.
-        progress: called with the cells done and all of them, over all batches where their number is known.
+        progress: told of every forward pass, and before the first, when one at the weights has been timed; the total
+            counts all batches where their number is known.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument cannot be used.
@@ -184,7 +186,7 @@ def _measured(
     pair: Pair,
     axes: tuple[np.ndarray, np.ndarray],
     weight: Weight | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[np.ndarray, float, int]:
     """Return the mean losses of all cells, the weight of all batches, and how many they were."""
     x, y = axes
@@ -192,16 +194,21 @@ def _measured(
     losses: list[list[float]] = []
     weights: list[float] = []
     batches = len(data) if isinstance(data, list) or hasattr(data, "dataset") else 1
+    size = sum(t.numel() * t.element_size() for t in (*moved.values(), *pair[0], *pair[1]))
+    clock = Clock(len(cells) * batches, size, "forward passes", progress)
     for batch in batches_of("surface", data):
         weights.append(weight_of("surface", batch, weight))
         losses.append([])
+        if progress is not None and len(losses) == 1:  # a rehearsal, to say beforehand how long all of them take
+            with _same_random_numbers():
+                functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,))
+            clock.tell(0, 1)
         for cell in cells:
             with _same_random_numbers():
                 value = functional_call(loss, _state(loss.model, moved, pair, cell), (batch,))
             losses[-1].append(float(check_loss("surface", value)))
-            if progress is not None:
-                done = (len(losses) - 1) * len(cells) + len(losses[-1])
-                progress(done, len(cells) * max(batches, len(losses)))
+            done = (len(losses) - 1) * len(cells) + len(losses[-1])
+            clock.tell(done, done + 1, len(cells) * max(batches, len(losses)))
     total = math.fsum(weights)
     with np.errstate(invalid="ignore"):  # Inf − Inf is a cell to mask
         means = (np.asarray(weights)[:, None] * np.asarray(losses, dtype=np.float64)).sum(0) / total
@@ -286,6 +293,9 @@ def _state(
 
 @contextlib.contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Let every cell see the same dropout."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
+    """Let every cell see the same dropout, and whatever else the loss draws."""
+    restore = random_numbers()
+    try:
         yield
+    finally:
+        restore()
