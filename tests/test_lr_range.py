@@ -230,6 +230,40 @@ def test_a_step_that_the_scaler_skips_does_not_raise_the_rate(make):
     assert scaler.state_dict() == kept
 
 
+def test_accumulation_autocast_and_a_scaler_in_the_users_own_loop():
+    """Two batches to an update, forward passes in bfloat16, a schedule; all of it as before afterwards."""
+    model = net()
+    optimizer = fl.AdamW(model.parameters(), lr=0.01)
+    schedule = fl.WarmupCosine(optimizer, 2, 100)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)  # the first steps are skipped
+    seen, calls = [], itertools.count(1)
+    optimizer.register_step_post_hook(
+        lambda opt, *_: seen.append((opt.param_groups[0]["lr"], bool(getattr(opt, "found_inf", 0))))
+    )
+
+    def step(batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = squares(model, batch)
+        scaler.scale(loss / 2).backward()
+        if next(calls) % 2 == 0:
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            schedule.step()
+        return loss
+
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*batches(16)[0]), 4, generator=torch.Generator().manual_seed(0)
+    )
+    before = everything(model, optimizer, scaler, loader)
+    kept = copy.deepcopy(schedule.state_dict())
+    found = lr_range(model, optimizer, None, loader, steps=10, high=1e-2, step=step, scaler=scaler, keep=[schedule])
+    assert [rate for rate, skipped in seen if not skipped][:10] == pytest.approx(found.lrs.tolist())
+    assert sum(skipped for _, skipped in seen) > 0 and found.batches == 2 * len(seen)
+    assert found.low <= found.suggestion <= found.high
+    assert equal(before, everything(model, optimizer, scaler, loader)) and schedule.state_dict() == kept
+
+
 def test_a_scaler_changes_nothing_but_the_scale():
     def run(scaler):
         model = net()

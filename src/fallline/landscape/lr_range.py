@@ -175,8 +175,7 @@ class _Test:
         """Return the loss before each update, at the rates in turn, and one more."""
         losses: list[float] = []
         for k in range(len(rates) + 1):
-            self._set(float(rates[min(k, len(rates) - 1)]))
-            loss = self._update(batches)
+            loss = self._update(batches, float(rates[min(k, len(rates) - 1)]))
             if loss is None:  # an iterator has ended
                 break
             losses.append(loss)
@@ -206,11 +205,12 @@ class _Test:
                 else:
                     group[key] = rate * ratio
 
-    def _update(self, batches: Iterator[Any]) -> float | None:
+    def _update(self, batches: Iterator[Any], rate: float) -> float | None:
         """Go through batches until the optimizer has made an update; return the mean loss before it."""
         before = self.updates
         parts: list[tuple[float, float]] = []
         while self.updates == before:
+            self._set(rate)  # again after a step that was skipped: the user's schedule may have moved it
             if len(parts) >= PATIENCE:
                 if self.scaler is not None and self.step is None:
                     return math.nan  # every step is skipped: not a gradient is finite any more
