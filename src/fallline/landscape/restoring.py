@@ -77,6 +77,13 @@ def displaced(params: Sequence[torch.Tensor], direction: Sequence[torch.Tensor],
 
 
 @contextmanager
+def undrawn() -> Iterator[None]:
+    """Let the block draw random numbers, and the next one the same again."""
+    with _undone([random_numbers()]):
+        yield
+
+
+@contextmanager
 def _undone(undos: Iterable[Undo]) -> Iterator[None]:
     with ExitStack() as stack:  # which goes on with the others when one of them raises
         for undo in undos:
@@ -105,7 +112,8 @@ def _modules(model: nn.Module) -> Undo:
 
     def undo() -> None:
         for module, training, buffers in kept:
-            module.training = training
+            if module.training != training:  # a module's attributes are slow to set
+                module.training = training
             module._buffers.clear()
             module._buffers.update(buffers)
         values()

@@ -1,6 +1,5 @@
 """The loss on a plane through the weights: one number a cell, the weights themselves exactly in the middle."""
 
-import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from fallline.landscape.directions import (
 from fallline.landscape.eigen import eigsh
 from fallline.landscape.hessian import Hessian
 from fallline.landscape.progress import Clock, Progress
-from fallline.landscape.restoring import random_numbers, restoring
+from fallline.landscape.restoring import restoring, undrawn
 
 Pair: TypeAlias = tuple[Direction, Direction]
 KINDS = ("filter", "eig", "pca")
@@ -200,11 +199,11 @@ def _measured(
         weights.append(weight_of("surface", batch, weight))
         losses.append([])
         if progress is not None and len(losses) == 1:  # a rehearsal, to say beforehand how long all of them take
-            with _same_random_numbers():
+            with undrawn():
                 functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,))
             clock.tell(0, 1)
         for cell in cells:
-            with _same_random_numbers():
+            with undrawn():
                 value = functional_call(loss, _state(loss.model, moved, pair, cell), (batch,))
             losses[-1].append(float(check_loss("surface", value)))
             done = (len(losses) - 1) * len(cells) + len(losses[-1])
@@ -289,13 +288,3 @@ def _state(
     for (name, param), first, second in zip(moved.items(), *pair, strict=True):
         state[f"model.{name}"] = (param.detach() + (cell[0] * first + cell[1] * second)).to(param.dtype)
     return state
-
-
-@contextlib.contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Let every cell see the same dropout, and whatever else the loss draws."""
-    restore = random_numbers()
-    try:
-        yield
-    finally:
-        restore()
