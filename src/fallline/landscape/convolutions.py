@@ -39,8 +39,8 @@ def _quick(
         return None
     sizes = [[value] * dimensions if isinstance(value, int) else list(value) for value in (stride, padding, dilation)]
     sizes = [size * dimensions if len(size) == 1 else size for size in sizes]
-    result: torch.Tensor = _Convolution.apply(input, weight, bias, (*sizes, False, [0] * dimensions, groups))
-    return result
+    apply: Any = _Convolution.apply
+    return apply(input, weight, bias, (*sizes, False, [0] * dimensions, groups))  # type: ignore[no-any-return]
 
 
 class _Convolution(torch.autograd.Function):
@@ -54,7 +54,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return (*_Gradient.apply(grads[0], *ctx.saved_tensors, ctx.options, list(ctx.needs_input_grad[:3])), None)
+        apply: Any = _Gradient.apply
+        return (*apply(grads[0], *ctx.saved_tensors, ctx.options, list(ctx.needs_input_grad[:3])), None)
 
 
 class _Gradient(torch.autograd.Function):

@@ -106,23 +106,26 @@ class Hessian(Measured):
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         objective, parts = self.objective, self.objective.split(vector)
         try:
+            if objective.single and self.hvp == "double-backward":
+                gradients = self._gradients()
+                with objective.measuring(reads=False):
+                    return through_graph(objective, gradients, parts, keep=True)
+            product = PRODUCTS[self.hvp]
             with objective.measuring():
-                if objective.single and self.hvp == "double-backward":
-                    return self._from_kept(parts)
-                product = PRODUCTS[self.hvp]
                 return objective.mean(lambda number, batch: product(objective, batch, parts))
         except BaseException:
             self._kept = None  # an interrupted product may have left half a graph
             raise
 
-    def _from_kept(self, parts: Parts) -> torch.Tensor:
-        objective = self.objective
+    def _gradients(self) -> Parts:
+        """Return the gradients of the one batch with their graph, kept while parameters and buffers are the same."""
         key = self._place()
         if self._kept is None or key != self._key:
             self._kept = None  # before the next is built: two graphs might not fit into memory
-            _, batch, _ = next(objective.batches())
-            self._kept, self._key = gradients_with_graph(objective, batch), key
-        return through_graph(objective, self._kept, parts, keep=True)
+            with self.objective.measuring():
+                _, batch, _ = next(self.objective.batches())
+                self._kept, self._key = gradients_with_graph(self.objective, batch), key
+        return self._kept
 
     def _place(self) -> Any:
         """Return what changes when parameters or buffers do; sums, since `.data` is written without a version."""

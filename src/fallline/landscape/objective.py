@@ -88,12 +88,18 @@ class Objective:
         raise ArgumentError(f"{self.owner}: params must be the model's for jvp, got another; use another hvp")
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Set the mode, random numbers and remedies; put everything back afterwards."""
+    def measuring(self, reads: bool = True) -> Iterator[None]:
+        """Set the mode, random numbers and remedies; put everything back afterwards.
+
+        Args:
+            reads: whether data are read and the loss is computed, so that random numbers are drawn.
+        """
         with ExitStack() as stack:
             stack.enter_context(unchanged(self.model, self.params, self.data))
-            self.model.train(self.mode == "train")
-            self._reset_random_numbers()
+            if any(module.training != (self.mode == "train") for module in self.model.modules()):
+                self.model.train(self.mode == "train")
+            if reads:
+                self._reset_random_numbers()
             self.recovery.contexts(stack)
             stack.enter_context(torch.enable_grad())
             yield
