@@ -140,6 +140,39 @@ def test_the_other_ways_agree(name, hvp):
     assert (matrix(H) - true_hessian(model, batch)).abs().max() < tolerance
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-vit"])
+def test_the_networks_for_cifar10_have_exact_products(name, tmp_path, monkeypatch):
+    """A residual network with BatchNorm and a vision transformer, on pictures of noise."""
+    from fallline.lab.tasks import get_task
+    from test_tasks import batches, write_archive
+
+    monkeypatch.setenv("FALLLINE_DATA", str(tmp_path))
+    write_archive(tmp_path / "cifar-10-binary.tar.gz", batches())
+    task = get_task(name, batch_size=3)
+    torch.manual_seed(0)
+    model = task.model().double()
+    images, labels = next(iter(task.batches("train", torch.Generator().manual_seed(0))))
+    batch = (images.double(), labels)
+    H = Hessian(model, task.loss, batch, weight=task.size)
+    v = torch.randn(H.shape[0], dtype=torch.float64)
+    found = H @ v
+    model.eval()
+    params = {key: p.detach() for key, p in model.named_parameters()}
+    parts = {
+        key: part.view(p.shape)
+        for (key, p), part in zip(params.items(), v.split([p.numel() for p in params.values()]), strict=True)
+    }
+
+    def value(p):
+        return nn.functional.cross_entropy(torch.func.functional_call(model, p, (batch[0],)), batch[1])
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        right = torch.func.jvp(torch.func.grad(value), (params,), (parts,))[1]
+    difference = found - torch.cat([right[key].reshape(-1) for key in params])
+    assert difference.abs().max() < 1e-10 * found.abs().max() and H.hvp == "double-backward"
+
+
 def test_float32_is_measured_in_float32():
     model, batch = build("mlp", dtype=torch.float32)
     found = matrix(Hessian(model, loss, batch))
