@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, updater_of, weight_of
+from fallline.landscape.averaging import LossFn, Weight, batches_of, check_graph, check_loss, updater_of, weight_of
 from fallline.landscape.progress import Clock, Progress
 from fallline.landscape.restoring import memory_of, restoring
 from fallline.landscape.slope import read
@@ -99,7 +99,7 @@ def lr_range(
         progress: told of every update, and of how many before the first; from the second on of the time they take.
 
     Raises:
-        LossError: the loss is not one number, or there is no batch.
+        LossError: the loss is not one number or has no graph, or there is no batch.
         ArgumentError, ArgumentTypeError: an argument cannot be used, the loss is not finite before the first update, or
             the data end or the user's step makes no update.
 
@@ -239,6 +239,7 @@ class _Test:
             for batch, weight in zip(group, weights, strict=True):
                 assert self.loss_fn is not None
                 loss = check_loss("lr_range", self.loss_fn(self.model, batch)) * (weight / math.fsum(weights))
+                check_graph("lr_range", loss, self.batches - len(group))
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 total = total + loss.detach().cpu()
             found.append(float(total))

@@ -10,7 +10,16 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
-from fallline.landscape.averaging import LossFn, Weight, as_batches, batches_of, check_loss, weight_of
+from fallline.landscape.averaging import (
+    LossFn,
+    Weight,
+    as_batches,
+    batches_of,
+    check_finite,
+    check_graph,
+    check_loss,
+    weight_of,
+)
 from fallline.landscape.recovery import Recovery
 from fallline.landscape.restoring import random_numbers, unchanged
 
@@ -121,20 +130,10 @@ class Objective:
             LossError: it is none, or not finite.
         """
         loss = check_loss(self.owner, self.loss_fn(self.model, batch))
-        if not loss.requires_grad and torch.is_grad_enabled():
-            raise LossError(
-                f"{self.owner}: loss must depend on the parameters, got one without a graph for batch {number}; "
-                "take out .detach(), .item() and torch.no_grad()"
-            )
-        if not bool(loss.isfinite()):
-            raise LossError(f"{self.owner}: loss must be finite, got {loss.item()} for batch {number}; {self._blame()}")
+        if torch.is_grad_enabled():
+            check_graph(self.owner, loss, number)
+        check_finite(self.owner, loss, number, self.model)
         return loss
-
-    def _blame(self) -> str:
-        for name, p in self.model.named_parameters():
-            if not bool(p.isfinite().all()):
-                return f"parameter {name} is not finite"
-        return "every parameter is finite, so look at that batch"
 
     def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
         """Return the gradient of a loss by parameter, zeros where it does not depend on one."""

@@ -12,7 +12,8 @@ from torch import nn
 from torch.func import functional_call
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, weight_of
+from fallline.landscape.averaging import LossFn, Weight, batches_of, check_finite, check_loss, weight_of
+from fallline.landscape.checks import check_same
 from fallline.landscape.directions import (
     VECTORS,
     Direction,
@@ -113,7 +114,7 @@ def surface(
 
     Every cell is computed from the weights themselves, with weights and buffers of its own, so no error adds up. Each
     batch is drawn once and shown to all cells with the same random numbers, so cells differ by their weights alone.
-    It takes n² forward passes for each batch.
+    It takes n² forward passes for each batch, and one beforehand.
 
     Args:
         model: the model.
@@ -137,7 +138,7 @@ def surface(
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument cannot be used.
-        LossError: the loss is not one number, or there is no batch.
+        LossError: the loss is not one number, not finite at the weights or not always the same; or there is no batch.
 
     Example:
         >>> import torch
@@ -198,16 +199,18 @@ def _measured(
     for batch in batches_of("surface", data):
         weights.append(weight_of("surface", batch, weight))
         losses.append([])
-        if progress is not None and len(losses) == 1:  # a rehearsal, to say beforehand how long all of them take
-            with undrawn():
-                functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,))
+        with undrawn():
+            centre = check_loss("surface", functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,)))
+        check_finite("surface", centre, len(losses) - 1, loss.model)
+        if len(losses) == 1:  # that was a rehearsal, too: it tells how long all of them take
             clock.tell(0, 1)
         for cell in cells:
             with undrawn():
                 value = functional_call(loss, _state(loss.model, moved, pair, cell), (batch,))
             losses[-1].append(float(check_loss("surface", value)))
             done = (len(losses) - 1) * len(cells) + len(losses[-1])
-            clock.tell(done, done + 1, len(cells) * max(batches, len(losses)))
+            clock.tell(done, done + len(losses), len(cells) * max(batches, len(losses)))
+        check_same("surface", float(centre), losses[-1][len(cells) // 2], centre.dtype)
     total = math.fsum(weights)
     with np.errstate(invalid="ignore"):  # Inf − Inf is a cell to mask
         means = (np.asarray(weights)[:, None] * np.asarray(losses, dtype=np.float64)).sum(0) / total
