@@ -134,6 +134,8 @@ def test_an_optimizer_without_a_limit_is_said_to_have_none(fallline):
     assert code == 0 and "declares its stability, got Lion" in text and "× lr" not in text.partition("quantity")[0]
     code, _, error = fallline("line.py:Line", "--steps", 3)
     assert code == 2 and "steps need an optimizer" in error
+    code, out, error = fallline("line.py:Line", "--cells", 4)
+    assert code == 2 and out == "" and "cells must be odd and at least 3" in error  # before anything is measured
 
 
 @pytest.mark.slow

@@ -119,6 +119,10 @@ def measure_curvature(
         )
     if steps and arm is None:
         raise ArgumentError(f"landscape: steps need an optimizer, got {steps=} without one; pass --optimizer momentum")
+    if cells and (cells < 3 or cells % 2 == 0):
+        raise ArgumentError(
+            f"landscape: cells must be odd and at least 3, or 0 for no surface, got {cells=}; 21 is usual"
+        )
     torch.manual_seed(derive(seed, "init"))
     model = task.model().to(device)
     optimizer, place = None, "the initial weights"
