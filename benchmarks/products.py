@@ -7,12 +7,14 @@ product by each way. A cell is the median over the rounds of the ratio to the gr
 import argparse
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from peers import FOLDER
 from torch import nn
 
 from fallline.errors import LandscapeWarning
@@ -40,6 +42,55 @@ def torch_vhp(model: nn.Module, loss: Any, batch: Any, vector: torch.Tensor) -> 
 
     point = tuple(p.detach() for p in params)
     return lambda: torch.autograd.functional.vhp(value, point, parts)
+
+
+class _Flat(nn.Module):
+    """A classifier whose outputs are rows, whatever it classifies, as the peers want them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x).flatten(0, -2)
+
+
+def pyhessian(model: nn.Module, batch: Any, vector: torch.Tensor) -> Callable[[], Any]:
+    from pyhessian import hessian
+    from pyhessian.utils import hessian_vector_product
+
+    made = hessian(model, nn.CrossEntropyLoss(), data=batch, cuda=False)  # it keeps the graph of one batch, as we do
+    parts = [v.view(p.shape) for v, p in zip(vector.split([p.numel() for p in made.params]), made.params, strict=True)]
+    return lambda: hessian_vector_product(made.gradsH, made.params, parts)
+
+
+def curvlinops(model: nn.Module, batch: Any, vector: torch.Tensor) -> Callable[[], Any]:
+    from curvlinops import HessianLinearOperator
+
+    params = list(model.parameters())
+    made = HessianLinearOperator(model, nn.CrossEntropyLoss(), params, [batch], check_deterministic=False)
+    return lambda: made @ vector
+
+
+def hessian_eigenthings(model: nn.Module, batch: Any, vector: torch.Tensor) -> Callable[[], Any]:
+    from hessian_eigenthings import HessianOperator
+
+    made = HessianOperator(model, [batch], lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]))
+    return lambda: made.matvec(vector)
+
+
+def peers(model: nn.Module, batch: Any, vector: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """Return a product by every public implementation that is installed (`make bench` does that, into .peers)."""
+    if FOLDER.is_dir() and str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    flat, rows = _Flat(model), (batch[0], batch[1].flatten())
+    found = {}
+    for make in (pyhessian, curvlinops, hessian_eigenthings):
+        try:
+            found[make.__name__] = make(flat, rows, vector)
+        except ImportError as error:
+            print(f"{make.__name__}: must be installed to be compared with, got {error}", file=sys.stderr)
+    return found
 
 
 class _Call(nn.Module):
@@ -72,6 +123,7 @@ def contenders(name: str, size: int) -> dict[str, Callable[[], Any]]:
             other = Hessian(model, task.loss, batch, weight=task.size, hvp=hvp)
             found[hvp] = lambda other=other: other @ vector
         found["torch.autograd.functional.vhp"] = torch_vhp(model, task.loss, batch, vector)
+        found |= peers(model, batch, vector)
     return found
 
 

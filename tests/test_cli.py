@@ -167,7 +167,8 @@ def test_lr_range_draws_the_curve_and_says_what_it_suggests(fallline, tmp_path):
     code, out, _ = fallline("lr-range", "digits", "--low", "1e-4", "--steps", "40", "--out", tmp_path / "a" / "r.html")
     assert code == 0
     assert max(map(cell_len, out.partition("picture:")[0].splitlines())) <= 80
-    lines = out.splitlines()
+    cost, *lines = out.splitlines()
+    assert cost.startswith("range test: 1 of at most 40 updates, about ")
     assert "digits with adamw: 40 updates from lr 0.0001 to 10" in lines[0]
     assert [line[8] for line in lines[1:9]] == ["│"] * 8
     assert lines[10].split() == ["1e-4", "1e-3", "1e-2", "1e-1", "1e0", "1e1"]

@@ -79,6 +79,44 @@ def test_every_value_is_within_its_bound_and_none_is_missing(name, dtype):
         assert overlap.abs().max() < 100 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(
+    ("name", "breaks"),
+    [
+        ("identity", [True] * 12),
+        ("rank 2", [False, False] + [True] * 10),  # then vectors of the null space, each a chain of its own
+        ("plus and minus", [False, True] * 6),
+        ("zero", [True] * 12),
+    ],
+)
+def test_a_chain_ends_when_it_has_seen_its_space(name, breaks, scale, dtype):
+    """A vector has a part in each eigenspace, so many products exhaust it; whatever the unit of the curvature."""
+    matrix = spectrum(scale * SPECTRA[name].double(), dtype=dtype)
+    basis = Lanczos(Meter(Dense(matrix), 12, 12, None), 12, torch.Generator().manual_seed(0))
+    for _ in range(12):
+        basis.step()
+    assert basis.breaks == breaks
+    own = torch.linalg.eigvalsh(matrix.double())
+    far = (basis.ritz()[0][:, None] - own).abs().min(1).values.max()
+    assert far <= 100 * torch.finfo(dtype).eps * max(own.abs().max().item(), 1e-300)
+    overlap = basis.basis.double().T @ basis.basis.double() - torch.eye(12)
+    assert overlap.abs().max() < 100 * torch.finfo(dtype).eps
+
+
+def test_what_is_small_but_no_rounding_does_not_end_a_chain():
+    """Eigenvalues of 1 and 1 + 1e-9: the second direction is worth 1e-9 of the first, a million times the rounding."""
+    basis = Lanczos(
+        Meter(Dense(torch.diag(torch.tensor([1.0, 1 + 1e-9] * 20, dtype=torch.float64))), 3, 3, None),
+        3,
+        torch.Generator().manual_seed(0),
+    )
+    basis.step()
+    assert basis.breaks == [False] and 0 < basis.beta < 1e-9
+    basis.step()
+    assert basis.breaks == [False, True]
+
+
 def test_a_tighter_tolerance_is_a_tighter_bound():
     matrix = spectrum(SPECTRA["outliers and bulk"])
     true = torch.linalg.eigvalsh(matrix)

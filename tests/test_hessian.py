@@ -36,6 +36,60 @@ def test_products_equal_torch_func(name):
     assert H.matvecs == H.shape[0] and H.hvp == "double-backward"
 
 
+CONVOLUTIONS = [
+    {},
+    {"stride": 2, "padding": 1},
+    {"groups": 2, "bias": False},
+    {"dilation": 2, "padding": (2, 1)},
+    {"padding": "valid"},
+    {"padding": (1, 0), "stride": (1, 2)},
+]
+
+
+def convolutional(**options):
+    torch.manual_seed(0)
+    last = nn.Conv2d(2, 4, 2, **options)
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), last, nn.Tanh(), *pooled).double()
+    return model, (torch.randn(5, 1, 7, 6, dtype=torch.float64), torch.randint(2, (5,)))
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+def test_every_kind_of_convolution_has_exact_products(options):
+    model, batch = convolutional(**options)
+    assert (matrix(Hessian(model, loss, batch)) - true_hessian(model, batch)).abs().max() < 1e-12
+
+
+def test_a_product_has_no_convolution_with_a_kernel_of_the_size_of_the_picture():
+    """PyTorch's own second derivative has, and takes twice as long for it."""
+    model, batch = convolutional()
+    H, kernels = Hessian(model, loss, batch), []
+
+    class Recorded(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.convolution.default:
+                kernels.append(tuple(args[1].shape[2:]))
+            return func(*args, **(kwargs or {}))
+
+    H @ torch.ones(H.shape[0], dtype=torch.float64)
+    with Recorded():
+        H @ torch.ones(H.shape[0], dtype=torch.float64)
+    assert kernels and set(kernels) <= {(3, 3), (2, 2)}
+
+
+def test_a_convolution_under_autocast_is_left_to_pytorch():
+    model, batch = convolutional()
+    model, batch = model.float(), (batch[0].float(), batch[1])
+
+    def cast(m, b):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss(m, b)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LandscapeWarning)  # bfloat16 is too coarse for a finite difference
+        assert matrix(Hessian(model, cast, batch)).isfinite().all()
+
+
 @pytest.mark.parametrize("sizes", [(10,), (8, 2), (1, 9), (3, 3, 4)])
 @EVERY_MODEL
 def test_products_are_the_same_over_any_split_of_the_data(name, sizes):
@@ -84,6 +138,39 @@ def test_the_other_ways_agree(name, hvp):
     model.eval()
     tolerance = 1e-10 if hvp == "jvp" else 1e-7
     assert (matrix(H) - true_hessian(model, batch)).abs().max() < tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-vit"])
+def test_the_networks_for_cifar10_have_exact_products(name, tmp_path, monkeypatch):
+    """A residual network with BatchNorm and a vision transformer, on pictures of noise."""
+    from fallline.lab.tasks import get_task
+    from test_tasks import batches, write_archive
+
+    monkeypatch.setenv("FALLLINE_DATA", str(tmp_path))
+    write_archive(tmp_path / "cifar-10-binary.tar.gz", batches())
+    task = get_task(name, batch_size=3)
+    torch.manual_seed(0)
+    model = task.model().double()
+    images, labels = next(iter(task.batches("train", torch.Generator().manual_seed(0))))
+    batch = (images.double(), labels)
+    H = Hessian(model, task.loss, batch, weight=task.size)
+    v = torch.randn(H.shape[0], dtype=torch.float64)
+    found = H @ v
+    model.eval()
+    params = {key: p.detach() for key, p in model.named_parameters()}
+    parts = {
+        key: part.view(p.shape)
+        for (key, p), part in zip(params.items(), v.split([p.numel() for p in params.values()]), strict=True)
+    }
+
+    def value(p):
+        return nn.functional.cross_entropy(torch.func.functional_call(model, p, (batch[0],)), batch[1])
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        right = torch.func.jvp(torch.func.grad(value), (params,), (parts,))[1]
+    difference = found - torch.cat([right[key].reshape(-1) for key in params])
+    assert difference.abs().max() < 1e-10 * found.abs().max() and H.hvp == "double-backward"
 
 
 def test_float32_is_measured_in_float32():

@@ -58,10 +58,51 @@ def test_it_says_what_the_model_stands_on(fallline, tmp_path):
     assert "initial weights: 3 parameters, loss 1 over 24 items, eval mode" in text
     assert "of at most" in text and "products" in text  # the estimate before each measurement
     assert max(cell_len(line) for line in out.splitlines() if not line.startswith("page: ")) <= 80
+    assert "→ the eigenvector of λmax, ±0.71" in text and "↑ the eigenvector of λmin" in text  # √(2·1/4)
     page = (tmp_path / "landscape.html").read_text()
+    assert 'data-figure="surface-eigenvectors"' in page and 'data-figure="surface-random"' in page
     assert "A saddle: some directions curve down" in page and "What the numbers do not say" in page
     assert "fallline landscape line.py:Line --optimizer momentum@lr=0.1 --items 20" in page
     assert "http://" not in page.replace("http://www.w3.org", "") or "default-src 'none'" in page
+
+
+def measured(**options):
+    return measure_curvature(get_task("line.py:Line"), items=8, **options)
+
+
+def test_surfaces_are_those_of_the_quadratic_along_the_eigenvectors(fallline):
+    steps = []
+    found = measured(cells=5, report=lambda what, step: steps.append((what, str(step))))
+    surface = found.surfaces["eigenvectors"]
+    x, y = surface.x, surface.y[:, None]
+    assert x[-1] == pytest.approx(0.5**0.5, rel=1e-3) and y[-1, 0] == 1  # not 2: ‖w‖ is small
+    assert surface.values == pytest.approx(1 + 2 * x**2 - 0.25 * y**2, abs=1e-3)
+    assert surface.centre == found.loss
+    assert found.surfaces["random"].kind == "filter" and list(measured(cells=0).surfaces) == []
+    assert next(text for what, text in steps if what == "surface").startswith("0 of at most 25 forward passes, about ")
+
+
+def test_a_relief_is_darker_where_the_loss_is_higher():
+    import numpy as np
+
+    from fallline.cli.landscape import beside, relief
+    from fallline.landscape import surface
+
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+
+    def loss(model, batch):  # rises to the right, and is no number at the top
+        x, y = model.weight[0]
+        return x + torch.where(y > 0.9, np.nan, 0.0)
+
+    found = surface(model, loss, torch.zeros(1), list(torch.eye(2)), n=5)
+    lines = relief(found, ("one way", "the other"))
+    assert lines[:5] == ["┌─────┐", "│?????│", "│ ·+▓█│", "│ ·░▓█│", "└─────┘"]
+    assert lines[5:] == ["→ one way, ±1", "↑ the other, ±1", "loss -1 to 1, + 0"]
+    assert beside([lines, lines])[1] == f"{lines[1]:20}{lines[1]}"  # the widest has 17
+    assert len(beside([["─" * 50]] * 2)) == 3  # one below the other, and a line between
+    wide = surface(model, loss, torch.zeros(1), list(torch.eye(2)), n=65)
+    assert max(map(len, relief(wide, ("x", "y")))) <= 34 and any("+" in line for line in relief(wide, ("x", "y"))[:-1])
 
 
 def test_it_reads_a_checkpoint(fallline, tmp_path):
@@ -93,6 +134,8 @@ def test_an_optimizer_without_a_limit_is_said_to_have_none(fallline):
     assert code == 0 and "declares its stability, got Lion" in text and "× lr" not in text.partition("quantity")[0]
     code, _, error = fallline("line.py:Line", "--steps", 3)
     assert code == 2 and "steps need an optimizer" in error
+    code, out, error = fallline("line.py:Line", "--cells", 4)
+    assert code == 2 and out == "" and "cells must be odd and at least 3" in error  # before anything is measured
 
 
 @pytest.mark.slow

@@ -230,6 +230,40 @@ def test_a_step_that_the_scaler_skips_does_not_raise_the_rate(make):
     assert scaler.state_dict() == kept
 
 
+def test_accumulation_autocast_and_a_scaler_in_the_users_own_loop():
+    """Two batches to an update, forward passes in bfloat16, a schedule; all of it as before afterwards."""
+    model = net()
+    optimizer = fl.AdamW(model.parameters(), lr=0.01)
+    schedule = fl.WarmupCosine(optimizer, 2, 100)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)  # the first steps are skipped
+    seen, calls = [], itertools.count(1)
+    optimizer.register_step_post_hook(
+        lambda opt, *_: seen.append((opt.param_groups[0]["lr"], bool(getattr(opt, "found_inf", 0))))
+    )
+
+    def step(batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = squares(model, batch)
+        scaler.scale(loss / 2).backward()
+        if next(calls) % 2 == 0:
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            schedule.step()
+        return loss
+
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*batches(16)[0]), 4, generator=torch.Generator().manual_seed(0)
+    )
+    before = everything(model, optimizer, scaler, loader)
+    kept = copy.deepcopy(schedule.state_dict())
+    found = lr_range(model, optimizer, None, loader, steps=10, high=1e-2, step=step, scaler=scaler, keep=[schedule])
+    assert [rate for rate, skipped in seen if not skipped][:10] == pytest.approx(found.lrs.tolist())
+    assert sum(skipped for _, skipped in seen) > 0 and found.batches == 2 * len(seen)
+    assert found.low <= found.suggestion <= found.high
+    assert equal(before, everything(model, optimizer, scaler, loader)) and schedule.state_dict() == kept
+
+
 def test_a_scaler_changes_nothing_but_the_scale():
     def run(scaler):
         model = net()
@@ -354,12 +388,17 @@ def test_an_iterator_that_ends_gives_what_there_was():
         lr_range(model, optimizer, squares, iter(batches(4)))
 
 
-def test_progress_counts_updates():
+def test_progress_says_first_what_it_costs_and_counts_updates():
     model, seen = net(), []
-    lr_range(
-        model, fl.SGD(model.parameters()), squares, batches(4), high=0.1, steps=10, progress=lambda *p: seen.append(p)
-    )
-    assert seen == [(k, 10) for k in range(1, 11)]
+    optimizer = fl.SGD(model.parameters(), momentum=0.9)
+    train(model, optimizer, batches(4))
+    lr_range(model, optimizer, squares, batches(4), high=0.1, steps=10, progress=seen.append)
+    assert [(step.done, step.total) for step in seen] == [(k, 10) for k in range(11)]
+    assert seen[0].seconds is None and seen[1].seconds > 0 and seen[-1].seconds == 0
+    params = sum(p.numel() for p in model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    assert seen[0].bytes == 3 * 4 * params + buffers  # with gradients and momentum
+    assert str(seen[0]).startswith("0 of at most 10 updates, ") and ", about " in str(seen[1])
 
 
 @pytest.mark.parametrize(
@@ -379,6 +418,7 @@ def test_progress_counts_updates():
         ),
         ({"loss_fn": None, "step": lambda b: 1.0}, ArgumentError, "step must call optimizer.step"),
         ({"loss_fn": lambda m, b: m(b[0])}, LossError, "must return one real number"),
+        ({"loss_fn": lambda m, b: squares(m, b).detach()}, LossError, "lr_range: loss must depend on the parameters"),
         ({"loss_fn": lambda m, b: squares(m, b) * torch.nan}, ArgumentError, "must be finite before the first update"),
         ({"model": 1}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"optimizer": 1}, ArgumentTypeError, "optimizer must be a torch.optim.Optimizer"),

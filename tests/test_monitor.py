@@ -287,6 +287,26 @@ def test_a_summary_writer_gets_scalars():
     assert writer.flushed
 
 
+def test_tensorboard_reads_what_was_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rows = []
+    with Monitor(model, optimizer, every=1, sinks=[tensorboard(tmp_path), rows.append]):
+        for k in range(3):
+            optimizer.zero_grad()
+            squares(model, batch(k)).backward()
+            optimizer.step()
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    for name in rows[0].keys() - {"step"}:
+        events = found.Scalars(f"monitor/{name}")
+        assert [event.step for event in events] == [1, 2, 3]
+        assert [event.value for event in events] == pytest.approx([row[name] for row in rows], rel=1e-6)  # float32
+
+
 def test_tensorboard_is_written_or_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match="pip install tensorboard"):

@@ -235,3 +235,10 @@ def test_a_rise_of_the_loss_at_the_start_is_no_error_of_the_loss():
     model, _, data = energy(AXES)
     with pytest.raises(LossError, match=r"^critical_sharpness: loss must be finite, got nan"):
         critical_sharpness(model, lambda m, x: m.weight.sum() * float("nan"), data, -AXES)
+
+
+def test_a_loss_that_draws_from_its_own_generator_has_no_critical_sharpness():
+    model, loss_fn, data = energy(AXES)
+    own = torch.Generator().manual_seed(0)
+    with pytest.raises(LossError, match=r"^critical_sharpness: loss must be the same at every evaluation"):
+        critical_sharpness(model, lambda m, x: loss_fn(m, x) * torch.rand((), generator=own), data, -AXES)

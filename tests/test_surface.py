@@ -12,6 +12,8 @@ from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape import Surface, surface, trajectory
 from fallline.landscape.directions import filter_normalised
 
+OWN = torch.Generator().manual_seed(0)  # which nobody resets
+
 
 class Point(nn.Module):
     """Weights and nothing else."""
@@ -257,10 +259,13 @@ def test_a_path_gives_its_principal_directions_and_their_span():
     assert found.plot(trajectory(model, path)).to_dict()
 
 
-def test_progress_counts_to_the_end():
+def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
     seen = []
-    surface(net(), squares, batches(2, 2), n=3, progress=lambda *pair: seen.append(pair))
-    assert seen[0] == (1, 18) and seen[-1] == (18, 18) and len(seen) == 18
+    surface(net(), squares, batches(2, 2), n=3, progress=seen.append)
+    assert [(step.done, step.total) for step in seen] == [(k, 18) for k in range(19)]
+    assert seen[0].seconds > 0 and seen[-1].seconds == 0
+    assert seen[0].bytes == 3 * 34 * 8  # the weights of a cell and two directions
+    assert str(seen[0]).startswith("0 of at most 18 forward passes, about ")
 
 
 @pytest.mark.parametrize(
@@ -284,6 +289,16 @@ def test_progress_counts_to_the_end():
         ({"model": 3}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"loss_fn": lambda m, b: 1.0}, LossError, "loss_fn must return a tensor, got 1.0"),
         ({"loss_fn": lambda m, b: m(b[0])}, LossError, r"one real number, got a tensor of shape \(4, 2\)"),
+        (
+            {"data": [batches(4)[0], (torch.full((4, 3), torch.nan, dtype=torch.float64), torch.zeros(4, 2))]},
+            LossError,
+            "finite, got nan for batch 1; every parameter is finite, so look at that batch",
+        ),
+        (
+            {"loss_fn": lambda m, b: squares(m, b) * torch.rand((), generator=OWN)},
+            LossError,
+            "same at every evaluation",
+        ),
         ({"weight": lambda b: 0}, ArgumentError, "weight must give a finite number > 0"),
         ({"data": [["text"]]}, ArgumentTypeError, "weight: must be given for batches without a tensor"),
     ],

@@ -1,7 +1,6 @@
 """`fallline landscape`: the curvature of a task's model, with a verdict."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +12,12 @@ from fallline.cli.draw import blocks
 from fallline.cli.show import console, counting, path
 
 if TYPE_CHECKING:
-    from fallline.lab.curvature import Curvature, Report
+    from fallline.lab.curvature import Curvature
+    from fallline.landscape import Surface
 
 _WIDTH, _HEIGHT, _LEFT = 64, 6, 9  # characters: of the spectrum, and left of it
+_SHADES = " ·:░▒▓█"  # from the lowest loss to the highest
+_COLUMNS = 32  # of a surface at most
 
 
 def landscape(
@@ -28,6 +30,7 @@ def landscape(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of that optimizer to make first.")] = 0,
     items: Annotated[int, typer.Option(help="Training items that the loss is a mean over, at least.")] = 1024,
+    cells: Annotated[int, typer.Option(help="Cells a side of the surfaces, an odd number; 0: no surfaces.")] = 21,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the task: batch_size=128.")] = None,
     text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
@@ -49,7 +52,7 @@ def landscape(
 
     keep_data_in(data_dir)
     arm = None if optimizer is None else make_arms([optimizer], ["constant"])[0]
-    with _progress() as report, warnings.catch_warnings(record=True) as caught:
+    with counting() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
         found = measure_curvature(
             get_task(task, **parse_settings(settings or [], text)),
@@ -57,6 +60,7 @@ def landscape(
             checkpoint=checkpoint,
             steps=steps,
             items=items,
+            cells=cells,
             seed=seed,
             device=device,
             report=report,
@@ -64,38 +68,31 @@ def landscape(
     for warning in caught:
         console.print(f"! {warning.message}", style="yellow", markup=False)
     _show(found)
-    path("page", write_curvature(found, out, _command(task, checkpoint, optimizer, steps, items, seed, settings, text)))
+    command = _command(task, checkpoint, optimizer, steps, items, cells, seed, settings, text)
+    path("page", write_curvature(found, out, command))
 
 
 def _command(task: str, *values: Any) -> str:
     """Return the command line that makes the page again."""
-    checkpoint, optimizer, steps, items, seed, settings, text = values
+    from fallline.lab.curvature import CELLS
+
+    checkpoint, optimizer, steps, items, cells, seed, settings, text = values
     options = {"checkpoint": checkpoint, "optimizer": optimizer, "text": text}
     words = [f"--{name} {value}" for name, value in options.items() if value is not None]
     words += [f"--{name} {value}" for name, value in (("steps", steps), ("seed", seed)) if value]
+    words += [f"--cells {cells}"] * (cells != CELLS)
     words += [f"--items {items}", *(f"--set {setting}" for setting in settings or [])]
     return " ".join(["fallline landscape", task, *words])
 
 
-@contextmanager
-def _progress() -> Iterator["Report"]:
-    """Say before each measurement what it takes, and show how far it is, on a terminal."""
-    with counting("products") as count:
-
-        def report(what: str, step: Any) -> None:
-            if step.done == 0:
-                console.print(f"{what}: {step}", style="dim", markup=False)
-            count(step.done, step.total)
-
-        yield report
-
-
 def _show(found: "Curvature") -> None:
-    from fallline.lab.report.curvature import table
+    from fallline.lab.report.curvature import AXES, doubts, table
 
     items = f"{found.parameters} parameters, loss {found.loss:.4g} over {found.items} items"
     console.print(f"{found.task} at {found.place}: {items}, {found.mode} mode", style="bold", markup=False)
     console.print(found.sentence, markup=False)
+    for doubt in doubts(found):
+        console.print(f"! {doubt}", style="yellow", markup=False)
     console.print()
     shown = Table(box=None, pad_edge=False, header_style="dim")
     numbers = table(found)
@@ -107,6 +104,61 @@ def _show(found: "Curvature") -> None:
     console.print()
     for line in picture(found):
         console.print(line, markup=False)
+    if found.surfaces:
+        console.print()
+        for line in beside([relief(surface, AXES[name]) for name, surface in found.surfaces.items()]):
+            console.print(line, markup=False)
+
+
+def relief(found: "Surface", axes: Sequence[str]) -> list[str]:
+    """Return a surface as lines of characters, darker where the loss is higher; every second row, as they are tall.
+
+    Args:
+        found: the surface; the weights are the cross in its middle, and a cell that was not finite is "?".
+        axes: what its directions are, across and up.
+    """
+    import numpy as np
+
+    middle = len(found.y) // 2
+    every = -(-len(found.x) // _COLUMNS)  # more cells than fit are left out, never the middle
+    columns, rows = range(middle % every, len(found.x), every), range(middle % (2 * every), len(found.y), 2 * every)
+    seen = found.values[~found.mask]
+    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 0.0)
+    ranks = np.sort(seen)  # shades by rank: a single cliff would leave all else white
+
+    def shade(i: int, j: int) -> str:
+        if (i, j) == (middle, middle):
+            return "+"
+        if found.mask[i, j]:
+            return "?"
+        part = np.searchsorted(ranks, found.values[i, j]) / max(np.searchsorted(ranks, high), 1)
+        return _SHADES[min(int(part * len(_SHADES)), len(_SHADES) - 1)]
+
+    lines = ["".join(shade(i, j) for j in columns) for i in reversed(rows)]
+    width = len(lines[0])
+    across, up = (
+        f"{way} {axis}, ±{axis_span:.2g}"
+        for way, axis, axis_span in zip("→↑", axes, (found.x[-1], found.y[-1]), strict=True)
+    )
+    return [
+        f"┌{'─' * width}┐",
+        *(f"│{line}│" for line in lines),
+        f"└{'─' * width}┘",
+        across,
+        up,
+        f"loss {low:.3g} to {high:.3g}, + {found.centre:.3g}",
+    ]
+
+
+def beside(blocks: Sequence[Sequence[str]]) -> list[str]:
+    """Return blocks of lines side by side, or below each other where they are too wide for 80 columns."""
+    widths = [max(map(len, block)) for block in blocks]
+    if sum(widths) + 3 * (len(blocks) - 1) > 79:
+        return [line for block in blocks for line in (*block, "")][:-1]
+    padded = zip(
+        *([line.ljust(width) for line in block] for block, width in zip(blocks, widths, strict=True)), strict=True
+    )
+    return ["   ".join(lines).rstrip() for lines in padded]
 
 
 def picture(found: "Curvature") -> list[str]:

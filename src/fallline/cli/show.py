@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fallline.lab.conduct import Progress
     from fallline.lab.spec import Spec
     from fallline.lab.study import Study
+    from fallline.landscape import Step
     from fallline.rule import Rule
 
 console = Console(highlight=False)
@@ -42,13 +43,25 @@ def progress_line() -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
-def counting(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show one line with what is done of how much, on a terminal; nothing elsewhere."""
+def counting() -> Iterator[Callable[[str, "Step"], None]]:
+    """Say before each measurement what it costs, and show one line with how far it is, on a terminal."""
     errors = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeRemainingColumn())
     with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("", total=None, unit="")
+        estimated = True
+
+        def report(what: str, step: "Step") -> None:
+            nonlocal estimated
+            if step.done == 0:
+                bar.reset(task)  # the time left is that of this measurement
+                estimated = False
+            if not estimated and step.seconds is not None:
+                console.print(f"{what}: {step}", style="dim", markup=False)
+                estimated = True
+            bar.update(task, completed=step.done, total=step.total, unit=step.unit)
+
+        yield report
 
 
 def verdict(study: "Study") -> None:

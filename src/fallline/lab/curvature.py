@@ -1,5 +1,6 @@
 """The curvature of a task's model: at its start, after some steps, or at a checkpoint."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,15 +21,18 @@ from fallline.landscape import (
     Point,
     Sharpness,
     Step,
+    Surface,
     Trace,
     classify_point,
     sharpness,
     spectral_density,
+    surface,
     trace,
 )
 
 Report = Callable[[str, Step], None]  # what is being measured, and how far it is
 TRACE, PROBES, STEPS = 30, 4, 30  # products of the trace, and of the density
+CELLS = 21  # a side of the surfaces
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Curvature:
         mode: of the model, "eval".
         hvp: how products were taken.
         point, trace, density: the measurements.
+        surfaces: the loss about the weights, "eigenvectors": along those of λmax and λmin; and "random": along two
+            filter-normalised directions. Empty where they were not asked for.
         sharpness: with the limit of the optimizer, if there is one; None without.
         optimizer: its name, with what was fixed; "" without.
         lr: its learning rate; None without.
@@ -61,6 +67,7 @@ class Curvature:
     point: Point
     trace: Trace
     density: Density
+    surfaces: dict[str, Surface]
     sharpness: Sharpness | None
     optimizer: str
     lr: float | None
@@ -84,6 +91,7 @@ def measure_curvature(
     checkpoint: Path | None = None,
     steps: int = 0,
     items: int = 1024,
+    cells: int = CELLS,
     seed: int = 0,
     device: str = "cpu",
     report: Report = lambda what, step: None,
@@ -96,9 +104,10 @@ def measure_curvature(
         checkpoint: a file of `torch.save` with the model's state dict, or with "model" and perhaps "optimizer".
         steps: optimizer steps to make first, at the optimizer's learning rate.
         items: of the training set, at least, in whole batches.
+        cells: a side of the surfaces, odd; 0 leaves them out.
         seed: decides initial weights, batches and dropout.
         device: where.
-        report: told of every product.
+        report: told of every product, and of every forward pass of the surfaces.
 
     Raises:
         ArgumentError, StateError: an argument cannot be used, or the checkpoint does not fit.
@@ -110,6 +119,10 @@ def measure_curvature(
         )
     if steps and arm is None:
         raise ArgumentError(f"landscape: steps need an optimizer, got {steps=} without one; pass --optimizer momentum")
+    if cells and (cells < 3 or cells % 2 == 0):
+        raise ArgumentError(
+            f"landscape: cells must be odd and at least 3, or 0 for no surface, got {cells=}; 21 is usual"
+        )
     torch.manual_seed(derive(seed, "init"))
     model = task.model().to(device)
     optimizer, place = None, "the initial weights"
@@ -145,11 +158,45 @@ def measure_curvature(
         point=point,
         trace=trace(H, TRACE, progress=lambda step: report("trace", step)),
         density=spectral_density(H, PROBES, STEPS, progress=lambda step: report("spectrum", step)),
+        surfaces=_surfaces(H, point, data, task.size, cells, seed, report) if cells else {},
         sharpness=found,
         optimizer="" if arm is None else arm.name,
         lr=None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
         matvecs=H.matvecs,
     )
+
+
+def _surfaces(
+    H: Hessian, point: Point, data: Any, weight: Callable[[Any], float], cells: int, seed: int, report: Report
+) -> dict[str, Surface]:
+    """Return the loss on two planes through the weights."""
+    objective, found = H.objective, point.eigen
+    length = math.sqrt(sum(float(p.detach().double().square().sum()) for p in objective.params))
+    farthest = max(length, 1.0)  # weights may be at 0
+
+    def reach(curvature: float) -> float:
+        """Return how far a curvature alone would change the loss by its own size, within the length of the weights."""
+        alone = math.sqrt(2 * abs(H.loss / curvature)) if curvature else math.inf
+        return min(alone, farthest) or farthest
+
+    planes: dict[str, dict[str, Any]] = {"random": {"directions": "filter", "seed": seed}}
+    if len(found.values) > 1:
+        values, vectors = found.values.tolist(), found.vectors
+        pair, span = (vectors[:, -1], vectors[:, 0]), (reach(values[-1]), reach(values[0]))
+        planes = {"eigenvectors": {"directions": pair, "span": span}, **planes}
+    return {
+        name: surface(
+            objective.model,
+            objective.loss_fn,
+            data,
+            n=cells,
+            params=objective.params,
+            weight=weight,
+            progress=lambda step: report("surface", step),
+            **options,
+        )
+        for name, options in planes.items()
+    }
 
 
 def _sharpness(H: Hessian, optimizer: Any, progress: Callable[[Step], None]) -> Sharpness | None:

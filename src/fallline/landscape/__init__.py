@@ -7,9 +7,10 @@ from fallline.landscape.gauss_newton import GaussNewton
 from fallline.landscape.hessian import Hessian
 from fallline.landscape.lr_range import LRRange, lr_range
 from fallline.landscape.monitor import Monitor
-from fallline.landscape.operators import Dense, Operator, Step
+from fallline.landscape.operators import Dense, Operator
 from fallline.landscape.point import Point, classify_point
 from fallline.landscape.preconditioned import Preconditioned
+from fallline.landscape.progress import Step
 from fallline.landscape.sharpness import Sharpness, sharpness
 from fallline.landscape.sinks import tensorboard
 from fallline.landscape.surface import Surface, surface

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
@@ -103,6 +104,32 @@ def check_loss(where: str, loss: Any) -> torch.Tensor:
             f"{loss.dtype}; return the mean over the batch"
         )
     return loss.reshape(())
+
+
+def check_graph(where: str, loss: torch.Tensor, number: int) -> None:
+    """Raise unless a loss can be differentiated.
+
+    Raises:
+        LossError: it has no graph.
+    """
+    if not loss.requires_grad:
+        raise LossError(
+            f"{where}: loss must depend on the parameters, got one without a graph for batch {number}; "
+            "take out .detach(), .item() and torch.no_grad()"
+        )
+
+
+def check_finite(where: str, loss: torch.Tensor, number: int, model: nn.Module) -> None:
+    """Raise unless a loss is finite, and say what made it so.
+
+    Raises:
+        LossError: it is NaN or Inf.
+    """
+    if bool(loss.isfinite()):
+        return
+    broken = [f"parameter {name} is not finite" for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    why = broken[0] if broken else "every parameter is finite, so look at that batch"
+    raise LossError(f"{where}: loss must be finite, got {loss.item()} for batch {number}; {why}")
 
 
 def updater_of(optimizer: Optimizer) -> Optimizer:

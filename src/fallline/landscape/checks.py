@@ -25,11 +25,18 @@ def check_deterministic(objective: Objective) -> None:
     Raises:
         LossError: it differs by more than rounding.
     """
-    again = objective.mean_loss()
-    tolerance = 1e4 * torch.finfo(objective.dtype).eps * max(abs(objective.value), 1e-8)
-    if not abs(again - objective.value) <= tolerance:
+    check_same(objective.owner, objective.value, objective.mean_loss(), objective.dtype)
+
+
+def check_same(where: str, one: float, other: float, dtype: torch.dtype) -> None:
+    """Raise unless two evaluations of a loss at the same place are the same.
+
+    Raises:
+        LossError: they differ by more than rounding.
+    """
+    if not abs(other - one) <= 1e4 * torch.finfo(dtype).eps * max(abs(one), 1e-8):
         raise LossError(
-            f"{objective.owner}: loss must be the same at every evaluation, got {objective.value:.6g} and {again:.6g}; "
+            f"{where}: loss must be the same at every evaluation, got {one:.6g} and {other:.6g}; "
             "draw random numbers from torch's, NumPy's or Python's global generator, which is reset each time"
         )
 

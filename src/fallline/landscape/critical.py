@@ -9,8 +9,9 @@ from torch import nn
 
 from fallline.errors import ArgumentError
 from fallline.landscape.averaging import LossFn, Weight
+from fallline.landscape.checks import check_deterministic
 from fallline.landscape.objective import Objective, Params
-from fallline.landscape.unchanged import displaced
+from fallline.landscape.restoring import displaced
 
 _FARTHEST = 2.0**30  # of the first step: a loss that has not risen by then is told as one that never does
 _SMALLEST = 2.0**-30
@@ -24,7 +25,7 @@ class CriticalSharpness:
         value: 2/η_c, in the middle of the bracket; 0 if the loss does not rise.
         eta: η_c; infinite if the loss does not rise.
         bracket: steps that η_c lies between: the loss is not higher at the first, and is at the second.
-        evaluations: forward passes over the data.
+        evaluations: forward passes over the data, besides one that looks whether the loss is always the same.
     """
 
     value: float
@@ -89,6 +90,8 @@ def critical_sharpness(
             return objective.mean_loss(check=eta == 0)
 
     here, low, high = loss(0.0), first, first
+    objective.value = here
+    check_deterministic(objective)
     while not loss(low) < here:
         high, low = low, low / 2
         if low < first * _SMALLEST:

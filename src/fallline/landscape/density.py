@@ -8,7 +8,8 @@ import torch
 from fallline.errors import ArgumentError
 from fallline.landscape.intervals import mean_interval
 from fallline.landscape.lanczos import Lanczos
-from fallline.landscape.operators import Meter, Progress, Symmetric, as_operator
+from fallline.landscape.operators import Meter, Symmetric, as_operator
+from fallline.landscape.progress import Progress
 
 _GRID = 512  # points
 _WIDTH = 0.01  # of the bumps that nodes are drawn as, relative to the width of the spectrum

@@ -29,8 +29,13 @@ def _altair() -> Any:
     return altair
 
 
-def plot_surface(found: "Surface", path: "Trajectory | None" = None, log: bool | None = None) -> Any:
-    """Return a chart of a surface, with a path over it if one is given; masked cells are grey."""
+def plot_surface(
+    found: "Surface",
+    path: "Trajectory | None" = None,
+    log: bool | None = None,
+    axes: tuple[str, str] | None = None,
+) -> Any:
+    """Return a chart of a surface, with a path over it and names of its axes if given; masked cells are grey."""
     alt = _altair()
     seen = found.values[~found.mask]
     lowest, highest = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
@@ -50,14 +55,16 @@ def plot_surface(found: "Surface", path: "Trajectory | None" = None, log: bool |
         for i, y in enumerate(found.y)
         for j, x in enumerate(found.x)
     ]
-    names = _AXES[found.kind]
+    names = axes or _AXES[found.kind]
     domains = [
         [float(axis[0] - half), float(axis[-1] + half)] for axis, half in zip((found.x, found.y), halves, strict=True)
     ]
     x = alt.X("left:Q", title=names[0], scale=alt.Scale(domain=domains[0], nice=False))
     y = alt.Y("low:Q", title=names[1], scale=alt.Scale(domain=domains[1], nice=False))
     scale = alt.Scale(type="log" if log else "linear", scheme="viridis", domain=[lowest, highest])
-    colour = alt.condition("isValid(datum.loss)", alt.Color("loss:Q", scale=scale, title="loss"), alt.value(MASKED))
+    legend = alt.Legend(orient="bottom", titleOrient="left", gradientThickness=12)
+    shade = alt.Color("loss:Q", scale=scale, title="loss", legend=legend)
+    colour = alt.condition("isValid(datum.loss)", shade, alt.value(MASKED))
     tips = [alt.Tooltip("loss:Q", format=".5g"), alt.Tooltip("x:Q", format=".3g"), alt.Tooltip("y:Q", format=".3g")]
     cells = alt.Chart(alt.Data(values=rows)).mark_rect(strokeWidth=0)
     layers = [cells.encode(x=x, x2="right:Q", y=y, y2="high:Q", color=colour, tooltip=tips)]

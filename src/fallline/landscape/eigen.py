@@ -8,7 +8,8 @@ import torch
 from fallline.errors import ArgumentError
 from fallline.landscape.lanczos import Lanczos
 from fallline.landscape.missing import miss_probability
-from fallline.landscape.operators import Meter, Operator, Progress, Symmetric, as_operator
+from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator
+from fallline.landscape.progress import Progress
 
 WHICH = ("LA", "SA", "LM", "BE")
 MISS = 1e-3  # `converged` allows this probability of a missed eigenvalue

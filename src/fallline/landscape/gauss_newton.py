@@ -47,7 +47,8 @@ class GaussNewton(Measured):
         super().__init__(Objective("GaussNewton", model, loss_fn, data, params, weight, mode))
         self.objective.gradient()
         check_deterministic(self.objective)
-        self.objective.recovery.attempt(lambda: self._product(torch.zeros(self.shape[0], dtype=self.dtype)))
+        self.objective.recovery.attempt(lambda: self @ torch.zeros(self.shape[0]))  # which times a product, too
+        self.matvecs = 0
 
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         objective, parts = self.objective, self.objective.split(vector.to(self.device))

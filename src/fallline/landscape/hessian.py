@@ -11,7 +11,7 @@ from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic, choose_product
 from fallline.landscape.objective import Objective, Params
 from fallline.landscape.operators import Operator
-from fallline.landscape.products import PRODUCTS, Parts, through_graph
+from fallline.landscape.products import PRODUCTS, Parts, gradients_with_graph, through_graph
 
 
 class Measured(Operator):
@@ -93,11 +93,12 @@ class Hessian(Measured):
         if hvp != "auto" and hvp not in PRODUCTS:
             raise ArgumentError(f"Hessian: hvp must be one of auto, {', '.join(PRODUCTS)}, got {hvp=}; leave it out")
         super().__init__(Objective("Hessian", model, loss_fn, data, params, weight, mode))
-        began = time.perf_counter()
         gradient = self.objective.gradient()
-        # Until one has been timed: a product is about four gradients, two with a kept graph (benchmarks/products.py).
-        self.seconds = (2 if self.objective.single else 4) * (time.perf_counter() - began)
+        began = time.perf_counter()
         check_deterministic(self.objective)
+        # Until one has been timed: a product is about four gradients, or two with a kept graph, of three forward passes
+        # each (benchmarks/products.py). The gradient above, the first to be taken, is not typical.
+        self.seconds = 3 * (2 if self.objective.single else 4) * (time.perf_counter() - began)
         self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
         self._kept: list[torch.Tensor] | None = None
         self._key: Any = None
@@ -105,24 +106,26 @@ class Hessian(Measured):
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         objective, parts = self.objective, self.objective.split(vector)
         try:
+            if objective.single and self.hvp == "double-backward":
+                gradients = self._gradients()
+                with objective.measuring(reads=False):
+                    return through_graph(objective, gradients, parts, keep=True)
+            product = PRODUCTS[self.hvp]
             with objective.measuring():
-                if objective.single and self.hvp == "double-backward":
-                    return self._from_kept(parts)
-                product = PRODUCTS[self.hvp]
                 return objective.mean(lambda number, batch: product(objective, batch, parts))
         except BaseException:
             self._kept = None  # an interrupted product may have left half a graph
             raise
 
-    def _from_kept(self, parts: Parts) -> torch.Tensor:
-        objective = self.objective
+    def _gradients(self) -> Parts:
+        """Return the gradients of the one batch with their graph, kept while parameters and buffers are the same."""
         key = self._place()
         if self._kept is None or key != self._key:
             self._kept = None  # before the next is built: two graphs might not fit into memory
-            _, batch, _ = next(objective.batches())
-            loss = objective.loss(batch)
-            self._kept, self._key = objective.gradients(loss, graph=True), key
-        return through_graph(objective, self._kept, parts, keep=True)
+            with self.objective.measuring():
+                _, batch, _ = next(self.objective.batches())
+                self._kept, self._key = gradients_with_graph(self.objective, batch), key
+        return self._kept
 
     def _place(self) -> Any:
         """Return what changes when parameters or buffers do; sums, since `.data` is written without a version."""

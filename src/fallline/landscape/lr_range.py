@@ -11,8 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, updater_of, weight_of
-from fallline.landscape.restoring import restoring
+from fallline.landscape.averaging import LossFn, Weight, batches_of, check_graph, check_loss, updater_of, weight_of
+from fallline.landscape.progress import Clock, Progress
+from fallline.landscape.restoring import memory_of, restoring
 from fallline.landscape.slope import read
 
 CEILING = 3.0  # times the size of the start that the loss may rise above it before the test ends
@@ -74,7 +75,7 @@ def lr_range(
     step: Callable[[Any], Any] | None = None,
     weight: Weight | None = None,
     keep: Iterable[Any] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> LRRange:
     """Train at a rate that rises from update to update, and return how the loss took it; all is put back to the bit.
 
@@ -95,10 +96,10 @@ def lr_range(
             `optimizer.step()` and `zero_grad()`. It replaces `loss_fn`, `accumulate` and `scaler.step`.
         weight: `batch` to its weight in averages, such as its tokens; its rows by default.
         keep: further objects with a state dict that `step` changes, such as a schedule, to be put back too.
-        progress: called with the updates made and all of them.
+        progress: told of every update, and of how many before the first; from the second on of the time they take.
 
     Raises:
-        LossError: the loss is not one number, or there is no batch.
+        LossError: the loss is not one number or has no graph, or there is no batch.
         ArgumentError, ArgumentTypeError: an argument cannot be used, the loss is not finite before the first update, or
             the data end or the user's step makes no update.
 
@@ -116,12 +117,13 @@ def lr_range(
     _check(model, optimizer, loss_fn, low, high, steps, accumulate, step)
     test = _Test(model, optimizer, loss_fn, accumulate, scaler, step, weight)
     rates = np.geomspace(low, high, steps)
+    clock = Clock(steps, memory_of(model, optimizer), "updates", progress)
     with restoring(model, optimizer, scaler, data, keep):
         model.train()
         optimizer.zero_grad()
         handle = test.updater.register_step_post_hook(test.count)
         try:
-            losses = test.run(rates, _endless(data), progress)
+            losses = test.run(rates, _endless(data), clock)
         finally:
             handle.remove()
     start, after = losses[0], np.asarray(losses[1:])
@@ -169,14 +171,11 @@ class _Test:
         """Count an update, unless the scaler had it skipped."""
         self.updates += not bool(getattr(optimizer, "found_inf", False))
 
-    def run(
-        self, rates: np.ndarray, batches: Iterator[Any], progress: Callable[[int, int], None] | None
-    ) -> list[float]:
+    def run(self, rates: np.ndarray, batches: Iterator[Any], clock: Clock) -> list[float]:
         """Return the loss before each update, at the rates in turn, and one more."""
         losses: list[float] = []
         for k in range(len(rates) + 1):
-            self._set(float(rates[min(k, len(rates) - 1)]))
-            loss = self._update(batches)
+            loss = self._update(batches, float(rates[min(k, len(rates) - 1)]))
             if loss is None:  # an iterator has ended
                 break
             losses.append(loss)
@@ -185,8 +184,9 @@ class _Test:
                     f"lr_range: the loss must be finite before the first update, got {loss}; look at that batch and at "
                     "the initial weights"
                 )
-            if progress is not None and k:
-                progress(k, len(rates))
+            clock.tell(k, k)
+            if k == 0:  # the first update takes longer: kernels are loaded, state is made
+                clock.start()
             bound = losses[0] + CEILING * max(abs(losses[0]), losses[0] - min(losses))
             if not math.isfinite(loss) or sorted(losses[-3:])[len(losses[-3:]) // 2] > bound:
                 self.diverged = True
@@ -205,11 +205,12 @@ class _Test:
                 else:
                     group[key] = rate * ratio
 
-    def _update(self, batches: Iterator[Any]) -> float | None:
+    def _update(self, batches: Iterator[Any], rate: float) -> float | None:
         """Go through batches until the optimizer has made an update; return the mean loss before it."""
         before = self.updates
         parts: list[tuple[float, float]] = []
         while self.updates == before:
+            self._set(rate)  # again after a step that was skipped: the user's schedule may have moved it
             if len(parts) >= PATIENCE:
                 if self.scaler is not None and self.step is None:
                     return math.nan  # every step is skipped: not a gradient is finite any more
@@ -238,6 +239,7 @@ class _Test:
             for batch, weight in zip(group, weights, strict=True):
                 assert self.loss_fn is not None
                 loss = check_loss("lr_range", self.loss_fn(self.model, batch)) * (weight / math.fsum(weights))
+                check_graph("lr_range", loss, self.batches - len(group))
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
                 total = total + loss.detach().cpu()
             found.append(float(total))

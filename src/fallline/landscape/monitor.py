@@ -33,6 +33,8 @@ class Monitor:
     - `update_ratio`: ‖change of the weights‖ / ‖weights‖ over all parameters; `update_ratio_max`: of single tensors.
     - `second_moment_staleness`: the largest of the tensors' √mean(g²/v̂), v̂ being the state's mean of squared gradients
       (Wortsman et al. 2023, arXiv:2304.13013). It is about 1; far above, v̂ lags behind, and the loss may spike.
+      RMSprop does not correct for its start at 0, so there it begins at 1/√(1−α), 10 by default, and falls to about 1
+      within some 1/(1−α) steps: v̂ is what the optimizer divides by, and too small until then.
     - `noise_scale`: tr(covariance of the gradient) / ‖gradient‖² in batches (McCandlish et al. 2018, arXiv:1812.06162):
       so many batches make signal and noise equal. Only where two batches or more are accumulated to a step; from
       their lengths and that of their sum, both means running.

@@ -10,10 +10,18 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
-from fallline.landscape.averaging import LossFn, Weight, as_batches, batches_of, check_loss, weight_of
+from fallline.landscape.averaging import (
+    LossFn,
+    Weight,
+    as_batches,
+    batches_of,
+    check_finite,
+    check_graph,
+    check_loss,
+    weight_of,
+)
 from fallline.landscape.recovery import Recovery
-from fallline.landscape.restoring import random_numbers
-from fallline.landscape.unchanged import unchanged
+from fallline.landscape.restoring import random_numbers, unchanged
 
 MODES = ("eval", "train")
 Params = Sequence[nn.Parameter] | Mapping[str, nn.Parameter]
@@ -56,14 +64,7 @@ class Objective:
         for i, p in enumerate(self.params):
             self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
         self.device = self.params[0].device
-        self.data: Any = as_batches(owner, data)
-        if isinstance(self.data, Iterator):  # it must be read again
-            self.data = list(self.data)
-        self._reset_random_numbers = random_numbers(self.data)
-        if not isinstance(self.data, list):
-            first = list(itertools.islice(self.data, 2))
-            self._reset_random_numbers()
-            self.data = first if len(first) == 1 else self.data
+        self.data, self._reset_random_numbers = _repeatable(as_batches(owner, data))
         self.single = isinstance(self.data, list) and len(self.data) == 1
         self.value = math.nan
 
@@ -96,12 +97,18 @@ class Objective:
         raise ArgumentError(f"{self.owner}: params must be the model's for jvp, got another; use another hvp")
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
-        """Set the mode, random numbers and remedies; put everything back afterwards."""
+    def measuring(self, reads: bool = True) -> Iterator[None]:
+        """Set the mode, random numbers and remedies; put everything back afterwards.
+
+        Args:
+            reads: whether data are read and the loss is computed, so that random numbers are drawn.
+        """
         with ExitStack() as stack:
             stack.enter_context(unchanged(self.model, self.params, self.data))
-            self.model.train(self.mode == "train")
-            self._reset_random_numbers()
+            if any(module.training != (self.mode == "train") for module in self.model.modules()):
+                self.model.train(self.mode == "train")
+            if reads:
+                self._reset_random_numbers()
             self.recovery.contexts(stack)
             stack.enter_context(torch.enable_grad())
             yield
@@ -123,20 +130,10 @@ class Objective:
             LossError: it is none, or not finite.
         """
         loss = check_loss(self.owner, self.loss_fn(self.model, batch))
-        if not loss.requires_grad and torch.is_grad_enabled():
-            raise LossError(
-                f"{self.owner}: loss must depend on the parameters, got one without a graph for batch {number}; "
-                "take out .detach(), .item() and torch.no_grad()"
-            )
-        if not bool(loss.isfinite()):
-            raise LossError(f"{self.owner}: loss must be finite, got {loss.item()} for batch {number}; {self._blame()}")
+        if torch.is_grad_enabled():
+            check_graph(self.owner, loss, number)
+        check_finite(self.owner, loss, number, self.model)
         return loss
-
-    def _blame(self) -> str:
-        for name, p in self.model.named_parameters():
-            if not bool(p.isfinite().all()):
-                return f"parameter {name} is not finite"
-        return "every parameter is finite, so look at that batch"
 
     def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
         """Return the gradient of a loss by parameter, zeros where it does not depend on one."""
@@ -193,3 +190,17 @@ class Objective:
         """Return a vector (n,) as tensors like the parameters."""
         parts = zip(vector.split(self.sizes), self.params, strict=True)
         return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
+
+
+def _repeatable(data: Iterable[Any]) -> tuple[Any, Callable[[], None]]:
+    """Return data that can be read again, as a list if they are one batch, and what makes them the same every time."""
+    reset = random_numbers(data)
+    try:
+        if isinstance(data, Iterator):
+            data = list(data)
+        if not isinstance(data, list):
+            first = list(itertools.islice(data, 2))
+            data = first if len(first) == 1 else data
+    finally:
+        reset()
+    return data, reset

@@ -1,14 +1,14 @@
 """What all operators share: `@`, a count of the products, and the way out to SciPy."""
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from fallline.errors import ArgumentError
+from fallline.landscape.progress import Progress, Step
 
 
 class Symmetric(Protocol):
@@ -19,30 +19,6 @@ class Symmetric(Protocol):
         """(n, n)."""
 
     def __matmul__(self, vector: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a long measurement is; the first comes before any work is done, and is the estimate of its cost.
-
-    Attributes:
-        done: products so far.
-        total: products expected, at most.
-        seconds: what the remaining ones take, by the time of those so far; None before any was timed.
-        bytes: memory for vectors, fixed before the first product.
-    """
-
-    done: int
-    total: int
-    seconds: float | None
-    bytes: int
-
-    def __str__(self) -> str:
-        time = "" if self.seconds is None else f", about {self.seconds:.2g} s left"
-        return f"{self.done} of at most {self.total} products{time}, {self.bytes / 1e6:.1f} MB of vectors"
-
-
-Progress = Callable[[Step], None]
 
 
 class Operator(ABC):
@@ -75,7 +51,7 @@ class Operator(ABC):
             got = tuple(vector.shape) if isinstance(vector, torch.Tensor) else type(vector).__name__
             raise ArgumentError(f"{name}: a vector must have shape ({n},) or ({n}, k), got {got}; flatten it")
         vector = vector.detach().to(self.device, self.dtype)
-        if not bool(vector.isfinite().all()):
+        if not math.isfinite(vector.sum()) and not bool(vector.isfinite().all()):  # a finite sum is quicker to see
             raise ArgumentError(f"{name}: a vector must be finite, got NaN or Inf in it; look where it comes from")
         if vector.dim() == 2:
             columns = [self @ column for column in vector.unbind(1)]

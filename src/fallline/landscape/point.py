@@ -8,7 +8,8 @@ import torch
 from fallline.errors import ArgumentError
 from fallline.landscape.eigen import Eigen, eigsh
 from fallline.landscape.hessian import Measured
-from fallline.landscape.operators import Operator, Progress, Symmetric, as_operator
+from fallline.landscape.operators import Operator, Symmetric, as_operator
+from fallline.landscape.progress import Progress
 
 KINDS = ("minimum", "saddle", "flat", "undetermined")
 _ROUNDING = 30.0  # ulps of the largest curvature: less is no curvature

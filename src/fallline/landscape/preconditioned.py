@@ -34,7 +34,7 @@ class Preconditioned(Operator):
                 "or measure after a step of the optimizer"
             )
         super().__init__(inner.shape[0], inner.dtype, inner.device)
-        self.inner = inner
+        self.inner, self.seconds = inner, inner.seconds
         self._scale = diagonal.detach().double().rsqrt().to(inner.device, inner.dtype)
 
     def _product(self, vector: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fallline.landscape.convolutions import QuickConvolutions
 from fallline.landscape.objective import Objective
-from fallline.landscape.restoring import random_numbers
-from fallline.landscape.unchanged import displaced
+from fallline.landscape.restoring import displaced, random_numbers
 
 Parts = Sequence[torch.Tensor]
 Product = Callable[[Objective, Any, Parts], torch.Tensor]  # (objective, batch, vector by parameter) -> flat product
@@ -28,7 +28,13 @@ def through_graph(objective: Objective, gradients: Parts, vector: Parts, keep: b
 
 def double_backward(objective: Objective, batch: Any, vector: Parts) -> torch.Tensor:
     """Differentiate the gradient once more, backwards."""
-    return through_graph(objective, objective.gradients(objective.loss(batch), graph=True), vector, keep=False)
+    return through_graph(objective, gradients_with_graph(objective, batch), vector, keep=False)
+
+
+def gradients_with_graph(objective: Objective, batch: Any) -> list[torch.Tensor]:
+    """Return the gradient of a batch by parameter, to be differentiated once more."""
+    with QuickConvolutions():
+        return objective.gradients(objective.loss(batch), graph=True)
 
 
 class _Closed(nn.Module):

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -45,45 +45,127 @@ def restoring(
         >>> torch.equal(layer.weight, before)
         True
     """
-    undos = [random_numbers(data), *_optimizers(optimizer), _model(model, optimizer)]
+    params = trained(model, optimizer)
+    undos = [random_numbers(data), *_optimizers(optimizer), _modules(model), _values(params), _gradients(params)]
     if scaler is not None:
         undos.append(_attributes(scaler, deep=True))
     undos += [_by_state_dict(thing) for thing in keep]
+    with _undone(undos):
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module, params: Sequence[torch.Tensor], data: Any = None) -> Iterator[None]:
+    """Let the block evaluate a model and differentiate by `params`, and put everything back, also when it fails.
+
+    Inside, gradients are absent and hooks on the parameters are silent: a measurement is no training step. It is
+    entered for every product, so values are not copied: `displaced` is the only thing inside that moves them.
+    """
+    with _undone([random_numbers(data), _modules(model), _bare(list({*model.parameters(), *params}))]):
+        for p in params:
+            p.requires_grad_(True)
+        yield
+
+
+@contextmanager
+def displaced(params: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], distance: float) -> Iterator[None]:
+    """Move parameters along a direction for the length of the block, and back to the bit."""
+    with _undone([_values(params)]):
+        for p, part in zip(params, direction, strict=True):
+            p.data.add_(part.to(p.dtype), alpha=distance)  # `.data`: graphs that are kept must not see a new version
+        yield
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Let the block draw random numbers, and the next one the same again."""
+    with _undone([random_numbers()]):
+        yield
+
+
+@contextmanager
+def _undone(undos: Iterable[Undo]) -> Iterator[None]:
     with ExitStack() as stack:  # which goes on with the others when one of them raises
         for undo in undos:
             stack.callback(undo)
         yield
 
 
-def _model(model: nn.Module, optimizer: Optimizer | None) -> Undo:
+def trained(model: nn.Module, optimizer: Optimizer | None) -> list[torch.Tensor]:
+    """Return the parameters of a model, and those of its optimizer that are not."""
     groups = [] if optimizer is None else optimizer.param_groups
-    params = dict.fromkeys([*model.parameters(), *(p for group in groups for p in group["params"])])
-    values = _tensors([*params, *model.buffers()])
-    grads = [(p, p.grad, None if p.grad is None else p.grad.detach().clone()) for p in params]
-    modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    return list(dict.fromkeys([*model.parameters(), *(p for group in groups for p in group["params"])]))
+
+
+def memory_of(model: nn.Module, optimizer: Optimizer) -> int:
+    """Return the bytes of the copies that `restoring` keeps."""
+    params = trained(model, optimizer)
+    tensors = [*params, *model.buffers(), *(p.grad for p in params if p.grad is not None)]
+    tensors += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _modules(model: nn.Module) -> Undo:
+    """Return what puts back the modes of all modules, and their buffers."""
+    kept = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    values = _values(model.buffers())
 
     def undo() -> None:
-        for module, training, buffers in modules:
-            module.training = training
+        for module, training, buffers in kept:
+            if module.training != training:  # a module's attributes are slow to set
+                module.training = training
+            module._buffers.clear()
             module._buffers.update(buffers)
         values()
-        with torch.no_grad():
-            for param, grad, value in grads:
-                param.grad = grad
-                if grad is not None:
-                    grad.copy_(value)
 
     return undo
 
 
-def _tensors(tensors: Iterable[torch.Tensor]) -> Undo:
+def _values(tensors: Iterable[torch.Tensor]) -> Undo:
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
 
     def undo() -> None:
-        with torch.no_grad():
-            for tensor, value in kept:
-                tensor.copy_(value)
+        for tensor, value in kept:
+            if not _same(tensor, value):  # and an expanded buffer cannot be written at all
+                tensor.data.copy_(value)  # `.data`: graphs from before hold these very values
 
+    return undo
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether values are the same to the bit, -0 and 0 being two."""
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    return torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
+
+
+def _gradients(params: Iterable[torch.Tensor]) -> Undo:
+    grads = [(p, p.grad) for p in params]
+    values = _values(grad for _, grad in grads if grad is not None)
+
+    def undo() -> None:
+        for p, grad in grads:
+            p.grad = grad
+        values()
+
+    return undo
+
+
+def _bare(params: Iterable[torch.Tensor]) -> Undo:
+    """Take gradients and hooks off parameters; return what puts them back, and whether they require a gradient."""
+    kept = [(p, p.grad, p._backward_hooks, p.requires_grad) for p in params]
+
+    def undo() -> None:
+        for p, grad, hooks, required in kept:
+            p.requires_grad_(required)
+            p.grad, p._backward_hooks = grad, hooks
+
+    try:
+        for p, *_ in kept:
+            p.grad, p._backward_hooks = None, None
+    except BaseException:
+        undo()
+        raise
     return undo
 
 
@@ -115,7 +197,7 @@ def _optimizers(optimizer: Any) -> Iterator[Undo]:
 def _mapping(mapping: dict[str, Any]) -> Undo:
     """Return what gives a dict its keys and values of now, tensors being the same ones with their values of now."""
     kept = dict(mapping)
-    tensors = _tensors(value for value in kept.values() if isinstance(value, torch.Tensor))
+    tensors = _values(value for value in kept.values() if isinstance(value, torch.Tensor))
 
     def undo() -> None:
         mapping.clear()
@@ -128,7 +210,7 @@ def _mapping(mapping: dict[str, Any]) -> Undo:
 def _attributes(thing: Any, deep: bool) -> Undo:
     """Return what puts back the attributes of an object: those that are plain values, or all."""
     kept = {k: v for k, v in vars(thing).items() if deep or isinstance(v, _PLAIN)}
-    tensors = _tensors(value for value in kept.values() if isinstance(value, torch.Tensor))
+    tensors = _values(value for value in kept.values() if isinstance(value, torch.Tensor))
     values = {k: v if isinstance(v, torch.Tensor) else copy.deepcopy(v) for k, v in kept.items()}
 
     def undo() -> None:

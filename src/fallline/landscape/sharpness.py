@@ -8,8 +8,9 @@ import torch
 from fallline.errors import ArgumentError, StateError
 from fallline.landscape.eigen import eigsh
 from fallline.landscape.hessian import Measured
-from fallline.landscape.operators import Operator, Progress, Symmetric, as_operator
+from fallline.landscape.operators import Operator, Symmetric, as_operator
 from fallline.landscape.preconditioned import Preconditioned
+from fallline.landscape.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """The loss on a plane through the weights: one number a cell, the weights themselves exactly in the middle."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,7 +12,8 @@ from torch import nn
 from torch.func import functional_call
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.averaging import LossFn, Weight, batches_of, check_loss, weight_of
+from fallline.landscape.averaging import LossFn, Weight, batches_of, check_finite, check_loss, weight_of
+from fallline.landscape.checks import check_same
 from fallline.landscape.directions import (
     VECTORS,
     Direction,
@@ -26,7 +26,8 @@ from fallline.landscape.directions import (
 )
 from fallline.landscape.eigen import eigsh
 from fallline.landscape.hessian import Hessian
-from fallline.landscape.restoring import restoring
+from fallline.landscape.progress import Clock, Progress
+from fallline.landscape.restoring import restoring, undrawn
 
 Pair: TypeAlias = tuple[Direction, Direction]
 KINDS = ("filter", "eig", "pca")
@@ -107,13 +108,13 @@ def surface(
     vectors: str = "zero",
     path: Sequence[Any] | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Surface:
     """Return the mean loss over data on a plane through the weights, n × n cells; the model is left as it was.
 
     Every cell is computed from the weights themselves, with weights and buffers of its own, so no error adds up. Each
     batch is drawn once and shown to all cells with the same random numbers, so cells differ by their weights alone.
-    It takes n² forward passes for each batch.
+    It takes n² forward passes for each batch, and one beforehand.
 
     Args:
         model: the model.
@@ -132,11 +133,12 @@ def surface(
             by its size, "tensor" normalises them as wholes.
         path: for "pca": at least three sets of weights, oldest first.
         seed: of the random directions.
-        progress: called with the cells done and all of them, over all batches where their number is known.
+        progress: told of every forward pass, and before the first, when one at the weights has been timed; the total
+            counts all batches where their number is known.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument cannot be used.
-        LossError: the loss is not one number, or there is no batch.
+        LossError: the loss is not one number, not finite at the weights or not always the same; or there is no batch.
 
     Example:
         >>> import torch
@@ -184,7 +186,7 @@ def _measured(
     pair: Pair,
     axes: tuple[np.ndarray, np.ndarray],
     weight: Weight | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[np.ndarray, float, int]:
     """Return the mean losses of all cells, the weight of all batches, and how many they were."""
     x, y = axes
@@ -192,16 +194,23 @@ def _measured(
     losses: list[list[float]] = []
     weights: list[float] = []
     batches = len(data) if isinstance(data, list) or hasattr(data, "dataset") else 1
+    size = sum(t.numel() * t.element_size() for t in (*moved.values(), *pair[0], *pair[1]))
+    clock = Clock(len(cells) * batches, size, "forward passes", progress)
     for batch in batches_of("surface", data):
         weights.append(weight_of("surface", batch, weight))
         losses.append([])
+        with undrawn():
+            centre = check_loss("surface", functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,)))
+        check_finite("surface", centre, len(losses) - 1, loss.model)
+        if len(losses) == 1:  # that was a rehearsal, too: it tells how long all of them take
+            clock.tell(0, 1)
         for cell in cells:
-            with _same_random_numbers():
+            with undrawn():
                 value = functional_call(loss, _state(loss.model, moved, pair, cell), (batch,))
             losses[-1].append(float(check_loss("surface", value)))
-            if progress is not None:
-                done = (len(losses) - 1) * len(cells) + len(losses[-1])
-                progress(done, len(cells) * max(batches, len(losses)))
+            done = (len(losses) - 1) * len(cells) + len(losses[-1])
+            clock.tell(done, done + len(losses), len(cells) * max(batches, len(losses)))
+        check_same("surface", float(centre), losses[-1][len(cells) // 2], centre.dtype)
     total = math.fsum(weights)
     with np.errstate(invalid="ignore"):  # Inf − Inf is a cell to mask
         means = (np.asarray(weights)[:, None] * np.asarray(losses, dtype=np.float64)).sum(0) / total
@@ -282,10 +291,3 @@ def _state(
     for (name, param), first, second in zip(moved.items(), *pair, strict=True):
         state[f"model.{name}"] = (param.detach() + (cell[0] * first + cell[1] * second)).to(param.dtype)
     return state
-
-
-@contextlib.contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Let every cell see the same dropout."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
-        yield

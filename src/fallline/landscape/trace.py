@@ -6,7 +6,8 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.landscape.intervals import mean_interval
-from fallline.landscape.operators import Meter, Operator, Progress, Symmetric, as_operator
+from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator
+from fallline.landscape.progress import Progress
 
 METHODS = ("auto", "hutchinson", "hutch++")
 _FEWEST = 3  # products: two values have an interval twelve times their standard error

@@ -1,4 +1,4 @@
-"""The page of a task's curvature: verdict, numbers with their errors, and the spectrum."""
+"""The page of a task's curvature: verdict, numbers with their errors, the spectrum and the surface."""
 
 import math
 from pathlib import Path
@@ -16,6 +16,7 @@ from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
 from fallline.lab.report.tables import Cell, Column, Table
 from fallline.lab.report.text import number, plural
+from fallline.landscape.drawing import plot_surface
 
 _SILENT = (
     "Sharpness gauges stability: how large a learning rate the weights bear. It does not foretell how well they "
@@ -24,6 +25,16 @@ _SILENT = (
     "All of it is of the training loss at one point, in eval mode, over the items named above; others move it.",
     "A saddle is certain once one direction curves down. That there is none is only as certain as the search says.",
 )
+AXES = {
+    "eigenvectors": ("the eigenvector of λmax", "the eigenvector of λmin"),
+    "random": ("a random direction", "another"),
+}
+_PLANES = {
+    "eigenvectors": "Along the eigenvectors of λmax and λmin each axis goes as far as its curvature alone would change "
+    "the loss by its own size, the length of all weights (or 1) at most.",
+    "random": "Random directions are filter-normalised (Li et al. 2018, arXiv:1712.09913): at 1 every filter has moved "
+    "by its own length. They are two of many, and show little of the outermost curvatures.",
+}
 _HEADLINES = {
     "saddle": "A saddle: some directions curve down",
     "minimum": "A minimum, as far as curvature tells",
@@ -57,7 +68,6 @@ def document(found: Curvature, command: str) -> Document:
         f"training set in {plural(found.batches, 'batch').replace('batchs', 'batches')}, {found.mode} mode; "
         f"{found.matvecs} products by {found.hvp}."
     )
-    warnings = [] if found.point.eigen.converged else ["The search for the outer eigenvalues has not converged."]
     spectrum = Figures(
         {"spectrum": chart(found)},
         f"Density of all {found.parameters} eigenvalues, from {found.density.matvecs} products; bumps of width "
@@ -70,10 +80,11 @@ def document(found: Curvature, command: str) -> Document:
         arms=[],
         verdicts=[],
         notes=[found.sentence[0].upper() + found.sentence[1:], what],
-        warnings=warnings,
+        warnings=doubts(found),
         sections=[
             Section("Numbers", [Tabled(table(found))]),
             Section("Spectrum", [spectrum]),
+            *([Section("Surface", [_surfaces(found)])] if found.surfaces else []),
             Section("What the numbers do not say", [Bullets(_SILENT)]),
             Section(
                 "Again",
@@ -81,6 +92,38 @@ def document(found: Curvature, command: str) -> Document:
             ),
         ],
         name="landscape",
+    )
+
+
+def doubts(found: Curvature) -> list[str]:
+    """Return what to know before trusting the numbers."""
+    eigen = found.point.eigen
+    if eigen.converged:
+        return []
+    missed = number(eigen.miss_probability, ".2g")
+    return [
+        f"The search for the outer eigenvalues has not converged in {eigen.matvecs} products: the probability that one "
+        f"was missed is {missed}."
+    ]
+
+
+def _surfaces(found: Curvature) -> Figures:
+    one = next(iter(found.surfaces.values()))
+    caption = (
+        f"The loss on planes through the weights (cross), {len(one.x)} × {len(one.y)} cells over the same "
+        f"{found.items} items. " + " ".join(_PLANES[name] for name in found.surfaces)
+    )
+    charts = {f"surface-{name}": relief(found, name) for name in found.surfaces}
+    return Figures(charts, caption, legend=False, beside=len(charts) > 1)
+
+
+def relief(found: Curvature, name: str) -> alt.LayerChart:
+    """Return a surface as a chart for the page."""
+    across, up = AXES[name]
+    return finish(
+        plot_surface(found.surfaces[name], axes=(f"along {across}", f"along {up}")).layer,
+        HEIGHT,
+        f"Loss of {found.task} on a plane through its weights, along {across} and {up}",
     )
 
 
