@@ -142,7 +142,8 @@ def test_status_counts_what_is_there(fallline, sam, tmp_path):
     code, out, _ = fallline(*words, sam.store.folder)
     assert code == 0 and "nothing is missing" in out and "4 of 4" in out
     code, _, err = fallline(*words, tmp_path / "none")
-    assert code == 2 and "must be the folder of a study" in err and not (tmp_path / "none").exists()
+    said = f"fallline: out: must be the folder of a study (with a study.json), got '{tmp_path / 'none'}'; "
+    assert code == 2 and err.startswith(said) and not (tmp_path / "none").exists()
 
 
 def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_path):
@@ -201,6 +202,11 @@ def test_every_exercise_is_a_study_like_any_other(fallline, number, tmp_path):
     study = load(tmp_path)
     wanted = len(exercise.optimizers) * len(exercise.schedules) * max(1, *map(len, exercise.vary.values()), 1)
     assert len(study.arms) == wanted and study.baseline == exercise.baseline
+
+
+def test_a_mistyped_task_of_an_exercise_is_one_sentence_and_no_more(fallline):
+    code, out, err = fallline("exercise", "2", "--task", "bad")
+    assert (code, out) == (2, "") and "got 'bad'" in err and err.count("\n") == 1
 
 
 def test_a_quick_exercise_on_text_makes_fewer_steps(fallline, tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def compare(
     conduct.check_analysis(spec, baseline, margin)
     folder = out or conduct.default_folder(spec)
     if status:
-        read_study(folder)  # or say that there is none
+        read_study(folder, "out")  # or say that there is none
         show.status(Study(spec, Store(folder), baseline, margin))
         return
     executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)

@@ -15,6 +15,7 @@ from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
 from fallline.lab.plan import confirm, tune
+from fallline.lab.schedules import WARMUP, learning_rates
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store, read_study
 from fallline.lab.study import Study, known_so_far
@@ -67,7 +68,7 @@ def specify(
     places = {task, *schedules, *(split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in arms)}
     digests = {place: source_digest(place) for place in sorted(places) if is_path(place)}
     steps = learning.steps if steps is None else steps
-    return Spec(
+    spec = Spec(
         task,
         steps,
         arms,
@@ -77,6 +78,10 @@ def specify(
         sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
+    for arm in spec.arms:  # what a schedule cannot do is told before anything runs
+        for stage in ("tune", "confirm", "equal-steps"):
+            learning_rates(arm.schedule, spec.steps_of(arm, stage), arm.fixed.get("warmup", WARMUP))
+    return spec
 
 
 def check_device(device: str) -> None:

@@ -178,8 +178,12 @@ class Store:
         self.write("costs.csv", _csv(costs))
 
 
-def read_study(folder: Path) -> dict[str, Any]:
+def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
     """Return specification and manifest of the study in a folder.
+
+    Args:
+        folder: of the study.
+        argument: where the user has named it, for the message.
 
     Raises:
         StudyError: there is none.
@@ -187,8 +191,8 @@ def read_study(folder: Path) -> dict[str, Any]:
     stored = _read(folder / "study.json")
     if stored is None:
         raise StudyError(
-            f"DIR: must be the folder of a study (with a study.json), got {str(folder)!r}; "
-            "`fallline compare --out DIR` makes one"
+            f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
+            f"`fallline compare --out {folder}` makes one"
         )
     return stored
 

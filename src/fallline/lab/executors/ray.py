@@ -178,4 +178,4 @@ class Worker:
             with as_in_a_worker():
                 return run_from_checkpoint(trial, self._folder, self._checkpoint_every)
         except Exception as error:
-            return sendable(error, self._folder)
+            return sendable(error, trial, self._folder)
