@@ -133,6 +133,7 @@ def test_a_dry_run_runs_nothing(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = fallline("compare", "digits", "--dry-run", "--optimizers", "adam,sam(sgd)", *TINY_WORDS)
     assert (code, err) == (0, "") and "trials: 12, up to 16" in out  # (3 + 2) + (3 + 2 + 2), two extensions of 1 each
+    assert "with 1 worker\n" in out  # this process
     assert max(map(cell_len, out.splitlines())) <= 80
     assert list(tmp_path.iterdir()) == []
 
@@ -174,6 +175,7 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--schedules", "none.py:shape"], "schedules: none.py must be a file, got 'none.py:shape'"),
         (["--vary", "batch_size=0,64"], "vary: batch_size must be at least 1, got batch_size=0"),
         (["--device", "cuda:x"], "device: must be cpu or cuda:N of this machine, got 'cuda:x' (Invalid device"),
+        (["--dry-run", "-j", "-1"], "jobs: must be at least 0, got jobs=-1"),
         (["--searches", "-1"], "searches: must be at least 1, got searches=-1"),
     ],
 )

@@ -185,8 +185,8 @@ def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None
 def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
     """Return the error of a trial as the process that conducts the study can read and raise it.
 
-    A full disk is told as such. An error that is none of ours comes from a class of the user's, or from what that calls:
-    it is told by its words and its line, since neither its class nor its traceback need survive the way.
+    A full disk is told as such. An error that is none of ours is the user's: it is told by its words and its line,
+    since neither its class nor its traceback need survive the way.
     """
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
     if full or "PytorchStreamWriter failed writing" in str(error):  # torch.save's words for a full disk
