@@ -96,11 +96,12 @@ class Store:
             StudyError: it cannot be written.
         """
         with writing(self.folder):
-            self._write(trial, outcome, costs)
-            self._note(trial, outcome)
+            if self._write(trial, outcome, costs):
+                self._note(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
-    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
+    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> bool:
+        """Write a trial, and return whether it was not there yet."""
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
@@ -113,9 +114,11 @@ class Store:
                     _move_away(target)
                 try:
                     draft.rename(target)
+                    return True
                 except OSError as error:
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was quicker
                         raise
+            return False
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -188,9 +188,8 @@ def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
     A full disk is told as such. An error that is none of ours is the user's: it is told by its words and its line,
     since neither its class nor its traceback need survive the way.
     """
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    if full or "PytorchStreamWriter failed writing" in str(error):  # torch.save's words for a full disk
-        return unwritten(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return unwritten(folder, error)
     if isinstance(error, FalllineError):
         return error
     files = [Path(place.rpartition(":")[0]).resolve() for place in trial.sources]
