@@ -1,8 +1,8 @@
 """The report in other formats, in notebooks, in TensorBoard, and over several studies."""
 
 import csv
-import io
 import importlib
+import io
 import json
 import math
 import re
