@@ -14,8 +14,7 @@ from fallline.lab.executors import Executor, make_executor
 from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
-from fallline.lab.plan import confirm, tune
-from fallline.lab.schedules import WARMUP, learning_rates
+from fallline.lab.plan import check_schedules, confirm, tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store, read_study
 from fallline.lab.study import Study, known_so_far
@@ -78,9 +77,7 @@ def specify(
         sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
-    for arm in spec.arms:  # what a schedule cannot do is told before anything runs
-        for stage in ("tune", "confirm", "equal-steps"):
-            learning_rates(arm.schedule, spec.steps_of(arm, stage), arm.fixed.get("warmup", WARMUP))
+    check_schedules(spec)
     return spec
 
 
