@@ -7,6 +7,7 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.lab.arms import make_arms
+from fallline.lab.conduct import specify
 from fallline.lab.optimizers import build_optimizer, get_space
 from fallline.lab.plan import confirm, tune
 from fallline.lab.schedules import SCHEDULES, learning_rates
@@ -35,6 +36,12 @@ def long(steps, warmup_steps):
     return cosine(2 * steps)
 def wrong(steps, warmup_steps):
     return lambda k: -1.0
+def forgetful(steps):
+    return lambda k: 1.0
+def broken(steps, warmup_steps):
+    return lambda k: {}[k]
+def empty(steps, warmup_steps):
+    pass
 """
 
 
@@ -194,6 +201,22 @@ def test_the_users_schedule_is_found_and_one_that_would_be_cut_short_is_an_error
         learning_rates("own.py:long", 100)
     with pytest.raises(ArgumentError, match=r"must give finite factors >= 0, got -1\.0 at step 0"):
         learning_rates("own.py:wrong", 100)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "got"),
+    [
+        ("torch.optim.lr_scheduler:CosineAnnealingLR", "TypeError: int is not an Optimizer"),
+        ("own.py:forgetful", r"TypeError: forgetful\(\) takes 1 positional argument"),
+        ("own.py:broken", r"KeyError: 0 \(own.py, line 26\)"),
+        ("own.py:empty", "TypeError: 'NoneType' object is not callable"),
+    ],
+)
+def test_what_is_no_schedule_is_told_before_anything_runs(own, schedule, got):
+    with pytest.raises(ArgumentError, match=rf"schedules: {schedule} must take .steps, warmup_steps.* got {got}"):
+        specify("digits", ["adam"], [schedule])
+    with pytest.raises(ArgumentError, match="must end within the run, got 40 steps in a run of 20"):
+        specify("digits", ["adam"], ["own.py:long"], steps=40, horizon=0.5)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_what_is_no_time_is_one_sentence(text):
 
 
 def test_an_estimate_counts_trials_seconds_and_extensions():
-    found = estimate(spec(8, 5), {"momentum": TIMING, "adam": TIMING}, jobs=2)
+    found = estimate(spec(8, 5), {"momentum": TIMING, "adam": TIMING}, workers=2)
     finalists = 2 * 2  # the best two on two seeds more
     assert found.trials == (2 * (9 + finalists + 5), 2 * (9 + 4 + 4 + finalists + 5))
     assert found.seconds[0] == pytest.approx(4 + 36 * 6 / 2)
@@ -38,14 +38,14 @@ def test_an_estimate_counts_trials_seconds_and_extensions():
 
 def test_sam_is_estimated_with_its_shorter_runs_and_those_at_equal_steps():
     arms = {"sam(momentum)": TIMING}
-    found = estimate(spec(8, 5, optimizers=["sam(momentum)"]), arms, jobs=1)
+    found = estimate(spec(8, 5, optimizers=["sam(momentum)"]), arms, workers=1)
     assert found.seconds[0] == pytest.approx(4 + (9 + 4) * 4 + 5 * 4 + 5 * 6)  # 200 steps are 4 s, 400 are 6 s
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(3600, (32, 10, 400)), (200, (16, 8, 400)), (115, (8, 5, 400))])
 def test_the_largest_study_that_fits_is_chosen(monkeypatch, seconds, size):
     monkeypatch.setattr("fallline.lab.budget.measure", lambda *_: {"momentum": TIMING, "adam": TIMING})
-    chosen = fit(spec, seconds, jobs=2)
+    chosen = fit(spec, seconds, workers=2)
     assert (chosen.trials, chosen.seeds, chosen.steps) == size
     assert estimate(chosen, {"momentum": TIMING, "adam": TIMING}, 2).seconds[0] <= seconds
 
@@ -53,7 +53,7 @@ def test_the_largest_study_that_fits_is_chosen(monkeypatch, seconds, size):
 def test_too_short_a_time_says_what_is_needed(monkeypatch):
     monkeypatch.setattr("fallline.lab.budget.measure", lambda *_: {"momentum": TIMING, "adam": TIMING})
     with pytest.raises(ArgumentError, match=r"budget: must suffice for 2 trials and 3 seeds.* got 5s"):
-        fit(spec, 5, jobs=2)
+        fit(spec, 5, workers=2)
 
 
 def test_a_study_that_has_begun_keeps_its_size_however_fast_the_machine_is_now(monkeypatch, tmp_path):

@@ -2,8 +2,10 @@
 
 import math
 import random
+import statistics
 
 import pytest
+import scipy.stats
 
 from fallline.lab.arms import make_arms
 from fallline.lab.executors.local import LocalPool
@@ -65,11 +67,24 @@ def test_with_three_other_arms_the_correction_keeps_the_error_of_the_whole_famil
     assert wrong <= 0.07 * 500
 
 
-def test_an_arm_that_is_10_percent_worse_is_found(losses):
+def seeds_for(power, spread, difference):
+    """The fewest pairs with which a two-sided t-test at 5 % finds a difference, by the noncentral t distribution."""
+    for n in range(2, 1000):
+        shift, limit = difference * math.sqrt(n) / spread, scipy.stats.t.ppf(0.975, n - 1)
+        if scipy.stats.nct.sf(limit, n - 1, shift) + scipy.stats.nct.cdf(-limit, n - 1, shift) >= power:
+            return n
+    raise AssertionError("no number of seeds below 1000 suffices")
+
+
+@pytest.mark.parametrize("power", [0.8, 0.95])
+def test_an_arm_that_is_10_percent_worse_is_found_with_the_seeds_that_this_takes(losses, power):
     """Its runs are others, with noise of their own, and 10 % higher; the lab pairs seeds, which only helps."""
-    seeds = 100
-    verdicts = [found([1.1 * v for v in x], y) for x, y in draws(losses, 200, seeds)]
-    assert verdicts.count(Verdict.WORSE) >= 190
+    spread = math.sqrt(2) * statistics.stdev(map(math.log, losses))  # of a difference between two runs
+    seeds = seeds_for(power, spread, math.log(1.1))
+    verdicts = [found([1.1 * v for v in x], y) for x, y in draws(losses, 500, seeds)]
+    share = verdicts.count(Verdict.WORSE) / len(verdicts)
+    print(f"spread {spread:.3f}: {seeds} seeds for {power:.0%}; found in {share:.1%}")
+    assert abs(share - power) <= 4 * math.sqrt(power * (1 - power) / len(verdicts))
     assert verdicts.count(Verdict.BETTER) == 0
 
 

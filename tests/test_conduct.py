@@ -133,6 +133,7 @@ def test_a_dry_run_runs_nothing(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = fallline("compare", "digits", "--dry-run", "--optimizers", "adam,sam(sgd)", *TINY_WORDS)
     assert (code, err) == (0, "") and "trials: 12, up to 16" in out  # (3 + 2) + (3 + 2 + 2), two extensions of 1 each
+    assert "with 1 worker\n" in out  # this process
     assert max(map(cell_len, out.splitlines())) <= 80
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +143,8 @@ def test_status_counts_what_is_there(fallline, sam, tmp_path):
     code, out, _ = fallline(*words, sam.store.folder)
     assert code == 0 and "nothing is missing" in out and "4 of 4" in out
     code, _, err = fallline(*words, tmp_path / "none")
-    assert code == 2 and "must be the folder of a study" in err and not (tmp_path / "none").exists()
+    said = f"fallline: out: must be the folder of a study (with a study.json), got '{tmp_path / 'none'}'; "
+    assert code == 2 and err.startswith(said) and not (tmp_path / "none").exists()
 
 
 def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_path):
@@ -173,6 +175,7 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--schedules", "none.py:shape"], "schedules: none.py must be a file, got 'none.py:shape'"),
         (["--vary", "batch_size=0,64"], "vary: batch_size must be at least 1, got batch_size=0"),
         (["--device", "cuda:x"], "device: must be cpu or cuda:N of this machine, got 'cuda:x' (Invalid device"),
+        (["--dry-run", "-j", "-1"], "jobs: must be at least 0, got jobs=-1"),
         (["--searches", "-1"], "searches: must be at least 1, got searches=-1"),
     ],
 )
@@ -201,6 +204,11 @@ def test_every_exercise_is_a_study_like_any_other(fallline, number, tmp_path):
     study = load(tmp_path)
     wanted = len(exercise.optimizers) * len(exercise.schedules) * max(1, *map(len, exercise.vary.values()), 1)
     assert len(study.arms) == wanted and study.baseline == exercise.baseline
+
+
+def test_a_mistyped_task_of_an_exercise_is_one_sentence_and_no_more(fallline):
+    code, out, err = fallline("exercise", "2", "--task", "bad")
+    assert (code, out) == (2, "") and "got 'bad'" in err and err.count("\n") == 1
 
 
 def test_a_quick_exercise_on_text_makes_fewer_steps(fallline, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,8 @@ from fallline.lab.arms import make_arms
 from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
 from fallline.lab.spaces import AXES, SPACES, sobol
 from fallline.lab.spec import Spec
+from fallline.lab.store import Store
+from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
 from fallline.optimizers import OPTIMIZERS
 
@@ -121,6 +124,20 @@ def test_a_range_is_extended_at_most_twice():
     _, searches = outcomes(study, valley(1e3))
     assert len(searches["adam"].points) == 9 + 4 + 4
     assert searches["adam"].edge == ("lr", "high")
+
+
+def test_a_warning_says_whether_the_range_was_extended(tmp_path):
+    study = Study(spec(["adam"], trials=16), Store(tmp_path))
+    _, study.searches = outcomes(study.spec, valley(1e3))
+    assert study.warnings() == ["adam: the best lr lies at the high end of its range, even after extending it"]
+    search = study.searches["adam"]
+    study.searches = {"adam": replace(search, edge=("weight_decay", "high"))}
+    said = "adam: the best weight_decay lies at the high end of its range, which was not extended; widen it: "
+    assert study.warnings() == [f"{said}adam@weight_decay=LOW..HIGH"]
+    beta1 = next(d for d in SPACES["adam"].dimensions if d.name == "beta1")  # 1 − β1 is searched
+    study.searches = {"adam": replace(search, ranges=(beta1,), edge=("beta1", "high"))}
+    assert study.warnings()[0].startswith("adam: the best beta1 lies at the low end of its range, which was not")
+    assert study.searches["adam"].end == ("beta1", "low")
 
 
 def test_failures_never_win_and_near_ties_go_away_from_them():

@@ -98,11 +98,31 @@ class Unpicklable(Exception):
         super().__init__(message)
 
 
-def test_an_error_that_cannot_be_sent_is_told():
-    error = local.sendable(Unpicklable("no batch", 3), Path())
-    assert isinstance(error, StudyError) and str(error).endswith("got Unpicklable: no batch")
-    known = ValueError("x")
-    assert local.sendable(known, Path()) is known
+def test_an_error_of_the_users_class_is_told_by_its_words_and_its_line(tmp_path):
+    (tmp_path / "mine.py").write_text(RAISING)
+    place = f"{tmp_path / 'mine.py'}:Mine"
+    trial = replace(TRIAL, optimizer=place, options={}, sources={place: "hash"})
+    with local.LocalPool(tmp_path / "study", 1) as pool, pytest.raises(StudyError) as caught:
+        list(pool.run([trial]))
+    said = f"got Strange: no buffer (mine.py, line 10) in trial {trial.id} (adam); mend it"
+    assert said in str(caught.value)
+    error = local.sendable(Unpicklable("no batch", 3), TRIAL, Path())
+    assert "got Unpicklable: no batch in trial" in str(error)
+    known = ArgumentError("x")
+    assert local.sendable(known, TRIAL, Path()) is known
+
+
+RAISING = """
+import torch
+
+class Strange(Exception):
+    def __init__(self, message, cause):
+        super().__init__(message)
+
+class Mine(torch.optim.SGD):
+    def step(self, closure=None):
+        raise Strange("no buffer", None)
+"""
 
 
 def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):
@@ -110,7 +130,8 @@ def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "data.bin")
 
     monkeypatch.setattr("fallline.lab.trial.run", missing)
-    assert isinstance(local.run_and_save(TRIAL, tmp_path), FileNotFoundError)
+    error = local.run_and_save(TRIAL, tmp_path)
+    assert "make room" not in str(error) and isinstance(error.__cause__, FileNotFoundError)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import fallline as fl
 from fallline.errors import ArgumentError, MissingExtraError, StudyError
 from fallline.lab.arms import make_arms
-from fallline.lab.executors import make_executor
+from fallline.lab.executors import count_workers, make_executor
 from fallline.lab.executors.ray import Worker
 from fallline.lab.manifest import versions
 from fallline.lab.plan import tune
@@ -42,6 +42,29 @@ def test_a_cluster_goes_with_no_other_place_to_run(tmp_path, options, other):
     ):
         executor(tmp_path / "study", "auto", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_planned_for_counts_the_workers_of_the_place(monkeypatch):
+    """A cluster's size is asked; a process by itself is one worker; shards are as many times as many."""
+
+    class Ray:
+        started, ended = [], []
+        is_initialized = staticmethod(lambda: False)
+        init = staticmethod(lambda address, **options: Ray.started.append(address))
+        shutdown = staticmethod(lambda: Ray.ended.append(True))
+        cluster_resources = staticmethod(lambda: {"CPU": 24.0, "GPU": 3.0})
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    nowhere = {"jobs": None, "shard": None, "ray": None}
+    assert count_workers(**{**nowhere, "ray": "auto"}) == 24
+    assert count_workers(**{**nowhere, "ray": "auto"}, device="cuda:0") == 3
+    assert (Ray.started, Ray.ended) == (["auto"] * 2, [True] * 2)
+    assert count_workers(**{**nowhere, "ray": "auto", "jobs": 4}) == 4
+    assert count_workers(**nowhere) == 6
+    assert count_workers(**nowhere, device="cuda:0") == 1
+    assert count_workers(**{**nowhere, "jobs": 0}) == 1
+    assert count_workers(**{**nowhere, "jobs": 2, "shard": "3/5"}) == 10
 
 
 @needs_ray
@@ -99,6 +122,7 @@ def test_a_worker_and_a_node_are_lost_and_no_byte_changes(cluster, tmp_path):
             cluster.remove_node(node, allow_graceful=False)
 
     task = f"{tmp_path / 'mine.py'}:Frail"
+    assert count_workers(jobs=None, shard=None, ray=cluster.address) == 2
     fl.compare(task, ray=cluster.address, out=tmp_path / "ray", callbacks=[lose_a_node], **study)
     assert (tmp_path / "killed").read_text() == "15"
     workers = {*(tmp_path / "pids").read_text().split()} - {str(os.getpid())}

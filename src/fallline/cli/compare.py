@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import typer
 
@@ -24,13 +24,22 @@ class Effort:
 QUICK, STANDARD, THOROUGH = Effort(8, 1, 5), Effort(16, 1, 8), Effort(32, 3, 10)
 
 
+class Place(TypedDict):
+    """Where trials run: the options that decide how many do at a time."""
+
+    jobs: int | None
+    shard: str | None
+    ray: str | None
+    device: str
+
+
 def compare(
     task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
     optimizers: Annotated[
         str, typer.Option(help="Arms, by comma: adamw, sam(sgd), torch.optim:NAdam; adamw@lr=0.001 fixes.")
     ] = "momentum,adam,adamw",
     schedules: Annotated[
-        str, typer.Option(help="constant, step, cosine …, by comma; each makes arms of its own.")
+        str, typer.Option(help="constant, step, cosine … or FILE.py:FUNCTION, by comma; each makes arms of its own.")
     ] = "cosine",
     vary: Annotated[
         list[str] | None, typer.Option(help="What else is compared: warmup=0,0.05 or batch_size=64,256.")
@@ -78,7 +87,7 @@ def compare(
     """
     from fallline.lab import budget as planning
     from fallline.lab import conduct
-    from fallline.lab.executors import make_executor
+    from fallline.lab.executors import count_workers, make_executor
     from fallline.lab.spec import Spec
     from fallline.lab.store import Store, read_study
     from fallline.lab.study import Study
@@ -87,6 +96,7 @@ def compare(
     keep_data_in(data_dir)
     chosen = _effort(quick, thorough)
     given = parse_settings(settings or [], text)
+    place: Place = {"jobs": jobs, "shard": shard, "ray": ray, "device": device}
 
     def specify(trials: int, seeds: int, share: float = 1.0) -> Spec:
         full = get_task(task, **given).steps if steps is None else steps
@@ -115,17 +125,18 @@ def compare(
         if quick or thorough or trials is not None or seeds is not None:
             raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
         seconds = planning.parse_duration(budget)
-        spec, out = planning.fitted(specify, seconds, jobs, out)
+        spec, out = planning.fitted(specify, seconds, count_workers(**place), out)
     if dry_run:
-        show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), jobs), jobs)
+        workers = count_workers(**place)
+        show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), workers), workers)
         return
     conduct.check_analysis(spec, baseline, margin)
     folder = out or conduct.default_folder(spec)
     if status:
-        read_study(folder)  # or say that there is none
+        read_study(folder, "out")  # or say that there is none
         show.status(Study(spec, Store(folder), baseline, margin))
         return
-    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
+    executor = make_executor(folder, checkpoint_every=checkpoint_every, **place)
     study = Study(spec, Store(folder), baseline, margin)
     with show.progress_line() as progress:
         conduct.run_study(study, executor, fork=fork, progress=progress)

@@ -26,10 +26,12 @@ def exercise(
     """
     from fallline.lab.conduct import compare
     from fallline.lab.exercises import QUICK_STEPS, get_exercise
+    from fallline.lab.tasks import get_task
 
     chosen, effort = get_exercise(number), QUICK if quick else STANDARD
     learned = task or chosen.task
     keep_data_in(data_dir)
+    get_task(learned)  # a mistyped one is told before anything is printed
     show.console.print(chosen.question, style="bold")
     with show.progress_line() as progress:
         study = compare(

@@ -92,16 +92,14 @@ def verdict(study: "Study") -> None:
         console.print(f"! {warning}", style="yellow")
 
 
-def estimate(spec: "Spec", expected: "Estimate", jobs: int | None) -> None:
+def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
     """Print what a study would take."""
     low, high = expected.trials
     console.print(_size(spec), style="bold")
     console.print(f"arms: {', '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
     console.print(f"trials: {low}, up to {high} if ranges are extended")
-    workers = f"{jobs} worker{'s' if jobs != 1 else ''}" if jobs else "a worker a core"
-    console.print(
-        f"time: about {_duration(expected.seconds[0])}, up to {_duration(expected.seconds[1])}, with {workers}"
-    )
+    times = f"{_duration(expected.seconds[0])}, up to {_duration(expected.seconds[1])}"
+    console.print(f"time: about {times}, with {workers} worker{'s' * (workers != 1)}")
     console.print(f"disk: up to {expected.bytes / 1e6:.1f} MB")
 
 

@@ -1,7 +1,6 @@
 """What a study will take before it is run, and the largest study that fits a given time."""
 
 import contextlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,14 +63,13 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def estimate(spec: Spec, timings: dict[str, Timing], jobs: int | None) -> Estimate:
-    """Return what a study is expected to take by the timings of its arms."""
+def estimate(spec: Spec, timings: dict[str, Timing], workers: int) -> Estimate:
+    """Return what a study is expected to take by the timings of its arms, with so many trials at a time."""
     _, searches = tune(spec, {})
     least = [_seconds(spec, search, timings[arm], 0) for arm, search in searches.items()]
     most = [_seconds(spec, search, timings[arm], ROUNDS) for arm, search in searches.items()]
     counts = (sum(len(seconds) for seconds in least), sum(len(seconds) for seconds in most))
-    workers = min(jobs or os.cpu_count() or 1, counts[0])
-    times = tuple(START_S + sum(map(sum, seconds)) / workers for seconds in (least, most))
+    times = tuple(START_S + sum(map(sum, seconds)) / min(workers, counts[0]) for seconds in (least, most))
     trace = 100  # rows, about, whatever the number of steps
     size = counts[1] * (_TRIAL_BYTES + _ROW_BYTES * (spec.evaluations + trace))
     return Estimate(counts, (times[0], times[1]), size)
@@ -83,13 +81,13 @@ def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
     return time_arms({arm: tuning_trials(spec, search)[0] for arm, search in searches.items()}, seconds)
 
 
-def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, jobs: int | None) -> Spec:
+def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int) -> Spec:
     """Return the largest study that is expected to end in time without extensions.
 
     Args:
         make_spec: takes trials, seeds and the share of the task's steps.
         seconds: the time there is.
-        jobs: workers, one a core by default.
+        workers: how many trials run at a time.
 
     Raises:
         ArgumentError: not even the smallest fits.
@@ -101,7 +99,7 @@ def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, jobs: int 
             spec = make_spec(*rung)
         except ArgumentError:  # too few steps for a curve
             continue
-        needed = estimate(spec, timings, jobs).seconds[0]
+        needed = estimate(spec, timings, workers).seconds[0]
         if needed <= seconds:
             return spec
     raise ArgumentError(
@@ -111,7 +109,7 @@ def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, jobs: int 
 
 
 def fitted(
-    make_spec: Callable[[int, int, float], Spec], seconds: float, jobs: int | None, out: Path | None
+    make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int, out: Path | None
 ) -> tuple[Spec, Path]:
     """Return the study that fits, and its folder; the one that is already there is gone on with.
 
@@ -125,7 +123,7 @@ def fitted(
             with contextlib.suppress(ArgumentError):
                 if make_spec(*rung).digest() == kept.digest():
                     return kept, folder
-    return fit(make_spec, seconds, jobs), folder
+    return fit(make_spec, seconds, workers), folder
 
 
 def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int) -> list[float]:

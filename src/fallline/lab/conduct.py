@@ -14,7 +14,7 @@ from fallline.lab.executors import Executor, make_executor
 from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
-from fallline.lab.plan import confirm, tune
+from fallline.lab.plan import check_schedules, confirm, tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store, read_study
 from fallline.lab.study import Study, known_so_far
@@ -67,7 +67,7 @@ def specify(
     places = {task, *schedules, *(split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in arms)}
     digests = {place: source_digest(place) for place in sorted(places) if is_path(place)}
     steps = learning.steps if steps is None else steps
-    return Spec(
+    spec = Spec(
         task,
         steps,
         arms,
@@ -77,6 +77,8 @@ def specify(
         sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
+    check_schedules(spec)
+    return spec
 
 
 def check_device(device: str) -> None:

@@ -164,10 +164,10 @@ def _file(what: str, text: str, place: str) -> ModuleType:
         raise ArgumentError(f"{what}: {place} must run without an error, got {describe(error, path)}") from error
 
 
-def describe(error: BaseException, file: Path | None = None) -> str:
-    """Return an error as `TypeError: message (my_task.py, line 7)`, with the innermost line, of `file` if given."""
-    frames = traceback.extract_tb(error.__traceback__)
-    within = [frame for frame in frames if file is None or Path(frame.filename).resolve() == file] or frames[-1:]
+def describe(error: BaseException, *files: Path | None) -> str:
+    """Return an error as `TypeError: message (my_task.py, line 7)`, with the innermost line, of `files` if given."""
+    frames, known = traceback.extract_tb(error.__traceback__), set(filter(None, files))
+    within = [frame for frame in frames if not known or Path(frame.filename).resolve() in known] or frames[-1:]
     place = f" ({Path(within[-1].filename).name}, line {within[-1].lineno})" if within else ""
     return " ".join(f"{type(error).__name__}: {error}".split()) + place
 

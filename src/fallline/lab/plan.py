@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fallline.lab.arms import Arm
 from fallline.lab.optimizers import split_wrapper
+from fallline.lab.schedules import WARMUP, learning_rates
 from fallline.lab.selection import AGAIN, Search, finalists, judge, nominate, settle
 from fallline.lab.spaces import Dimension, sobol
 from fallline.lab.spec import Spec
@@ -13,6 +14,17 @@ from fallline.lab.trial import Outcome, Trial, derive
 ROUNDS = 2  # how often a range is extended before the report says "not interior"
 
 Outcomes = Mapping[str, Outcome]  # by trial id
+
+
+def check_schedules(spec: Spec) -> None:
+    """Try the schedule of every arm in runs of every length, so that what it cannot do is told before anything runs.
+
+    Raises:
+        ArgumentError: it cannot be used.
+    """
+    for arm in spec.arms:
+        for stage in ("tune", "confirm", "equal-steps"):
+            learning_rates(arm.schedule, spec.steps_of(arm, stage), arm.fixed.get("warmup", WARMUP))
 
 
 def tune(spec: Spec, outcomes: Outcomes) -> tuple[list[Trial], dict[str, Search]]:

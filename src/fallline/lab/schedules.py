@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 
-from fallline.errors import ArgumentError
-from fallline.lab.loading import is_path, load_object
+from fallline.errors import ArgumentError, FalllineError
+from fallline.lab.loading import describe, is_path, load_object
 from fallline.schedules import inverse_sqrt, linear, step_decay, warmup_cosine, warmup_stable_decay
 
 WARMUP = 0.05  # of the steps
@@ -65,17 +65,29 @@ def learning_rates(schedule: str, steps: int, warmup: float = WARMUP) -> list[fl
     """
     check_schedule(schedule)
     ramp = warmup_steps(steps, warmup)
-    make = load_object("schedules", schedule) if is_path(schedule) else _SHAPES[schedule]
-    shape = make(steps, ramp)
-    length = getattr(shape, "length", None)
+    try:
+        length, factors = _factors(schedule, steps, ramp)
+    except FalllineError:
+        raise
+    except Exception as error:  # from the user's own
+        raise ArgumentError(
+            f"schedules: {schedule} must take (steps, warmup_steps) and return a function of the step, got "
+            f"{describe(error)}; for example lambda k: 1 - k / steps"
+        ) from error
     if length is not None and length > steps:
         raise ArgumentError(
             f"schedules: {schedule} must end within the run, got {length} steps in a run of {steps}; it would be cut "
             f"short, and its ranking would be one in mid-schedule"
         )
-    rise = [(k + 1) / ramp if schedule in _WARM and k + 1 < ramp else 1.0 for k in range(steps)]
-    factors = [up * float(shape(k)) for k, up in enumerate(rise)]
     if not all(math.isfinite(factor) and factor >= 0 for factor in factors):
         k = next(k for k, factor in enumerate(factors) if not (math.isfinite(factor) and factor >= 0))
         raise ArgumentError(f"schedules: {schedule} must give finite factors >= 0, got {factors[k]} at step {k}")
     return factors
+
+
+def _factors(schedule: str, steps: int, ramp: int) -> tuple[int | None, list[float]]:
+    """Return how long the schedule is, if it says so, and its factors in this run."""
+    make = load_object("schedules", schedule) if is_path(schedule) else _SHAPES[schedule]
+    shape = make(steps, ramp)
+    rise = [(k + 1) / ramp if schedule in _WARM and k + 1 < ramp else 1.0 for k in range(steps)]
+    return getattr(shape, "length", None), [up * float(shape(k)) for k, up in enumerate(rise)]

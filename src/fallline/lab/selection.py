@@ -37,6 +37,15 @@ class Search:
     edge: tuple[str, str] | None = None
     finalists: tuple[int, ...] = ()
 
+    @property
+    def end(self) -> tuple[str, str] | None:
+        """The edge by the hyperparameter's own value, which runs against a searched 1 − value."""
+        if self.edge is None:
+            return None
+        name, side = self.edge
+        turned = any(d.complement for d in self.ranges if d.name == name)
+        return name, {"low": "high", "high": "low"}[side] if turned else side
+
 
 def finalists(trials: int) -> int:
     """Return how many configurations of a search of so many points are tried again; where it would be one, none."""

@@ -96,11 +96,12 @@ class Store:
             StudyError: it cannot be written.
         """
         with writing(self.folder):
-            self._write(trial, outcome, costs)
-            self._note(trial, outcome)
+            if self._write(trial, outcome, costs):
+                self._note(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
-    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
+    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> bool:
+        """Write a trial, and return whether it was not there yet."""
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
@@ -113,9 +114,11 @@ class Store:
                     _move_away(target)
                 try:
                     draft.rename(target)
+                    return True
                 except OSError as error:
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was quicker
                         raise
+            return False
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -178,8 +181,12 @@ class Store:
         self.write("costs.csv", _csv(costs))
 
 
-def read_study(folder: Path) -> dict[str, Any]:
+def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
     """Return specification and manifest of the study in a folder.
+
+    Args:
+        folder: of the study.
+        argument: where the user has named it, for the message.
 
     Raises:
         StudyError: there is none.
@@ -187,8 +194,8 @@ def read_study(folder: Path) -> dict[str, Any]:
     stored = _read(folder / "study.json")
     if stored is None:
         raise StudyError(
-            f"DIR: must be the folder of a study (with a study.json), got {str(folder)!r}; "
-            "`fallline compare --out DIR` makes one"
+            f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
+            f"`fallline compare --out {folder}` makes one"
         )
     return stored
 

@@ -151,11 +151,8 @@ class Study:
         for arm, search in self.searches.items():
             if search.best is None:
                 found.append(f"{arm}: every tuning trial failed, so nothing was confirmed")
-            elif search.edge is not None:
-                name, side = search.edge
-                if any(d.complement for d in search.ranges if d.name == name):  # 1 − value was searched
-                    side = {"low": "high", "high": "low"}[side]
-                found.append(f"{arm}: the best {name} lies at the {side} end of its range, even after extending it")
+            elif search.edge is not None and search.end is not None:
+                found.append(f"{arm}: {_at_an_edge(search, *search.edge, search.end[1])}")
             elif not search.ranges:
                 found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
         return found
@@ -255,6 +252,16 @@ def known_so_far(study: Study) -> list[Trial]:
         if not fresh:
             return trials
         known |= fresh
+
+
+def _at_an_edge(search: Search, name: str, side: str, end: str) -> str:
+    """Return what is to be said of an optimum at one side of a searched range, which is one end of its values."""
+    given, last = (next(d for d in ds if d.name == name) for ds in (search.arm.space.dimensions, search.ranges))
+    more = "even after extending it"
+    if getattr(last, side) == getattr(given, side):
+        # The rounds may have gone to another hyperparameter, or the finalists' further runs have changed the best.
+        more = f"which was not extended; widen it: {search.arm.optimizer}@{name}=LOW..HIGH"
+    return f"the best {name} lies at the {end} end of its range, {more}"
 
 
 def _last_if_nan(value: float) -> float:

@@ -229,18 +229,24 @@ class Training:
         return {"grad_norm": _norm(grads), "update_norm": _norm(updates)}
 
     def _save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
+            "waypoints": None if self.waypoints is None else self.waypoints.state(),
+        }
         draft = path.with_name(draft_prefix() + path.name)
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
-                "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
-                "waypoints": None if self.waypoints is None else self.waypoints.state(),
-            },
-            draft,
-        )
-        draft.replace(path)
+        try:
+            with draft.open("wb") as file:  # given a path, torch.save would not say that the disk is full
+                torch.save(state, file)
+            draft.replace(path)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _resume(self, path: Path) -> None:
         """Take up a saved run; the batches it has seen are drawn again, so that the next ones are the same."""

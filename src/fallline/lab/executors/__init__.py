@@ -7,10 +7,10 @@ from fallline.errors import ArgumentError
 from fallline.lab.executors.base import Executor
 from fallline.lab.executors.here import CallingProcess
 from fallline.lab.executors.local import LocalPool
-from fallline.lab.executors.ray import RayCluster
+from fallline.lab.executors.ray import RayCluster, cluster_size
 from fallline.lab.executors.shard import Shard, parse_shard
 
-__all__ = ["Executor", "make_executor"]
+__all__ = ["Executor", "count_workers", "make_executor"]
 
 
 def make_executor(
@@ -27,18 +27,46 @@ def make_executor(
     Raises:
         ArgumentError: an argument cannot be used, or two of them not together.
     """
-    if jobs is not None and jobs < 0:
-        raise ArgumentError(f"jobs: must be at least 0, got jobs={jobs}; leave it out for one a core")
+    _check(jobs, shard, ray, device)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise ArgumentError(f"checkpoint-every: must be at least 1 step, got {checkpoint_every}; leave it out for none")
-    share = parse_shard(shard) if shard is not None else None
     if ray is not None:
-        if share or jobs == 0:
-            other = f"shard={shard!r}" if share else "jobs=0 (this process, as a notebook's task needs it)"
-            raise ArgumentError(f"ray: runs trials on a cluster, got {other} too; leave one of them out")
         return RayCluster(folder, ray, jobs, checkpoint_every)
-    if device != "cpu" and jobs is not None and jobs > 1:
+    pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, _workers_here(jobs, device), checkpoint_every)
+    return Shard(pool, folder, *parse_shard(shard)) if shard is not None else pool
+
+
+def count_workers(*, jobs: int | None, shard: str | None, ray: str | None, device: str = "cpu") -> int:
+    """Return how many trials will run at a time; the arguments are those of `compare`.
+
+    Of a cluster, its size is asked; other shards are taken to have as many workers as this one.
+
+    Raises:
+        ArgumentError: an argument cannot be used, or two of them not together.
+
+    Example:
+        >>> count_workers(jobs=3, shard="2/8", ray=None)
+        24
+    """
+    _check(jobs, shard, ray, device)
+    if ray is not None:
+        return jobs or cluster_size(ray, device)
+    return _workers_here(jobs, device) * (parse_shard(shard)[1] if shard is not None else 1)
+
+
+def _check(jobs: int | None, shard: str | None, ray: str | None, device: str) -> None:
+    if jobs is not None and jobs < 0:
+        raise ArgumentError(f"jobs: must be at least 0, got jobs={jobs}; leave it out for one a core")
+    if shard is not None:
+        parse_shard(shard)
+    if ray is not None and (shard is not None or jobs == 0):
+        other = f"shard={shard!r}" if shard is not None else "jobs=0 (this process, as a notebook's task needs it)"
+        raise ArgumentError(f"ray: runs trials on a cluster, got {other} too; leave one of them out")
+    if ray is None and device != "cpu" and jobs is not None and jobs > 1:
         raise ArgumentError(f"jobs: must be 1 on an accelerator, got jobs={jobs} with device={device!r}; leave it out")
-    workers = jobs or (os.cpu_count() if device == "cpu" else 1) or 1
-    pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, workers, checkpoint_every)
-    return Shard(pool, folder, *share) if share else pool
+
+
+def _workers_here(jobs: int | None, device: str) -> int:
+    if jobs is not None:
+        return max(1, jobs)
+    return (os.cpu_count() or 1) if device == "cpu" else 1

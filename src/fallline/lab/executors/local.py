@@ -8,7 +8,6 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections import Counter
@@ -18,7 +17,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from fallline.errors import StudyError
+from fallline.errors import FalllineError, StudyError
+from fallline.lab.loading import describe
 from fallline.lab.store import Store, unwritten
 from fallline.lab.training import Checkpoint
 from fallline.lab.trial import Costs, Outcome, Trial
@@ -169,7 +169,7 @@ def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None
         outcome = run_from_checkpoint(trial, folder, checkpoint_every)
         Store(folder).save(trial, *outcome)
     except Exception as error:
-        return sendable(error, folder)
+        return sendable(error, trial, folder)
     return None
 
 
@@ -182,19 +182,23 @@ def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None
     return run(trial, checkpoint=Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
 
 
-def sendable(error: Exception, folder: Path) -> Exception:
+def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
     """Return the error of a trial as the process that conducts the study can read and raise it.
 
-    A full disk is told as such, and an error of a user's own class, which may not survive the way, by its words.
+    A full disk is told as such. An error that is none of ours is the user's: it is told by its words and its line,
+    since neither its class nor its traceback need survive the way.
     """
-    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    if full or "PytorchStreamWriter failed writing" in str(error):  # torch.save's words for a full disk
-        return unwritten(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return StudyError(f"task: a trial must run without an error, got {type(error).__name__}: {error}")
-    return error
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return unwritten(folder, error)
+    if isinstance(error, FalllineError):
+        return error
+    files = [Path(place.rpartition(":")[0]).resolve() for place in trial.sources]
+    told = StudyError(
+        f"trial: must run without an error, got {describe(error, *files)} in trial {trial.id} ({trial.arm}); mend it "
+        "and repeat the command"
+    )
+    told.__cause__ = error  # for whoever ran it in this process
+    return told
 
 
 def _end_with_parent() -> None:

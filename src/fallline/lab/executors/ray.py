@@ -43,13 +43,7 @@ class RayCluster:
     def __init__(
         self, folder: Path, address: str, jobs: int | None = None, checkpoint_every: int | None = None
     ) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtraError(
-                'ray: --ray needs the package ray; install it with: pip install "fallline[lab,ray]"'
-            ) from None
-        self._ray: Any = ray
+        self._ray = _import_ray()
         self._store, self._jobs, self._checkpoint_every = Store(folder), jobs, checkpoint_every
         self.address = address
         self._connected = False
@@ -59,7 +53,7 @@ class RayCluster:
 
     def __enter__(self) -> "RayCluster":
         if not self._ray.is_initialized():
-            self._connect()
+            _connect(self._ray, self.address)
             self._connected = True
         return self
 
@@ -99,19 +93,6 @@ class RayCluster:
                 self._store.save(busy.trial, *answer)
                 yield busy.trial
 
-    def _connect(self) -> None:
-        host, _, port = self.address.rpartition(":")
-        try:
-            if host and port.isdecimal() and "//" not in host:
-                socket.create_connection((host, int(port)), _PATIENCE_S).close()
-            self._ray.init(address=self.address, log_to_driver=False, logging_level="ERROR")
-        except (Exception, SystemExit) as error:
-            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise ArgumentError(
-                f"ray: must be the address of a running Ray cluster, got {self.address!r} ({said}); "
-                "`ray start --head` starts one and prints it"
-            ) from error
-
     def _hand_out(self, waiting: list[Trial]) -> None:
         """Give every idle worker a trial; start workers while there are fewer than jobs and than trials."""
         while waiting and self._idle:
@@ -121,8 +102,7 @@ class RayCluster:
             return
         starting = sum(busy.trial is None for busy in self._busy.values())
         needs = {"num_cpus": 1} if waiting[-1].device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
-        resource = "CPU" if len(needs) == 1 else "GPU"
-        jobs = self._jobs or max(1, int(self._ray.cluster_resources().get(resource, 0)))
+        jobs = self._jobs or _size(self._ray, waiting[-1].device)
         remote = self._ray.remote(**needs)(Worker)
         for _ in range(min(jobs - len(self._busy), len(waiting) - starting)):
             settings = {name: value for name, value in os.environ.items() if name.startswith("FALLLINE_")}
@@ -142,6 +122,51 @@ class RayCluster:
                 f"ray: workers must start, got {self._stillborn} that ended before their first trial ({reason}); see "
                 "that fallline is installed on every node"
             )
+
+
+def cluster_size(address: str, device: str = "cpu") -> int:
+    """Return how many workers a study has on a cluster by default: one a core, or one an accelerator.
+
+    Raises:
+        ArgumentError: nothing answers at the address.
+        MissingExtraError: Ray is not installed.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        return _size(ray, device)
+    _connect(ray, address)
+    try:
+        return _size(ray, device)
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError(
+            'ray: --ray needs the package ray; install it with: pip install "fallline[lab,ray]"'
+        ) from None
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdecimal() and "//" not in host:
+            socket.create_connection((host, int(port)), _PATIENCE_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (Exception, SystemExit) as error:
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ArgumentError(
+            f"ray: must be the address of a running Ray cluster, got {address!r} ({said}); "
+            "`ray start --head` starts one and prints it"
+        ) from error
+
+
+def _size(ray: Any, device: str) -> int:
+    return max(1, int(ray.cluster_resources().get("CPU" if device == "cpu" else "GPU", 0)))
 
 
 class Worker:
@@ -178,4 +203,4 @@ class Worker:
             with as_in_a_worker():
                 return run_from_checkpoint(trial, self._folder, self._checkpoint_every)
         except Exception as error:
-            return sendable(error, self._folder)
+            return sendable(error, trial, self._folder)

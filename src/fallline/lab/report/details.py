@@ -46,7 +46,7 @@ def hyperparameters(study: "Study") -> Table:
         ranges = {d.name: d for d in search.ranges}
         point = search.points[search.best] if search.best is not None else {}
         interior = None if search.best is None or not ranges else search.edge is None
-        row: dict[str, Any] = {"arm": arm, "interior": interior, "edge": " ".join(search.edge or ())}
+        row: dict[str, Any] = {"arm": arm, "interior": interior, "edge": " ".join(search.end or ())}
         for name in search.points[0]:
             how = "set by the user" if name in search.arm.fixed else "default"
             if name in ranges:

@@ -56,9 +56,9 @@ def _tuning(study: "Study") -> str:
     return (
         f"Every arm was tuned with the documented default and {spec.trials} points of a scrambled Sobol sequence on "
         f"one seed{more}, the same points of the unit cube for all arms.{short} {what} An optimum in the outer tenth "
-        f"of its range extends the range by a decade, with as many further trials for every arm; {extension}. "
-        f"Selected was the best validation result at the end of the schedule{_again(study)}; of results within 2 %, "
-        "the point farthest from failures."
+        "of its range extends the range by a decade, with as many further trials for every arm, up to twice; "
+        f"{extension}. Selected was the best validation result at the end of the schedule{_again(study)}; of results "
+        "within 2 %, the point farthest from failures."
     )
 
 
