@@ -233,6 +233,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
             "waypoints": None if self.waypoints is None else self.waypoints.state(),
         }
@@ -260,6 +261,8 @@ class Training:
         for _ in range(len(self.losses) * self.task.accumulate):
             next(self.batches)
         torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"]:
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
 
 
 def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> dict[str, float]:
