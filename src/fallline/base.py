@@ -41,6 +41,8 @@ class Optimizer(torch.optim.Optimizer):
         ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
         state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
             None is the dtype of the parameter, but float32 for half precision.
+        master_weights: keep float32 parameters behind bfloat16 or float16 ones, in the state; updates and decay happen
+            there, and the parameter is their copy, rounded to nearest. What else is written to it is lost.
         stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
         rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
         backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
