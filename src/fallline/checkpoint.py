@@ -9,6 +9,7 @@ import torch
 
 from fallline.errors import StateError
 from fallline.rule import EMA, MASTER
+from fallline.shards import fitted
 
 if TYPE_CHECKING:
     from fallline.base import Optimizer
@@ -113,5 +114,5 @@ def _fit_state(
                 "load into the model it was saved with"
             )
         else:
-            state[k] = value.detach().to(device=param.device, copy=True)
+            state[k] = fitted(value, param)
     return state

@@ -6,6 +6,7 @@ import torch
 
 from fallline.errors import GradientError
 from fallline.rule import EMA, MASTER, Update
+from fallline.shards import is_sharded
 
 
 def check_gradient(name: str, param: torch.Tensor) -> bool:
@@ -19,6 +20,11 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
         )
     if grad.is_complex() and not param.is_complex():
         raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")
+    if is_sharded(grad) != is_sharded(param):
+        raise GradientError(
+            f"{name}: the gradient of a DTensor must be a DTensor, and only that, got a {type(grad).__name__} for a "
+            f"{type(param).__name__} of shape {tuple(param.shape)}; distribute_tensor() makes one"
+        )
     return True
 
 

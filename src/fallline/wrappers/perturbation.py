@@ -32,7 +32,7 @@ class _Ascent(Optimizer):
         buckets = [] if self._plan is None else self._plan.buckets
         with torch.no_grad():
             for bucket in buckets:
-                torch._foreach_copy_(bucket.params, [state["original"] for state in bucket.states])
+                bucket.put("original")
 
 
 _Ascent.__name__ = "SAM"  # in what it says about gradients
