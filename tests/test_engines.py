@@ -62,3 +62,15 @@ def test_the_example_of_accumulation_shows_what_to_divide_by():
     )
     by_tokens, by_means = (float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines())
     assert by_tokens <= 1e-6 < 0.1 < by_means
+
+
+@pytest.mark.slow
+def test_the_example_of_mixed_precision_stays_with_float32_where_plain_bfloat16_does_not():
+    """At 20 steps, in place of the 600 of its page."""
+    script = str(ROOT / "examples" / "mixed_precision.py")
+    done = subprocess.run([sys.executable, script, "20", "2"], capture_output=True, text=True, check=True)
+    _, _, *lines = done.stdout.splitlines()
+    away = {line[:36].strip(): abs(float(line[46:].split()[0])) for line in lines}
+    plain = away.pop("bfloat16, plain")
+    assert len(away) == 4
+    assert max(away.values()) < min(plain, 0.5)
