@@ -10,6 +10,7 @@ from pathlib import Path
 _PRELOAD = [
     "pytest",
     "torch._dynamo",
+    "torch.distributed.fsdp",
     "fallline.backends.fused",
     "numba_ready",
 ]  # torch._dynamo: any optimizer needs it
@@ -18,6 +19,13 @@ _barrier = None
 
 def in_new_processes(count, function, *args):
     """Return what `count` new processes, started together, returned for `function(*args)`."""
+    context = prepared_context()
+    with ProcessPoolExecutor(count, context, _set_barrier, (context.Barrier(count),)) as pool:
+        return [future.result(timeout=60) for future in [pool.submit(function, *args) for _ in range(count)]]
+
+
+def prepared_context():
+    """Return the way to start such processes."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -25,8 +33,7 @@ def in_new_processes(count, function, *args):
         here = str(Path(__file__).parent)  # where the server finds numba_ready
         if here not in (paths := os.environ.get("PYTHONPATH", "").split(os.pathsep)):
             os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, paths), here])
-    with ProcessPoolExecutor(count, context, _set_barrier, (context.Barrier(count),)) as pool:
-        return [future.result(timeout=60) for future in [pool.submit(function, *args) for _ in range(count)]]
+    return context
 
 
 def in_new_process(function, *args):

@@ -3,6 +3,8 @@
 import inspect
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -200,7 +202,7 @@ def anchors(text):
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted(docs.FOLDER.glob("*.md")), *sorted(pages.FOLDER.glob("*.md")), docs.ROOT / "README.md"],
+    [*sorted(docs.FOLDER.glob("*.md")), *pages.LANDSCAPE, *pages.SCALE, docs.ROOT / "README.md"],
     ids=lambda path: path.name,
 )
 def test_links_lead_somewhere(path):
@@ -219,13 +221,35 @@ def test_pictures_are_there_and_small(cls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", pages.PAGES)
+@pytest.mark.parametrize("page", pages.LANDSCAPE, ids=lambda page: page.name)
 def test_the_code_of_a_page_on_the_landscape_prints_and_draws_what_stands_there(page, tmp_path):
-    text = (pages.FOLDER / page).read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert pages.render(page, tmp_path) == text
     (shown,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert [path.name for path in tmp_path.iterdir()] == [shown]
     assert len(re.findall(r"^## What the numbers do not say$", text, re.MULTILINE)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages.SCALE, ids=lambda page: page.name)
+def test_the_code_of_a_page_on_scale_prints_what_stands_there(page, tmp_path):
+    assert pages.render(page, tmp_path) == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_example_with_fsdp_prints_what_its_page_shows(tmp_path):
+    shown = (docs.ROOT / "docs" / "scale" / "distributed.md").read_text(encoding="utf-8")
+    for count, arguments in ((2, []), (4, ["run", "20"]), (2, ["run", "30"])):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        done = subprocess.run(
+            [*launcher, str(docs.ROOT / "examples" / "fsdp.py"), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        command = " ".join(["torchrun --standalone --nproc-per-node", str(count), "examples/fsdp.py", *arguments])
+        assert f"$ {command}\n{done.stdout}" in shown
 
 
 def test_a_class_that_does_not_say_when_to_use_it_is_refused():

@@ -25,7 +25,7 @@ from fallline.schedules import (
     WarmupCosine,
     WarmupStableDecay,
 )
-from fallline.wrappers import SAM, frozen_batchnorm
+from fallline.wrappers import SAM, StepInBackward, frozen_batchnorm, step_in_backward
 
 if TYPE_CHECKING:
     from fallline.lab import compare, task
@@ -49,6 +49,7 @@ __all__ = [
     "Schedule",
     "Scheduler",
     "StepDecay",
+    "StepInBackward",
     "Then",
     "Warmup",
     "WarmupCosine",
@@ -61,6 +62,7 @@ __all__ = [
     "lint",
     "recipes",
     "schedules",
+    "step_in_backward",
     "task",
     "watch",
 ]

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 
-from fallline.backends import BACKENDS, bucket_for
-from fallline.backends.bucket import Bucket
+from fallline.backends import BACKENDS
 from fallline.checkpoint import pack, unpack
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
 from fallline.options import COMMON, NUMBERS, check_options, check_params, parameter_list, suggest
-from fallline.plan import Cohort, Plan, share_steps
+from fallline.plan import Cohort, Plan
+from fallline.planning import make_plan
 from fallline.rule import EMA, Rule, Update
-from fallline.state import check_gradient, complete_state
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 Scalar: TypeAlias = float | torch.Tensor
@@ -41,6 +40,8 @@ class Optimizer(torch.optim.Optimizer):
         ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
         state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
             None is the dtype of the parameter, but float32 for half precision.
+        master_weights: keep float32 parameters behind bfloat16 or float16 ones, in the state; updates and decay happen
+            there, and the parameter is their copy, rounded to nearest. What else is written to it is lost.
         stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
         rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
         backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
@@ -51,6 +52,7 @@ class Optimizer(torch.optim.Optimizer):
     # torch.amp.GradScaler then calls `step` always, with `found_inf` and, unless it has unscaled, `grad_scale` set for
     # the time of the call. A default would count as a scale of the user's, so there is none.
     _step_supports_amp_scaling = True
+    _places: Mapping[torch.Tensor, int] | None = None  # the numbers of the parameters, where they are not in order
 
     def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
         """Refuse unknown keywords with a list of the known ones."""
@@ -169,48 +171,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _make_plan(self, updates: list[Update]) -> Plan:
         """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
-        active = [
-            (index, param)
-            for index, group in enumerate(self.param_groups)
-            for param in group["params"]
-            if param.grad is not None and check_gradient(type(self).__name__, param)
-        ]
-        buckets: dict[Any, Bucket] = {}
-        cohorts: dict[tuple[int, float, bool], int] = {}
-        numbers = {p: n for n, p in enumerate(p for group in self.param_groups for p in group["params"])}
-        for index, param in active:
-            state = self.state[param]
-            first = complete_state(state, param, updates[index])
-            age = float(state["step"]) if updates[index].counts_steps else 0.0
-            row = cohorts.setdefault((index, age, first), len(cohorts))
-            backend = self._backend_of(self.param_groups[index])
-            key, kind = bucket_for(backend, updates[index], param, param.grad, state)
-            buckets.setdefault(key, kind(updates[index])).add(param, state, row, numbers[param])
-        counting = [self.state[param] for index, param in active if updates[index].counts_steps]
-        steps = share_steps(counting)
-        return Plan(
-            updates=updates,
-            params=[list(group["params"]) for group in self.param_groups],
-            idle=[p for group in self.param_groups for p in group["params"] if p.grad is None],
-            buckets=list(buckets.values()),
-            cohorts=[Cohort(*key) for key in cohorts],
-            states=list(self.state.values()),
-            counting=counting,
-            steps=steps,
-            views=[state["step"] for state in counting],
-            ages=None if steps is None else steps.clone(),
-        )
-
-    def _backend_of(self, group: Mapping[str, Any]) -> str:
-        if group.get("differentiable"):
-            return "reference"
-        if self.backend == "auto":
-            for flag in ("fused", "foreach"):
-                if group.get(flag):
-                    return flag
-            if group.get("fused") is False or group.get("foreach") is False:
-                return "reference"
-        return self.backend
+        return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
 
     def _numbers(self, cohort: Cohort) -> dict[str, Any]:
         """Return every number that an update of these parameters may read."""

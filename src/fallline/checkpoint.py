@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fallline.errors import StateError
-from fallline.rule import EMA
+from fallline.rule import EMA, MASTER
+from fallline.shards import fitted
 
 if TYPE_CHECKING:
     from fallline.base import Optimizer
@@ -94,7 +95,7 @@ def _fit_state(
 ) -> dict[str, Any]:
     name, rule = type(optimizer).__name__, optimizer.rule
     present = {k: v for k, v in saved.items() if v is not None}  # PyTorch stores a momentum buffer of None
-    known = [*rule.state, "step", EMA]
+    known = [*rule.state, "step", EMA, MASTER]
     needed = [*rule.update_for(group).state, *(["step"] if rule.counts_steps else [])]
     wrong = [k for k in present if k not in known] or [k for k in needed if present and k not in present]
     if wrong:
@@ -113,5 +114,5 @@ def _fit_state(
                 "load into the model it was saved with"
             )
         else:
-            state[k] = value.detach().to(device=param.device, copy=True)
+            state[k] = fitted(value, param)
     return state

@@ -17,6 +17,7 @@ COMMON: dict[str, Any] = {
     "clip_grad_value": None,
     "ema_decay": None,
     "state_dtype": None,
+    "master_weights": False,
     "stochastic_rounding": False,
     "rounding_seed": 0,
 }
@@ -71,6 +72,14 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
+    if not isinstance(group["master_weights"], bool):
+        raise ArgumentError(f"{name}: master_weights must be True or False, got {group['master_weights']!r}; pass True")
+    for option in ("stochastic_rounding", "differentiable"):
+        if group["master_weights"] and group.get(option):
+            raise ArgumentError(
+                f"{name}: master_weights must be False with {option}, for the parameters are then copies of float32 "
+                f"ones, got both; leave one of them out"
+            )
     for option, reason in rule.exact.items():
         if dtype is torch.bfloat16 and group[option]:
             raise ArgumentError(
@@ -140,6 +149,11 @@ def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any])
         raise ArgumentError(
             f"{name}: state_dtype is for float32, bfloat16 and float16 parameters, got one of {wide.pop()}; put such "
             "parameters into a group with state_dtype=None"
+        )
+    if group["master_weights"] and (wide := dtypes - {torch.bfloat16, torch.float16}):
+        raise ArgumentError(
+            f"{name}: master_weights is for bfloat16 and float16 parameters, got one of {wide.pop()}; put such "
+            "parameters into a group with master_weights=False, or convert the model with model.bfloat16()"
         )
     if group["stochastic_rounding"] and torch.float16 in dtypes:
         raise ArgumentError(

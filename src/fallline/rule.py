@@ -12,6 +12,7 @@ from fallline.ops import maximum, minimum
 WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
 ALL, TENSOR = "all", "tensor"  # a norm is taken over all parameters of all groups, or over one
 EMA = "ema"  # the state key of averaged parameters
+MASTER = "master"  # the state key of float32 parameters behind half-precision ones
 
 Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
 
@@ -144,9 +145,10 @@ class Rule:
         """Return the update that the options of one parameter group ask for; `unscale` divides by a `grad_scale`."""
         state = tuple(key for key, option in self.state.items() if option is None or group[option])
         mode = group["weight_decay_mode"] if group["weight_decay"] else None
+        around = [EMA] * (group.get("ema_decay") is not None) + [MASTER] * bool(group.get("master_weights"))
         return Update(
             rule=self,
-            state=(*state, EMA) if group.get("ema_decay") is not None else state,
+            state=(*state, *around),
             flags=tuple((name, bool(group[name])) for name in self.flags),
             absent=tuple(
                 name
@@ -193,7 +195,12 @@ class Update:
     @property
     def counts_steps(self) -> bool:
         """Whether the state has a `step`: the rule may need it, and the random numbers of rounding."""
-        return self.rule.counts_steps or self.round_param or self.state_dtype is not None
+        return self.rule.counts_steps or self.rounds
+
+    @property
+    def rounds(self) -> bool:
+        """Whether anything that is written may be rounded stochastically."""
+        return self.round_param or self.state_dtype is not None
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -218,6 +225,8 @@ class Update:
         self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any], norm: Norm
     ) -> tuple[Any, ...]:
         """Return the new parameter and the new states, in the order of `self.state`."""
+        given = dict(zip(self.state, state, strict=True))
+        param = given.get(MASTER, param)
         if self.unscale:
             grad = grad / scalars["grad_scale"]
         if self.maximize:
@@ -233,7 +242,6 @@ class Update:
             param = param * (1 - scalars["lr"] * scalars["weight_decay"])
         elif self.weight_decay_mode == "independent":
             param = param * (1 - scalars["relative_lr"] * scalars["weight_decay"])
-        given = dict(zip(self.state, state, strict=True))
         keywords = {name: None if name in self.absent else scalars[name] for name in self.rule.arguments}
         if self.rule.takes_norms:
             keywords["norm"] = norm
@@ -244,6 +252,8 @@ class Update:
         if EMA in given:
             decay = scalars["ema_decay"]
             kept.append(decay * given[EMA] + (1 - decay) * new_param)
+        if MASTER in given:
+            kept.append(new_param)  # the parameter is a copy of it, rounded where it is stored
         return new_param, *kept
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from fallline.errors import GradientError
-from fallline.rule import EMA, Update
+from fallline.rule import EMA, MASTER, Update
+from fallline.shards import is_sharded
 
 
 def check_gradient(name: str, param: torch.Tensor) -> bool:
@@ -19,17 +20,23 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
         )
     if grad.is_complex() and not param.is_complex():
         raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")
+    if is_sharded(grad) != is_sharded(param):
+        raise GradientError(
+            f"{name}: the gradient of a DTensor must be a DTensor, and only that, got a {type(grad).__name__} for a "
+            f"{type(param).__name__} of shape {tuple(param.shape)}; distribute_tensor() makes one"
+        )
     return True
 
 
 def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
-    """Create what is missing in the state of a parameter; return whether any of it was, averages aside."""
-    missing = [key for key in update.state if state.get(key) is None and key != EMA]
+    """Create what is missing in the state of a parameter; return whether any of it was, copies of it aside."""
+    missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
         dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-    if EMA in update.state and state.get(EMA) is None:
-        state[EMA] = param.detach().to(_state_dtype(param), copy=True)
+    for key in (EMA, MASTER):
+        if key in update.state and state.get(key) is None:
+            state[key] = param.detach().to(_state_dtype(param), copy=True)
     if update.counts_steps and "step" not in state:
         state["step"] = torch.zeros((), dtype=torch.float32)
     return bool(missing)

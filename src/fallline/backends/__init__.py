@@ -1,24 +1,30 @@
 """The backends that run an update over tensors, and the choice between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from fallline.backends.bucket import Bucket
 from fallline.rule import Update
+from fallline.shards import is_sharded
 
 BACKENDS = ("auto", "fused", "foreach", "compile", "reference")
 
 
 def bucket_for(
     backend: str, update: Update, param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]
-) -> tuple[Any, type[Bucket]]:
-    """Return the key and the class of the bucket that this parameter belongs into.
+) -> tuple[Any, Callable[[Update], Bucket]]:
+    """Return the key and the maker of the bucket that this parameter belongs into.
 
     A backend that cannot serve a parameter leaves it to the reference. Each is imported when first needed: Numba
     takes a quarter of a second, `torch.compile` more.
     """
+    if is_sharded(param):
+        from fallline.backends import sharded
+
+        return sharded.key_of(backend, update, param, grad), partial(sharded.ShardedBucket, backend=backend)
     if backend == "auto":
         backend = "fused" if param.device.type == "cpu" else "foreach"
     dtypes = (param.device, param.dtype, *(state[key].dtype for key in update.state))

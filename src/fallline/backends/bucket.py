@@ -23,6 +23,7 @@ class Bucket(ABC):
         states: the optimizer's state dict of each.
         rows: for each, the row of the numbers (learning rate, age …) that hold for it.
         places: for each, which of the optimizer's parameters it is.
+        origins: for each, the number of its first element in the whole of which it is a part, or that of each element.
     """
 
     update: Update
@@ -30,13 +31,17 @@ class Bucket(ABC):
     states: list[dict[str, Any]] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    origins: list[int | torch.Tensor] = field(default_factory=list)
 
-    def add(self, param: torch.Tensor, state: dict[str, Any], row: int, place: int) -> None:
+    def add(
+        self, param: torch.Tensor, state: dict[str, Any], row: int, place: int, origin: int | torch.Tensor = 0
+    ) -> None:
         """Append one parameter."""
         self.params.append(param)
         self.states.append(state)
         self.rows.append(row)
         self.places.append(place)
+        self.origins.append(origin)
 
     def rounded(self, index: int = 0) -> list[str]:
         """Return which tensors (param and state keys) of a parameter are rounded stochastically."""

@@ -105,7 +105,7 @@ class ForeachBucket(TracedBucket):
         if rounded := self.rounded():
             for index, key in enumerate(self.rounding_keys(numbers).tolist()):
                 values = {name: results[name].tensors[index] for name in rounded}
-                for name, value in round_columns(rounded, values, key).items():
+                for name, value in round_columns(rounded, values, key, self.origins[index]).items():
                     results[name].tensors[index] = value
         for target, result in zip(self._columns(), results.values(), strict=True):
             torch._foreach_copy_(target, result.tensors)

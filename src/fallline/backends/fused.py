@@ -72,7 +72,7 @@ class FusedBucket(TracedBucket):
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
         """Run the pass that writes."""
         if self.rounded():
-            self._table[:, -1] = self.rounding_keys(numbers)
+            self._table[:, -2] = self.rounding_keys(numbers)
         self._run(sweep, scalars, np.empty((1, 1)))
         torch.autograd.graph.increment_version(self.params)
 
@@ -112,7 +112,8 @@ class FusedBucket(TracedBucket):
         tensors = [self.params, list(grads), *columns]
         self._kernels = compile_update(self.update, tuple(dtype_name(column[0]) for column in tensors))
         addresses = [[t.data_ptr() for t in column] for column in tensors]
-        self._table = np.array([*addresses, self.scalar_rows, [0] * len(self.rows)]).T.copy()  # last: keys for rounding
+        # The last two are for rounding: keys, and what to count elements from.
+        self._table = np.array([*addresses, self.scalar_rows, [0] * len(self.rows), self.origins]).T.copy()
         self._sizes = sizes = [p.numel() for p in self.params]
         self._work = np.array(
             [(t, start, min(CHUNK, n - start)) for t, n in enumerate(sizes) for start in range(0, n, CHUNK)]

@@ -125,10 +125,12 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
         loop += [f"total{k} += float(x) * float(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
         after = [f"squares[w, {k}] = total{k}" for k in range(len(sweep.outputs))]
     else:
+        if rounded:
+            before.append(f"first = start + table[t, {len(columns) + 2}]")
         for pair in range(0, len(rounded), 2):  # an element's 32 random bits serve two columns
             parts = f"low{pair}, high{pair}, offset{pair}"
-            before.append(f"{parts} = draw_key(table[t, {len(columns) + 1}], start, {pair})")
-            loop.append(f"random{pair} = draw({parts}, start + i)")
+            before.append(f"{parts} = draw_key(table[t, {len(columns) + 1}], first, {pair})")
+            loop.append(f"random{pair} = draw({parts}, first + i)")
         for key, result in copies.items():
             size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
             target, source = (f"table[t, {place}] + {size} * start" for place in places)

@@ -64,12 +64,22 @@ def round_randomly(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
 
 
-def round_columns(columns: Sequence[str], values: Mapping[str, torch.Tensor], key: int) -> dict[str, torch.Tensor]:
-    """Return those of the new values of one parameter that are rounded stochastically, rounded."""
-    return {
-        name: round_randomly(values[name], random_bits(key, positions(values[name]), number))
-        for number, name in enumerate(columns)
-    }
+def round_columns(
+    columns: Sequence[str], values: Mapping[str, torch.Tensor], key: int, origin: int | torch.Tensor = 0
+) -> dict[str, torch.Tensor]:
+    """Return those of the new values of one parameter that are rounded stochastically, rounded.
+
+    Args:
+        columns: their names.
+        values: all of its new values, by name.
+        key: of the parameter, from `keys`.
+        origin: the number of its first element in the whole of which it is a part, or that of each element.
+    """
+    rounded = {}
+    for number, name in enumerate(columns):
+        index = origin if isinstance(origin, torch.Tensor) else positions(values[name]) + origin
+        rounded[name] = round_randomly(values[name], random_bits(key, index, number))
+    return rounded
 
 
 def positions(tensor: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ def lost_updates(setup: Setup) -> Found:
     """Find bfloat16 weights whose updates are below half an ulp."""
     for name, group in setup.named_groups():
         low = [p for p in group["params"] if p.dtype == torch.bfloat16 and p.numel()]
-        if not low or group.get("stochastic_rounding") or not (setup.is_adam or setup.kind == "Lion"):
+        exact = group.get("stochastic_rounding") or group.get("master_weights")
+        if not low or exact or not (setup.is_adam or setup.kind == "Lion"):
             continue
         lr = max(setup.curve or [float(group["lr"])])
         sizes = [p.detach().float().pow(2).mean().sqrt().item() for p in low]
@@ -26,5 +27,5 @@ def lost_updates(setup: Setup) -> Found:
             yield (
                 f"{name}: updates of about lr={lr:g} are below half an ulp of {lost} of {len(low)} bfloat16 tensors "
                 f"(typical weight {sorted(sizes)[len(sizes) // 2]:.2g}), so rounding to nearest loses them",
-                "pass stochastic_rounding=True, or keep float32 weights under autocast",
+                "pass master_weights=True or stochastic_rounding=True, or keep float32 weights under autocast",
             )

@@ -110,6 +110,7 @@ class LAMB(Optimizer):
         clip_grad_value: float | None = None,
         ema_decay: float | None = None,
         state_dtype: Dtype | None = None,
+        master_weights: bool = False,
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
         backend: str = "auto",

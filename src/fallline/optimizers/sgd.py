@@ -100,6 +100,7 @@ class SGD(Optimizer):
         clip_grad_value: float | None = None,
         ema_decay: float | None = None,
         state_dtype: Dtype | None = None,
+        master_weights: bool = False,
         stochastic_rounding: bool = False,
         rounding_seed: int = 0,
         backend: str = "auto",

@@ -14,7 +14,12 @@ Options = dict[str, Any]
 # How a step runs, not what it computes.
 EXECUTION = {"params", "backend", "foreach", "fused", "capturable", "differentiable"}
 COUPLING = {"clip_grad_norm"}  # lets parameters depend on each other's gradients: it has tests of its own
-ROUNDED = {"state_dtype", "stochastic_rounding", "rounding_seed"}  # for some dtypes and options only; likewise
+ROUNDED = {
+    "state_dtype",
+    "master_weights",
+    "stochastic_rounding",
+    "rounding_seed",
+}  # for some dtypes and options only; likewise
 NEEDS: dict[str, Options] = {
     "nesterov": {"momentum": 0.9, "dampening": 0},
     "dampening": {"momentum": 0.9},

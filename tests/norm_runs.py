@@ -1,0 +1,75 @@
+"""What test_norms_of_shards.py runs on each process: norms over parameters of which one process holds nothing."""
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+import fallline as fl
+from variants import normal
+
+
+def on(mesh, *values):
+    return [torch.nn.Parameter(distribute_tensor(v, mesh, [Shard(0)])) for v in values]
+
+
+def whole(param):
+    return param.detach().full_tensor().numpy()
+
+
+def scale_run():
+    """Return what a test compares with NumPy: parameters after one step of each kind, and the sizes of the parts."""
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    values, grads = [normal(1, 7, seed=1), normal(5, seed=2)], [normal(1, 7, seed=3), normal(5, seed=4)]
+
+    def ready():
+        params = on(mesh, *values)
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = distribute_tensor(grad, mesh, [Shard(0)])
+        return params
+
+    found = {}
+    params = ready()
+    fl.LAMB(params, lr=0.1, weight_decay=0.0, eps=0.0).step()
+    found["lamb"] = [whole(p) for p in params]
+    params = ready()
+    sam = fl.SAM(fl.SGD(params, lr=0.1), rho=0.5)
+    sam.first_step()
+    found["climbed"] = [whole(p) for p in params]
+    sam.second_step()
+    found["descended"] = [whole(p) for p in params]
+    params = ready()
+    opt = fl.SGD(params, lr=0.1, clip_grad_norm=0.01)
+    opt.step()
+    found["clipped"], found["norm"] = [whole(p) for p in params], opt.grad_norm
+    found["parts"] = [p._local_tensor.numel() for p in params]
+    return found
+
+
+def overflow_run(climbing):
+    """Return which of four float16 steps moved the parameters, the scale at last, and the number of steps made.
+
+    The second step has an Inf on one process only; the third too where SAM takes two passes, in the second of them.
+    """
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    params = on(mesh, normal(4, 3, seed=1))
+    base = fl.AdamW(params, lr=0.1)
+    opt, scaler = fl.SAM(base, rho=0.5) if climbing else base, torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.zeros(()))
+
+    def differentiate(overflow):
+        grad = normal(4, 3, seed=5)
+        grad[3, 0] = float("inf") if overflow else 1.0
+        params[0].grad = distribute_tensor(grad, mesh, [Shard(0)])
+
+    moved = []
+    for step in range(4):
+        before = whole(params[0])
+        differentiate(step == 1)
+        if climbing:
+            scaler.unscale_(opt)
+            opt.first_step()
+            differentiate(step == 2)
+        scaler.step(opt)
+        scaler.update()
+        moved.append(bool((whole(params[0]) != before).any()))
+    return moved, scaler.get_scale(), float(base.state[params[0]]["step"])

@@ -1,0 +1,80 @@
+"""DTensors on one process: which kernels serve them, and what is refused. test_sharded.py has several processes."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import fallline as fl
+from fallline.backends.fused import FusedBucket
+from fallline.errors import ArgumentError, GradientError
+from variants import normal
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def with_gradient(mesh, *placements):
+    param = torch.nn.Parameter(distribute_tensor(normal(4, 3), mesh, placements))
+    param.grad = distribute_tensor(normal(4, 3, seed=1), mesh, placements)
+    return param
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()], ids=str)
+def test_local_parts_are_updated_by_the_fused_kernels(mesh, placement):
+    param = with_gradient(mesh, placement)
+    opt = fl.AdamW([param], clip_grad_norm=1.0, ema_decay=0.9)
+    for _ in range(2):
+        opt.step()
+        (bucket,) = opt._plan.buckets
+        assert [type(part.bucket) for part in bucket._parts.values()] == [FusedBucket]
+    alone = torch.nn.Parameter(normal(4, 3))
+    single = fl.AdamW([alone], clip_grad_norm=1.0, ema_decay=0.9)
+    for _ in range(2):
+        alone.grad = normal(4, 3, seed=1)
+        single.step()
+    assert torch.equal(param.full_tensor(), alone)
+    assert opt.grad_norm == single.grad_norm
+    assert isinstance(opt.state[param]["ema"], DTensor)
+
+
+def test_the_plan_holds_from_step_to_step(mesh):
+    param = with_gradient(mesh, Shard(0))
+    opt = fl.AdamW([param])
+    opt.step()
+    plan = opt._plan
+    param.grad = distribute_tensor(normal(4, 3, seed=2), mesh, [Shard(0)])
+    opt.step()
+    assert opt._plan is plan
+
+
+def test_a_step_raises_the_version_of_the_parameter(mesh):
+    param = with_gradient(mesh, Shard(0))
+    before = param._version
+    fl.SGD([param]).step()
+    assert param._version > before
+
+
+def test_averages_take_the_place_of_shards_and_go(mesh):
+    param = with_gradient(mesh, Shard(0))
+    opt = fl.SGD([param], lr=1.0, ema_decay=0.5)
+    opt.step()
+    stepped = normal(4, 3) - normal(4, 3, seed=1)
+    with opt.ema_weights():
+        torch.testing.assert_close(param.full_tensor(), (normal(4, 3) + stepped) / 2)
+    torch.testing.assert_close(param.full_tensor(), stepped)
+
+
+def test_what_cannot_be_updated_in_parts_is_refused(mesh):
+    whole = with_gradient(mesh, Shard(0))
+    with pytest.raises(ArgumentError, match="SGD: differentiable must be False for DTensors"):
+        fl.SGD([whole], differentiable=True).step()
+    partial = torch.nn.Parameter(DTensor.from_local(normal(4, 3), mesh, [Partial()]))
+    partial.grad = DTensor.from_local(normal(4, 3), mesh, [Partial()])
+    with pytest.raises(GradientError, match="SGD: a DTensor parameter must be sharded or replicated, got placements"):
+        fl.SGD([partial]).step()
