@@ -58,8 +58,8 @@ def choose_product(objective: Objective, gradient: torch.Tensor, wanted: str) ->
     for name in names:
         try:
             reason, disagreement = _compare(objective, name, vector)
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            if isinstance(error, LossError) or name == "finite-difference":
+        except (RuntimeError, TypeError) as error:  # an operation, or the user's code, that this way cannot go through
+            if name == "finite-difference":
                 raise
             reason, disagreement = str(error).partition("\n")[0], math.nan
         if not reason:
@@ -100,7 +100,7 @@ def _compare(objective: Objective, name: str, vector: torch.Tensor) -> tuple[str
     try:
         with doubled(objective) as convert:
             return _agreement(objective, lambda way, **options: measure(way, convert(batch), **options), name)
-    except (RuntimeError, TypeError, NotImplementedError, LossError):  # it cannot be computed in float64
+    except (RuntimeError, TypeError, LossError):  # it cannot be computed in float64: compare in its own precision
         wrong, least = _agreement(objective, measure, name)
         if wrong:
             warn(objective.owner, f"{wrong}, in {objective.dtype}: by kinks, or by a second derivative that is missing")

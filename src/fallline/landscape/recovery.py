@@ -97,7 +97,7 @@ class Recovery:
         while True:
             try:
                 return function()
-            except (RuntimeError, NotImplementedError) as error:
+            except RuntimeError as error:  # what no remedy is for goes on to the caller
                 text = str(error)
                 new = [remedy for remedy in REMEDIES if remedy.sign in text and remedy not in self._active]
                 if not new:
