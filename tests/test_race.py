@@ -20,7 +20,7 @@ from fallline.lab.race.scene import contours, shown
 from fallline.lab.report.looks import looks
 from fallline.problems import PROBLEMS
 from test_cli import fallline  # noqa: F401
-from test_report import CHROMIUM, FLAGS, Loads
+from test_report import FLAGS, Loads, chromium
 
 SADDLE = ["sgd", "momentum"]
 
@@ -226,15 +226,13 @@ addEventListener("load", () => {
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_plays_pauses_and_moves_without_console_messages(ravine, tmp_path, width):
-    if CHROMIUM is None:
-        pytest.skip("needs chromium: apt-get install chromium")
     page = tmp_path / "race.html"
     text = ravine.save(page).read_text(encoding="utf-8")
     text = text.replace("<head>", f"<head>{FRAMES}", 1)
     page.write_text(PROBE.join(text.rsplit("</body>", 1)), encoding="utf-8")
     done = subprocess.run(
         [
-            *(CHROMIUM, *FLAGS.split(), f"--window-size={width},900", "--host-resolver-rules=MAP * ~NOTFOUND"),
+            *(chromium(), *FLAGS.split(), f"--window-size={width},900", "--host-resolver-rules=MAP * ~NOTFOUND"),
             *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()),
         ],
         capture_output=True,

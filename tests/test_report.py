@@ -35,7 +35,6 @@ from fallline.lab.study import Study
 from fallline.lab.trial import Outcome
 from studies import another, lose_a_seed, renamed, traced
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-quic --disable-sync"
 )
@@ -323,12 +322,18 @@ setTimeout(() => {
 </script></body>"""
 
 
+def chromium():
+    """Return the browser, or skip: no Python package brings one; `.ci/run` installs Debian's."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or pytest.skip("needs chromium: apt-get install chromium")
+
+
 def browse(page, folder, *flags):
     """What the page is after its scripts have run, and what Chromium wrote to its console."""
     copy = folder / "probed.html"
     copy.write_text(PROBE.join(page.read_text(encoding="utf-8").rsplit("</body>", 1)), encoding="utf-8")
     command = [
-        CHROMIUM,
+        chromium(),
         *FLAGS.split(),
         "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--user-data-dir={folder / 'profile'}",
@@ -341,8 +346,6 @@ def browse(page, folder, *flags):
 
 @pytest.fixture(scope="module")
 def browsed(study, tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("needs chromium: apt-get install chromium")
     folder = tmp_path_factory.mktemp("browser")
     page = traced(study).report(folder / "report.html")
     return browse(page, folder)
@@ -390,7 +393,5 @@ def test_a_name_above_a_figure_hides_its_arm_in_every_figure(study, browsed):
 
 @pytest.mark.parametrize("width", [1280, 500])  # no window of Chromium is narrower than 500
 def test_a_browser_never_scrolls_the_page_sideways(page, tmp_path, width):
-    if CHROMIUM is None:
-        pytest.skip("needs chromium: apt-get install chromium")
     dom, _ = browse(page, tmp_path, f"--window-size={width},900")
     assert re.search(r'data-wide="(-?\d+)"', dom).group(1) == "0"

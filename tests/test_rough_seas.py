@@ -44,7 +44,7 @@ def small_disk(tmp_path):
     place.mkdir()
     made = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
     done = subprocess.run(made, capture_output=True, text=True, check=False) if sys.platform == "linux" else None
-    if done is None or done.returncode != 0:
+    if done is None or done.returncode != 0:  # only a disk of one's own can be filled without harm to the machine
         pytest.skip(f"no small disk can be mounted here, which takes root: {done.stderr.strip() if done else ''}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)

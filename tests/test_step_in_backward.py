@@ -33,6 +33,14 @@ def pair(cls, dtype=torch.float32, **options):
     return *models, *opts, fl.step_in_backward(models[1], opts[1])
 
 
+def both(model, other, opt, step):
+    """Make an ordinary step, and the same in the backward pass of the other model."""
+    backward(model, step)
+    opt.step()
+    opt.zero_grad()
+    backward(other, step)
+
+
 def agree(model, other, opt, twin):
     return same_bits([p.detach() for p in model.parameters()], [p.detach() for p in other.parameters()]) and same_state(
         opt, twin
@@ -44,10 +52,7 @@ def test_it_is_the_ordinary_step_to_the_bit(cls, name, options):
     model, other, opt, twin, _ = pair(cls, **options)
     schedules = [fl.WarmupCosine(o, warmup_steps=2, total_steps=6) for o in (opt, twin)]
     for step in range(5):
-        backward(model, step)
-        opt.step()
-        opt.zero_grad()
-        backward(other, step)
+        both(model, other, opt, step)
         assert all(p.grad is None for p in other.parameters())
         twin.step()  # changes nothing, and the schedule counts it
         for schedule in schedules:
@@ -59,10 +64,7 @@ def test_it_is_the_ordinary_step_to_the_bit(cls, name, options):
 def test_random_numbers_are_those_of_the_ordinary_step(low):
     model, other, opt, twin, _ = pair(fl.AdamW, torch.bfloat16, state_dtype=torch.bfloat16, **low)
     for step in range(5):
-        backward(model, step)
-        opt.step()
-        opt.zero_grad()
-        backward(other, step)
+        both(model, other, opt, step)
     assert agree(model, other, opt, twin)
 
 
@@ -109,10 +111,7 @@ def test_it_goes_on_after_a_state_dict_is_loaded():
     twin.load_state_dict(saved)
     other.load_state_dict(weights)
     for step in range(3):
-        backward(model, step)
-        opt.step()
-        opt.zero_grad()
-        backward(other, step)
+        both(model, other, opt, step)
     assert agree(model, other, opt, twin)
 
 
