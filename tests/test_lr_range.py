@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import random
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch import nn
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape import lr_range
-from fallline.landscape.slope import local_lines, read
 
 CURVATURES = torch.tensor([4.0, 1.0, 0.2], dtype=torch.float64)
 START = torch.tensor([0.7, -1.0, 2.0], dtype=torch.float64)
@@ -84,64 +82,6 @@ def test_the_range_ends_below_the_limit_of_stability_whatever_the_curvature():
         assert 0.05 * limit < found.high < limit
         ratios.append(found.suggestion / limit)
     assert ratios == pytest.approx([ratios[0]] * 3, rel=1e-6)
-
-
-def noisy(seed, sigma=0.02):
-    """A loss of which the truth is known: a step in log lr down at 1e-3, up at 1e-1."""
-    rates = np.geomspace(1e-7, 10, 100)
-    x = np.log10(rates)
-    truth = 2.3 - 1.2 / (1 + np.exp(-6 * (x + 3))) + np.exp(6 * (x + 0.7))
-    return rates, truth, truth + sigma * np.random.default_rng(seed).standard_normal(100)
-
-
-def test_the_slope_is_against_log_lr():
-    """Against lr itself, the noise of the lowest rates would win: its denominators are the smallest."""
-    for seed in range(20):
-        rates, _, losses = noisy(seed)
-        naive = rates[np.gradient(losses, rates).argmin()]
-        found = read(rates, losses, 2.3, True)
-        assert naive < 1e-6
-        assert 10**-3.4 < found.suggestion < 10**-2.6
-        assert 10**-4 < found.low < 10**-3 < 10**-2.5 < found.high < 10**-1
-        assert found.noise == pytest.approx(0.02, rel=0.6)
-
-
-def test_a_loss_that_rises_and_falls_again_has_stopped_falling_where_it_rose():
-    rates, truth, _ = noisy(0)
-    lucky = np.where((rates > 0.02) & (rates < 0.2), 0.5, truth) + 0.8 * np.exp(-((np.log10(rates) + 2) ** 2) / 0.02)
-    assert read(rates, lucky, 2.3, True).high < 0.01
-
-
-def test_local_lines_are_numpys_weighted_fits():
-    x, y = np.linspace(-7, 1, 40), np.random.default_rng(0).standard_normal(40)
-    value, slope = local_lines(x, y)
-    for k in range(40):
-        distance = np.abs(x - x[k])
-        reach = max(0.4, 1.001 * np.sort(distance)[6])
-        weights = np.clip(1 - (distance / reach) ** 3, 0, None) ** 3
-        expected = np.polyfit(x - x[k], y, 1, w=np.sqrt(weights))
-        assert (slope[k], value[k]) == pytest.approx(tuple(expected), abs=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("losses", "diverged", "sentence"),
-    [
-        (np.full(50, 1.0), False, "does not fall by more than its noise"),
-        (1 + 0.1 * np.random.default_rng(0).standard_normal(50), False, "does not fall by more than its noise"),
-        (np.linspace(1, 3, 50), True, "does not fall by more than its noise"),
-        (np.linspace(1, 0.1, 50), False, "still at the highest, 10: pass a higher high"),
-        (np.array([1e9, np.inf]), True, "within 2 updates: every rate was too high; pass a lower low"),
-        (np.array([np.nan]), True, "within 1 update: every rate"),
-        (np.full(50, -5.0) - np.linspace(0, 1, 50), False, "pass a higher high"),
-    ],
-)
-def test_there_is_always_an_answer(losses, diverged, sentence):
-    rates = np.geomspace(1e-5, 10, len(losses)) if len(losses) > 1 else np.array([1e-5])
-    start = -5.0 if losses[0] < 0 else 1.0
-    found = read(rates, losses, start, diverged)
-    assert sentence in found.verdict
-    assert 0 < found.low <= found.suggestion <= found.high
-    assert np.isfinite(found.smooth).all() and np.isfinite(found.slope).all()
 
 
 def test_groups_keep_the_ratios_of_their_rates():
@@ -230,40 +170,6 @@ def test_a_step_that_the_scaler_skips_does_not_raise_the_rate(make):
     assert scaler.state_dict() == kept
 
 
-def test_accumulation_autocast_and_a_scaler_in_the_users_own_loop():
-    """Two batches to an update, forward passes in bfloat16, a schedule; all of it as before afterwards."""
-    model = net()
-    optimizer = fl.AdamW(model.parameters(), lr=0.01)
-    schedule = fl.WarmupCosine(optimizer, 2, 100)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)  # the first steps are skipped
-    seen, calls = [], itertools.count(1)
-    optimizer.register_step_post_hook(
-        lambda opt, *_: seen.append((opt.param_groups[0]["lr"], bool(getattr(opt, "found_inf", 0))))
-    )
-
-    def step(batch):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = squares(model, batch)
-        scaler.scale(loss / 2).backward()
-        if next(calls) % 2 == 0:
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            schedule.step()
-        return loss
-
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.TensorDataset(*batches(16)[0]), 4, generator=torch.Generator().manual_seed(0)
-    )
-    before = everything(model, optimizer, scaler, loader)
-    kept = copy.deepcopy(schedule.state_dict())
-    found = lr_range(model, optimizer, None, loader, steps=10, high=1e-2, step=step, scaler=scaler, keep=[schedule])
-    assert [rate for rate, skipped in seen if not skipped][:10] == pytest.approx(found.lrs.tolist())
-    assert sum(skipped for _, skipped in seen) > 0 and found.batches == 2 * len(seen)
-    assert found.low <= found.suggestion <= found.high
-    assert equal(before, everything(model, optimizer, scaler, loader)) and schedule.state_dict() == kept
-
-
 def test_a_scaler_changes_nothing_but_the_scale():
     def run(scaler):
         model = net()
@@ -271,42 +177,6 @@ def test_a_scaler_changes_nothing_but_the_scale():
 
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     assert run(scaler) == pytest.approx(run(None), rel=1e-5)  # float32, scaled by a power of two
-
-
-MAKERS = {
-    "fused": lambda p: fl.AdamW(p, lr=0.01, clip_grad_norm=1.0, ema_decay=0.9),
-    "reference": lambda p: fl.RMSprop(p, lr=0.01, momentum=0.9, backend="reference"),
-    "torch": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
-    "foreach": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, foreach=True),
-    "sam": lambda p: fl.SAM(fl.SGD(p, lr=0.01, momentum=0.9)),
-    "sam-torch": lambda p: fl.SAM(torch.optim.AdamW(p, lr=0.01)),
-}
-
-
-def everything(model, optimizer, scaler, loader):
-    return copy.deepcopy(
-        [
-            model.state_dict(),
-            [p.grad for p in model.parameters()],
-            [m.training for m in model.modules()],
-            optimizer.state_dict(),
-            {k: v for k, v in vars(optimizer).items() if isinstance(v, float | None) and k != "_plan"},
-            scaler.state_dict(),
-            (torch.get_rng_state(), loader.generator.get_state()),
-            np.random.get_state()[1].tolist(),
-            random.getstate(),
-        ]
-    )
-
-
-def equal(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other) and one.dtype == other.dtype
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return one == other
 
 
 def train(model, optimizer, data):
@@ -321,63 +191,6 @@ def train(model, optimizer, data):
 
         losses.append(optimizer.step(closure).item())
     return losses
-
-
-@pytest.mark.parametrize("warm", [False, True], ids=["fresh", "in mid-training"])
-@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_everything_is_as_before_to_the_bit(make, error, warm):
-    rows = torch.utils.data.TensorDataset(*batches(40)[0])
-    loader = torch.utils.data.DataLoader(rows, 8, shuffle=True, generator=torch.Generator().manual_seed(3))
-    calls = itertools.count()
-
-    def run(test):
-        model = net()
-        optimizer = make(model.parameters())
-        if warm:
-            train(model, optimizer, batches(4, 4, 4))
-        torch.manual_seed(5)
-        if test:
-            scaler = torch.amp.GradScaler("cpu")
-            before = everything(model, optimizer, scaler, loader)
-            kept = [(p, p.grad) for p in model.parameters()]
-
-            def loss_fn(model, batch):
-                np.random.rand(), random.random()
-                if next(calls) == 17 and error:
-                    raise error
-                return squares(model, batch)
-
-            try:
-                lr_range(model, optimizer, loss_fn, loader, steps=25)
-            except (RuntimeError, KeyboardInterrupt) as raised:
-                assert type(raised) is error
-            else:
-                assert error is None
-            assert equal(before, everything(model, optimizer, scaler, loader))
-            assert all(p is q and p.grad is g for (p, g), q in zip(kept, model.parameters(), strict=True))
-            hooks = [*optimizer._optimizer_step_post_hooks.values()]
-            assert hooks == []
-        return train(model, optimizer, batches(4, 4, 4)), model.state_dict()
-
-    assert equal(run(test=True), run(test=False))  # and it goes on as if nothing had been
-
-
-def test_a_restored_scaler_may_have_been_interrupted_in_mid_step():
-    model = net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-
-    def step(batch):
-        scaler.scale(squares(model, batch)).backward()
-        scaler.unscale_(optimizer)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        lr_range(model, optimizer, None, batches(4), step=step, scaler=scaler)
-    scaler.scale(squares(model, batches(4)[0])).backward()
-    scaler.unscale_(optimizer)  # a second time would raise
-    assert scaler.get_scale() == 8.0
 
 
 def test_an_iterator_that_ends_gives_what_there_was():

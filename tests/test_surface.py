@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
-from fallline.landscape import Surface, surface, trajectory
-from fallline.landscape.directions import filter_normalised
+from fallline.landscape import Surface, surface
 
 OWN = torch.Generator().manual_seed(0)  # which nobody resets
 
@@ -94,41 +93,6 @@ def test_the_user_says_what_a_batch_weighs():
 def test_an_iterator_is_gone_through_once():
     data = batches(4, 4)
     assert np.array_equal(surface(net(), squares, iter(data), n=3).values, surface(net(), squares, data, n=3).values)
-
-
-def test_filters_are_as_long_as_the_weights_own():
-    torch.manual_seed(3)
-    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 4)).double()
-    nn.init.normal_(model[1].bias)
-    params = dict(model.named_parameters())
-    noise = torch.Generator().manual_seed(7)
-    for name, d in zip(params, filter_normalised(params, torch.Generator().manual_seed(7)), strict=True):
-        w, raw = params[name].detach().numpy(), torch.randn(params[name].shape, generator=noise, dtype=torch.float64)
-        if w.ndim == 1:
-            assert not d.any()
-            continue
-        for own, row, random_row in zip(w, d.numpy(), raw.numpy(), strict=True):  # by hand, filter by filter
-            by_hand = random_row / np.sqrt((random_row**2).sum()) * np.sqrt((own**2).sum())
-            assert row == pytest.approx(by_hand, rel=1e-13)
-
-
-def test_tensors_of_one_dimension_move_as_the_user_says():
-    params = {"b": torch.tensor([3.0, -4.0, 0.0], dtype=torch.float64), "s": torch.tensor(2.0, dtype=torch.float64)}
-
-    def made(vectors):
-        return filter_normalised(params, torch.Generator().manual_seed(0), vectors)
-
-    assert not any(d.any() for d in made("zero"))
-    bias, scalar = made("element")
-    assert bias.abs().tolist() == pytest.approx([3.0, 4.0, 0.0]) and scalar.abs().item() == pytest.approx(2)
-    whole, scalar = made("tensor")
-    assert whole.norm() == pytest.approx(5) and scalar.abs() == pytest.approx(2)
-    assert (whole != 0).all()
-
-
-def test_a_filter_of_zeros_stays_put():
-    (d,) = filter_normalised({"w": torch.tensor([[0.0, 0.0], [3.0, 4.0]])}, torch.Generator().manual_seed(0))
-    assert d[0].tolist() == [0.0, 0.0] and d[1].norm() == pytest.approx(5)
 
 
 def test_a_loss_that_is_not_finite_is_a_masked_cell():
@@ -250,15 +214,6 @@ def test_eig_takes_the_two_directions_of_largest_curvature(wrap):
     assert found.values[0, 0] == pytest.approx(6.5, abs=1e-6)
 
 
-def test_a_path_gives_its_principal_directions_and_their_span():
-    model = Point(0.0, 0.0, 0.0)
-    path = [torch.tensor([4.0 - k, 0.1 * (-1) ** k, 0.0], dtype=torch.float64) for k in range(5)]
-    found = surface(model, quadratic(torch.eye(3, dtype=torch.float64)), torch.zeros(1), "pca", n=3, path=path)
-    assert found.x[-1] == pytest.approx(4.4, rel=1e-3)
-    assert found.values[1, 2] == pytest.approx(4.4**2 / 2, rel=1e-3)
-    assert found.plot(trajectory(model, path)).to_dict()
-
-
 def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
     seen = []
     surface(net(), squares, batches(2, 2), n=3, progress=seen.append)
@@ -306,45 +261,6 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
 def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):
     with pytest.raises(error, match=sentence):
         surface(**{"model": net(), "loss_fn": squares, "data": batches(4), "n": 3, **arguments})
-
-
-def test_a_path_in_a_plane_is_held_by_it():
-    model = Point(1.0, 1.0, 1.0)
-    u, v = np.array([2.0, 2.0, 1.0]) / 3, np.array([-2.0, 1.0, 2.0]) / 3
-    inside = np.array([[4, 1], [3, -1], [1, 1], [0.5, 0], [0, 0]])
-    path = [{"w": torch.tensor(1 + a * u + b * v)} for a, b in inside]
-    found = trajectory(model, path)
-    assert sum(found.explained) == pytest.approx(1, rel=1e-12)
-    assert found.distance == pytest.approx(np.zeros(5), abs=1e-12)
-    products = found.points @ found.points.T  # whatever the signs and the turn of the axes
-    assert products == pytest.approx(inside @ inside.T, abs=1e-12)
-
-
-def test_the_shares_are_those_of_numpys_svd():
-    generator = np.random.default_rng(0)
-    path = np.cumsum(generator.standard_normal((12, 40)), 0)
-    model = Point(*path[-1])
-    found = trajectory(model, [torch.tensor(row) for row in path])
-    singular = np.linalg.svd(path - path.mean(0), compute_uv=False) ** 2
-    assert found.explained == pytest.approx(tuple(singular[:2] / singular.sum()), rel=1e-10)
-    assert sum(found.explained) < 0.95
-    assert found.points[-1] == pytest.approx([0, 0], abs=1e-12)
-    whole = np.linalg.norm(path - path[-1], axis=1)
-    assert np.hypot(*found.points.T) ** 2 + found.distance**2 == pytest.approx(whole**2, rel=1e-10)
-
-
-def test_given_directions_are_made_orthonormal():
-    model = Point(0.0, 0.0)
-    path = [torch.tensor([3.0, 1.0]), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0])]
-    found = trajectory(model, path, ([torch.tensor([2.0, 0.0])], [torch.tensor([5.0, 1.0])]))
-    assert found.points == pytest.approx(np.array([[3, 1], [1, 2], [0, 0]]), abs=1e-12)
-    assert sum(found.explained) == pytest.approx(1)
-    assert found.span == pytest.approx((3.3, 2.2))
-    assert found.plot().to_dict()
-    with pytest.raises(ArgumentError, match="must span a plane"):
-        trajectory(model, path, ([torch.tensor([2.0, 0.0])], [torch.tensor([5.0, 0.0])]))
-    with pytest.raises(ArgumentError, match="at least 3 points, got 2"):
-        trajectory(model, path[:2])
 
 
 def test_a_picture_has_a_cell_for_each_loss():
