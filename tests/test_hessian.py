@@ -8,10 +8,7 @@ from fallline.errors import ArgumentError
 from fallline.landscape import GaussNewton, Hessian, Preconditioned
 from landscapes import MODELS, build, loss, quadratic, true_hessian
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*math kernel:fallline.errors.LandscapeWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),  # torch.func's own
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*math kernel:fallline.errors.LandscapeWarning")
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 
 

@@ -161,9 +161,6 @@ def scene():
     return found
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-
-
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_nothing_changes(scene, name):
     before = scene.record()
