@@ -14,9 +14,9 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fallline.backends.rounding import rounded_columns
 from fallline.backends.trace import Pass, Trace, trace
@@ -25,19 +25,18 @@ from fallline.rule import Update
 
 _HEAD = '''"""Written by fallline from the rule {rule}; edits are lost."""
 
-from numba import njit, types
+from numba import cfunc
 from numpy import sqrt
 from fallline.backends.memory import *
-
-table, numbers = types.int64[:, ::1], types.{real}[:, ::1]
-signature = types.void(table, table, numbers, types.float64[:, ::1], types.int64[::1])
 '''
 _PASS = """
 
-@njit(signature, cache=True, nogil=True, fastmath={flags}, error_model="numpy")
-def {name}(table, work, scalars, squares, ticket):
+@cfunc(entry, cache=True, fastmath={flags}, error_model="numpy")
+def {name}(call):
+    table, work = int64_table(call, 0), int64_table(call, 1)
+    scalars, squares = {real}_table(call, 2), float64_table(call, 3)
     while True:
-        w = take_ticket(ticket.ctypes.data)
+        w = take_ticket(call)
         if w >= work.shape[0]:
             return
         t, start, n = work[w, 0], work[w, 1], work[w, 2]
@@ -71,11 +70,16 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
-    """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states.
+def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return the kernels of the passes of an update, as Numba's C functions; `threads.Call` calls them.
 
-    A kernel takes `(table, work, scalars, squares, ticket)` and returns when no work is left, so that several threads
-    may call it at once. A pass that sums writes the sum of work item w to `squares[w]`.
+    A kernel takes four tables: addresses and work, as `FusedBucket` lays them out, scalars and squares. It returns when
+    no work is left, so that several threads may call it at once. A pass that sums writes the sum of work item w to
+    `squares[w]`.
+
+    Args:
+        update: what the kernels do.
+        dtypes: from DTYPES, of parameter, gradient and states.
     """
     module = load_module(update.rule.name, kernel_source(update, dtypes))
     return tuple(getattr(module, name) for name in _names(trace(update)))
@@ -90,7 +94,7 @@ def kernel_source(update: Update, dtypes: tuple[str, ...]) -> str:
     traced = trace(update)
     columns = dict(zip(("param", "grad", *update.state), dtypes, strict=True))
     rounded = rounded_columns(update, {name: dtype for name, dtype in columns.items() if name != "grad"})
-    text = _HEAD.format(rule=update.rule.name, real=dtypes[0] if dtypes[0] == "float64" else "float32")
+    text = _HEAD.format(rule=update.rule.name)
     for name, sweep in zip(_names(traced), traced.passes, strict=True):
         text += _pass_source(name, sweep, columns, rounded)
     return text
@@ -143,6 +147,7 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
             loop.append(f"{key}_at[i] = {store.format(results[key])}")
     return _PASS.format(
         name=name,
+        real="float64" if columns["param"] == "float64" else "float32",
         flags=_FLAGS[bool(sweep.scope)],
         width=len(columns),
         before=_indent(8, before),
