@@ -20,6 +20,7 @@ from typing import Any
 
 from fallline.backends.rounding import rounded_columns
 from fallline.backends.trace import Pass, Trace, trace
+from fallline.backends.writes import with_writes
 from fallline.errors import CacheWarning
 from fallline.rule import Update
 
@@ -95,17 +96,19 @@ def kernel_source(update: Update, dtypes: tuple[str, ...]) -> str:
     columns = dict(zip(("param", "grad", *update.state), dtypes, strict=True))
     rounded = rounded_columns(update, {name: dtype for name, dtype in columns.items() if name != "grad"})
     text = _HEAD.format(rule=update.rule.name)
-    for name, sweep in zip(_names(traced), traced.passes, strict=True):
-        text += _pass_source(name, sweep, columns, rounded)
+    exact = [name for name, dtype in columns.items() if dtype == _real(columns)]
+    for name, (sweep, results) in zip(_names(traced), with_writes(traced, list(columns), exact), strict=True):
+        text += _pass_source(name, sweep, results, columns, rounded)
     return text
 
 
-def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[str]) -> str:
+def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[str, str], rounded: list[str]) -> str:
     """Return the source of one pass.
 
     Args:
         name: of the function.
         sweep: the pass.
+        results: what it writes, column to element.
         columns: the dtype of the parameter, the gradient and every state.
         rounded: which of them are rounded stochastically.
     """
@@ -114,7 +117,6 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
     before += [f"s{k} = scalars[row, {k}]" for k in range(len(sweep.scalars))]
     loop, after = [], []
     text = " ".join([*(expression for _, expression in sweep.lines), *sweep.outputs])
-    results = {} if sweep.scope else dict(zip([key for key in columns if key != "grad"], sweep.outputs, strict=True))
     copies = {key: result for key, result in results.items() if _is_copy(key, result, columns, text)}
     written = [key for key in results if key not in copies]
     for column, (key, dtype) in enumerate(columns.items()):
@@ -128,32 +130,43 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
         before += [f"total{k} = 0.0" for k in range(len(sweep.outputs))]
         loop += [f"total{k} += float(x) * float(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
         after = [f"squares[w, {k}] = total{k}" for k in range(len(sweep.outputs))]
-    else:
-        if rounded:
-            before.append(f"first = start + table[t, {len(columns) + 2}]")
-        for pair in range(0, len(rounded), 2):  # an element's 32 random bits serve two columns
-            parts = f"low{pair}, high{pair}, offset{pair}"
-            before.append(f"{parts} = draw_key(table[t, {len(columns) + 1}], first, {pair})")
-            loop.append(f"random{pair} = draw({parts}, first + i)")
-        for key, result in copies.items():
-            size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
-            target, source = (f"table[t, {place}] + {size} * start" for place in places)
-            before.append(f"copy_past_cache({target}, {source}, {size} * n)")
-        for key in written:
-            store = _STORAGE[columns[key]][3]
-            if key in rounded:
-                number = rounded.index(key)
-                store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"
-            loop.append(f"{key}_at[i] = {store.format(results[key])}")
+    elif rounded:
+        begin, each = _draws(len(columns), len(rounded))
+        before, loop = before + begin, loop + each
+    for key, result in copies.items():
+        size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
+        target, source = (f"table[t, {place}] + {size} * start" for place in places)
+        before.append(f"copy_past_cache({target}, {source}, {size} * n)")
+    for key in written:
+        store = _STORAGE[columns[key]][3]
+        if key in rounded:
+            number = rounded.index(key)
+            store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"
+        loop.append(f"{key}_at[i] = {store.format(results[key])}")
     return _PASS.format(
         name=name,
-        real="float64" if columns["param"] == "float64" else "float32",
+        real=_real(columns),
         flags=_FLAGS[bool(sweep.scope)],
         width=len(columns),
         before=_indent(8, before),
         loop=_indent(12, loop),
         after=_indent(8, after),
     )
+
+
+def _real(columns: dict[str, str]) -> str:
+    """Return the dtype of the arithmetic."""
+    return "float64" if columns["param"] == "float64" else "float32"
+
+
+def _draws(columns: int, rounded: int) -> tuple[list[str], list[str]]:
+    """Return what to do before the loop and in it, so that there are random bits for every column that is rounded."""
+    before, loop = [f"first = start + table[t, {columns + 2}]"], []
+    for pair in range(0, rounded, 2):  # an element's 32 random bits serve two columns
+        parts = f"low{pair}, high{pair}, offset{pair}"
+        before.append(f"{parts} = draw_key(table[t, {columns + 1}], first, {pair})")
+        loop.append(f"random{pair} = draw({parts}, first + i)")
+    return before, loop
 
 
 def _is_copy(key: str, result: str, columns: dict[str, str], text: str) -> bool:
