@@ -50,7 +50,7 @@ def _sentence(error: Any) -> str:
     """Return what typer says of a command line, with the value it left out and where help is."""
     said = error.format_message().rstrip(".")
     parameter, context = getattr(error, "param", None), getattr(error, "ctx", None)
-    details = getattr(error.__cause__, "errors", list)()  # of the newer versions, which name no value
+    details: list[Any] = getattr(error.__cause__, "errors", list)()  # of the newer versions, which name no value
     found: dict[str, Any] = next(iter(details), {})
     if parameter is not None and isinstance(value := found.get("input"), str):
         kind = _KINDS.get(str(found.get("type")).partition("_")[0])
