@@ -37,7 +37,7 @@ def short_warmup(setup: Setup) -> Found:
 
 @check(
     "warning",
-    "Devlin et al. 2018, arXiv:1810.04805, A.3: 10 %, the most of usual recipes",
+    "Devlin et al. 2018, arXiv:1810.04805, A.2: 1 % of the steps; usual recipes take 1 to 5 %",
     "A schedule meant as a cycle.",
 )
 def long_warmup(setup: Setup) -> Found:
