@@ -1,8 +1,9 @@
-"""Put tests/ on the import path, so that every test can say `from oracles import ...`."""
+"""Put tests/ on the import path, for `from oracles import ...`, and make what several files ask for."""
 
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # pytest's default import mode has done it already; `--import-mode=importlib` does not.
@@ -12,3 +13,26 @@ if (TESTS := str(Path(__file__).parent)) not in sys.path:
 # A busy machine is no failure, and every run tries the same inputs.
 settings.register_profile("fallline", deadline=None, derandomize=True)
 settings.load_profile("fallline")
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """An empty folder, which is where built-in tasks look for their data."""
+    monkeypatch.setenv("FALLLINE_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def cifar_archive(data_folder):
+    """The path of a CIFAR-10 of 300 + 50 images."""
+    from task_data import cifar_parts, write_archive
+
+    return write_archive(data_folder / "cifar-10-binary.tar.gz", cifar_parts())
+
+
+@pytest.fixture
+def clothes(data_folder):
+    """What a Fashion-MNIST of 90 + 20 images holds."""
+    from task_data import write_clothes
+
+    return write_clothes(data_folder)

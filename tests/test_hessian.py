@@ -83,13 +83,10 @@ def test_the_other_ways_agree(name, hvp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-vit"])
-def test_the_networks_for_cifar10_have_exact_products(name, tmp_path, monkeypatch):
+def test_the_networks_for_cifar10_have_exact_products(name, cifar_archive):
     """A residual network with BatchNorm and a vision transformer, on pictures of noise."""
     from fallline.lab.tasks import get_task
-    from test_tasks import batches, write_archive
 
-    monkeypatch.setenv("FALLLINE_DATA", str(tmp_path))
-    write_archive(tmp_path / "cifar-10-binary.tar.gz", batches())
     task = get_task(name, batch_size=3)
     torch.manual_seed(0)
     model = task.model().double()
