@@ -36,3 +36,18 @@ def clothes(data_folder):
     from task_data import write_clothes
 
     return write_clothes(data_folder)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    """A study in which two arms learn and one fails, made once: `studies` has copies to change."""
+    import fallline as fl
+
+    arms = ["momentum", "adam", "sgd@lr=1e30"]
+    return fl.compare("digits", arms, steps=40, trials=2, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=1)
+
+
+@pytest.fixture(scope="session")
+def page(study):
+    """The report of that study."""
+    return study.report(study.store.folder / "report.html")
