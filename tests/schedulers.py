@@ -1,11 +1,10 @@
 """Optimizers to schedule and every scheduler with its pure schedule: what the tests of schedules share."""
 
-import io
-
 import pytest
 import torch
 
 from fallline import schedules as fs
+from variants import through_a_file
 
 # The same formula in another order of operations; a few roundings apart.
 close = pytest.approx
@@ -34,11 +33,9 @@ def train(optimizer, scheduler, steps):
     return used
 
 
-def through_a_file(state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
+def saved(optimizer, scheduler):
+    """Return the states of both, written to a file and read again."""
+    return through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
 
 
 BUILDERS = {

@@ -1,7 +1,6 @@
 """Float32 parameters behind half-precision ones: the float32 training, seen through rounding."""
 
 import copy
-import io
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 import fallline as fl
 from fallline.errors import ArgumentError
 from fallline.optimizers import OPTIMIZERS
-from variants import BACKENDS, normal, parameter, same_bits, same_state, set_grads
+from variants import BACKENDS, normal, parameter, same_bits, same_state, set_grads, through_a_file
 
 EVERY = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 LOW, HALF = torch.bfloat16, torch.float16
@@ -56,12 +55,9 @@ def test_a_saved_run_goes_on_to_the_bit(cls):
     for step in range(3):
         set_grads([first], step)
         opt.step()
-    buffer = io.BytesIO()
-    torch.save(opt.state_dict(), buffer)
-    buffer.seek(0)
     second = torch.nn.Parameter(first.detach().clone())
     other = cls([second])
-    other.load_state_dict(torch.load(buffer, weights_only=True))
+    other.load_state_dict(through_a_file(opt.state_dict()))
     for step in range(3, 6):
         for p, o in ((first, opt), (second, other)):
             set_grads([p], step)

@@ -1,7 +1,5 @@
 """Whatever carries an optimizer elsewhere (files, copies, pickles), the run goes on to the bit."""
 
-import io
-
 import pytest
 import torch
 
@@ -14,13 +12,6 @@ SHAPES = ((), (5,), (3, 4))
 
 def params_of(dtype=torch.float32):
     return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(SHAPES)]
-
-
-def through_a_file(state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def check_goes_on_alike(opt, other):

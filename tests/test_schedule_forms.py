@@ -8,7 +8,7 @@ import torch
 import fallline as fl
 from fallline import schedules as fs
 from fallline.errors import FalllineError
-from schedulers import close, parameter, sgd, through_a_file, train
+from schedulers import close, parameter, saved, sgd, train
 
 
 def after_warmup(k, warmup, total, floor, base, shape):
@@ -122,11 +122,11 @@ def test_interrupted_and_resumed_anywhere_it_is_the_same(pure, length, form):
         optimizer = sgd(0.1, 0.02)
         scheduler = fs.Scheduler(optimizer, pure)
         train(optimizer, scheduler, k)
-        saved = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+        state = saved(optimizer, scheduler)
         fresh = sgd(0.7, 0.7)
         follower = fs.Scheduler(fresh, pure)
-        follower.load_state_dict(saved["scheduler"])
-        fresh.load_state_dict(saved["optimizer"])
+        follower.load_state_dict(state["scheduler"])
+        fresh.load_state_dict(state["optimizer"])
         assert train(fresh, follower, 2) == [[pure(n, 0.1), pure(n, 0.02)] for n in (k, k + 1)]
 
 

@@ -5,7 +5,7 @@ import torch
 
 import fallline as fl
 from fallline import schedules as fs
-from schedulers import close, lrs, parameter, sgd, through_a_file, train
+from schedulers import close, lrs, parameter, saved, sgd, train
 
 
 @pytest.mark.parametrize("base", [0.1, 3e-4])
@@ -80,11 +80,11 @@ def test_sequential_lr_runs_and_resumes_ours(parts):
         scheduler = build(optimizer)
         used = train(optimizer, scheduler, k)
         assert scheduler.get_last_lr() == lrs(optimizer)
-        saved = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+        state = saved(optimizer, scheduler)
         optimizer = sgd(0.5)
         scheduler = build(optimizer)
-        optimizer.load_state_dict(saved["optimizer"])
-        scheduler.load_state_dict(saved["scheduler"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
         used += train(optimizer, scheduler, 11 - k)
         assert [lr for (lr,) in used] == close(expected, rel=1e-12, abs=1e-15)
 

@@ -6,7 +6,7 @@ import torch
 import fallline as fl
 from fallline import schedules as fs
 from fallline.errors import StateError
-from schedulers import lrs, parameter, sgd, through_a_file
+from schedulers import lrs, parameter, saved, sgd
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, fl.AdamW], ids=["torch's", "ours"])
@@ -24,13 +24,13 @@ def test_weight_decay_and_momentum_follow_schedules(make):
             param.grad = torch.ones_like(param)
         optimizer.step()
         scheduler.step()
-    saved = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+    state = saved(optimizer, scheduler)
     for first in ("optimizer", "scheduler"):
         fresh = make([{"params": [parameter()]}, {"params": [parameter()]}], lr=1e-3)
         follower = fl.Scheduler(fresh, {"weight_decay": rising, "momentum": falling})
         parts = {"optimizer": fresh, "scheduler": follower}
         for name in (first, *(n for n in parts if n != first)):
-            parts[name].load_state_dict(saved[name])
+            parts[name].load_state_dict(state[name])
         follower.step(3)
         assert [g["weight_decay"] for g in fresh.param_groups] == [rising(3, 0.1), 0.0]
 

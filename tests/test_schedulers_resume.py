@@ -9,7 +9,7 @@ import torch
 
 from fallline import schedules as fs
 from fallline.errors import StateError
-from schedulers import EVERY_SCHEDULE, lrs, sgd, through_a_file, train
+from schedulers import EVERY_SCHEDULE, lrs, saved, sgd, train
 
 
 @EVERY_SCHEDULE
@@ -20,33 +20,33 @@ def test_resuming_at_any_step_changes_no_bit(build, pure):
         optimizer = sgd(0.1, 0.02)
         scheduler = build(optimizer)
         train(optimizer, scheduler, k)
-        saved = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+        state = saved(optimizer, scheduler)
         optimizer = sgd(0.1, 0.02)
         scheduler = build(optimizer)
-        optimizer.load_state_dict(saved["optimizer"])
-        scheduler.load_state_dict(saved["scheduler"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
         assert train(optimizer, scheduler, 30 - k) == expected[k:]
 
 
 ORDERS = {
-    "build, optimizer, scheduler": lambda build, opt, saved: (
+    "build, optimizer, scheduler": lambda build, opt, state: (
         sched := build(opt),
-        opt.load_state_dict(saved["optimizer"]),
-        sched.load_state_dict(saved["scheduler"]),
+        opt.load_state_dict(state["optimizer"]),
+        sched.load_state_dict(state["scheduler"]),
     ),
-    "build, scheduler, optimizer": lambda build, opt, saved: (
+    "build, scheduler, optimizer": lambda build, opt, state: (
         sched := build(opt),
-        sched.load_state_dict(saved["scheduler"]),
-        opt.load_state_dict(saved["optimizer"]),
+        sched.load_state_dict(state["scheduler"]),
+        opt.load_state_dict(state["optimizer"]),
     ),
-    "optimizer, build, scheduler": lambda build, opt, saved: (
-        opt.load_state_dict(saved["optimizer"]),
+    "optimizer, build, scheduler": lambda build, opt, state: (
+        opt.load_state_dict(state["optimizer"]),
         sched := build(opt),
-        sched.load_state_dict(saved["scheduler"]),
+        sched.load_state_dict(state["scheduler"]),
     )[1:],
-    "optimizer, build at last_epoch": lambda build, opt, saved: (
-        opt.load_state_dict(saved["optimizer"]),
-        build(opt, last_epoch=saved["scheduler"]["last_epoch"] - 1),
+    "optimizer, build at last_epoch": lambda build, opt, state: (
+        opt.load_state_dict(state["optimizer"]),
+        build(opt, last_epoch=state["scheduler"]["last_epoch"] - 1),
     )[1:],
 }
 
@@ -61,9 +61,9 @@ def test_the_order_of_building_and_loading_does_not_matter(order, tensor, build,
     optimizer = sgd(make(0.1))
     scheduler = build(optimizer)
     train(optimizer, scheduler, 5)
-    saved = through_a_file({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+    state = saved(optimizer, scheduler)
     fresh = sgd(make(0.7))
-    scheduler, *_ = order(build, fresh, saved)
+    scheduler, *_ = order(build, fresh, state)
     assert lrs(fresh) == expected[5] == [pure(5, 0.1)]
     assert train(fresh, scheduler, 7) == expected[5:]
 
@@ -83,9 +83,9 @@ def test_saving_between_the_update_and_the_call_loses_no_step():
     optimizer = sgd()
     scheduler = fs.Cosine(optimizer, 10)
     optimizer.step()
-    state = through_a_file(scheduler.state_dict())
+    state = saved(optimizer, scheduler)
     fresh = fs.Cosine(sgd(), 10)
-    fresh.load_state_dict(state)
+    fresh.load_state_dict(state["scheduler"])
     fresh.step()
     fresh.step()
     assert fresh.last_epoch == 1, "the update before the save counts, once"

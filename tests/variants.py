@@ -1,5 +1,9 @@
 """Every optimizer under every set of options, and what tests train with."""
 
+import io
+
+import torch
+
 from fallline.optimizers import OPTIMIZERS
 from fallline.testing.runs import (
     BACKENDS,
@@ -31,9 +35,18 @@ __all__ = [
     "same_state",
     "set_grads",
     "state_of",
+    "through_a_file",
     "train",
     "variants",
 ]
 
 CASES = [(cls, name, options) for cls in OPTIMIZERS.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]
+
+
+def through_a_file(state):
+    """Return a state dict as it is after saving and loading."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
