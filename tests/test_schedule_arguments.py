@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from fallline import schedules as fs
 from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError
@@ -32,6 +33,27 @@ BAD_VALUES = [
     (lambda: fs.Constant(sgd(), last_epoch=-2), "Constant: last_epoch must be .*, got last_epoch=-2; "),
     (lambda: fs.Constant(sgd(), last_epoch=4), "Constant: every group must hold initial_lr .*, got last_epoch=4; "),
     (lambda: fs.Constant(sgd()).step(-1), "Constant: epoch must be .*, got epoch=-1; "),
+    (lambda: fs.linear(0), "linear: total_steps must be .*, got total_steps=0; "),
+    (lambda: fs.linear(5, warmup_steps=6), "linear: warmup_steps must be <= total_steps=5, got warmup_steps=6; "),
+    (lambda: fs.polynomial(5, 0), "polynomial: power must be .* > 0, got power=0; "),
+    (lambda: fs.inverse_sqrt(0), "inverse_sqrt: warmup_steps must be .*, got warmup_steps=0; "),
+    (lambda: fs.warmup_stable_decay(1, 1, 0), "warmup_stable_decay: decay_steps must be .*, got decay_steps=0; "),
+    (
+        lambda: fs.warmup_stable_decay(1.5, 1, 1),
+        r"warmup_stable_decay: warmup_steps must be .*, got warmup_steps=1\.5; ",
+    ),
+    (
+        lambda: fs.warmup_stable_decay(1, 1, 1, shape="sqrt"),
+        "warmup_stable_decay: shape must be .*, got shape='sqrt'; ",
+    ),
+    (lambda: fs.one_cycle(9, 0.0), r"one_cycle: max_lr must be .*, got max_lr=0\.0; "),
+    (lambda: fs.one_cycle(9, pct_start=1.5), r"one_cycle: pct_start must be .*, got pct_start=1\.5; "),
+    (lambda: fs.one_cycle_momentum(9, 1.5), r"one_cycle_momentum: base_momentum must be .*, got base_momentum=1\.5; "),
+    (lambda: fs.cosine_restarts(4, 0), "cosine_restarts: mult must be .*, got mult=0; "),
+    (lambda: fs.warmup(0), "warmup: warmup_steps must be .*, got warmup_steps=0; "),
+    (lambda: fs.OneCycle(torch.optim.Rprop([parameter()]), 9), "OneCycle: schedule must be for .*, got 'momentum'; "),
+    (lambda: fs.Scheduler(sgd(), {"eps": fs.cosine(9)}), "Scheduler: schedule must be for .*, got 'eps'; "),
+    (lambda: fs.Scheduler(sgd(), {}), "Scheduler: schedule must schedule something, "),
 ]
 BAD_TYPES = [
     (lambda: fs.cosine(10.0), r"cosine: total_steps must be .*, got total_steps=10\.0; "),
