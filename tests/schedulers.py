@@ -48,11 +48,14 @@ BUILDERS = {
     "Polynomial": (lambda opt, **kw: fs.Polynomial(opt, 9, 2.0, 0.01, 2, **kw), fs.polynomial(9, 2.0, 0.01, 2)),
     "InverseSqrt": (lambda opt, **kw: fs.InverseSqrt(opt, 3, **kw), fs.inverse_sqrt(3)),
     "WarmupStableDecay": (
-        lambda opt, **kw: fs.WarmupStableDecay(opt, 2, 3, 4, 0.01, **kw),
-        fs.warmup_stable_decay(2, 3, 4, 0.01),
+        lambda opt, **kw: fs.WarmupStableDecay(opt, 2, 3, 4, 0.01, "1-sqrt", **kw),
+        fs.warmup_stable_decay(2, 3, 4, 0.01, "1-sqrt"),
     ),
     "OneCycle": (lambda opt, **kw: fs.OneCycle(opt, 12, cycle_momentum=False, **kw), fs.one_cycle(12)),
-    "CosineRestarts": (lambda opt, **kw: fs.CosineRestarts(opt, 4, 2, 0.01, **kw), fs.cosine_restarts(4, 2, 0.01)),
+    "CosineRestarts": (
+        lambda opt, **kw: fs.CosineRestarts(opt, 4, 2, 0.01, 2, 0.5, **kw),
+        fs.cosine_restarts(4, 2, 0.01, 2, 0.5),
+    ),
     "Warmup": (lambda opt, **kw: fs.Warmup(opt, 3, **kw), fs.warmup(3)),
     "Then": (
         lambda opt, **kw: fs.Scheduler(opt, fs.warmup(3).then(fs.cosine(6)), **kw),

@@ -2,10 +2,8 @@
 
 import gc
 
-import pytest
 import torch
 
-import fallline as fl
 from fallline import schedules as fs
 from schedulers import BUILDERS, EVERY_SCHEDULE, close, lrs, parameter, sgd, train
 
@@ -32,35 +30,6 @@ def test_scheduler_runs_the_pure_schedule_in_every_group(build, pure):
         assert lrs(optimizer) == scheduler.get_last_lr() == scheduler.get_lr() == expected
         optimizer.step()
         scheduler.step()
-
-
-WRAPPED = {
-    "Warmup": (lambda opt: fl.Warmup(opt, 5), fs.warmup(5)),
-    "Linear": (lambda opt: fl.Linear(opt, 9, 0.001, 2), fs.linear(9, 0.001, 2)),
-    "Polynomial": (lambda opt: fl.Polynomial(opt, 9, 2, 0.001, 2), fs.polynomial(9, 2, 0.001, 2)),
-    "InverseSqrt": (lambda opt: fl.InverseSqrt(opt, 4), fs.inverse_sqrt(4)),
-    "WarmupStableDecay": (
-        lambda opt: fl.WarmupStableDecay(opt, 2, 3, 4, 0.001, "1-sqrt"),
-        fs.warmup_stable_decay(2, 3, 4, 0.001, "1-sqrt"),
-    ),
-    "OneCycle": (lambda opt: fl.OneCycle(opt, 9, cycle_momentum=False), fs.one_cycle(9)),
-    "CosineRestarts": (
-        lambda opt: fl.CosineRestarts(opt, 3, 2, 0.001, 2, 0.5),
-        fs.cosine_restarts(3, 2, 0.001, 2, 0.5),
-    ),
-}
-
-
-@pytest.mark.parametrize(("build", "pure"), WRAPPED.values(), ids=WRAPPED)
-def test_every_scheduler_runs_its_pure_schedule(build, pure):
-    optimizer = sgd(0.1, 0.02)
-    assert train(optimizer, build(optimizer), 20) == [[pure(k, 0.1), pure(k, 0.02)] for k in range(20)]
-
-
-def test_any_pure_schedule_makes_a_scheduler():
-    optimizer = sgd(0.1)
-    pure = fs.warmup_cosine(2, 5)
-    assert train(optimizer, fs.Scheduler(optimizer, pure), 8) == [[pure(k, 0.1)] for k in range(8)]
 
 
 def test_ratios_of_the_groups_are_kept():
