@@ -1,10 +1,7 @@
 """Pure schedules are exact functions of the step and immutable values, and a plot draws them."""
 
 import copy
-import doctest
-import importlib
 import pickle
-import pkgutil
 from itertools import pairwise
 
 import pytest
@@ -76,13 +73,3 @@ def test_plot_draws_every_step_and_the_corners():
     assert [row["lr"] for row in rows] == [fs.warmup_cosine(3, 10)(k, 0.5) for k in range(12)]
     long = fs.warmup_cosine(777, 100_000).plot().to_dict()["data"]["values"]
     assert len(long) < 1100 and 1.0 in {row["lr"] for row in long}, "thinned, but not the peak"
-
-
-MODULES = [module.name for module in pkgutil.iter_modules(fs.__path__) if module.name not in ("plot", "values")]
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_docstring_examples(module):
-    result = doctest.testmod(importlib.import_module(f"fallline.schedules.{module}"))
-    assert result.attempted > 0
-    assert result.failed == 0
