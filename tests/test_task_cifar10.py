@@ -71,8 +71,8 @@ def test_a_damaged_archive_is_one_sentence(cifar_archive, damage, said):
 
 
 def test_nothing_is_unpacked_whatever_an_archive_says(data_folder):
-    inner = data_folder / "inner"
-    inner.mkdir()
+    inner = data_folder / "one" / "two"
+    inner.mkdir(parents=True)
     write_archive(inner / "cifar-10-binary.tar.gz", cifar_parts(), folder="../../outside/")
     before = sorted(data_folder.rglob("*"))
     with pytest.MonkeyPatch.context() as patch:
