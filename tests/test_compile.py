@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fallline.optimizers import OPTIMIZERS, AdamW
+from fallline.optimizers import AdamW
 from oracles import golden, problem
 from test_golden import CLASSES, FLOAT32_PARAMS, FLOAT64, run
-from variants import distance, parameter, set_grads, train, variants
+from variants import EVERY_CLASS, distance, parameter, set_grads, train, variants
 
 pytestmark = [
     pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a compiler"),
@@ -17,7 +17,6 @@ pytestmark = [
 ]
 slow = pytest.mark.slow
 NAMES = [next(name for name in golden.names() if golden.load(name).case.optimizer == key) for key in CLASSES]
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=slow) for name in NAMES[1:])])

@@ -9,11 +9,19 @@ import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError, GradientError, StateError
 from fallline.optimizers import OPTIMIZERS, create_optimizer
-from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, set_grads, state_of, train
-
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+from variants import (
+    BACKENDS,
+    CASES,
+    EVERY_BACKEND,
+    EVERY_CASE,
+    EVERY_CLASS,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    train,
+)
 
 
 def check_message(error, owner, argument, value, remedy=r"\w+"):

@@ -3,10 +3,19 @@
 import pytest
 import torch
 
-from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, set_grads, state_of, train
+from variants import (
+    BACKENDS,
+    CASES,
+    EVERY_BACKEND,
+    EVERY_CASE,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    train,
+)
 
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 SHAPES = ((), (5,), (3, 4))
 
 

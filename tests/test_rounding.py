@@ -12,12 +12,21 @@ from fallline.backends.rounding import keys, random_bits, round_randomly
 from fallline.errors import ArgumentError
 from fallline.optimizers import LAMB, OPTIMIZERS, SGD, AdamW
 from oracles import rounding as oracle
-from variants import BACKENDS, normal, parameter, same_bits, same_state, set_grads, state_of, through_a_file, train
+from variants import (
+    EVERY_BACKEND,
+    EVERY_CLASS,
+    normal,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    through_a_file,
+    train,
+)
 
 LOW = torch.bfloat16
 BOTH = {"state_dtype": LOW, "stochastic_rounding": True}
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 INDEX = torch.arange(100_000)
 
 

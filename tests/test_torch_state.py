@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torch_declarations import INFOS, OURS, inputs, torch_loop
-from variants import BACKENDS, distance, parameter, same_bits, same_state, set_grads, state_of, through_a_file, train
-
-EVERY_INFO = pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_INPUT = pytest.mark.parametrize(
-    ("info", "kwargs"),
-    [pytest.param(i, kwargs, id=f"{i.name}-{desc}") for i in INFOS.values() for desc, kwargs in inputs(i).items()],
+from torch_declarations import EVERY_INFO, EVERY_INPUT, OURS, torch_loop
+from variants import (
+    EVERY_BACKEND,
+    distance,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    through_a_file,
+    train,
 )
+
 COPIERS = pytest.mark.parametrize(
     "copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
 )

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 import torch
 
 from fallline.optimizers import OPTIMIZERS
@@ -24,6 +25,9 @@ from fallline.testing.runs import (
 __all__ = [
     "BACKENDS",
     "CASES",
+    "EVERY_BACKEND",
+    "EVERY_CASE",
+    "EVERY_CLASS",
     "EXECUTION",
     "IDS",
     "REAL",
@@ -42,6 +46,9 @@ __all__ = [
 
 CASES = [(cls, name, options) for cls in OPTIMIZERS.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]
+EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 def through_a_file(state):
