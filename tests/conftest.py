@@ -16,6 +16,22 @@ settings.load_profile("fallline")
 
 
 @pytest.fixture
+def fallline(monkeypatch, capsys):
+    """Run the command in this process; return exit code, output and errors."""
+    from fallline.cli import app
+
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["fallline", *map(str, words)])
+        code = app.run()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
 def data_folder(tmp_path, monkeypatch):
     """An empty folder, which is where built-in tasks look for their data."""
     monkeypatch.setenv("FALLLINE_DATA", str(tmp_path))

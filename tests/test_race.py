@@ -16,7 +16,6 @@ from fallline.lab.race.runs import LRS, _reached, descend
 from fallline.lab.race.scene import contours, shown
 from fallline.lab.report.looks import looks
 from fallline.problems import PROBLEMS
-from test_cli import fallline  # noqa: F401
 
 SADDLE = ["sgd", "momentum"]
 
@@ -236,7 +235,7 @@ def test_a_browser_plays_pauses_and_moves_without_console_messages(ravine, tmp_p
     assert seen["wide"] <= 0
 
 
-def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path, monkeypatch):  # noqa: F811
+def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = fallline("race", "saddle", "--optimizers", "sgd,momentum", "--lr", "0.02", "--steps", "300")
     assert code == 0
@@ -247,7 +246,7 @@ def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path,
     assert (tmp_path / "fallline-runs" / "race-saddle.svg").exists()
 
 
-def test_the_command_says_what_is_wrong(fallline, tmp_path, monkeypatch):  # noqa: F811
+def test_the_command_says_what_is_wrong(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = fallline("race", "hill")
     assert code == 2 and "got 'hill'; ravine is a good start" in err
