@@ -6,18 +6,10 @@ from torch import nn
 
 from fallline.errors import ArgumentError
 from fallline.landscape import GaussNewton, Hessian, Preconditioned
-from landscapes import MODELS, build, loss, quadratic, true_hessian
+from landscapes import MODELS, build, loss, matrix, quadratic, split, true_hessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*math kernel:fallline.errors.LandscapeWarning")
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
-
-
-def matrix(H):
-    return H @ torch.eye(H.shape[0], dtype=H.dtype)
-
-
-def split(batch, *sizes):
-    return list(zip(*(part.split(sizes) for part in batch), strict=True))
 
 
 @EVERY_MODEL
