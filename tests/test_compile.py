@@ -2,13 +2,12 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
 from fallline.optimizers import AdamW
-from oracles import golden, problem
-from test_golden import CLASSES, FLOAT32_PARAMS, FLOAT64, run
+from golden_runs import CLASSES, FLOAT64, check_float32_params, run
+from oracles import golden
 from variants import EVERY_CLASS, distance, parameter, set_grads, train, variants
 
 pytestmark = [
@@ -23,11 +22,7 @@ NAMES = [next(name for name in golden.names() if golden.load(name).case.optimize
 def test_it_follows_the_golden(name):
     record = golden.load(name)
     assert golden.difference(record, run(record.case, "compile", torch.float64)) <= FLOAT64
-    ours = run(record.case, "compile", torch.float32)
-    for param in problem.SHAPES:
-        right = np.stack([record.trajectory[step][param] for step in problem.RECORDED])
-        left = np.stack([ours.trajectory[step][param] for step in problem.RECORDED])
-        assert np.all(np.abs(left - right) <= FLOAT32_PARAMS * np.abs(right).max(axis=0)), param
+    check_float32_params(record, run(record.case, "compile", torch.float32))
 
 
 @slow

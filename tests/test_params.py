@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from test_errors import check_message
+from messages import check_message
 from variants import EVERY_CLASS, parameter
 
 

@@ -1,0 +1,48 @@
+"""Kill the processes of a study, at a moment that is waited for."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+
+def finished(folder):
+    return list(folder.glob("trials/[!.]*"))
+
+
+def wait_until(true, process, seconds=60):
+    """Poll for an event, and wait for no fixed time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def workers(process):
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in found.split()}
+    return [pid for pid, path in commands.items() if path.exists() and "spawn_main" in path.read_text()]
+
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def kill(process, what):
+    """Kill a worker, the process that conducts the study, or all of them at once."""
+    own = workers(process)
+    if what == "worker":
+        for pid in own[:1]:
+            os.kill(pid, signal.SIGKILL)
+        return
+    (os.killpg if what == "all" else os.kill)(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while not all(map(is_gone, own)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert all(map(is_gone, own))  # workers end with their parent
