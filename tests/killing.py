@@ -1,10 +1,40 @@
-"""Kill the processes of a study, at a moment that is waited for."""
+"""Kill the processes of a study at a moment that is waited for, or let a task kill its own."""
 
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+
+# A task that kills its process once, at step 15 of a trial, unless it is the conductor's; it notes in which it ran.
+FRAIL = """
+import os, signal
+from pathlib import Path
+import torch
+import fallline
+
+@fallline.task(steps=40, marker="")
+class Frail:
+    def model(self):
+        self.step = 0
+        with Path(self.marker).with_name("pids").open("a") as file:
+            file.write(f"{os.getpid()}\\n")
+        return torch.nn.Linear(3, 1)
+
+    def batches(self, split, generator):
+        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
+        while split == "train":
+            yield x[torch.randperm(32, generator=generator)[:8]]
+        yield x
+
+    def loss(self, model, batch):
+        self.step += model.training
+        conductor = int(Path(self.marker).with_name("conductor").read_text())
+        if self.step == 15 and os.getpid() != conductor and not Path(self.marker).exists():
+            Path(self.marker).write_text("15")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+"""
 
 
 def finished(folder):
