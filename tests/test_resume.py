@@ -9,18 +9,13 @@ from variants import (
     EVERY_BACKEND,
     EVERY_CASE,
     parameter,
+    params_of,
     same_bits,
     same_state,
     set_grads,
     state_of,
     train,
 )
-
-SHAPES = ((), (5,), (3, 4))
-
-
-def params_of(dtype=torch.float32):
-    return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(SHAPES)]
 
 
 def check_goes_on_alike(opt, other):

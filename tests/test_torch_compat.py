@@ -17,6 +17,7 @@ from variants import (
     distance,
     normal,
     parameter,
+    params_of,
     same_bits,
     same_state,
     state_of,
@@ -36,10 +37,6 @@ SHARED = [
     if own is cls and options.keys() <= inspect.signature(torch_cls).parameters.keys()
 ]
 EVERY_SHARED = pytest.mark.parametrize(("cls", "torch_cls", "options"), SHARED)
-
-
-def params_of(*, dtype=torch.float32):
-    return [parameter(*shape, seed=i, dtype=dtype) for i, shape in enumerate([(), (5,), (3, 4)])]
 
 
 @EVERY_PAIR

@@ -35,6 +35,7 @@ __all__ = [
     "distance",
     "normal",
     "parameter",
+    "params_of",
     "same_bits",
     "same_state",
     "set_grads",
@@ -57,3 +58,8 @@ def through_a_file(state):
     torch.save(state, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)
+
+
+def params_of(dtype=torch.float32, shapes=((), (5,), (3, 4))):
+    """Return a parameter of each shape, whose numbers are those of its place."""
+    return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(shapes)]
