@@ -73,3 +73,56 @@ def spectrum(values, seed=0, dtype=torch.float64):
     basis, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
     matrix = (basis * values) @ basis.T
     return ((matrix + matrix.T) / 2).to(dtype)
+
+
+def matrix(H):
+    """Return an operator as the matrix that it is."""
+    return H @ torch.eye(H.shape[0], dtype=H.dtype)
+
+
+def split(batch, *sizes):
+    """Return a batch cut into batches of these sizes."""
+    return list(zip(*(part.split(sizes) for part in batch), strict=True))
+
+
+class Point(nn.Module):
+    """Weights and nothing else."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def form(h):
+    """Return the loss w'·h·w/2 of a `Point` w."""
+    return lambda model, batch: model.w @ h @ model.w / 2
+
+
+def net():
+    """A network with all that evaluation must leave alone: statistics, and numbers drawn."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
+
+
+def batches(*sizes, seed=1, dtype=torch.float32):
+    g = torch.Generator().manual_seed(seed)
+    return [(torch.randn(n, 3, generator=g, dtype=dtype), torch.randn(n, 2, generator=g, dtype=dtype)) for n in sizes]
+
+
+def squares(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+
+
+def train(model, optimizer, data):
+    """Return the losses of an update a batch."""
+    losses = []
+    for batch in data:
+
+        def closure(batch=batch):
+            optimizer.zero_grad()
+            loss = squares(model, batch)
+            loss.backward()
+            return loss
+
+        losses.append(optimizer.step(closure).item())
+    return losses

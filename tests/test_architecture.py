@@ -1,6 +1,7 @@
 """The source keeps to its layers: imports point down, rules are pure, nothing prints."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import fallline
 ROOT = Path(fallline.__file__).parent
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 EVERY_FILE = pytest.mark.parametrize("name", FILES)
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+DECISIONS = sorted((Path(__file__).parents[1] / "docs" / "decisions").glob("*.md"))
 
 # Layer (a module or package of fallline) to the layers it may import. A new one needs a line here.
 _CORE = {"errors", "ops", "rule", "shards", "backends", "checkpoint", "options", "plan", "planning", "state", "base"}
@@ -122,3 +125,18 @@ def test_errors_are_raised_by_their_own_names(name):
     """No bare Exception."""
     raised = {ast.unparse(node.exc) for node in ast.walk(tree(name)) if isinstance(node, ast.Raise) and node.exc}
     assert not [text for text in raised if text.startswith(("Exception", "BaseException", "AssertionError"))]
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_a_test_file_has_at_most_300_lines_and_lends_nothing(path):
+    """What tests share is in a helper beside them: a test file that is imported runs as another's."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    assert not [module for module in imports(ast.parse(text)) if module.startswith("test_")]
+
+
+@pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)
+def test_what_guards_a_decision_exists(path):
+    guards = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?", path.read_text(encoding="utf-8"))
+    for name, test in guards:
+        assert f"def {test}" in (Path(__file__).parents[1] / name).read_text(encoding="utf-8"), (name, test)

@@ -9,24 +9,10 @@ import sys
 import pytest
 from rich.cells import cell_len
 
-from fallline.cli import app, show
+from fallline.cli import show
 from fallline.cli.draw import KNOWN
 from fallline.lab.spaces import SPACES
 from fallline.optimizers import OPTIMIZERS
-
-
-@pytest.fixture
-def fallline(monkeypatch, capsys):
-    """Run the command in this process; return exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["fallline", *map(str, words)])
-        code = app.run()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_version(fallline):

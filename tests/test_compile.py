@@ -2,14 +2,13 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
-from fallline.optimizers import OPTIMIZERS, AdamW
-from oracles import golden, problem
-from test_golden import CLASSES, FLOAT32_PARAMS, FLOAT64, run
-from variants import distance, parameter, set_grads, train, variants
+from fallline.optimizers import AdamW
+from golden_runs import CLASSES, FLOAT64, check_float32_params, run
+from oracles import golden
+from variants import EVERY_CLASS, distance, parameter, set_grads, train, variants
 
 pytestmark = [
     pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a compiler"),
@@ -17,18 +16,13 @@ pytestmark = [
 ]
 slow = pytest.mark.slow
 NAMES = [next(name for name in golden.names() if golden.load(name).case.optimizer == key) for key in CLASSES]
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=slow) for name in NAMES[1:])])
 def test_it_follows_the_golden(name):
     record = golden.load(name)
     assert golden.difference(record, run(record.case, "compile", torch.float64)) <= FLOAT64
-    ours = run(record.case, "compile", torch.float32)
-    for param in problem.SHAPES:
-        right = np.stack([record.trajectory[step][param] for step in problem.RECORDED])
-        left = np.stack([ours.trajectory[step][param] for step in problem.RECORDED])
-        assert np.all(np.abs(left - right) <= FLOAT32_PARAMS * np.abs(right).max(axis=0)), param
+    check_float32_params(record, run(record.case, "compile", torch.float32))
 
 
 @slow

@@ -1,7 +1,6 @@
 """From a question to a finished study: what is refused, called back, counted, reproduced."""
 
 import json
-import sys
 import warnings
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from rich.cells import cell_len
 
 import fallline as fl
-from fallline.cli import app
 from fallline.errors import ArgumentError, StudyError, TaskWarning
 from fallline.lab import load
 from fallline.lab.conduct import count_evaluations, specify
@@ -19,20 +17,6 @@ from fallline.lab.tasks import Digits
 
 TINY = {"steps": 40, "trials": 2, "seeds": 2, "jobs": 0}
 TINY_WORDS = ["--trials", "2", "--seeds", "2", "--steps", "40", "-j", "0"]
-
-
-@pytest.fixture
-def fallline(monkeypatch, capsys):
-    """Run the command in this process; return exit code, output and errors."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["fallline", *map(str, words)])
-        code = app.run()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

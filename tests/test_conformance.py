@@ -11,6 +11,8 @@ from fallline.backends.fused import FusedBucket
 from variants import (
     BACKENDS,
     CASES,
+    EVERY_BACKEND,
+    EVERY_CASE,
     IDS,
     REAL,
     ROUNDING,
@@ -23,8 +25,6 @@ from variants import (
     train,
 )
 
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 # One kernel a variant and dtype is a third of a second to compile: beyond float32, the two ends of the list.
 TWO_ENDS = ("default", "everything")
 DTYPE_CASES = [

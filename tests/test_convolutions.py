@@ -8,8 +8,7 @@ from torch import nn
 
 from fallline.errors import LandscapeWarning
 from fallline.landscape import Hessian
-from landscapes import loss, true_hessian
-from test_hessian import matrix
+from landscapes import loss, matrix, true_hessian
 
 CONVOLUTIONS = [
     {},

@@ -18,8 +18,8 @@ from fallline import ops
 from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
 from fallline.rule import Range
 from typeset import Printer, Symbol, leaf, letter
+from variants import EVERY_CLASS
 
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 A, B, C = leaf("a"), leaf("b"), leaf("c")
 
 

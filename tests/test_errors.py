@@ -2,29 +2,26 @@
 
 import copy
 import math
-import re
 
 import pytest
 import torch
 
-from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError, GradientError, StateError
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, StateError
 from fallline.optimizers import OPTIMIZERS, create_optimizer
-from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, set_grads, state_of, train
-
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
-
-
-def check_message(error, owner, argument, value, remedy=r"\w+"):
-    """Owner: argument must …, got value; remedy."""
-    message = str(error.value)
-    assert isinstance(error.value, FalllineError)
-    assert re.fullmatch(rf"{owner}: .*(must|needs|cannot).*, got .*; .+", message, re.DOTALL), message
-    assert argument in message.split(", got ")[0], message
-    assert value in message.split(", got ")[1], message
-    assert re.search(remedy, message.rpartition("; ")[2]), message
-
+from messages import check_message
+from variants import (
+    BACKENDS,
+    CASES,
+    EVERY_BACKEND,
+    EVERY_CASE,
+    EVERY_CLASS,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    train,
+)
 
 NUMBERS = [
     (name, value, "in [0, 1)" if name in ("betas[0]", "betas[1]", "alpha") else "finite number", text)

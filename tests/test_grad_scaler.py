@@ -5,13 +5,20 @@ import copy
 import pytest
 import torch
 
-from fallline.optimizers import OPTIMIZERS
 from fallline.schedules import StepDecay
-from variants import BACKENDS, ROUNDING, distance, parameter, same_bits, set_grads, state_of, variants
+from variants import (
+    EVERY_BACKEND,
+    EVERY_CLASS,
+    ROUNDING,
+    distance,
+    parameter,
+    same_bits,
+    set_grads,
+    state_of,
+    variants,
+)
 
 SCALE = 2.0**12  # a power of two: scaling by it is exact
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 VARIANTS = ("default", "everything")
 
 

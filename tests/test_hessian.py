@@ -6,18 +6,10 @@ from torch import nn
 
 from fallline.errors import ArgumentError
 from fallline.landscape import GaussNewton, Hessian, Preconditioned
-from landscapes import MODELS, build, loss, quadratic, true_hessian
+from landscapes import MODELS, build, loss, matrix, quadratic, split, true_hessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*math kernel:fallline.errors.LandscapeWarning")
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
-
-
-def matrix(H):
-    return H @ torch.eye(H.shape[0], dtype=H.dtype)
-
-
-def split(batch, *sizes):
-    return list(zip(*(part.split(sizes) for part in batch), strict=True))
 
 
 @EVERY_MODEL
@@ -83,13 +75,10 @@ def test_the_other_ways_agree(name, hvp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-vit"])
-def test_the_networks_for_cifar10_have_exact_products(name, tmp_path, monkeypatch):
+def test_the_networks_for_cifar10_have_exact_products(name, cifar_archive):
     """A residual network with BatchNorm and a vision transformer, on pictures of noise."""
     from fallline.lab.tasks import get_task
-    from test_tasks import batches, write_archive
 
-    monkeypatch.setenv("FALLLINE_DATA", str(tmp_path))
-    write_archive(tmp_path / "cifar-10-binary.tar.gz", batches())
     task = get_task(name, batch_size=3)
     torch.manual_seed(0)
     model = task.model().double()

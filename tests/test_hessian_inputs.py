@@ -8,8 +8,7 @@ from torch import nn
 
 from fallline.errors import ArgumentError, GradientError, LandscapeWarning, LossError
 from fallline.landscape import Dense, Hessian
-from landscapes import build, loss, true_hessian
-from test_hessian import matrix, split
+from landscapes import build, loss, matrix, split, true_hessian
 
 
 class SilentlyWrong(torch.autograd.Function):

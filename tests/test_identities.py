@@ -9,13 +9,21 @@ from hypothesis import strategies as st
 
 from fallline.backends import fused
 from fallline.optimizers import OPTIMIZERS
-from variants import BACKENDS, CASES, IDS, distance, normal, parameter, same_bits, same_state, train
+from variants import (
+    BACKENDS,
+    EVERY_BACKEND,
+    EVERY_CASE,
+    EVERY_CLASS,
+    distance,
+    normal,
+    parameter,
+    same_bits,
+    same_state,
+    train,
+)
 
 few = settings(max_examples=12, derandomize=True, deadline=None)
 more = settings(few, max_examples=40)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 # Zero and ten decades, whose squares are far from the ends of float32.
 numbers = st.one_of(st.just(0.0), st.floats(2**-16, 2**16, width=32), st.floats(-(2**16), -(2**-16), width=32))

@@ -6,12 +6,11 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 import fallline as fl
+from killing import finished, kill, wait_until
 
 pytestmark = pytest.mark.slow
 ARMS = ["momentum", "adam", "adamw", "rmsprop"]
@@ -28,52 +27,11 @@ def uninterrupted(tmp_path_factory):
     return len(study.trials), (study.store.folder / "results.csv").read_bytes()
 
 
-def finished(folder):
-    return list(folder.glob("trials/[!.]*"))
-
-
 def start(folder, **options):
     folder.mkdir(exist_ok=True)
     with (folder / "errors").open("w") as errors:
         command = [*COMMAND, "--out", folder]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True, **options)
-
-
-def wait_until(true, process, seconds=60):
-    """Poll for an event, and wait for no fixed time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def workers(process):
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
-    commands = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in found.split()}
-    return [pid for pid, path in commands.items() if path.exists() and "spawn_main" in path.read_text()]
-
-
-def is_gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def kill(process, what):
-    """Kill a worker, the process that conducts the study, or all of them at once."""
-    own = workers(process)
-    if what == "worker":
-        for pid in own[:1]:
-            os.kill(pid, signal.SIGKILL)
-        return
-    (os.killpg if what == "all" else os.kill)(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 10
-    while not all(map(is_gone, own)) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert all(map(is_gone, own))  # workers end with their parent
 
 
 def test_a_hundred_and_twenty_trials_killed_at_twenty_moments_lose_no_byte(tmp_path, uninterrupted):

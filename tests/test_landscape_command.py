@@ -1,12 +1,11 @@
 """`fallline landscape`: what it measures of a task, what it says, and the page."""
 
-import sys
+import functools
 
 import pytest
 import torch
 from rich.cells import cell_len
 
-from fallline.cli import app
 from fallline.lab.curvature import measure_curvature
 from fallline.lab.tasks import get_task
 
@@ -34,19 +33,11 @@ class Line:
 
 
 @pytest.fixture
-def fallline(monkeypatch, capsys, tmp_path):
-    """Run the command in this process and in a folder of its own; return exit code, output, errors."""
-    monkeypatch.setenv("COLUMNS", "80")
+def fallline(fallline, monkeypatch, tmp_path):
+    """Run `fallline landscape` in this process and in a folder of its own; return exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "line.py").write_text(TASK)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["fallline", "landscape", *map(str, words)])
-        code = app.run()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return functools.partial(fallline, "landscape")
 
 
 def test_it_says_what_the_model_stands_on(fallline, tmp_path):

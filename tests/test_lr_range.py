@@ -11,15 +11,10 @@ from torch import nn
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape import lr_range
+from landscapes import Point, batches, net, squares, train
 
 CURVATURES = torch.tensor([4.0, 1.0, 0.2], dtype=torch.float64)
 START = torch.tensor([0.7, -1.0, 2.0], dtype=torch.float64)
-
-
-class Point(nn.Module):
-    def __init__(self, *values):
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(values, dtype=torch.float64))
 
 
 def bowl(model, batch):
@@ -31,20 +26,6 @@ def descent(rates):
     factors = np.cumprod(1 - np.outer(rates, CURVATURES.numpy()), axis=0)
     with np.errstate(over="ignore"):
         return (CURVATURES.numpy() * (START.numpy() * factors) ** 2).sum(1) / 2
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
-
-
-def squares(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean()
-
-
-def batches(*sizes):
-    g = torch.Generator().manual_seed(1)
-    return [(torch.randn(n, 3, generator=g), torch.randn(n, 2, generator=g)) for n in sizes]
 
 
 def test_the_curve_is_that_of_gradient_descent_by_hand():
@@ -177,20 +158,6 @@ def test_a_scaler_changes_nothing_but_the_scale():
 
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     assert run(scaler) == pytest.approx(run(None), rel=1e-5)  # float32, scaled by a power of two
-
-
-def train(model, optimizer, data):
-    losses = []
-    for batch in data:
-
-        def closure(batch=batch):
-            optimizer.zero_grad()
-            loss = squares(model, batch)
-            loss.backward()
-            return loss
-
-        losses.append(optimizer.step(closure).item())
-    return losses
 
 
 def test_an_iterator_that_ends_gives_what_there_was():

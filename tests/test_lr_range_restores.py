@@ -10,7 +10,7 @@ import torch
 
 import fallline as fl
 from fallline.landscape import lr_range
-from test_lr_range import batches, net, squares, train
+from landscapes import batches, net, squares, train
 
 
 def test_accumulation_autocast_and_a_scaler_in_the_users_own_loop():

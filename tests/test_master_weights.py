@@ -1,21 +1,18 @@
 """Float32 parameters behind half-precision ones: the float32 training, seen through rounding."""
 
 import copy
-import io
 
 import pytest
 import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError
-from fallline.optimizers import OPTIMIZERS
-from variants import BACKENDS, normal, parameter, same_bits, same_state, set_grads
+from variants import BACKENDS, EVERY_CLASS, normal, parameter, same_bits, same_state, set_grads, through_a_file
 
-EVERY = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 LOW, HALF = torch.bfloat16, torch.float16
 
 
-@EVERY
+@EVERY_CLASS
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [LOW, HALF])
 def test_the_master_takes_the_float32_steps_and_the_parameter_is_its_copy(cls, backend, dtype):
@@ -49,19 +46,16 @@ def test_small_updates_add_up():
     assert torch.equal(kept.detach(), torch.full((4,), 0.99).to(LOW))
 
 
-@EVERY
+@EVERY_CLASS
 def test_a_saved_run_goes_on_to_the_bit(cls):
     first = parameter(40, dtype=LOW)
     opt = cls([first], master_weights=True, state_dtype=LOW)
     for step in range(3):
         set_grads([first], step)
         opt.step()
-    buffer = io.BytesIO()
-    torch.save(opt.state_dict(), buffer)
-    buffer.seek(0)
     second = torch.nn.Parameter(first.detach().clone())
     other = cls([second])
-    other.load_state_dict(torch.load(buffer, weights_only=True))
+    other.load_state_dict(through_a_file(opt.state_dict()))
     for step in range(3, 6):
         for p, o in ((first, opt), (second, other)):
             set_grads([p], step)

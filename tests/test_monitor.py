@@ -11,20 +11,8 @@ import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape import Monitor
 from fallline.landscape.monitor import _NoiseScale
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
-
-
-def batch(seed, n=8):
-    g = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(n, k, generator=g, dtype=torch.float64) for k in (3, 2))
-
-
-def squares(model, data):
-    return (model(data[0]) - data[1]).square().mean()
+from landscapes import squares
+from monitor_runs import batch, net
 
 
 def run(model, optimizer, steps, parts=1, **options):

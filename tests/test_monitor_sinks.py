@@ -10,7 +10,8 @@ import torch
 
 from fallline.errors import MissingExtraError
 from fallline.landscape import Monitor, tensorboard
-from test_monitor import batch, net, squares
+from landscapes import squares
+from monitor_runs import batch, net
 
 
 def test_a_file_gets_a_line_a_row(tmp_path):

@@ -7,10 +7,7 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.optimizers import LAMB, OPTIMIZERS
-from variants import BACKENDS, normal, parameter, same_bits, set_grads, train
-
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+from variants import EVERY_BACKEND, EVERY_CLASS, normal, parameter, same_bits, set_grads, train
 
 
 def groups():

@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.optimizers import OPTIMIZERS
-from test_errors import check_message
-from variants import parameter
-
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+from messages import check_message
+from variants import EVERY_CLASS, parameter
 
 
 @EVERY_CLASS

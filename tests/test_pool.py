@@ -1,6 +1,7 @@
 """The pool of workers: errors come back, dead workers are replaced, and nobody waits for ever."""
 
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store
 from fallline.lab.trial import run
+from killing import FRAIL
 
 TRIAL, OTHER = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0]
 
@@ -137,8 +139,9 @@ def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path):
     """The task kills its worker once, after a checkpoint; the curve is that of an uninterrupted run."""
-    (tmp_path / "mine.py").write_text(SUICIDAL)
-    place = f"{tmp_path / 'mine.py'}:Mine"
+    (tmp_path / "mine.py").write_text(FRAIL)
+    (tmp_path / "conductor").write_text(str(os.getpid()))
+    place = f"{tmp_path / 'mine.py'}:Frail"
     trial = replace(TRIAL, task=place, options={"lr": 0.1}, settings={"marker": str(tmp_path / "killed")})
     with local.LocalPool(tmp_path / "study", 1, checkpoint_every=10) as pool:
         assert list(pool.run([trial])) == [trial]
@@ -148,30 +151,3 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(tmp_path):
     uninterrupted, _ = run(trial)
     assert store.outcome(trial) == uninterrupted
     assert list((tmp_path / "study" / "checkpoints").iterdir()) == []
-
-
-SUICIDAL = """
-import os, signal
-from pathlib import Path
-import torch
-import fallline
-
-@fallline.task(steps=40, marker="")
-class Mine:
-    def model(self):
-        self.step = 0
-        return torch.nn.Linear(3, 1)
-
-    def batches(self, split, generator):
-        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
-        while split == "train":
-            yield x[torch.randperm(32, generator=generator)[:8]]
-        yield x
-
-    def loss(self, model, batch):
-        self.step += model.training
-        if self.step == 15 and not Path(self.marker).exists():
-            Path(self.marker).write_text("15")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
-"""

@@ -1,6 +1,5 @@
 """What `import fallline` gives, and what it does not cost."""
 
-import doctest
 import importlib
 import inspect
 import json
@@ -86,11 +85,3 @@ def test_optimizers_are_found_by_their_rules_names():
                 found[cls.rule.name] = cls
     assert found == OPTIMIZERS
     assert all(name == cls.__name__.lower() for name, cls in OPTIMIZERS.items())
-
-
-@pytest.mark.parametrize(
-    "module", ["fallline.optimizers.create", *(f"fallline.optimizers.{name}" for name in OPTIMIZERS)]
-)
-def test_examples_in_docstrings_run(module):
-    results = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
-    assert results.failed == 0 and results.attempted > 0

@@ -2,16 +2,13 @@
 
 import json
 import math
-import re
-import shutil
-import subprocess
-from html import unescape
 
 import numpy as np
 import pytest
 import torch
 from rich.cells import cell_len
 
+from browsers import Loads, browse, noted
 from fallline.errors import ArgumentError
 from fallline.lab.race import race
 from fallline.lab.race.contours import level_lines
@@ -19,8 +16,6 @@ from fallline.lab.race.runs import LRS, _reached, descend
 from fallline.lab.race.scene import contours, shown
 from fallline.lab.report.looks import looks
 from fallline.problems import PROBLEMS
-from test_cli import fallline  # noqa: F401
-from test_report import FLAGS, Loads, chromium
 
 SADDLE = ["sgd", "momentum"]
 
@@ -185,7 +180,7 @@ def test_the_page_fetches_nothing_and_says_how(ravine, tmp_path):
 
 # In Chromium's virtual time a frame is drawn once and never again; timers go on.
 FRAMES = "<script>window.requestAnimationFrame = (f) => setTimeout(() => f(performance.now()), 16);</script>"
-PROBE = """<script>
+PROBE = """
 addEventListener("load", () => {
   const at = () => Number(document.getElementById("stage").dataset.step);
   const ink = () => {
@@ -220,7 +215,7 @@ addEventListener("load", () => {
     document.body.dataset.seen = JSON.stringify(seen);
   }, 100);
 });
-</script></body>"""
+"""
 
 
 @pytest.mark.slow
@@ -228,30 +223,19 @@ addEventListener("load", () => {
 def test_a_browser_plays_pauses_and_moves_without_console_messages(ravine, tmp_path, width):
     page = tmp_path / "race.html"
     text = ravine.save(page).read_text(encoding="utf-8")
-    text = text.replace("<head>", f"<head>{FRAMES}", 1)
-    page.write_text(PROBE.join(text.rsplit("</body>", 1)), encoding="utf-8")
-    done = subprocess.run(
-        [
-            *(chromium(), *FLAGS.split(), f"--window-size={width},900", "--host-resolver-rules=MAP * ~NOTFOUND"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    seen = json.loads(unescape(re.search(r'data-seen="([^"]*)"', done.stdout).group(1)))
+    page.write_text(text.replace("<head>", f"<head>{FRAMES}", 1), encoding="utf-8")
+    dom, console = browse(page, tmp_path, PROBE, f"--window-size={width},900")
+    assert console == []
+    seen = noted(dom, "seen")
     assert seen["moving"], seen
     assert seen["label"] == "Pause" and seen["stopped"] == "Play"
     assert seen["step"] == 100 and seen["now"] == "step 100 of 100"
     assert float(seen["value"]) == pytest.approx(ravine.runs[0].values[100], rel=1e-2)
     assert seen["none"] < seen["all"] / 3 and seen["hidden"] < seen["all"] / 3 and seen["pressed"] == "false"
     assert seen["wide"] <= 0
-    shutil.rmtree(tmp_path / "profile", ignore_errors=True)
 
 
-def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path, monkeypatch):  # noqa: F811
+def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = fallline("race", "saddle", "--optimizers", "sgd,momentum", "--lr", "0.02", "--steps", "300")
     assert code == 0
@@ -262,7 +246,7 @@ def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path,
     assert (tmp_path / "fallline-runs" / "race-saddle.svg").exists()
 
 
-def test_the_command_says_what_is_wrong(fallline, tmp_path, monkeypatch):  # noqa: F811
+def test_the_command_says_what_is_wrong(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = fallline("race", "hill")
     assert code == 2 and "got 'hill'; ravine is a good start" in err

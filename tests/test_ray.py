@@ -16,6 +16,7 @@ from fallline.lab.executors.ray import Worker
 from fallline.lab.manifest import versions
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
+from killing import FRAIL
 
 TRIAL = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0][0]
 needs_ray = pytest.mark.skipif(
@@ -131,33 +132,3 @@ def test_a_worker_and_a_node_are_lost_and_no_byte_changes(cluster, tmp_path):
     assert (tmp_path / "ray/results.csv").read_bytes() == (tmp_path / "local/results.csv").read_bytes()
     assert len(done) == len(set(done)) == len(list((tmp_path / "ray/trials").iterdir()))
     assert not list((tmp_path / "ray").rglob(".draft*"))
-
-
-FRAIL = """
-import os, signal
-from pathlib import Path
-import torch
-import fallline
-
-@fallline.task(steps=40, marker="")
-class Frail:
-    def model(self):
-        self.step = 0
-        with Path(self.marker).with_name("pids").open("a") as file:
-            file.write(f"{os.getpid()}\\n")
-        return torch.nn.Linear(3, 1)
-
-    def batches(self, split, generator):
-        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
-        while split == "train":
-            yield x[torch.randperm(32, generator=generator)[:8]]
-        yield x
-
-    def loss(self, model, batch):
-        self.step += model.training
-        conductor = int(Path(self.marker).with_name("conductor").read_text())
-        if self.step == 15 and os.getpid() != conductor and not Path(self.marker).exists():
-            Path(self.marker).write_text("15")
-            os.kill(os.getpid(), signal.SIGKILL)
-        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
-"""

@@ -1,26 +1,21 @@
 """Whatever carries an optimizer elsewhere (files, copies, pickles), the run goes on to the bit."""
 
-import io
-
 import pytest
 import torch
 
-from variants import BACKENDS, CASES, IDS, parameter, same_bits, same_state, set_grads, state_of, train
-
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-SHAPES = ((), (5,), (3, 4))
-
-
-def params_of(dtype=torch.float32):
-    return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(SHAPES)]
-
-
-def through_a_file(state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
+from variants import (
+    BACKENDS,
+    CASES,
+    EVERY_BACKEND,
+    EVERY_CASE,
+    parameter,
+    params_of,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    train,
+)
 
 
 def check_goes_on_alike(opt, other):

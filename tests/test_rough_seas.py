@@ -10,7 +10,7 @@ import pytest
 import fallline as fl
 from fallline.errors import StudyError
 from fallline.lab.store import read_lines
-from test_killed import finished, kill, wait_until
+from killing import finished, kill, wait_until
 
 pytestmark = pytest.mark.slow
 WORDS = [sys.executable, "-c", "from fallline.cli import main; main()", "compare", "digits"]

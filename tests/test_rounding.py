@@ -1,7 +1,6 @@
 """bfloat16 state and parameters under stochastic rounding: right in the mean, and the same bits every time."""
 
 import copy
-import io
 import math
 import pickle
 
@@ -13,12 +12,21 @@ from fallline.backends.rounding import keys, random_bits, round_randomly
 from fallline.errors import ArgumentError
 from fallline.optimizers import LAMB, OPTIMIZERS, SGD, AdamW
 from oracles import rounding as oracle
-from variants import BACKENDS, normal, parameter, same_bits, same_state, set_grads, state_of, train
+from variants import (
+    EVERY_BACKEND,
+    EVERY_CLASS,
+    normal,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    through_a_file,
+    train,
+)
 
 LOW = torch.bfloat16
 BOTH = {"state_dtype": LOW, "stochastic_rounding": True}
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 INDEX = torch.arange(100_000)
 
 
@@ -152,11 +160,8 @@ def test_a_run_goes_on_exactly(cls, way):
     elif way == "pickle":
         other = pickle.loads(pickle.dumps(opt))
     else:
-        saved = io.BytesIO()
-        torch.save(opt.state_dict(), saved)
-        saved.seek(0)
         other = cls([torch.nn.Parameter(w) for w in weights])
-        other.load_state_dict(torch.load(saved, weights_only=way == "weights_only"))
+        other.load_state_dict(through_a_file(opt.state_dict()) if way == "weights_only" else opt.state_dict())
     assert same_bits(train(opt, range(3, 6)), train(other, range(3, 6)))
     assert same_state(opt, other)
 

@@ -1,6 +1,7 @@
 """Surfaces: exactly centred, no row shifted, weighted by items, filter-normalised, and nothing changed."""
 
 import copy
+import functools
 import random
 
 import numpy as np
@@ -8,22 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+import landscapes
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape import Surface, surface
+from landscapes import Point, form, squares
 
+batches = functools.partial(landscapes.batches, dtype=torch.float64)
 OWN = torch.Generator().manual_seed(0)  # which nobody resets
-
-
-class Point(nn.Module):
-    """Weights and nothing else."""
-
-    def __init__(self, *values):
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(values, dtype=torch.float64))
-
-
-def quadratic(h):
-    return lambda model, batch: model.w @ h @ model.w / 2
 
 
 def net(dtype=torch.float64):
@@ -31,27 +23,12 @@ def net(dtype=torch.float64):
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).to(dtype)
 
 
-def squares(model, batch):
-    return (model(batch[0]) - batch[1]).square().mean()
-
-
-def batches(*sizes, seed=1):
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(n, 3, generator=g, dtype=torch.float64),
-            torch.randn(n, 2, generator=g, dtype=torch.float64),
-        )
-        for n in sizes
-    ]
-
-
 def test_every_cell_of_a_quadratic_is_the_closed_form():
     """Rows and columns are where they say; the transposed or shifted matrix is far off."""
     h = torch.tensor([[3.0, 0.7, 0.1], [0.7, 1.0, -0.2], [0.1, -0.2, 0.5]], dtype=torch.float64)
     model = Point(0.3, -1.2, 0.8)
     first, second = torch.tensor([1.0, 0.5, -2.0]), torch.tensor([0.0, 2.0, 1.0])
-    found = surface(model, quadratic(h), torch.zeros(1), ([first], [second]), span=(2.0, 0.5), n=7)
+    found = surface(model, form(h), torch.zeros(1), ([first], [second]), span=(2.0, 0.5), n=7)
     a, b = np.linspace(-2, 2, 7), np.linspace(-0.5, 0.5, 7)
     w0, matrix = model.w.detach().numpy(), h.numpy()
     for i in range(7):
@@ -195,8 +172,8 @@ def test_eigenvectors_can_be_given_or_computed_by_the_users_own_function():
     h = torch.diag(torch.tensor([9.0, 1.0], dtype=torch.float64))
     pair = torch.linalg.eigh(h).eigenvectors.flip(1).T
     model = Point(0.0, 0.0)
-    given = surface(model, quadratic(h), torch.zeros(1), [pair[0], pair[1]], n=3)
-    called = surface(model, quadratic(h), torch.zeros(1), lambda: [pair[0], pair[1]], n=3)
+    given = surface(model, form(h), torch.zeros(1), [pair[0], pair[1]], n=3)
+    called = surface(model, form(h), torch.zeros(1), lambda: [pair[0], pair[1]], n=3)
     assert np.array_equal(given.values, called.values)
     assert given.values[1].tolist() == [4.5, 0, 4.5] and given.values[:, 1].tolist() == [0.5, 0, 0.5]
     assert given.kind == "given" and given.cosine == 0
@@ -207,7 +184,7 @@ def test_eig_takes_the_two_directions_of_largest_curvature(wrap):
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
     h = turn @ torch.diag(torch.tensor([9.0, 4.0, 1.0, 0.1], dtype=torch.float64)) @ turn.T
     model = Point(0.0, 0.0, 0.0, 0.0)
-    found = surface(model, quadratic(h), wrap([torch.zeros(1)]), "eig", n=3)
+    found = surface(model, form(h), wrap([torch.zeros(1)]), "eig", n=3)
     assert found.kind == "eig" and found.cosine == pytest.approx(0, abs=1e-8)
     assert found.values[1] == pytest.approx([4.5, 0, 4.5], abs=1e-6)
     assert found.values[:, 1] == pytest.approx([2, 0, 2], abs=1e-6)

@@ -8,9 +8,22 @@ import torch
 from torch.optim import lr_scheduler
 
 from fallline.optimizers import OPTIMIZERS
-from variants import BACKENDS, CASES, IDS, ROUNDING, distance, normal, parameter, same_bits, same_state, state_of, train
+from variants import (
+    CASES,
+    EVERY_BACKEND,
+    EVERY_CLASS,
+    IDS,
+    ROUNDING,
+    distance,
+    normal,
+    parameter,
+    params_of,
+    same_bits,
+    same_state,
+    state_of,
+    train,
+)
 
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 PAIRS = [(cls, getattr(torch.optim, cls.__name__)) for cls in OPTIMIZERS.values() if hasattr(torch.optim, cls.__name__)]
 EVERY_PAIR = pytest.mark.parametrize(("cls", "torch_cls"), PAIRS, ids=[cls.__name__ for cls, _ in PAIRS])
 # float32, 3 + 3 steps, against torch's order of operations; measured 5.7e-7.
@@ -24,11 +37,6 @@ SHARED = [
     if own is cls and options.keys() <= inspect.signature(torch_cls).parameters.keys()
 ]
 EVERY_SHARED = pytest.mark.parametrize(("cls", "torch_cls", "options"), SHARED)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def params_of(*, dtype=torch.float32):
-    return [parameter(*shape, seed=i, dtype=dtype) for i, shape in enumerate([(), (5,), (3, 4)])]
 
 
 @EVERY_PAIR

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from fallline.optimizers import OPTIMIZERS
-from variants import BACKENDS, ROUNDING, distance, normal, parameter, set_grads, state_of
+from variants import EVERY_BACKEND, ROUNDING, distance, normal, parameter, set_grads, state_of
 
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 # Torch has a fused kernel for three of them; RMSprop comes along.
 CASES = {
     "sgd": {"lr": 0.1},

@@ -1,7 +1,6 @@
 """Hooks, state dicts and copies of the classes that carry torch's names, as torch's own tests ask for them."""
 
 import copy
-import io
 import pickle
 from contextlib import ExitStack
 
@@ -9,15 +8,19 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torch_declarations import INFOS, OURS, inputs, torch_loop
-from variants import BACKENDS, distance, parameter, same_bits, same_state, set_grads, state_of, train
-
-EVERY_INFO = pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_INPUT = pytest.mark.parametrize(
-    ("info", "kwargs"),
-    [pytest.param(i, kwargs, id=f"{i.name}-{desc}") for i in INFOS.values() for desc, kwargs in inputs(i).items()],
+from torch_declarations import EVERY_INFO, EVERY_INPUT, OURS, torch_loop
+from variants import (
+    EVERY_BACKEND,
+    distance,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    state_of,
+    through_a_file,
+    train,
 )
+
 COPIERS = pytest.mark.parametrize(
     "copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
 )
@@ -136,11 +139,9 @@ def test_a_state_dict_of_an_older_torch_loads(info, kwargs, backend):
 @EVERY_INPUT
 def test_a_state_dict_with_tensor_options_comes_back_from_a_file(info, kwargs):
     opt = OURS[info.name](params_of(), **copy.deepcopy(kwargs))
-    weights, file = train(opt, range(3)), io.BytesIO()
-    torch.save(opt.state_dict(), file)
-    file.seek(0)
+    weights = train(opt, range(3))
     other = OURS[info.name](list(map(torch.nn.Parameter, weights)))
-    other.load_state_dict(torch.load(file, weights_only=True))
+    other.load_state_dict(through_a_file(opt.state_dict()))
     for key, value in opt.param_groups[0].items():
         if key != "params":
             assert other.param_groups[0][key] == value and type(other.param_groups[0][key]) is type(value), key

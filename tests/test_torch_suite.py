@@ -4,31 +4,22 @@ Two things differ by decision, each in a test of that name: sparse gradients, an
 """
 
 import copy
+import functools
 import warnings
 
 import pytest
 import torch
 
-from fallline.backends import BACKENDS
+import variants
 from fallline.errors import ArgumentError, GradientError
-from torch_declarations import INFOS, OURS, error_inputs, inputs, torch_loop
-from variants import distance, normal, parameter, same_bits, set_grads, state_of, train
+from torch_declarations import EVERY_INFO, EVERY_INPUT, INFOS, OURS, error_inputs, inputs, torch_loop
+from variants import EVERY_BACKEND, distance, normal, parameter, same_bits, set_grads, state_of, train
 
-EVERY_INFO = pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
-EVERY_BACKEND = pytest.mark.parametrize("backend", [b for b in BACKENDS if b not in ("auto", "compile")])
-DECLARED = [(info, desc, kwargs) for info in INFOS.values() for desc, kwargs in inputs(info).items()]
-EVERY_INPUT = pytest.mark.parametrize(
-    ("info", "kwargs"), [pytest.param(info, kwargs, id=f"{info.name}-{desc}") for info, desc, kwargs in DECLARED]
-)
 SINGLE, DOUBLE = (torch.float32, torch.complex64), (torch.float64, torch.complex128)
 # Ours against torch's order of operations, relative to the largest element of each tensor, after any of 10 steps:
 # measured in the parameters 3.9e-7 and 6.2e-16, in the states (sums that cancel) 5.3e-6 and 2.3e-15.
 TOLERANCE = {torch.float32: (1e-6, 1.1e-5), torch.float64: (1e-14, 2e-14)}
-SHAPES = ((), (5,), (3, 4), (2, 3, 4))
-
-
-def params_of(dtype=torch.float32):
-    return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(SHAPES)]
+params_of = functools.partial(variants.params_of, shapes=((), (5,), (3, 4), (2, 3, 4)))
 
 
 def all_params(opt):

@@ -6,13 +6,13 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.landscape import surface, trajectory
-from test_surface import Point, quadratic
+from landscapes import Point, form
 
 
 def test_a_path_gives_its_principal_directions_and_their_span():
     model = Point(0.0, 0.0, 0.0)
     path = [torch.tensor([4.0 - k, 0.1 * (-1) ** k, 0.0], dtype=torch.float64) for k in range(5)]
-    found = surface(model, quadratic(torch.eye(3, dtype=torch.float64)), torch.zeros(1), "pca", n=3, path=path)
+    found = surface(model, form(torch.eye(3, dtype=torch.float64)), torch.zeros(1), "pca", n=3, path=path)
     assert found.x[-1] == pytest.approx(4.4, rel=1e-3)
     assert found.values[1, 2] == pytest.approx(4.4**2 / 2, rel=1e-3)
     assert found.plot(trajectory(model, path)).to_dict()

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from fallline.optimizers import OPTIMIZERS
-from variants import BACKENDS, CASES, EXECUTION, IDS, parameter, same_bits, same_state, set_grads, train
-
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+from variants import CASES, EVERY_BACKEND, EXECUTION, IDS, parameter, same_bits, same_state, set_grads, train
 
 
 def params(opt):

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 from fallline.optimizers import OPTIMIZERS
@@ -53,3 +54,10 @@ def torch_loop(info: Any, params: Any, **kwargs: Any) -> torch.optim.Optimizer:
     """Return torch's class with its implementation of a tensor at a time; tensor options are its own copies."""
     plain = {flag: False for flag in ("foreach", "fused") if flag in info.supported_impls}
     return info.optim_cls(params, **copy.deepcopy(kwargs), **plain)
+
+
+EVERY_INFO = pytest.mark.parametrize("info", INFOS.values(), ids=INFOS)
+EVERY_INPUT = pytest.mark.parametrize(
+    ("info", "kwargs"),
+    [pytest.param(i, kwargs, id=f"{i.name}-{desc}") for i in INFOS.values() for desc, kwargs in inputs(i).items()],
+)

@@ -1,5 +1,10 @@
 """Every optimizer under every set of options, and what tests train with."""
 
+import io
+
+import pytest
+import torch
+
 from fallline.optimizers import OPTIMIZERS
 from fallline.testing.runs import (
     BACKENDS,
@@ -20,6 +25,9 @@ from fallline.testing.runs import (
 __all__ = [
     "BACKENDS",
     "CASES",
+    "EVERY_BACKEND",
+    "EVERY_CASE",
+    "EVERY_CLASS",
     "EXECUTION",
     "IDS",
     "REAL",
@@ -27,13 +35,31 @@ __all__ = [
     "distance",
     "normal",
     "parameter",
+    "params_of",
     "same_bits",
     "same_state",
     "set_grads",
     "state_of",
+    "through_a_file",
     "train",
     "variants",
 ]
 
 CASES = [(cls, name, options) for cls in OPTIMIZERS.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]
+EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def through_a_file(state):
+    """Return a state dict as it is after saving and loading."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def params_of(dtype=torch.float32, shapes=((), (5,), (3, 4))):
+    """Return a parameter of each shape, whose numbers are those of its place."""
+    return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(shapes)]

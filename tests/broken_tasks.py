@@ -1,0 +1,233 @@
+"""A sound task, and one for every way in which a task can be broken, with what its check says."""
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+POINTS = torch.randn(96, 4, generator=torch.Generator().manual_seed(96))
+LABELS = (POINTS[:, 0] > 0).long()
+
+
+class Sound:
+    """What every task below breaks in one point."""
+
+    train, val, test = slice(0, 64), slice(64, 80), slice(80, 96)
+
+    def model(self):
+        return nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Dropout(0.1), nn.Linear(32, 2))
+
+    def batches(self, split, generator):
+        points, labels = POINTS[getattr(self, split)], LABELS[getattr(self, split)]
+        while split == "train":
+            for chosen in torch.randperm(64, generator=generator).split(16):
+                yield points[chosen], labels[chosen]
+        yield points, labels
+
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def evaluate(self, model, batch):
+        return {"accuracy": (model(batch[0]).argmax(1) == batch[1]).double().mean().item()}
+
+
+class ModelIsNoModule(Sound):
+    def model(self):
+        return lambda points: points
+
+
+class ModelIsFrozen(Sound):
+    def model(self):
+        return super().model().requires_grad_(False)
+
+
+class ModelIsKept(Sound):
+    def __init__(self):
+        self.kept = super().model()
+
+    def model(self):
+        return self.kept
+
+
+class ModelStartsFromNumpy(Sound):
+    def model(self):
+        model = super().model()
+        nn.init.constant_(model[3].bias, np.random.rand() + random.random())
+        return model
+
+
+class ModelRaises(Sound):
+    def model(self):
+        return nn.Linear(4)
+
+
+class BatchesIgnoreTheGenerator(Sound):
+    def batches(self, split, generator):
+        return super().batches(split, torch.default_generator)
+
+
+class AugmentationIgnoresTheGenerator(Sound):
+    def batches(self, split, generator):
+        for points, labels in super().batches(split, generator):
+            yield (points + 0.01 * torch.randn(points.shape) if split == "train" else points), labels
+
+
+class TrainEnds(Sound):
+    def batches(self, split, generator):
+        for number, batch in enumerate(super().batches(split, generator)):
+            if number == 7:
+                return
+            yield batch
+
+
+class TrainIsEmpty(Sound):
+    def batches(self, split, generator):
+        return super().batches(split, generator) if split != "train" else iter(())
+
+
+class ValNeverEnds(Sound):
+    def batches(self, split, generator):
+        yield from super().batches(split, generator) if split == "train" else ()
+        while True:
+            yield from zip(*(t[getattr(self, split)].split(5) for t in (POINTS, LABELS)), strict=True)
+
+
+class EndlessTest(Sound):
+    def batches(self, split, generator):
+        while split == "test":
+            yield torch.randn(1, 4, generator=generator), torch.zeros(1)
+        yield from super().batches(split, generator)
+
+
+class EmptyTest(Sound):
+    test = slice(0, 0)
+
+    def batches(self, split, generator):
+        return super().batches(split, generator) if split != "test" else iter(())
+
+
+class SizeIsATensor(Sound):
+    def size(self, batch):
+        return torch.tensor(16)
+
+
+class ValIsPartOfTrain(Sound):
+    val = slice(0, 32)
+
+
+class ValIsTest(Sound):
+    test = Sound.val
+
+
+class GroupsOfAnotherModel(Sound):
+    def param_groups(self, model):
+        return list(self.model().parameters())
+
+
+class GroupsAreNone(Sound):
+    def param_groups(self, model):
+        model.parameters()
+
+
+class LossPerExample(Sound):
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(*[model(batch[0]), batch[1]], reduction="none")
+
+
+class LossIsANumber(Sound):
+    def loss(self, model, batch):
+        return super().loss(model, batch).item()
+
+
+class LossIsNaN(Sound):
+    def loss(self, model, batch):
+        return super().loss(model, batch) * torch.nan
+
+
+class LossIsDetached(Sound):
+    def loss(self, model, batch):
+        return super().loss(model, batch).detach()
+
+
+class LossOfTheWrongShape(Sound):
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1][:7])
+
+
+class EvaluateReturnsTensors(Sound):
+    def evaluate(self, model, batch):
+        return {"accuracy": (model(batch[0]).argmax(1) == batch[1]).double().mean()}
+
+
+class EvaluateReturnsNothing(Sound):
+    def evaluate(self, model, batch):
+        pass
+
+
+class EvaluateHasOtherKeys(Sound):
+    def evaluate(self, model, batch):
+        return {"acc": 0.5}
+
+
+class DropoutInEvaluation(Sound):
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(nn.functional.dropout(model(batch[0])), batch[1])
+
+
+class ValIsDrawnAnew(Sound):
+    def batches(self, split, generator):
+        for points, labels in super().batches(split, generator):
+            yield (points + torch.randn(points.shape) if split == "val" else points), labels
+
+
+class InputsAreIgnored(Sound):
+    def loss(self, model, batch):
+        return super().loss(model, (torch.zeros_like(batch[0]), batch[1] * 0 + torch.arange(len(batch[1])) % 2))
+
+
+class NoBetterThanTrivial(Sound):
+    def trivial_loss(self):
+        return 1e-9
+
+
+BROKEN = {
+    ModelIsNoModule: ("model", "model must return a torch.nn.Module, got function; return the network itself"),
+    ModelIsFrozen: ("model", "must have parameters that require gradients, got none; unfreeze"),
+    ModelIsKept: ("model", "must return a new model on every call, got the same twice; build it inside the method"),
+    ModelStartsFromNumpy: ("model", "the same values for the same seed, got others in 3.bias; initialise from torch's"),
+    ModelRaises: ("model", "(broken_tasks.py, line "),
+    BatchesIgnoreTheGenerator: (
+        "batches",
+        "must be the same for the same generator, got others in a second pass; draw",
+    ),
+    AugmentationIgnoresTheGenerator: ("batches", "draw from `generator` alone: torch.randperm"),
+    TrainEnds: ("batches", "got an end after 7 of the 40 batches that 40 steps need; put while True: around"),
+    TrainIsEmpty: ("batches", 'batches("train", …) must go on without end, got no batch'),
+    ValNeverEnds: ("splits", 'batches("val", …) must end after one pass, got the first batch again as number 5; go'),
+    EndlessTest: ("splits", 'batches("test", …) must end after one pass, got over 100 batches'),
+    EmptyTest: ("splits", 'batches("test", …) must give at least one batch, got none; split off'),
+    SizeIsATensor: ("size", "must return a whole number of items, at least 1, got tensor(16); return len"),
+    ValIsPartOfTrain: ("overlap", "in two splits, got 32 of the 32 examples of val also in train; split once"),
+    ValIsTest: ("overlap", "got 16 of the 16 examples of test also in val"),
+    GroupsOfAnotherModel: (
+        "param_groups",
+        "must give parameters of the model, got others; use the model that is passed",
+    ),
+    GroupsAreNone: ("param_groups", "param_groups: SGD: params must be an iterable of tensors"),
+    LossPerExample: ("loss", "must return a tensor with one number, got shape (16,); take the mean"),
+    LossIsANumber: ("loss", "must return a tensor with one number, got float"),
+    LossIsNaN: ("loss", "must be finite at the start, got nan; look for log(0)"),
+    LossIsDetached: ("loss", "must have a gradient, got none; compute it from the model's output without detach"),
+    LossOfTheWrongShape: (
+        "loss",
+        "Expected input batch_size (16) to match target batch_size (7). (broken_tasks.py, line",
+    ),
+    EvaluateReturnsTensors: ("evaluate", "got {'accuracy': tensor(0.2500, dtype=torch.float64)}; call .item()"),
+    EvaluateReturnsNothing: ("evaluate", "must return a dict of numbers, got NoneType"),
+    EvaluateHasOtherKeys: ("evaluate", "must return 'accuracy', by which configurations are selected, got acc; add it"),
+    DropoutInEvaluation: ("deterministic", "must give the same numbers twice, got ("),
+    ValIsDrawnAnew: ("deterministic", "and draw nothing in val"),
+    InputsAreIgnored: ("overfit", "must be learned by heart in 200 steps of Adam, got a loss from 0."),
+    NoBetterThanTrivial: ("overfit", "no better than ignoring the input (1e-09); see that the model is given"),
+}

@@ -1,0 +1,50 @@
+"""A real browser, and what a page would fetch."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-quic --disable-sync"
+)
+FLAGS += " --disable-component-update --enable-logging=stderr --v=0 --virtual-time-budget=9000"
+
+
+class Loads(HTMLParser):
+    """Collects what a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ("src", "href", "data", "srcset", "action")]
+
+
+def browse(page, folder, probe, *flags):
+    """What a page with a script at its end is after its scripts have run, and what Chromium wrote to its console."""
+    copy = folder / "probed.html"
+    probed = f"<script>{probe}</script></body>".join(page.read_text(encoding="utf-8").rsplit("</body>", 1))
+    copy.write_text(probed, encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as profile:
+        command = [_chromium(), *FLAGS.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+        command += [*flags, "--dump-dom", copy.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def noted(dom, name):
+    """What a probe left as JSON in `document.body.dataset[name]`."""
+    return json.loads(unescape(re.search(f'data-{name}="([^"]*)"', dom).group(1)))
+
+
+def _chromium():
+    """Return the browser, or skip: no Python package brings one; `.ci/run` installs Debian's."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or pytest.skip("needs chromium: apt-get install chromium")
