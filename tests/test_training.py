@@ -165,6 +165,32 @@ def test_a_metric_that_is_nan_at_the_end_is_a_failure(monkeypatch):
     assert outcome.failure["state"] == "nonfinite" and "val_accuracy is nan" in outcome.failure["cause"]
 
 
+def test_a_test_metric_that_is_nan_is_a_failure_of_the_confirmation_run(monkeypatch):
+    class Odd(Digits):
+        def batches(self, split, generator):
+            self.split = split
+            yield from super().batches(split, generator)
+
+        def evaluate(self, model, batch):
+            return {**super().evaluate(model, batch), **({"accuracy": math.nan} if self.split == "test" else {})}
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Odd(**settings))
+    assert run(trial())[0].failure is None
+    outcome, _ = run(trial(stage="confirm"))
+    assert outcome.failure["state"] == "nonfinite" and outcome.failure["cause"] == "test_accuracy is nan"
+
+
+def test_a_run_that_learned_the_training_set_only_has_not_learned(monkeypatch):
+    class Unrelated(Digits):
+        def batches(self, split, generator):
+            for images, labels in super().batches(split, generator):
+                yield images, labels if split == "train" else labels.roll(1)
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Unrelated(**settings))
+    outcome, _ = run(trial())
+    assert outcome.metrics["train_loss"] < 1 and outcome.failure["state"] == "not-learned"
+
+
 def test_without_a_trivial_loss_the_start_is_what_must_be_beaten(monkeypatch):
     class Silent(Digits):
         def trivial_loss(self):
