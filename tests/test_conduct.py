@@ -1,6 +1,7 @@
 """From a question to a finished study: what is refused, called back, counted, reproduced."""
 
 import json
+import shutil
 import warnings
 
 import pytest
@@ -129,6 +130,18 @@ def test_status_counts_what_is_there(fallline, sam, tmp_path):
     code, _, err = fallline(*words, tmp_path / "none")
     said = f"fallline: out: must be the folder of a study (with a study.json), got '{tmp_path / 'none'}'; "
     assert code == 2 and err.startswith(said) and not (tmp_path / "none").exists()
+
+
+def test_status_says_that_nothing_is_missing_only_when_nothing_is(fallline, sam, tmp_path):
+    words = ["compare", "digits", *TINY_WORDS, "--status", "--out"]
+    shutil.copytree(sam.store.folder, tmp_path / "sam")
+    lost = next(trial for trial in sam.trials if (trial.stage, trial.arm) == ("confirm", "momentum"))
+    shutil.rmtree(tmp_path / "sam/trials" / lost.id)
+    code, out, _ = fallline(*words, tmp_path / "sam", "--optimizers", "momentum,sam(momentum)")
+    assert code == 0 and "1 of 2" in out and "4 of 4" in out and "nothing is missing" not in out
+    fl.compare("digits", ["sgd@lr=1e30"], out=tmp_path / "failed", **TINY)
+    code, out, _ = fallline(*words, tmp_path / "failed", "--optimizers", "sgd@lr=1e30")
+    assert code == 0 and "0 of 0" in out and "nothing is missing" in out
 
 
 def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_path):

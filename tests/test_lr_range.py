@@ -219,6 +219,41 @@ def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):
         )
 
 
+def rootless(model, batch):
+    """Its gradient is 0/0 at the start, and its value is not."""
+    return squares(model, batch) + (model(batch[0]) * 0).square().sum().sqrt()
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+@pytest.mark.parametrize(("good", "accumulate"), [(1, 1), (40, 1), (5, 4)])
+def test_a_batch_that_is_nan_at_any_rate_is_named_and_no_divergence(good, accumulate, by_step):
+    data = batches(*[4] * (good + 3))
+    data[good][0][1, 2] = torch.nan
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = fl.SGD(model.parameters(), lr=0.1)
+
+    def step(batch):
+        optimizer.zero_grad()
+        loss = squares(model, batch)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    how = {"loss_fn": None, "step": step} if by_step else {"loss_fn": squares, "accumulate": accumulate}
+    said = rf"the loss of every batch must be finite before any update, got nan of batch {good + 1}, which no learning"
+    with pytest.raises(ArgumentError, match=said):
+        lr_range(model, optimizer, data=data, **how)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters()) and optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_gradient_that_is_nan_before_any_update_is_told_and_no_divergence():
+    model = net()
+    with pytest.raises(ArgumentError, match=r"the gradient of every batch must be finite .* got one of batch 1 that"):
+        lr_range(model, fl.SGD(model.parameters(), lr=0.1), rootless, batches(4, 4))
+
+
 def test_the_picture_has_the_range_and_the_suggestion():
     found = lr_range(model := Point(*START.tolist()), torch.optim.SGD(model.parameters()), bowl, torch.ones(1))
     spec = found.plot().to_dict()

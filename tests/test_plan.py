@@ -24,7 +24,7 @@ def spec(optimizers=("momentum", "adam"), schedules=("cosine",), **options):
 
 
 def outcomes(study, loss):
-    """Run the tuning with an invented validation loss, a function of the trial (None: failed)."""
+    """Run the tuning with an invented validation loss, a function of the trial (None or a state: failed)."""
     known = {}
     while True:
         trials, searches = tune(study, known)
@@ -33,8 +33,9 @@ def outcomes(study, loss):
             return known, searches
         for trial in missing:
             value = loss(trial)
-            failure = {"state": "nonfinite", "step": 3, "cause": "invented"} if value is None else None
-            known[trial.id] = Outcome(failure, {} if value is None else {"val_loss": value}, [])
+            failed = value is None or isinstance(value, str)
+            failure = {"state": value or "nonfinite", "step": 3, "cause": "invented"} if failed else None
+            known[trial.id] = Outcome(failure, {"val_loss": 0.0 if failed else value}, [])
 
 
 def valley(optimum):
@@ -153,6 +154,26 @@ def test_nothing_is_confirmed_when_everything_failed():
     _, searches = outcomes(study, lambda t: None)
     assert searches["adam"].best is None
     assert confirm(study, searches["adam"]) == []
+
+
+def test_a_search_of_nothing_but_failures_goes_on_where_one_may_succeed(tmp_path):
+    study = Study(spec(), Store(tmp_path))  # momentum from 1e-3 to 1, adam from 1e-4 to 0.1
+    _, found = outcomes(study.spec, lambda t: None if t.arm == "adam" and t.options["lr"] > 3e-5 else valley(3e-2)(t))
+    adam = found["adam"]
+    assert adam.ranges[0].low < 1.1e-5 and adam.points[adam.best]["lr"] <= 3e-5
+    assert len(adam.points) == len(found["momentum"].points) > 9  # every arm gets as many
+    known, found = outcomes(study.spec, lambda t: "not-learned" if t.arm == "adam" else valley(3e-2)(t))
+    assert found["adam"].ranges[0].high == pytest.approx(1e1) and found["adam"].best is None
+    study.searches, study.outcome = found, lambda trial: known[trial.id]
+    lowest, highest = (pick(p["lr"] for p in found["adam"].points) for pick in (min, max))
+    assert study.warnings() == [
+        f"adam: every tuning trial failed (17 not-learned; lr {lowest:.2g} to {highest:.2g}), so nothing was "
+        'confirmed; `fallline lr-range digits --optimizer "adam"` shows where its loss falls, and adam@lr=LOW..HIGH '
+        "searches there"
+    ]
+    # Some diverge, but not the lowest: neither side is known to be better.
+    _, found = outcomes(study.spec, lambda t: "not-learned" if t.options["lr"] < 2e-3 else None)
+    assert all(len(search.points) == 9 and search.edge is None for search in found.values())
 
 
 def test_confirmation_seeds_are_fresh_common_and_disjoint_for_a_twin():

@@ -26,13 +26,17 @@ from fallline.lab.report import (
 )
 from fallline.lab.report import measure as measures
 from fallline.lab.report.charts import figures as page_figures
+from fallline.lab.report.charts.curves import curves
+from fallline.lab.report.headline import headline
 from fallline.lab.report.profile import profile_records
 from fallline.lab.report.reached import fixed_target
+from fallline.lab.report.results import leaders
 from fallline.lab.report.sections import document
 from fallline.lab.report.sections import tables as every_table
 from fallline.lab.report.tables import to_csv
 from fallline.lab.report.tuned import budgets, sensitivities
 from fallline.lab.tasks import Digits
+from fallline.lab.verdicts import Verdict
 from studies import another, lose_a_seed, renamed, traced
 
 
@@ -251,3 +255,23 @@ def test_a_study_by_accuracy_is_compared_by_differences(study, tmp_path, monkeyp
 
 def test_csv_of_nothing_is_empty_where_there_is_no_number():
     assert to_csv(Records([{"a": math.nan, "b": None, "c": math.inf}])) == "a,b,c\n,,inf\n"
+
+
+def test_a_failed_run_is_a_red_cross_where_it_failed(study):
+    chart = curves(lose_a_seed(study, "adamw"), "val").to_dict()
+    (cross,) = [layer for layer in chart["layer"] if layer["mark"].get("text") == "×"]
+    rows = chart["datasets"][cross["data"]["name"]]
+    assert [(row["arm"], row["step"]) for row in rows] == [("adamw", 20)]
+    red, green, blue = (int(cross["mark"]["color"][i : i + 2], 16) for i in (1, 3, 5))
+    assert red > 150 and green < 30 and blue < 30
+
+
+def test_a_self_check_that_finds_a_difference_has_failed_either_way(study):
+    twins = another(study)
+    arms = (study.spec.arms[0], replace(study.spec.arms[1], twin=True))
+    twins.spec = replace(study.spec, arms=arms)
+    twins.searches = {arm.name: study.searches[arm.name] for arm in arms}
+    result = study.results["adamw"]
+    for verdict, word in [(Verdict.BETTER, "failed"), (Verdict.WORSE, "failed"), (Verdict.IDENTICAL, "passed")]:
+        twins.results = {"adamw": replace(result, verdict=verdict)}
+        assert headline(twins, leaders(study)).startswith(f"Self-check {word}: momentum")

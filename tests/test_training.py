@@ -70,6 +70,33 @@ def test_accumulation_averages_the_gradients_of_its_batches():
     assert halves == pytest.approx(plain, rel=1e-4)
 
 
+def test_evaluation_weighs_batches_by_their_size():
+    class Uneven(Digits):
+        def batches(self, split, generator):
+            for images, labels in super().batches(split, generator):
+                yield from zip(images.split(350), labels.split(350), strict=True)  # 350 and 10 of validation
+
+    model = Digits().model()
+    assert evaluate(Uneven(), model, "val") == pytest.approx(evaluate(Digits(), model, "val"), rel=1e-6)
+
+
+def test_groups_of_the_tasks_own_keep_their_rates_and_all_follow_the_schedule(monkeypatch):
+    class Grouped(Digits):
+        def param_groups(self, model):
+            first, *others = model.parameters()
+            return [{"params": [first], "lr": 0.0}, {"params": others[:1], "lr": 0.03}, {"params": others[1:]}]
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Grouped(**settings))
+    training = start(trial("sgd", lr=0.1))
+    before = [p.detach().clone() for p in training.model.parameters()]
+    for k in range(4):
+        training.step(k)
+        rates = [group["lr"] / training.factors[k] for group in training.optimizer.param_groups]
+        assert rates == pytest.approx([0.0, 0.03, 0.1])
+    moved = [not torch.equal(p, old) for p, old in zip(training.model.parameters(), before, strict=True)]
+    assert not moved[0] and all(moved[1:])
+
+
 def losses_of(task):
     torch.manual_seed(0)
     model = task.model()
@@ -101,13 +128,28 @@ def test_an_optimizer_that_needs_a_closure_gets_one():
     assert outcome.metrics["val_loss"] < 2.2
 
 
-def test_averages_are_what_is_evaluated():
-    training = start(trial("sgd", lr=0.5, ema_decay=0.9))
+@pytest.mark.parametrize("optimizer", ["sgd", "sam(sgd)"])
+def test_averages_are_what_is_evaluated(optimizer):
+    training = start(trial(optimizer, lr=0.5, ema_decay=0.9, **({"rho": 0.05} if "sam" in optimizer else {})))
     training.run()
     averaged = training.evaluate("val")
     assert averaged != evaluate(training.task, training.model, "val")
-    with training.optimizer.ema_weights():
+    with getattr(training.optimizer, "base", training.optimizer).ema_weights():
         assert averaged == evaluate(training.task, training.model, "val")
+
+
+def test_running_means_are_those_of_the_first_pass_of_sam(monkeypatch):
+    class Normed(Digits):
+        def model(self):
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10))
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Normed(**settings))
+    means = []
+    for optimizer, more in (("sgd", {}), ("sam(sgd)", {"rho": 0.05})):
+        training = start(trial(optimizer, lr=0.1, **more))
+        training.step(0)
+        means.append(training.model[1].running_mean.clone())
+    assert means[0].abs().sum() > 0 and torch.equal(*means)
 
 
 def test_a_schedule_free_optimizer_is_switched_for_evaluation():
@@ -163,6 +205,32 @@ def test_a_metric_that_is_nan_at_the_end_is_a_failure(monkeypatch):
     monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Odd(**settings))
     outcome, _ = run(trial())
     assert outcome.failure["state"] == "nonfinite" and "val_accuracy is nan" in outcome.failure["cause"]
+
+
+def test_a_test_metric_that_is_nan_is_a_failure_of_the_confirmation_run(monkeypatch):
+    class Odd(Digits):
+        def batches(self, split, generator):
+            self.split = split
+            yield from super().batches(split, generator)
+
+        def evaluate(self, model, batch):
+            return {**super().evaluate(model, batch), **({"accuracy": math.nan} if self.split == "test" else {})}
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Odd(**settings))
+    assert run(trial())[0].failure is None
+    outcome, _ = run(trial(stage="confirm"))
+    assert outcome.failure["state"] == "nonfinite" and outcome.failure["cause"] == "test_accuracy is nan"
+
+
+def test_a_run_that_learned_the_training_set_only_has_not_learned(monkeypatch):
+    class Unrelated(Digits):
+        def batches(self, split, generator):
+            for images, labels in super().batches(split, generator):
+                yield images, labels if split == "train" else labels.roll(1)
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Unrelated(**settings))
+    outcome, _ = run(trial())
+    assert outcome.metrics["train_loss"] < 1 and outcome.failure["state"] == "not-learned"
 
 
 def test_without_a_trivial_loss_the_start_is_what_must_be_beaten(monkeypatch):

@@ -116,6 +116,19 @@ def test_evaluation_leaves_training_as_it_was():
     assert set(metrics) == {"val_loss", "val_accuracy"}
 
 
+def test_evaluation_is_in_eval_mode_without_dropout_and_changes_no_running_mean():
+    torch.manual_seed(3)
+    norm = torch.nn.BatchNorm1d(64, momentum=0.5)
+    model = torch.nn.Sequential(torch.nn.Flatten(), norm, torch.nn.Dropout(0.5), torch.nn.Linear(64, 10)).train()
+    found = evaluate(Digits(), model, "val")
+    assert model.training and norm.num_batches_tracked == 0 and torch.equal(norm.running_mean, torch.zeros(64))
+    images, labels = digits.load("val")
+    with torch.no_grad():  # at the start the running means are 0 and the variances 1: normalising changes little
+        logits = model[3](images.flatten(1) / math.sqrt(1 + norm.eps))
+    assert found["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert found["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+
+
 def test_the_split_is_fixed_and_disjoint():
     parts = {split: digits.load(split)[0].flatten(1) for split in ("train", "val", "test")}
     assert {split: len(images) for split, images in parts.items()} == {"train": 1077, "val": 360, "test": 360}

@@ -108,24 +108,21 @@ def status(study: "Study") -> None:
     """Print how many trials of each arm are finished, of those known to be needed so far."""
     from fallline.lab.study import known_so_far
 
-    known_so_far(study)
+    tuned = all(study.store.outcome(trial) is not None for trial in known_so_far(study))
     console.print(_size(study.spec), style="bold")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "tuning", "confirmation", "failed"):
         table.add_column(name, justify="left" if name == "arm" else "right", overflow="fold")
-    needed = study.spec.seeds * len(study.spec.arms)
-    found = 0
     for arm in study.arms:
         own = [trial for trial in study.trials if trial.arm == arm]
         stages = [[t for t in own if t.stage == "tune"], [t for t in own if t.stage != "tune"]]
         done = [[o for t in trials if (o := study.store.outcome(t)) is not None] for trials in stages]
-        found += len(done[1])
         failed = sum(o.failure is not None for part in done for o in part)
-        confirmation = max(len(stages[1]), study.spec.seeds)
+        confirmation = len(stages[1]) if tuned else max(len(stages[1]), study.spec.seeds)  # none where all failed
         table.add_row(arm, f"{len(done[0])} of {len(stages[0])}", f"{len(done[1])} of {confirmation}", str(failed))
     console.print(table)
     path("folder", study.store.folder)
-    if found >= needed:
+    if tuned and all(study.store.outcome(trial) is not None for trial in study.trials):
         console.print("nothing is missing")
 
 

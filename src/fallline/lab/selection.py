@@ -25,7 +25,8 @@ class Search:
         points: configurations by index, each a value for every hyperparameter.
         origins: which of the independent searches drew each point.
         best: index of the selected configuration, or None when every trial failed.
-        edge: the searched dimension at whose edge the optimum lies and its side ("low", "high"), or None.
+        edge: the searched dimension at whose edge the optimum lies and its side ("low", "high"), or None; when every
+            trial failed, where one may be.
         finalists: indices of the best configurations, which are tried again on AGAIN further seeds.
     """
 
@@ -62,7 +63,8 @@ def judge(search: Search, found: Sequence[Outcome], task: Task) -> Search:
         task: says which metric is compared.
     """
     scores = _scores(found, task)
-    return _select(search, {i: score for i, score in enumerate(scores) if math.isfinite(score)}, scores)
+    good = {i: score for i, score in enumerate(scores) if math.isfinite(score)}
+    return _select(search, good, scores) if good else replace(search, best=None, edge=_way_out(search, found))
 
 
 def nominate(search: Search, found: Sequence[Outcome], task: Task, count: int) -> Search:
@@ -99,8 +101,6 @@ def _scores(outcomes: Sequence[Outcome], task: Task) -> list[float]:
 
 def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[float]) -> Search:
     """Return the search with the best candidate selected; a near tie goes to the point farthest from failures."""
-    if not candidates:
-        return replace(search, best=None, edge=None)
     lowest = min(candidates.values())
     failed = [search.points[i] for i, score in enumerate(scores) if score == math.inf]
     near = [i for i, score in candidates.items() if score - lowest <= NEAR_TIE * abs(lowest)]
@@ -108,6 +108,20 @@ def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[fl
     top = [search.points[i] for i in sorted(candidates, key=lambda i: (candidates[i], i))[:3]]
     edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges if not d.choices]
     return replace(search, best=best, edge=next((edge for edge in edges if edge is not None), None))
+
+
+def _way_out(search: Search, found: Sequence[Outcome]) -> tuple[str, str] | None:
+    """Return at which side of the range of the learning rate to go on when every trial failed, or None.
+
+    Where the lowest rate diverged, still lower ones may not; where none diverged and nothing was learned, higher ones
+    may learn.
+    """
+    if not any(d.name == "lr" for d in search.ranges):
+        return None
+    diverged = [o.failure is not None and o.failure["state"] != "not-learned" for o in found]
+    if diverged[min(range(len(found)), key=lambda i: search.points[i]["lr"])]:
+        return "lr", "low"
+    return None if any(diverged) else ("lr", "high")
 
 
 def _edge(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fallline.errors import ArgumentError
+from fallline.lab.doubts import doubts
 from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
 from fallline.lab.selection import Search
 from fallline.lab.spec import Spec
@@ -92,6 +93,12 @@ class Study:
         values = [value for arm in self.arms for value in self.confirmed(arm) if value is not None]
         return self.headline.endswith("loss") and all(value > 0 for value in values)
 
+    @functools.cached_property
+    def has_losses_below_0(self) -> bool:
+        """Whether some loss is, so that no axis of losses can be logarithmic."""
+        rows = (row for trial in self.trials for row in self.outcome(trial).curve)
+        return any(row[name] < 0 for row in rows for name in ("train_loss", "val_loss") if name in row)
+
     def compare_with(self, baseline: str, arms: Sequence[str] | None = None) -> dict[str, Result]:
         """Return the comparison of arms with one of them on the headline metric; of all arms by default."""
         return compare_all(
@@ -147,15 +154,7 @@ class Study:
 
     def warnings(self) -> list[str]:
         """Return what a reader must know before trusting the numbers, a sentence each."""
-        found = []
-        for arm, search in self.searches.items():
-            if search.best is None:
-                found.append(f"{arm}: every tuning trial failed, so nothing was confirmed")
-            elif search.edge is not None and search.end is not None:
-                found.append(f"{arm}: {_at_an_edge(search, *search.edge, search.end[1])}")
-            elif not search.ranges:
-                found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
-        return found
+        return doubts(self)
 
     def costs(self) -> list[dict[str, Any]]:
         """Return one record an arm.
@@ -252,16 +251,6 @@ def known_so_far(study: Study) -> list[Trial]:
         if not fresh:
             return trials
         known |= fresh
-
-
-def _at_an_edge(search: Search, name: str, side: str, end: str) -> str:
-    """Return what is to be said of an optimum at one side of a searched range, which is one end of its values."""
-    given, last = (next(d for d in ds if d.name == name) for ds in (search.arm.space.dimensions, search.ranges))
-    more = "even after extending it"
-    if getattr(last, side) == getattr(given, side):
-        # The rounds may have gone to another hyperparameter, or the finalists' further runs have changed the best.
-        more = f"which was not extended; widen it: {search.arm.optimizer}@{name}=LOW..HIGH"
-    return f"the best {name} lies at the {end} end of its range, {more}"
 
 
 def _last_if_nan(value: float) -> float:

@@ -14,6 +14,7 @@ import torch
 from fallline.errors import StudyError
 from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
+from fallline.lab.failing import Failure, Watch
 from fallline.lab.tasks import Task
 from fallline.spikes import count_spikes
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 TRACE = 100  # about how many rows a trace has
 TRACE_EVERY = 8  # steps at least between them: norms cost time, and short runs have little of it
 
-Failure = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -32,36 +31,6 @@ class Checkpoint:
 
     path: Path
     every: int
-
-
-@dataclass
-class _Watch:
-    """Recognises a run that has failed (LAB R5); most divergence is finite."""
-
-    warmup: int
-    start: float = math.nan
-    lowest: float = math.inf
-    above: int = 0
-
-    def step(self, step: int, loss: float) -> Failure | None:
-        """Return the failure when one batch's loss is not finite."""
-        if step == 0:
-            self.start = loss
-        if math.isfinite(loss):
-            return None
-        return {"state": "nonfinite", "step": step, "cause": f"training loss became {loss}"}
-
-    def row(self, step: int, mean: float) -> Failure | None:
-        """Return the failure when the mean training loss of an interval has blown up."""
-        self.lowest = min(self.lowest, mean)
-        self.above = self.above + 1 if mean > 10 * self.lowest else 0
-        if step >= self.warmup and mean > 3 * self.start:
-            cause = f"training loss {mean:.3g} after warm-up is over 3 × its start {self.start:.3g}"
-        elif self.above >= 3:
-            cause = f"training loss {mean:.3g} stayed over 10 × its minimum {self.lowest:.3g}"
-        else:
-            return None
-        return {"state": "blown-up", "step": step, "cause": cause}
 
 
 @dataclass
@@ -111,7 +80,7 @@ class Training:
         self.waypoints: Waypoints | None = None
         steps = len(factors)
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
-        self._watch = _Watch(warmup=round(steps * warmup))
+        self._watch = Watch(warmup=round(steps * warmup))
         self._stride = max(TRACE_EVERY, math.ceil(steps / TRACE))
         self._parameters = list(model.parameters())  # walking the modules for them takes as long as their norms
         self._base = [group["lr"] for group in optimizer.param_groups]
@@ -255,7 +224,7 @@ class Training:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.losses, self.curve, self.trace, self._row_from, watch = saved["records"]
-        self._watch = _Watch(**watch)
+        self._watch = Watch(**watch)
         if self.waypoints is not None:
             self.waypoints.load(saved["waypoints"])
         for _ in range(len(self.losses) * self.task.accumulate):

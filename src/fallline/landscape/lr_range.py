@@ -1,6 +1,7 @@
 """The learning rate range test: one short training at a rising rate, after which all is as before."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape.averaging import LossFn, Weight, batches_of, check_graph, check_loss, updater_of, weight_of
+from fallline.landscape.culprits import check_batches
 from fallline.landscape.progress import Clock, Progress
-from fallline.landscape.restoring import memory_of, restoring
+from fallline.landscape.restoring import memory_of, restoring, trained
 from fallline.landscape.slope import read
 
 CEILING = 3.0  # times the size of the start that the loss may rise above it before the test ends
@@ -100,8 +102,8 @@ def lr_range(
 
     Raises:
         LossError: the loss is not one number or has no graph, or there is no batch.
-        ArgumentError, ArgumentTypeError: an argument cannot be used, the loss is not finite before the first update, or
-            the data end or the user's step makes no update.
+        ArgumentError, ArgumentTypeError: an argument cannot be used, a batch has a loss or a gradient that is not
+            finite before any update, the data end, or the user's step makes no update.
 
     Example:
         >>> import torch
@@ -126,6 +128,10 @@ def lr_range(
             losses = test.run(rates, _endless(data), clock)
         finally:
             handle.remove()
+    if not math.isfinite(losses[-1]):
+        with restoring(model, optimizer, scaler, data, keep):
+            model.train()
+            check_batches(test.latest, model, loss_fn, step, trained(model, optimizer))
     start, after = losses[0], np.asarray(losses[1:])
     used = rates[: len(after)]
     found = read(used, after, start, test.diverged)
@@ -165,6 +171,7 @@ class _Test:
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.ratios = [rate / max(rates) if max(rates) > 0 else 1.0 for rate in rates]
         self.updates = self.batches = 0
+        self.latest: deque[tuple[int, Any]] = deque(maxlen=2 * accumulate)  # batches of two updates, by number
         self.diverged = False
 
     def count(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -221,6 +228,7 @@ class _Test:
             group = [batch for _, batch in zip(range(1 if self.step else self.accumulate), batches, strict=False)]
             if not group:
                 return None
+            self.latest += enumerate(group, self.batches + 1)
             self.batches += len(group)
             weights = [weight_of("lr_range", batch, self.weight) for batch in group]
             loss = _number(self.step(group[0])) if self.step else self._own_step(group, weights)

@@ -20,17 +20,24 @@ class Measure:
         mode: "min" when lower is better, else "max".
         unit: of the loss; "" when it has none.
         log_ratio: whether arms are compared by ratios: losses are, where all are above 0.
+        below_0: whether some loss of the study is.
     """
 
     metric: str
     mode: str
     unit: str
     log_ratio: bool = True
+    below_0: bool = False
 
     @property
     def is_loss(self) -> bool:
-        """Whether axes are logarithmic and the loss of an untrained model is the worst that counts."""
+        """Whether the loss of an untrained model is the worst that counts."""
         return self.metric == "val_loss" and self.mode == "min"
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether axes are logarithmic, and changes given in percent."""
+        return self.is_loss and not self.below_0
 
     @property
     def test(self) -> str:
@@ -71,7 +78,7 @@ class Measure:
 
 def measure(study: "Study") -> Measure:
     """Return what a study is judged by."""
-    return Measure(study.metric, study.mode, study.spec.learning.unit, study.log_ratio)
+    return Measure(study.metric, study.mode, study.spec.learning.unit, study.log_ratio, study.has_losses_below_0)
 
 
 def change(c: Comparison, value: float, form: str = "+") -> str:

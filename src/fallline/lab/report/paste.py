@@ -99,6 +99,7 @@ def command(study: "Study") -> str:
     usual = {"searches": 1, "equal": "grad-evals", "horizon": 1.0, "device": "cpu"}
     for name, value in usual.items():
         words += [f"--{name}", str(getattr(spec, name))] if getattr(spec, name) != value else []
+    words += ["--landscape"] if spec.landscape else []
     words += ["--self-check"] if any(arm.twin for arm in spec.arms) else []
     words += ["--margin", f"{study.margin:g}"] if study.margin is not None else []
     return shlex.join([*words, "--out", "DIR"])

@@ -11,7 +11,6 @@ from fallline.lab.report.analysis.profile import ratios
 from fallline.lab.report.charts.profile import performance_profile
 from fallline.lab.report.document import Bullets, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.formats import cannot_write
-from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
 from fallline.lab.report.tables import ARM, Column, Table
@@ -51,7 +50,7 @@ def profile_records(studies: Sequence["Study"]) -> Records:
     rows = Records()
     for task, study in zip(tasks, studies, strict=True):
         values = {arm: _mean(study, arm) for arm in arms}
-        found = ratios(values, measure(study).mode)
+        found = ratios(values, study.mode)
         rows += [{"arm": arm, "task": task, "value": values[arm], "ratio": found[arm]} for arm in arms]
     return rows
 
@@ -77,7 +76,7 @@ def _field(studies: Sequence["Study"]) -> tuple[list[str], list[str]]:
 
 
 def _mean(study: "Study", arm: str) -> float | None:
-    values = study.confirmed(arm, measure(study).test)
+    values = study.confirmed(arm)
     good = [value for value in values if value is not None]
     return math.fsum(good) / len(good) if len(good) == len(values) else None
 

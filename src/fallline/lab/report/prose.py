@@ -56,9 +56,9 @@ def _tuning(study: "Study") -> str:
     return (
         f"Every arm was tuned with the documented default and {spec.trials} points of a scrambled Sobol sequence on "
         f"one seed{more}, the same points of the unit cube for all arms.{short} {what} An optimum in the outer tenth "
-        "of its range extends the range by a decade, with as many further trials for every arm, up to twice; "
-        f"{extension}. Selected was the best validation result at the end of the schedule{_again(study)}; of results "
-        "within 2 %, the point farthest from failures."
+        "of its range, or a search that found nothing but failures, extends the range by a decade, with as many "
+        f"further trials for every arm, up to twice; {extension}. Selected was the best validation result at the end "
+        f"of the schedule{_again(study)}; of results within 2 %, the point farthest from failures."
     )
 
 
@@ -119,8 +119,9 @@ def threats(study: "Study") -> Section:
     equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
     items = [
         "One task, one model, one split of the data: what wins here need not win elsewhere.",
-        f"Tuning used {plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm; others might have "
-        "selected another configuration.",
+        "The intervals cover the seeds of the configurations that were selected, not the luck of the search: it used "
+        f"{plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm, and another search may select "
+        "other configurations, whose means differ by more than the intervals say.",
         tuned,
         f"With {spec.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
         "show.",

@@ -143,7 +143,7 @@ def tuning(study: "Study") -> Table:
     rows = Records()
     for row in study.leaderboard():
         default, tuned = row[f"default_{kind.metric}"], row[f"tuned_{kind.metric}"]
-        ratio = 100 * (tuned / default - 1) if kind.is_loss and default > 0 else tuned - default
+        ratio = 100 * (tuned / default - 1) if kind.is_ratio and default > 0 else tuned - default
         counts = {key: row[key] for key in ("tuning_failed", "tuning_trials")}
         rows.append({"arm": row["arm"], "default": default, "tuned": tuned, "change": ratio, **counts})
     form = (
@@ -162,7 +162,8 @@ def tuning(study: "Study") -> Table:
         value("default"),
         value("tuned"),
         Column(
-            "change", lambda row: number(row["change"], "+.1f", " %") if kind.is_loss else number(row["change"], "+.4f")
+            "change",
+            lambda row: number(row["change"], "+.1f", " %") if kind.is_ratio else number(row["change"], "+.4f"),
         ),
         Column("tuning trials\nfailed", lambda row: f"{row['tuning_failed']} of {row['tuning_trials']}"),
     )

@@ -136,7 +136,7 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
 def _sensitivity(study: "Study", drawn: dict[str, Any]) -> Section:
     kind = measure(study)
     also = prose.words(study, without="lr")
-    axes = "both axes are logarithmic" if kind.is_loss else "the rates are on a logarithmic axis"
+    axes = "both axes are logarithmic" if kind.is_ratio else "the rates are on a logarithmic axis"
     caption = (
         f"Validation result at the end of every tuning trial, one seed each; {axes}. Ringed: selected; white centre: "
         "the documented default; red ×: failed, whatever the loss."

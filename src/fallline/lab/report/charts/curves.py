@@ -1,6 +1,7 @@
 """The figures of training: curves over the confirmation runs, and the learning rate below them."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import altair as alt
@@ -46,7 +47,7 @@ def curves(study: "Study", split: str) -> alt.LayerChart | None:
     """
     kind = measure(study)
     if split == "train":
-        kind = Measure("val_loss", "min", kind.unit)
+        kind = replace(kind, metric="val_loss", mode="min")
     metric = f"{split}_{kind.metric[4:]}"
     rows, crosses = _rows(study, metric, kind)
     if not rows and not crosses:

@@ -100,8 +100,8 @@ def _widened(values: Sequence[float | None]) -> tuple[float, float]:
 
 
 def measured_scale(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Scale:
-    """Return the scale for a metric: logarithmic for losses, linear for others, over these values."""
-    if measure.is_loss:
+    """Return the scale for a metric: logarithmic for losses above 0, linear for others, over these values."""
+    if measure.is_ratio:
         return log_scale(values, **options)
     good = [value for value in values if value is not None]
     low, high = min(good, default=0.0), max(good, default=1.0)
@@ -111,12 +111,12 @@ def measured_scale(measure: Measure, values: Sequence[float | None], **options: 
 
 def measured_axis(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Axis:
     """Return the axis that goes with `measured_scale`."""
-    return log_axis(values, **options) if measure.is_loss else alt.Axis(tickCount=6, **options)
+    return log_axis(values, **options) if measure.is_ratio else alt.Axis(tickCount=6, **options)
 
 
 def drawable(measure: Measure, value: float) -> float | None:
     """Return what `measured_scale` can show, None for anything else."""
-    return positive(value) if measure.is_loss else value if math.isfinite(value) else None
+    return positive(value) if measure.is_ratio else value if math.isfinite(value) else None
 
 
 def ticks() -> alt.ExprRef:

@@ -72,8 +72,8 @@ def _levels(study: "Study", fixed: float) -> list[float]:
     lowest = [kind.sign * o.metrics[kind.metric] for o in outcomes if not o.failure]
     hardest = kind.sign * min([kind.sign * fixed, *lowest])
     ends = [easiest, hardest]
-    if kind.is_loss and hardest > 0:
+    if kind.is_ratio and hardest > 0:
         ends = [math.log(end) for end in ends]
     levels = [ends[0] + (ends[1] - ends[0]) * i / (_TARGETS - 1) for i in range(_TARGETS)]
-    levels = [math.exp(level) for level in levels] if kind.is_loss and hardest > 0 else levels
+    levels = [math.exp(level) for level in levels] if kind.is_ratio and hardest > 0 else levels
     return sorted({*levels, fixed})

@@ -150,7 +150,7 @@ def _over_seeds(kind: Measure, values: Sequence[float | None]) -> dict[str, Any]
         return {"mean": None, "low": None, "high": None, "seeds": len(values) or 1}
     found = summarize(good)
     ends = {"mean": found.mean, "low": found.mean - found.sd, "high": found.mean + found.sd}
-    low = min(good) if kind.is_loss and ends["low"] <= 0 else ends["low"]  # a log scale has no 0
+    low = min(good) if kind.is_ratio and ends["low"] <= 0 else ends["low"]  # a log scale has no 0
     return {**{name: drawable(kind, value) for name, value in {**ends, "low": low}.items()}, "seeds": len(good)}
 
 

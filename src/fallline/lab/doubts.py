@@ -1,0 +1,47 @@
+"""What a reader of a study must know before trusting its numbers."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from fallline.lab.plan import tuning_trials
+from fallline.lab.selection import Search
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+
+def doubts(study: "Study") -> list[str]:
+    """Return a sentence for every arm whose tuning leaves one."""
+    found = []
+    for arm, search in study.searches.items():
+        if search.best is None:
+            found.append(f"{arm}: {_all_failed(study, search)}")
+        elif search.edge is not None and search.end is not None:
+            found.append(f"{arm}: {_at_an_edge(search, *search.edge, search.end[1])}")
+        elif not search.ranges:
+            found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
+    return found
+
+
+def _all_failed(study: "Study", search: Search) -> str:
+    """Return what is to be said of a search without one success: how its trials failed, and what to do."""
+    trials = tuning_trials(study.spec, search)
+    failures = [failure for trial in trials if (failure := study.outcome(trial).failure) is not None]
+    states = ", ".join(f"{count} {state}" for state, count in Counter(f["state"] for f in failures).most_common())
+    rates = sorted(point["lr"] for point in search.points)
+    tried = f"lr {rates[0]:.2g}" if rates[0] == rates[-1] else f"lr {rates[0]:.2g} to {rates[-1]:.2g}"
+    arm, task = search.arm.optimizer, study.spec.task
+    return (
+        f"every tuning trial failed ({states}; {tried}), so nothing was confirmed; `fallline lr-range {task} "
+        f'--optimizer "{arm}"` shows where its loss falls, and {arm}@lr=LOW..HIGH searches there'
+    )
+
+
+def _at_an_edge(search: Search, name: str, side: str, end: str) -> str:
+    """Return what is to be said of an optimum at one side of a searched range, which is one end of its values."""
+    given, last = (next(d for d in ds if d.name == name) for ds in (search.arm.space.dimensions, search.ranges))
+    more = "even after extending it"
+    if getattr(last, side) == getattr(given, side):
+        # The rounds may have gone to another hyperparameter, or the finalists' further runs have changed the best.
+        more = f"which was not extended; widen it: {search.arm.optimizer}@{name}=LOW..HIGH"
+    return f"the best {name} lies at the {end} end of its range, {more}"

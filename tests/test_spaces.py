@@ -1,0 +1,63 @@
+"""The published ranges: what is searched of each optimizer, from where to where, and at which budget."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from fallline.cli.compare import QUICK, STANDARD, THOROUGH, Effort
+from fallline.lab.optimizers import get_space
+from fallline.lab.spaces import SPACES
+
+L2, DECOUPLED = (1e-6, 1e-2), (1e-3, 1.0)
+MOMENTUM, BETA1, BETA2, ALPHA = (5e-3, 0.3), (2e-2, 0.5), (1e-3, 0.1), (1e-3, 0.1)  # of 1 − value
+EPS, WARMUP = (1e-10, 1e-5), (0.0, 0.02, 0.05, 0.1)
+ADAM = {"1-beta1": BETA1, "1-beta2": BETA2, "eps": EPS}
+RANGES = {
+    "sgd": {"lr": (1e-3, 3), "weight_decay": L2},
+    "momentum": {"lr": (1e-3, 1), "weight_decay": L2, "1-momentum": MOMENTUM},
+    "nesterov": {"lr": (1e-3, 1), "weight_decay": L2, "1-momentum": MOMENTUM},
+    "rmsprop": {"lr": (1e-5, 1e-1), "weight_decay": L2, "1-alpha": ALPHA},
+    "adam": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
+    "adamw": {"lr": (3e-5, 1e-1), "weight_decay": DECOUPLED, **ADAM},
+    "lamb": {"lr": (1e-3, 1e-1), "weight_decay": DECOUPLED, "1-beta1": (5e-2, 0.3)},
+    "lion": {"lr": (1e-5, 1e-2), "weight_decay": (3e-3, 10.0), "betas": ((0.9, 0.99), (0.95, 0.98))},
+    "sam(sgd)": {"lr": (1e-3, 3), "weight_decay": L2, "rho": (1e-2, 0.5)},
+}
+FROM = {"lr": 1, "weight_decay": 9, "momentum": 25, "beta1": 25, "betas": 25, "rho": 25}  # trials; the rest from 64 on
+
+
+@pytest.mark.parametrize("arm", RANGES)
+def test_the_ranges_are_the_published_ones_searched_in_log(arm):
+    found = {}
+    for d in get_space(arm).dimensions:
+        ends = [d.value(0.0), d.value(1.0), d.value(0.5)]
+        if d.choices:
+            found[d.name] = d.choices
+            continue
+        low, high, middle = (1 - end for end in ends) if d.complement else ends
+        assert middle == pytest.approx(math.sqrt(low * high))
+        found["1-" * d.complement + d.name] = (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
+    assert {**RANGES[arm], "warmup": WARMUP} == found
+
+
+@pytest.mark.parametrize("arm", RANGES)
+@pytest.mark.parametrize("trials", [1, 8, 9, 24, 25, 63, 64])
+def test_dimensions_come_in_at_the_published_budgets(arm, trials):
+    space = get_space(arm)
+    expected = [d.name for d in space.dimensions if trials >= FROM.get(d.name, 64)]
+    assert [d.name for d in space.searched(trials, {}, {})] == expected
+    assert "lr" not in [d.name for d in space.searched(trials, {"lr": 0.1}, {})]
+    assert [d.name for d in space.searched(1, {}, {"warmup": (0.0, 0.1)})] == ["lr", "warmup"]
+
+
+def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():
+    assert RANGES.keys() >= {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lamb", "lion"} <= SPACES.keys()
+
+
+def test_the_efforts_are_those_of_the_docs():
+    page = (Path(__file__).parents[1] / "docs/lab.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`--quick`|standard|`--thorough`) \| (\d+) \| (\d+).*? \| (\d+) \|$", page, re.M)
+    efforts = [Effort(*map(int, numbers)) for _, *numbers in rows]
+    assert efforts == [QUICK, STANDARD, THOROUGH] == [Effort(8, 1, 5), Effort(16, 1, 8), Effort(32, 3, 10)]
