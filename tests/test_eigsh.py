@@ -239,6 +239,10 @@ def test_the_same_seed_gives_the_same_bits():
         ({"tol": 0.0}, r"tol must be in \(0, 1\)"),
         ({"max_matvecs": 3}, "max_matvecs must be at least 4"),
         ({"start": torch.ones(3)}, r"start must have shape \(200,\)"),
+        ({"start": [1.0]}, r"start must have shape \(200,\) or \(200, j\), got list"),
+        ({"k": 2.0}, r"k must be from 1 to 200, .* got k=2.0"),
+        ({"tol": "1e-3"}, r"tol must be in \(0, 1\), got tol='1e-3'"),
+        ({"max_matvecs": 50.0}, "max_matvecs must be at least 4, got 50.0"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(options, message):
@@ -249,5 +253,15 @@ def test_bad_arguments_are_one_clear_error(options, message):
 def test_what_is_no_operator_is_refused():
     with pytest.raises(ArgumentError, match="H must be a Hessian or another operator, got list"):
         eigsh([[1.0]])
-    with pytest.raises(ArgumentError, match=r"square and real, got shape=\(2, 3\)"):
-        eigsh(torch.ones(2, 3))
+    for matrix, message in (
+        (torch.ones(2, 3), r"square and real, got shape=\(2, 3\)"),
+        (torch.ones(0, 0), r"square and real, got shape=\(0, 0\)"),
+        (torch.eye(2, dtype=torch.bfloat16), "float32 or float64, got torch.bfloat16"),
+        (torch.eye(2, dtype=torch.int64), "float32 or float64, got torch.int64"),
+        (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "symmetric, got elements up to 2 apart"),
+        (torch.tensor([[1.0, math.nan], [math.nan, 1.0]]), "finite, got NaN or Inf"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^Dense: matrix must be {message}"):
+            eigsh(matrix)
+    rounded = torch.tensor([[1.0, 2.0], [2.0 * (1 + 1e-5), 1.0]])  # as a Hessian by autograd in float32 may be
+    assert eigsh(rounded, max_matvecs=6).values.item() == pytest.approx(3, rel=1e-4)

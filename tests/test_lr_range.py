@@ -232,7 +232,13 @@ def test_progress_says_first_what_it_costs_and_counts_updates():
         ({"loss_fn": None, "step": lambda b: 1.0}, ArgumentError, "step must call optimizer.step"),
         ({"loss_fn": lambda m, b: m(b[0])}, LossError, "must return one real number"),
         ({"loss_fn": lambda m, b: squares(m, b).detach()}, LossError, "lr_range: loss must depend on the parameters"),
-        ({"loss_fn": lambda m, b: squares(m, b) * torch.nan}, ArgumentError, "must be finite before the first update"),
+        (
+            {"loss_fn": lambda m, b: squares(m, b) * torch.nan},
+            LossError,
+            "loss must be finite, got nan for batch 0; every parameter is finite, so look at that batch",
+        ),
+        ({"loss_fn": "mse"}, ArgumentTypeError, "loss_fn must be a function of model and batch, got 'mse'"),
+        ({"data": batches(4, 0)}, ArgumentError, "every batch must have a row, got one of none"),
         ({"model": 1}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"optimizer": 1}, ArgumentTypeError, "optimizer must be a torch.optim.Optimizer"),
         ({"data": []}, LossError, "data must have a batch"),
@@ -250,6 +256,22 @@ def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):
                 **arguments,
             }
         )
+
+
+def test_the_loss_of_an_update_weighs_the_batches_of_the_users_own_loop_by_their_rows():
+    model, data = net().eval(), batches(6, 2)
+    optimizer, calls = fl.SGD(model.parameters()), itertools.count(1)
+
+    def step(batch):
+        loss = squares(model.eval(), batch)
+        loss.backward()
+        if next(calls) % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    expected = sum(len(batch[0]) * squares(model, batch).item() for batch in data) / 8
+    assert lr_range(model, optimizer, None, data, steps=10, step=step).start == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_picture_has_the_range_and_the_suggestion():

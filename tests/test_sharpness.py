@@ -225,6 +225,16 @@ def test_curvature_within_the_tolerance_is_none():
     assert classify_point(matrix, tolerance=1e-3).kind == "flat"
 
 
+def test_what_is_no_gradient_and_no_tolerance_is_refused():
+    for options, message in (
+        ({"grad": [1.0, 2.0]}, r"grad must have shape \(2,\), got list; H.flatten\(grads\) makes it"),
+        ({"grad": torch.ones(3)}, r"grad must have shape \(2,\), got \(3,\)"),
+        ({"tolerance": "small"}, "tolerance must be >= 0, got tolerance='small'"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^classify_point: {message}"):
+            classify_point(torch.eye(2), **options)
+
+
 def test_too_few_products_are_no_minimum():
     values = torch.linspace(0.1, 1, 100, dtype=torch.float64)
     assert classify_point(torch.diag(values), max_matvecs=20).kind == "undetermined"

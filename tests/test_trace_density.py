@@ -114,6 +114,8 @@ def test_progress_tells_of_every_product():
         (lambda A: trace(A, 30, method="exact"), "trace: method must be one of auto, hutchinson"),
         (lambda A: spectral_density(A, probes=1), "spectral_density: probes must be at least 2"),
         (lambda A: spectral_density(A, steps=1), "spectral_density: steps must be at least 2"),
+        (lambda A: trace(A, 30.0), "trace: matvecs must be at least 3, got matvecs=30.0"),
+        (lambda A: spectral_density(A, "4"), "spectral_density: probes must be at least 2, got probes='4'"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(call, message):

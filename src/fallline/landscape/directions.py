@@ -23,6 +23,12 @@ def chosen(where: str, model: nn.Module, params: Iterable[Any] | None) -> dict[s
         raise ArgumentTypeError(f"{where}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
     every = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     if params is None:
+        imaginary = [name for name, p in model.named_parameters() if p.requires_grad and p.is_complex()]
+        if imaginary:
+            raise ArgumentError(
+                f"{where}: parameters must be real, got {imaginary[0]} of {model.get_parameter(imaginary[0]).dtype}; "
+                "pass params= without it"
+            )
         found: dict[str, torch.Tensor] = {name: p for name, p in every.items() if p.requires_grad}
     else:
         wanted = list(params)
