@@ -1,6 +1,7 @@
 """Eigenvalues against LAPACK's: within their bounds, none twice, and honest about what was missed."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -188,6 +189,31 @@ def test_the_probability_of_a_miss_is_one(n, at):
         allowed = level * runs
         assert sum(p <= level for p in given) <= allowed + 3 * math.sqrt(allowed)
     assert n == 3 or given
+
+
+def test_chains_that_broke_down_combine_as_fisher_says():
+    """Of the identity each product is a chain of its own, and says little; their product would say too much."""
+    stats = pytest.importorskip("scipy.stats")
+    d, at = 100, 30.0
+    chains = {"size": 2, "breaks": [True, True], "betas": [1.0, 2.0], "T": torch.zeros(2, 2)}
+    basis = SimpleNamespace(**chains, dimension=d, eps=1e-16, scale=1.0)
+    # A product from a vector of its own bounds the component of any vector along the missed one by 1/√(1 + (at/β)²); of
+    # a random vector in d dimensions, √(d − 1) times it is Student's t of d − 1 degrees of freedom, near 0.
+    alone = [
+        2 / math.sqrt(1 + (at / beta) ** 2) * stats.t.pdf(0, dim - 1) * math.sqrt(dim - 1)
+        for beta, dim in ((1.0, d), (2.0, d - 1))
+    ]
+    assert all(0.1 < p < 1 for p in alone)
+    assert miss_probability(basis, at) == pytest.approx(stats.combine_pvalues(alone).pvalue, rel=1e-12)
+
+
+def test_in_float32_a_search_proves_no_more_than_its_rounding():
+    values = torch.cat([torch.linspace(0, 1, 99), torch.tensor([3.0])])
+    for dtype, least, most in ((torch.float32, 1e-6, 1e-4), (torch.float64, 1e-15, 1e-12)):
+        basis = Lanczos(Meter(Dense(torch.diag(values.to(dtype))), 40, 40, None), 40, torch.Generator().manual_seed(0))
+        for _ in range(40):
+            basis.step()
+        assert least < miss_probability(basis, 9.0) < most
 
 
 def test_memory_is_kept_to_and_said_before_the_first_product():

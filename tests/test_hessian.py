@@ -121,14 +121,16 @@ def test_float32_is_measured_in_float32():
     assert (found - true_hessian(model, batch)).abs().max() < 1e-6
 
 
-def test_the_kept_graph_follows_the_parameters():
-    model, batch = build("mlp")
+def test_the_kept_graph_follows_parameters_and_buffers():
+    model, batch = build("cnn")
     H = Hessian(model, loss, batch)
     matrix(H)
+    model.eval()
     for move in (lambda p: p.data.mul_(2.0), lambda p: p.detach().add_(0.1)):  # without and with a new version
-        for p in model.parameters():
-            move(p)
-        assert (matrix(H) - true_hessian(model, batch)).abs().max() < 1e-10
+        for moved in (model.parameters(), [model[1].running_mean]):
+            for p in moved:
+                move(p)
+            assert (matrix(H) - true_hessian(model, batch)).abs().max() < 1e-10
 
 
 def test_unused_and_linear_parameters_give_zero_rows():

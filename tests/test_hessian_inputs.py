@@ -117,11 +117,21 @@ def test_dropout_is_the_same_in_every_product():
     assert not torch.allclose(Hessian(model, loss, batch) @ v, first)
 
 
-def test_a_loader_that_shuffles_and_augments_is_one_function():
+def by_batch_sampler(data, generator):
+    order = torch.utils.data.RandomSampler(data, generator=generator)
+    return {"batch_sampler": torch.utils.data.BatchSampler(order, 4, False)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [lambda data, generator: {"batch_size": 4, "shuffle": True, "generator": generator}, by_batch_sampler],
+    ids=["shuffled", "batch sampler"],
+)
+def test_a_loader_that_shuffles_and_augments_is_one_function(options):
     x, y = torch.randn(10, 3), torch.randint(2, (10,))
     data = torch.utils.data.TensorDataset(x, y)
     generator = torch.Generator().manual_seed(1)
-    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, generator=generator)
+    loader = torch.utils.data.DataLoader(data, **options(data, generator))
     before = generator.get_state()
     model, _ = build("mlp", dtype=torch.float32)
     H = Hessian(model, lambda m, b: loss(m, (b[0] + 0.1 * torch.randn(b[0].shape), b[1])), loader)

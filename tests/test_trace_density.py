@@ -61,6 +61,7 @@ def test_hutch_plus_plus_begins_at_thirty_products():
 def test_low_rank_is_exact():
     found = trace(spectrum(torch.tensor([5.0, -3.0] + [0.0] * 98)), 30)
     assert found.estimate == pytest.approx(2.0, abs=1e-8) and found.stderr < 1e-8
+    assert found.matvecs == 10 + 2 + 10  # a sketch of rank 2 needs no more for its exact part
     assert trace(torch.zeros(50, 50), 30).estimate == 0
     small = trace(spectrum(torch.tensor([1.0, 2.0, 3.0])), 30)
     assert small.ci95 == pytest.approx((6.0, 6.0)) and (small.method, small.matvecs) == ("exact", 3)
@@ -89,6 +90,14 @@ def test_the_density_is_one():
     near_ten = (found.grid > 9) & (found.grid < 11)
     share = torch.trapezoid(found.density[near_ten], found.grid[near_ten]).item()
     assert share == pytest.approx(1 / len(OUTLIERS), rel=0.7)  # 8 probes: standard deviation √(2/8) of it
+
+
+def test_the_interval_of_the_negative_mass_is_the_t_interval_over_probes():
+    stats = pytest.importorskip("scipy.stats")
+    found = spectral_density(spectrum(NORMAL), probes=5, steps=8)
+    masses = [5 * float(w[x < 0].sum()) for x, w in zip(found.nodes.split(8), found.weights.split(8), strict=True)]
+    low, high = stats.t.interval(0.95, 4, loc=sum(masses) / 5, scale=stats.sem(masses))
+    assert low > 0 and high < 1 and found.negative_ci95 == pytest.approx((low, high), rel=1e-9)
 
 
 def test_zeros_are_not_negative():

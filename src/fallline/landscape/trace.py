@@ -92,7 +92,6 @@ def trace(
         vector = signs()
         if basis is not None:
             vector = vector - basis @ (basis.T @ vector)
-            vector = vector - basis @ (basis.T @ vector)
         values.append(_dot(vector, meter.product(vector)))
     mean, stderr, interval = mean_interval(values, exact)
     return Trace(mean, stderr, interval, meter.done, "hutch++" if sketch else "hutchinson")
