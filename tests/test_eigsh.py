@@ -225,6 +225,8 @@ def test_memory_is_kept_to_and_said_before_the_first_product():
     assert [step.done for step in steps] == list(range(found.matvecs + 1))
     assert steps[-1].seconds >= 0 and "products" in str(steps[-1])
     assert abs(found.values[0].item() - BULK.max().item()) < 1e-2
+    assert not found.converged and found.miss_probability > 0.1  # 12 vectors are too few to look for another
+    assert found.residuals[0] < 1e-2
     with pytest.raises(ArgumentError, match=rf"memory must be at least {6 * N * 8} bytes for k=1 and n={N}"):
         eigsh(matrix, 1, memory=5 * N * 8)
 

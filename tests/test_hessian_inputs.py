@@ -43,6 +43,19 @@ def test_a_second_derivative_that_is_silently_wrong_is_found(dtype):
         Hessian(model, cubed, x, hvp="double-backward")
 
 
+def test_a_hundredth_of_the_curvature_may_not_be_missing():
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 1, bias=False).double(), torch.tensor([[1.0, 2.0, -1.0]], dtype=torch.float64)
+
+    def mostly_right(m, x):
+        return 100 * m(x).square().mean() + SilentlyWrong.apply(m(x)).mean()
+
+    with pytest.warns(LandscapeWarning, match=r"differs from a finite difference by 3%, most in weight"):
+        H = Hessian(model, mostly_right, x)
+    right = (200 + 6 * (x @ model.weight.detach().T).item()) * x.T @ x
+    assert (matrix(H) - right).abs().max() < 1e-6 * right.abs().max()
+
+
 def test_kinks_are_no_missing_derivative():
     """In float32 a finite difference of this network is wrong by over a tenth, at every step."""
     torch.manual_seed(0)

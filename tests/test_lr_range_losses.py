@@ -7,7 +7,7 @@ import torch
 
 import fallline as fl
 from fallline.errors import LossError
-from fallline.landscape import lr_range
+from fallline.landscape import lr_range, rising_rate
 from test_lr_range import Point, batches, net, squares
 
 
@@ -55,3 +55,21 @@ def test_a_step_of_the_users_own_says_what_it_can():
 
     with pytest.raises(LossError, match="lr_range: loss must be finite before the first update, got nan"):
         lr_range(model, optimizer, None, batches(4), step=step)
+
+
+def test_a_scaler_that_skips_every_step_is_a_rate_too_high_or_no_gradient_at_all(monkeypatch):
+    """The loss is finite; its gradient is not where w is below a half, from the start or after some updates."""
+    monkeypatch.setattr(rising_rate, "PATIENCE", 20)
+
+    def loss_fn(model, batch):
+        return (model.w.square() + 0.0 * torch.sqrt(torch.where(model.w > 0.5, model.w, 0.0 * model.w))).sum()
+
+    def run(start):
+        model = Point(start)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        return lr_range(model, torch.optim.SGD(model.parameters()), loss_fn, torch.ones(1), scaler=scaler)
+
+    found = run(1.0)
+    assert found.diverged and len(found.lrs) > 10
+    with pytest.raises(LossError, match="gradients must be finite at some scale of the scaler, got 20 steps in turn"):
+        run(0.4)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.landscape import spectral_density, trace
+from fallline.landscape import Dense, spectral_density, trace
 from fallline.landscape.intervals import mean_interval, t_quantile
+from fallline.landscape.operators import Meter
 from landscapes import spectrum
 
 NORMAL = torch.randn(150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -113,6 +114,20 @@ def test_progress_tells_of_every_product():
     steps.clear()
     spectral_density(spectrum(NORMAL), 2, 5, progress=steps.append)
     assert [step.done for step in steps] == list(range(11)) and steps[0].bytes == 5 * 150 * 8
+
+
+def test_what_is_left_is_said_in_seconds_and_bytes():
+    class Timed(Dense):
+        seconds = property(lambda self: 2.0, lambda self, value: None)
+
+    steps = []
+    meter = Meter(Timed(torch.eye(3)), 4, 5, steps.append)
+    for _ in range(3):
+        meter.product(torch.ones(3))
+    assert [(step.done, step.total, step.seconds, step.bytes) for step in steps] == [
+        (0, 4, 8.0, 60), (1, 4, 6.0, 60), (2, 4, 4.0, 60), (3, 4, 2.0, 60),
+    ]  # fmt: skip
+    assert str(steps[1]) == "1 of at most 4 products, about 6 s left, 0.0 MB extra"
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,13 @@ class RisingRate:
         while self.updates == before:
             self._set(rate)  # again after a step that was skipped: the user's schedule may have moved it
             if len(parts) >= PATIENCE:
-                if self.scaler is not None and self.step is None:
+                if self.scaler is not None and self.step is None and self.updates:
                     return math.nan  # every step is skipped: not a gradient is finite any more
+                if self.scaler is not None and self.step is None:
+                    raise LossError(
+                        f"lr_range: gradients must be finite at some scale of the scaler, got {PATIENCE} steps in turn "
+                        "that it skipped; look for a root or logarithm at 0"
+                    )
                 raise ArgumentError(
                     f"lr_range: step must call optimizer.step() in the end, got {PATIENCE} batches without an update; "
                     "call it on the optimizer that was passed"
