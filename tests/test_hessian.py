@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
-from fallline.landscape import GaussNewton, Hessian, Preconditioned
+from fallline.landscape import GaussNewton, Hessian, Preconditioned, trace
 from landscapes import MODELS, build, loss, quadratic, true_hessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*math kernel:fallline.errors.LandscapeWarning")
@@ -215,6 +215,20 @@ def test_a_preconditioned_matrix_has_the_eigenvalues_of_the_quotient():
     assert (found - right).abs().max() < 1e-12
     with pytest.raises(ArgumentError, match="diagonal must be positive, got 0"):
         Preconditioned(A, torch.zeros(6))
+
+
+def test_the_cost_is_known_before_the_first_product():
+    model, batch = build("mlp")
+    H = Hessian(model, loss, batch)
+    for operator in (
+        H,
+        Hessian(model, loss, split(batch, 6, 4)),
+        GaussNewton(model, loss, batch),
+        Preconditioned(H, 1 + torch.rand(32)),
+    ):
+        steps = []
+        trace(operator, 10, progress=steps.append)
+        assert (steps[0].done, steps[0].total) == (0, 10) and steps[0].seconds > 0
 
 
 def test_scipy_takes_it():

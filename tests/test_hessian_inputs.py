@@ -221,6 +221,11 @@ def test_losses_that_cannot_be_measured_are_one_clear_error(change, message):
         Hessian(**failing(change))
 
 
+def test_gauss_newton_finds_a_loss_that_is_not_always_the_same():
+    with pytest.raises(LossError, match=r"^GaussNewton: .*same at every evaluation"):
+        GaussNewton(**failing({"loss_fn": lambda m, b: loss(m, b) * torch.rand((), generator=draws)}))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,7 +7,7 @@ import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError, LossError, StateError
-from fallline.landscape import Hessian, classify_point, critical_sharpness, sharpness
+from fallline.landscape import Eigen, Hessian, classify_point, critical_sharpness, point, sharpness
 from fallline.landscape.point import _kind
 from landscapes import quadratic
 
@@ -240,6 +240,13 @@ def test_curvature_within_the_tolerance_is_none():
 )
 def test_a_kind_counts_the_bound_of_its_eigenvalue(values, bounds, converged, kind):
     assert _kind(values, bounds, 0.01, converged) == kind
+
+
+def test_the_condition_number_leaves_out_what_its_bound_does_not_tell_from_zero(monkeypatch):
+    values, bound = (torch.tensor(x, dtype=torch.float64) for x in ([0.5, 1.0, 4.0], [0.6, 0.1, 0.1]))
+    found = Eigen(values, torch.eye(3), bound, bound, True, 9, 0.0, 0.0)
+    monkeypatch.setattr(point, "eigsh", lambda *args, **options: found)
+    assert classify_point(torch.eye(3)).condition == 4
 
 
 def test_curvature_that_changes_the_loss_by_rounding_is_none():
