@@ -30,6 +30,25 @@ class Line:
 
     def loss(self, model, batch):
         return (torch.tensor([4.0, 1.0, -0.5]) * model.weight[0].square()).sum() / 2 + 1.0 + 0 * batch.sum()
+
+
+@fallline.task(steps=20)
+class Tokens:
+    """Curvature x², over batches of seven tokens and of three, in a row each."""
+
+    def model(self):
+        return torch.nn.Linear(1, 1, bias=False)
+
+    def batches(self, split, generator):
+        for _ in iter(int, 1 if split == "train" else 0):
+            yield torch.full((1, 7), 2.0)
+            yield torch.full((1, 3), 1.0)
+
+    def size(self, batch):
+        return batch.numel()
+
+    def loss(self, model, batch):
+        return model(batch.reshape(-1, 1)).square().mean() / 2
 '''
 
 
@@ -68,6 +87,29 @@ def test_it_says_what_the_model_stands_on(fallline, tmp_path):
 
 def measured(**options):
     return measure_curvature(get_task("line.py:Line"), items=8, **options)
+
+
+def test_batches_weigh_by_the_tasks_own_sizes(fallline):
+    found = measure_curvature(get_task("line.py:Tokens"), items=10, cells=0)
+    assert found.point.largest == pytest.approx((7 * 4 + 3 * 1) / 10, rel=1e-6)
+    assert (found.items, found.batches) == (10, 2)
+
+
+def test_a_checkpoint_brings_the_second_moments_of_its_optimizer(fallline, tmp_path):
+    """Without them there is no preconditioner: P = (1 − β1)·(√v̂ + eps) after one step, v̂ being g²."""
+    from fallline.lab.arms import make_arms
+    from fallline.lab.optimizers import build_optimizer
+
+    (arm,) = make_arms(["adam"], ["constant"])
+    model = torch.nn.Linear(3, 1, bias=False)
+    options = arm.space.options({**arm.space.defaults, **arm.fixed})
+    optimizer = build_optimizer("adam", model.parameters(), **options)
+    model.weight.grad = torch.tensor([[8.0, 1.0, 1.0]])
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    found = measured(arm=arm, checkpoint=tmp_path / "c.pt", cells=0)
+    assert found.sharpness.preconditioned
+    assert found.sharpness.value == pytest.approx(1.0 / (0.1 * 1.0), rel=1e-4)  # the second axis: 4/8 < 1/1
 
 
 def test_surfaces_are_those_of_the_quadratic_along_the_eigenvectors(fallline):

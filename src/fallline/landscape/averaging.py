@@ -23,7 +23,8 @@ class ModelLoss(nn.Module):
 
     def forward(self, batch: Any) -> torch.Tensor:
         """Return the loss of a batch, as `loss_fn` does."""
-        return self.loss_fn(self.model, batch)
+        loss: torch.Tensor = self.loss_fn(self.model, batch)
+        return loss
 
 
 def as_batches(where: str, data: Any) -> Iterable[Any]:
@@ -46,7 +47,8 @@ def as_batches(where: str, data: Any) -> Iterable[Any]:
                 f"{where}: data must be a list of batches that are alike, got tensors of {' and '.join(kinds)}, as in "
                 "one batch of a DataLoader; pass tuple(batch)"
             )
-    return data
+    batches: Iterable[Any] = data
+    return batches
 
 
 def check_functions(where: str, loss_fn: Any, weight: Any) -> None:
