@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from fallline import SGD
-from fallline.backends import fused, kernels
+from fallline.backends import fused, kernels, threads
 from fallline.backends.trace import trace
 from fallline.errors import CacheWarning
 from fallline.optimizers import OPTIMIZERS
@@ -51,14 +51,18 @@ def fresh_cache(monkeypatch, tmp_path):
     kernels.compile_update.cache_clear()
 
 
-@pytest.fixture
-def always_parallel(monkeypatch):
-    threads = torch.get_num_threads()
+@pytest.fixture(params=["PyTorch's threads", "Python's threads"])
+def always_parallel(request, monkeypatch):
+    if request.param == "Python's threads":
+        monkeypatch.setattr(threads, "_parallel_region", lambda: None)
+    elif threads._parallel_region() is None:
+        pytest.skip("PyTorch's OpenMP cannot be called on this platform")
+    number = torch.get_num_threads()
     monkeypatch.setattr(fused, "PARALLEL", 0)
     monkeypatch.setattr(fused, "CHUNK", 256)
     torch.set_num_threads(2)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(number)
 
 
 def test_a_second_process_loads_the_kernel_from_disk(tmp_path):
@@ -121,7 +125,7 @@ def test_a_kernel_of_two_arrays_is_compiled_to_narrow_vectors():
     update = SGD.rule.update_for(SGD([parameter(1)]).param_groups[0])
     namespace = {}
     exec(kernels.kernel_source(update, ("float32", "float32")).replace("cache=True", "cache=False"), namespace)
-    (text,) = namespace["update"].inspect_llvm().values()
+    text = namespace["update"].inspect_llvm()
     assert '"prefer-vector-width"="128"' in text and "x float>" in text
 
 
@@ -188,6 +192,27 @@ def test_a_child_forked_after_a_parallel_step_steps_right(always_parallel):
     assert same_bits([opt.param_groups[0]["params"][0].detach()], [expected])
 
 
+FORKED = """
+import os, signal, torch, fallline
+big = torch.ones(1 << 22)
+big.add_(1)  # PyTorch's threads are the parent's
+param = torch.nn.Parameter(torch.zeros(1 << 22))
+param.grad = torch.ones_like(param)
+if (child := os.fork()) == 0:
+    signal.alarm(60)  # a deadlock must end
+    fallline.SGD([param], lr=1.0).step()
+    os._exit(0 if (param.detach().numpy() == -1).all() else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_a_child_forked_before_the_first_step_steps_right():
+    """Its parent's threads are not its own, though fallline had not used them yet."""
+    assert subprocess.run([sys.executable, "-c", FORKED], timeout=120).returncode == 0
+
+
 def test_two_threads_may_step_two_optimizers_at_once(always_parallel):
     def run(name, results):
         opt = OPTIMIZERS[name]([parameter(3000, seed=1), parameter(7)], lr=0.01)
@@ -199,10 +224,10 @@ def test_two_threads_may_step_two_optimizers_at_once(always_parallel):
     alone, together = {}, {}
     for name in ("adam", "sgd"):
         run(name, alone)
-    threads = [threading.Thread(target=run, args=(name, together)) for name in alone]
-    for thread in threads:
+    both = [threading.Thread(target=run, args=(name, together)) for name in alone]
+    for thread in both:
         thread.start()
-    for thread in threads:
+    for thread in both:
         thread.join()
     assert all(same_bits(alone[name], together[name]) for name in alone)
 
@@ -215,10 +240,10 @@ def test_two_threads_may_compile_the_same_kernel_at_once(fresh_cache):
         barrier.wait()
         results.append(train(OPTIMIZERS["sgd"]([parameter(9)], momentum=0.5), range(3)))
 
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
+    both = [threading.Thread(target=run) for _ in range(2)]
+    for thread in both:
         thread.start()
-    for thread in threads:
+    for thread in both:
         thread.join()
     assert len(results) == 2 and same_bits(*results)
     assert len(list(fresh_cache.glob("*.py"))) == 1

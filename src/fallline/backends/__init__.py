@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fallline.backends import threads  # noqa: F401 -- before a fork: it notes whose threads there are
 from fallline.backends.bucket import Bucket
 from fallline.rule import Update
 from fallline.shards import is_sharded

@@ -2,8 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import is_, itemgetter
 from types import ModuleType
@@ -15,15 +14,15 @@ import torch
 from fallline.backends.addresses import Addresses
 from fallline.backends.kernels import compile_update, load_module
 from fallline.backends.layout import dtype_name, one_memory
-from fallline.backends.threads import run_on_threads
+from fallline.backends.threads import Call
 from fallline.backends.trace import Pass
 from fallline.backends.traced import Numbers, TracedBucket
 
 # Elements; 64 Ki of four float32 arrays are 1 MiB, large enough to hide a ticket and small enough to share out evenly.
 CHUNK = 65536
-# Bytes read and written below which waking another thread costs more than it saves: 25 MB of small tensors took
-# 0.41 ms on one thread and 0.43 ms on two, 41 MB took 0.60 and 0.45 ms (2 cores, 32 MB of last-level cache).
-PARALLEL = 32 << 20
+# Bytes read and written below which another thread costs more than it saves: 25 MB of small tensors took 0.41 ms on
+# one thread and 0.30 on two; to wake a worker of PyTorch's that sleeps takes 0.05 ms (2 cores of a Zen 4).
+PARALLEL = 16 << 20
 
 
 def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
@@ -35,7 +34,7 @@ def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any])
 class FusedBucket(TracedBucket):
     """Runs a generated kernel over a table of addresses."""
 
-    _kernels: tuple[Callable[..., None], ...] = ()
+    _kernels: tuple[Any, ...] = ()
     _grads: list[weakref.ref[torch.Tensor]]  # weak, or zero_grad() would free nothing before the next step
     _grad_addresses: Addresses
 
@@ -80,7 +79,7 @@ class FusedBucket(TracedBucket):
         """Give every parameter the value of its state `key`; of large ones past the cache, in half the time."""
         if self._traffic >= PARALLEL and self._unmoved() and self._layout_fits([state[key] for state in self.states]):
             column, size = 2 + list(self.update.state).index(key), self.params[0].element_size()
-            self._share(partial(_copies().put_back, self._table, self._work, column, size))
+            self._share(Call(_copies().put_back, self._table, self._work, np.array([[column, size]])))
             torch.autograd.graph.increment_version(self.params)
         else:
             super().put_back(key)
@@ -91,15 +90,14 @@ class FusedBucket(TracedBucket):
         with np.errstate(over="ignore", under="ignore"):  # a number beyond float32 is Inf there, as in torch
             scalars = np.ascontiguousarray(scalars, dtype=real)
         kernel = self._kernels[self.traced.passes.index(sweep)]
-        self._share(partial(kernel, self._table, self._work, scalars, squares))
+        self._share(Call(kernel, self._table, self._work, scalars, squares))
 
-    def _share(self, work: Callable[[np.ndarray], None]) -> None:
-        """Call `work` with a ticket, on all threads where that is worth it."""
-        ticket = np.zeros(1, dtype=np.int64)
+    def _share(self, call: Call) -> None:
+        """Make a call, on all threads where that is worth it."""
         if self._traffic >= PARALLEL and torch.get_num_threads() > 1:
-            run_on_threads(partial(work, ticket))
+            call.run_on_threads()
         else:
-            work(ticket)
+            call.run()
 
     def _unmoved(self) -> bool:
         """Return whether parameters and states are the tensors of the table and lie where they lay."""
@@ -144,14 +142,16 @@ class FusedBucket(TracedBucket):
 
 _COPIES = '''"""Written by fallline; edits are lost."""
 
-from numba import njit
+from numba import cfunc
 from fallline.backends.memory import *
 
 
-@njit("void(int64[:, ::1], int64[:, ::1], int64, int64, int64[::1])", cache=True, nogil=True)
-def put_back(table, work, column, size, ticket):
+@cfunc(entry, cache=True)
+def put_back(call):
+    table, work, options = int64_table(call, 0), int64_table(call, 1), int64_table(call, 2)
+    column, size = options[0, 0], options[0, 1]
     while True:
-        w = take_ticket(ticket.ctypes.data)
+        w = take_ticket(call)
         if w >= work.shape[0]:
             return
         t, start = work[w, 0], size * work[w, 1]

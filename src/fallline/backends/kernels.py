@@ -14,30 +14,30 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fallline.backends.rounding import rounded_columns
 from fallline.backends.trace import Pass, Trace, trace
+from fallline.backends.writes import with_writes
 from fallline.errors import CacheWarning
 from fallline.rule import Update
 
 _HEAD = '''"""Written by fallline from the rule {rule}; edits are lost."""
 
-from numba import njit, types
+from numba import cfunc
 from numpy import sqrt
 from fallline.backends.memory import *
-
-table, numbers = types.int64[:, ::1], types.{real}[:, ::1]
-signature = types.void(table, table, numbers, types.float64[:, ::1], types.int64[::1])
 '''
 _PASS = """
 
-@njit(signature, cache=True, nogil=True, fastmath={flags}, error_model="numpy")
-def {name}(table, work, scalars, squares, ticket):
+@cfunc(entry, cache=True, fastmath={flags}, error_model="numpy")
+def {name}(call):
+    table, work = int64_table(call, 0), int64_table(call, 1)
+    scalars, squares = {real}_table(call, 2), float64_table(call, 3)
     while True:
-        w = take_ticket(ticket.ctypes.data)
+        w = take_ticket(call)
         if w >= work.shape[0]:
             return
         t, start, n = work[w, 0], work[w, 1], work[w, 2]
@@ -71,11 +71,16 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Callable[..., None], ...]:
-    """Return the kernels of the passes of `update`; `dtypes` (from DTYPES) are of parameter, gradient and states.
+def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return the kernels of the passes of an update, as Numba's C functions; `threads.Call` calls them.
 
-    A kernel takes `(table, work, scalars, squares, ticket)` and returns when no work is left, so that several threads
-    may call it at once. A pass that sums writes the sum of work item w to `squares[w]`.
+    A kernel takes four tables: addresses and work, as `FusedBucket` lays them out, scalars and squares. It returns when
+    no work is left, so that several threads may call it at once. A pass that sums writes the sum of work item w to
+    `squares[w]`.
+
+    Args:
+        update: what the kernels do.
+        dtypes: from DTYPES, of parameter, gradient and states.
     """
     module = load_module(update.rule.name, kernel_source(update, dtypes))
     return tuple(getattr(module, name) for name in _names(trace(update)))
@@ -90,18 +95,20 @@ def kernel_source(update: Update, dtypes: tuple[str, ...]) -> str:
     traced = trace(update)
     columns = dict(zip(("param", "grad", *update.state), dtypes, strict=True))
     rounded = rounded_columns(update, {name: dtype for name, dtype in columns.items() if name != "grad"})
-    text = _HEAD.format(rule=update.rule.name, real=dtypes[0] if dtypes[0] == "float64" else "float32")
-    for name, sweep in zip(_names(traced), traced.passes, strict=True):
-        text += _pass_source(name, sweep, columns, rounded)
+    text = _HEAD.format(rule=update.rule.name)
+    exact = [name for name, dtype in columns.items() if dtype == _real(columns)]
+    for name, (sweep, results) in zip(_names(traced), with_writes(traced, list(columns), exact), strict=True):
+        text += _pass_source(name, sweep, results, columns, rounded)
     return text
 
 
-def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[str]) -> str:
+def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[str, str], rounded: list[str]) -> str:
     """Return the source of one pass.
 
     Args:
         name: of the function.
         sweep: the pass.
+        results: what it writes, column to element.
         columns: the dtype of the parameter, the gradient and every state.
         rounded: which of them are rounded stochastically.
     """
@@ -110,7 +117,6 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
     before += [f"s{k} = scalars[row, {k}]" for k in range(len(sweep.scalars))]
     loop, after = [], []
     text = " ".join([*(expression for _, expression in sweep.lines), *sweep.outputs])
-    results = {} if sweep.scope else dict(zip([key for key in columns if key != "grad"], sweep.outputs, strict=True))
     copies = {key: result for key, result in results.items() if _is_copy(key, result, columns, text)}
     written = [key for key in results if key not in copies]
     for column, (key, dtype) in enumerate(columns.items()):
@@ -124,31 +130,43 @@ def _pass_source(name: str, sweep: Pass, columns: dict[str, str], rounded: list[
         before += [f"total{k} = 0.0" for k in range(len(sweep.outputs))]
         loop += [f"total{k} += float(x) * float(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
         after = [f"squares[w, {k}] = total{k}" for k in range(len(sweep.outputs))]
-    else:
-        if rounded:
-            before.append(f"first = start + table[t, {len(columns) + 2}]")
-        for pair in range(0, len(rounded), 2):  # an element's 32 random bits serve two columns
-            parts = f"low{pair}, high{pair}, offset{pair}"
-            before.append(f"{parts} = draw_key(table[t, {len(columns) + 1}], first, {pair})")
-            loop.append(f"random{pair} = draw({parts}, first + i)")
-        for key, result in copies.items():
-            size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
-            target, source = (f"table[t, {place}] + {size} * start" for place in places)
-            before.append(f"copy_past_cache({target}, {source}, {size} * n)")
-        for key in written:
-            store = _STORAGE[columns[key]][3]
-            if key in rounded:
-                number = rounded.index(key)
-                store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"
-            loop.append(f"{key}_at[i] = {store.format(results[key])}")
+    elif rounded:
+        begin, each = _draws(len(columns), len(rounded))
+        before, loop = before + begin, loop + each
+    for key, result in copies.items():
+        size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
+        target, source = (f"table[t, {place}] + {size} * start" for place in places)
+        before.append(f"copy_past_cache({target}, {source}, {size} * n)")
+    for key in written:
+        store = _STORAGE[columns[key]][3]
+        if key in rounded:
+            number = rounded.index(key)
+            store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"
+        loop.append(f"{key}_at[i] = {store.format(results[key])}")
     return _PASS.format(
         name=name,
+        real=_real(columns),
         flags=_FLAGS[bool(sweep.scope)],
         width=len(columns),
         before=_indent(8, before),
         loop=_indent(12, loop),
         after=_indent(8, after),
     )
+
+
+def _real(columns: dict[str, str]) -> str:
+    """Return the dtype of the arithmetic."""
+    return "float64" if columns["param"] == "float64" else "float32"
+
+
+def _draws(columns: int, rounded: int) -> tuple[list[str], list[str]]:
+    """Return what to do before the loop and in it, so that there are random bits for every column that is rounded."""
+    before, loop = [f"first = start + table[t, {columns + 2}]"], []
+    for pair in range(0, rounded, 2):  # an element's 32 random bits serve two columns
+        parts = f"low{pair}, high{pair}, offset{pair}"
+        before.append(f"{parts} = draw_key(table[t, {columns + 1}], first, {pair})")
+        loop.append(f"random{pair} = draw({parts}, first + i)")
+    return before, loop
 
 
 def _is_copy(key: str, result: str, columns: dict[str, str], text: str) -> bool:

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import carray, njit
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -29,15 +29,36 @@ uint16_at = _array_at(types.uint16)
 uint8_at = _array_at(types.uint8)
 
 
+# What a kernel is called with, see `threads.Call`: a ticket, then address, rows and columns of each table.
+entry = types.void(types.CPointer(types.int64))
+
+
 @intrinsic
-def take_ticket(typingctx, address):
-    """Add 1 to the int64 at `address` atomically and return its old value."""
+def take_ticket(typingctx, call):
+    """Add 1 to the first int64 of a call atomically and return its old value."""
 
     def codegen(context, builder, signature, args):
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+        return builder.atomic_rmw("add", args[0], ir.Constant(ir.IntType(64), 1), "monotonic")
 
-    return types.int64(types.int64), codegen
+    return types.int64(types.CPointer(types.int64)), codegen
+
+
+@njit
+def int64_table(call, number):
+    """Return the int64 table of a call with this number."""
+    return carray(int64_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
+
+
+@njit
+def float32_table(call, number):
+    """Return the float32 table of a call with this number."""
+    return carray(float32_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
+
+
+@njit
+def float64_table(call, number):
+    """Return the float64 table of a call with this number."""
+    return carray(float64_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
 
 
 @intrinsic

@@ -1,11 +1,13 @@
 """Run an update on symbols and write down what it does: numbers once a step, arithmetic once an element.
 
-An update that takes norms becomes several passes over the tensors: one for every stage of norms, which only sums
-squares, and a last one that writes. Each pass computes anew what it needs, so nothing is stored between them.
+An update that takes norms becomes several passes over the tensors: one for every stage of norms, which sums squares,
+and a last one that writes. Each pass computes anew what it needs, so nothing is stored between them; kernels may write
+a state as soon as it is final (`writes`).
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -65,6 +67,10 @@ class _Graph:
         if value.code not in stage:
             stage[value.code] = Symbol(self, f"r{sum(map(len, self.norms.values()))}", True, value.stage + 1)
         return stage[value.code]
+
+    def sums(self, scope: str, norms: Mapping[str, "Symbol"]) -> Pass:
+        """Return the pass that sums for these norms; the keys are what they are taken of."""
+        return self.emit(scope, [Symbol(self, code, False) for code in norms], list(norms.values()))
 
     def emit(self, scope: str | None, outputs: Sequence[Operand], norms: Sequence["Symbol"] = ()) -> Pass:
         """Return the pass that computes these outputs, with nothing in it that they do not need."""
@@ -193,9 +199,18 @@ def trace(update: Update) -> Trace:
     scalars = {name: Symbol(graph, name, scalar=True) for name in update.scalars}
     new = update(element("param"), element("grad"), [element(key) for key in update.state], scalars, graph.norm)
     passes: list[Pass] = []
-    for (stage, scope), norms in sorted(graph.norms.items(), key=lambda item: item[0]):
+    taken: dict[str, Symbol] = {}  # of the last pass: what norms are taken of, and the norms
+    for (_, scope), norms in sorted(graph.norms.items(), key=lambda item: item[0]):
         if scope == ALL and any(earlier.scope == TENSOR for earlier in passes):
             raise TypeError("a rule may take norms over all parameters only before norms of single tensors")
-        values = [Symbol(graph, code, False, stage) for code in norms]
-        passes.append(graph.emit(scope, values, list(norms.values())))
+        if passes and passes[-1].scope == TENSOR and not _reads(graph.sums(scope, norms), passes[-1].norms):
+            norms = {**taken, **norms}  # one pass can take both
+            passes.pop()
+        taken = norms
+        passes.append(graph.sums(scope, norms))
     return Trace(update.scalars, (*passes, graph.emit(None, new)))
+
+
+def _reads(sweep: Pass, norms: Sequence[str]) -> bool:
+    """Return whether a pass needs one of these norms."""
+    return any(re.search(rf"\b{norm}\b", scalar) for norm in norms for scalar in sweep.scalars)
