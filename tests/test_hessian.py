@@ -213,6 +213,8 @@ def test_a_preconditioned_matrix_has_the_eigenvalues_of_the_quotient():
     found = torch.linalg.eigvalsh(matrix(Preconditioned(A, p)))
     right = torch.linalg.eigvals(torch.diag(1 / p) @ A).real.sort().values
     assert (found - right).abs().max() < 1e-12
+    with pytest.raises(ArgumentError, match=r"diagonal must have shape \(6,\), got list"):
+        Preconditioned(A, [1.0] * 6)
     with pytest.raises(ArgumentError, match="diagonal must be positive, got 0"):
         Preconditioned(A, torch.zeros(6))
 

@@ -221,6 +221,12 @@ def test_losses_that_cannot_be_measured_are_one_clear_error(change, message):
         Hessian(**failing(change))
 
 
+def test_sparse_gradients_are_refused():
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True))
+    with pytest.raises(GradientError, match=r"^Hessian: gradients must be dense, got a sparse one for 0.weight"):
+        Hessian(model, lambda m, x: m(x).square().mean(), torch.tensor([1, 2]))
+
+
 def test_gauss_newton_finds_a_loss_that_is_not_always_the_same():
     with pytest.raises(LossError, match=r"^GaussNewton: .*same at every evaluation"):
         GaussNewton(**failing({"loss_fn": lambda m, b: loss(m, b) * torch.rand((), generator=draws)}))

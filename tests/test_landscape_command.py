@@ -89,6 +89,16 @@ def measured(**options):
     return measure_curvature(get_task("line.py:Line"), items=8, **options)
 
 
+def test_the_page_has_the_whole_command():
+    from fallline.cli.landscape import _command
+
+    assert _command("digits", "c.pt", "adam", 5, 1024, 11, 3, ["batch_size=8"], "book.txt") == (
+        "fallline landscape digits --checkpoint c.pt --optimizer adam --text book.txt --steps 5 --seed 3 --cells 11 "
+        "--items 1024 --set batch_size=8"
+    )
+    assert _command("digits", None, None, 0, 64, 21, 0, None, None) == "fallline landscape digits --items 64"
+
+
 def test_batches_weigh_by_the_tasks_own_sizes(fallline):
     found = measure_curvature(get_task("line.py:Tokens"), items=10, cells=0)
     assert found.point.largest == pytest.approx((7 * 4 + 3 * 1) / 10, rel=1e-6)

@@ -242,6 +242,12 @@ def test_progress_says_first_what_it_costs_and_counts_updates():
         ({"model": 1}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"optimizer": 1}, ArgumentTypeError, "optimizer must be a torch.optim.Optimizer"),
         ({"data": []}, LossError, "data must have a batch"),
+        (
+            {"optimizer": fl.SGD(net().parameters())},
+            ArgumentError,
+            "optimizer must train the model, got one without any",
+        ),
+        ({"keep": [3]}, ArgumentTypeError, "keep must be a list of objects with a state dict, got a int in it"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):

@@ -168,8 +168,9 @@ def test_a_loss_that_never_rises_has_no_critical_sharpness():
     assert found.value == 0 and found.eta == math.inf
     with pytest.raises(ArgumentError, match="direction must lower the loss"):
         critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), torch.tensor([1.0]))
-    with pytest.raises(ArgumentError, match="direction must fit the parameters"):
-        critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), [torch.ones(3)])
+    for direction in ([torch.ones(3)], torch.ones(3), "down"):
+        with pytest.raises(ArgumentError, match="direction must fit the parameters"):
+            critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), direction)
 
 
 def test_a_loss_that_overflows_far_away_counts_as_higher():

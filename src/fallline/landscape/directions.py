@@ -103,7 +103,13 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
             raise ArgumentError(f"{where}: a direction must have every parameter, got none for {missing[0]}; add it")
         found = [given[name].detach() for name in params]
     else:
-        found = [tensor.detach() for tensor in given]
+        tensors = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+        if strange := [tensor for tensor in tensors if not isinstance(tensor, torch.Tensor)]:
+            raise ArgumentTypeError(
+                f"{where}: a direction, or a point of a path, must be a state dict, a list of tensors or a flat "
+                f"tensor, got a {type(strange[0]).__name__}; list(model.parameters()) is one"
+            )
+        found = [tensor.detach() for tensor in tensors]
     shapes = [tuple(tensor.shape) for tensor in found]
     if shapes != [tuple(p.shape) for p in params.values()]:
         raise ArgumentError(

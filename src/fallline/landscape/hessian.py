@@ -62,7 +62,8 @@ class Hessian(Measured):
 
     Args:
         model: any module; one in DistributedDataParallel, or compiled, is measured without that, with a warning.
-        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar; without autocast, for products in
+            half precision have two or three digits, whatever the bounds say.
         data: batches that can be read again: a list, a DataLoader. A tuple, dict or tensor is one batch.
         params: which parameters, themselves or their names, or a mapping with names; those that are trained by default.
         weight: how many items (or tokens) the mean of a batch is over; the rows of its first tensor by default.
@@ -71,7 +72,7 @@ class Hessian(Measured):
 
     Raises:
         LossError: the loss is no scalar, not finite, without a graph, or differs between two evaluations; no data.
-        GradientError: `hvp` names a way that this model does not allow.
+        GradientError: `hvp` names a way that this model does not allow, or gradients are sparse.
         ArgumentError, ArgumentTypeError: another argument cannot be used.
 
     Attributes:

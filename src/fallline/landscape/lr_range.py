@@ -111,7 +111,8 @@ def lr_range(
         >>> w.weight.item()
         1.0
     """
-    _check(model, optimizer, loss_fn, low, high, steps, accumulate, step)
+    keep = list(keep) if isinstance(keep, Iterable) else [keep]
+    _check(model, optimizer, loss_fn, low, high, steps, accumulate, step, keep)
     test = RisingRate(model, optimizer, loss_fn, accumulate, scaler, step, weight)
     rates = np.geomspace(low, high, steps)
     clock = Clock(steps, memory_of(model, optimizer), "updates", progress)
@@ -145,12 +146,24 @@ def lr_range(
 
 
 def _check(
-    model: Any, optimizer: Any, loss_fn: Any, low: Any, high: Any, steps: Any, accumulate: Any, step: Any
+    model: Any, optimizer: Any, loss_fn: Any, low: Any, high: Any, steps: Any, accumulate: Any, step: Any, keep: Any
 ) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"lr_range: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
     if not isinstance(optimizer, Optimizer):
         raise ArgumentTypeError(f"lr_range: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
+    mine = {id(p) for p in model.parameters()}
+    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise ArgumentError(
+            "lr_range: optimizer must train the model, got one without any of its parameters; make it of "
+            "model.parameters()"
+        )
+    for thing in keep:
+        if not callable(getattr(thing, "load_state_dict", None)):
+            raise ArgumentTypeError(
+                f"lr_range: keep must be a list of objects with a state dict, got a {type(thing).__name__} in it; "
+                "pass the schedule"
+            )
     if (loss_fn is None) == (step is None):
         raise ArgumentTypeError("lr_range: one of loss_fn and step must be given, got both or none; pass loss_fn")
     check_functions("lr_range", loss_fn or step, None)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError, ArgumentTypeError, LossError
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, LossError
 from fallline.landscape.averaging import (
     LossFn,
     Weight,
@@ -150,6 +150,10 @@ class Objective:
     def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
         """Return the gradient of a loss by parameter, zeros where it does not depend on one."""
         found = torch.autograd.grad(loss, self.params, create_graph=graph, allow_unused=True)
+        if sparse := [name for name, g in zip(self.names, found, strict=True) if g is not None and g.is_sparse]:
+            raise GradientError(
+                f"{self.owner}: gradients must be dense, got a sparse one for {sparse[0]}; build it with sparse=False"
+            )
         self._reached |= any(g is not None for g in found)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
 
