@@ -111,6 +111,9 @@ def test_the_best_of_rates_that_miss_the_goal_is_no_divergence_and_an_edge_is_sa
     every = descend(PROBLEMS["rosenbrock"], "sgd", {"weight_decay": 0.0}, LRS, 50)
     assert run.reached is None and not run.edge
     assert np.isnan(every[-1]).any() and np.isfinite(run.values).all()
+    edge = Problem("edge", lambda p: p.sum(-1).sqrt(), (1.0, 1.0), ((0.0, 0.0),), (), ((-1, 1), (-1, 1)))
+    (run,) = race(edge, ["sgd"], steps=5).runs  # a long step leaves where it is defined, without a large value before
+    assert run.reached is None and np.isfinite(run.values).all()
     flat = Problem("flat", lambda p: 1e-3 * p.square().sum(-1), (1.0, 1.0), ((0.0, 0.0),), (), ((-1, 1), (-1, 1)))
     (run,) = race(flat, ["sgd"], steps=10).runs
     assert run.edge and run.lr == LRS[-1]

@@ -74,8 +74,8 @@ def critical_sharpness(
         3.0
     """
     objective = Objective("critical_sharpness", model, loss_fn, batch, params, weight, mode)
-    flat = isinstance(direction, torch.Tensor)
-    parts = list(objective.split(direction)) if flat and direction.shape == (objective.n,) else list(direction)
+    flat = isinstance(direction, torch.Tensor) and direction.shape == (objective.n,)
+    parts = list(objective.split(torch.as_tensor(direction)) if flat else direction)
     if [getattr(part, "shape", None) for part in parts] != [p.shape for p in objective.params]:
         raise ArgumentError(
             f"critical_sharpness: direction must fit the parameters, got other shapes than ({objective.n},) or "
