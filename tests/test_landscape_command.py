@@ -1,6 +1,8 @@
 """`fallline landscape`: what it measures of a task, what it says, and the page."""
 
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +89,31 @@ def test_it_says_what_the_model_stands_on(fallline, tmp_path):
 
 def measured(**options):
     return measure_curvature(get_task("line.py:Line"), items=8, **options)
+
+
+def test_what_has_not_converged_is_said(fallline, capsys):
+    from fallline.cli.landscape import _show
+    from fallline.lab.arms import make_arms
+
+    found = measured(arm=make_arms(["sgd"], ["constant"])[0], cells=0)
+    eigen = replace(found.point.eigen, converged=False, miss_probability=0.25, matvecs=12)
+    sharpness = replace(found.sharpness, converged=False, matvecs=7)
+    doubtful = replace(found, point=replace(found.point, eigen=eigen), sharpness=sharpness)
+    for shown, times in ((found, 0), (doubtful, 2)):
+        _show(shown)
+        text = " ".join(capsys.readouterr().out.split())
+        assert text.count("! The search for the") == times
+    assert "has not converged in 12 products: the probability that one was missed is 0.25." in text
+    assert "has not converged in 7 products: it may be larger than 4." in text
+
+
+def test_the_axis_of_the_spectrum_has_its_zero_where_it_is():
+    from fallline.cli.landscape import picture
+
+    grid = torch.linspace(-1, 3, 512)
+    density = SimpleNamespace(grid=grid, density=torch.exp(-(grid**2)), width=0.1)
+    axis = picture(SimpleNamespace(density=density, parameters=100))[-2]
+    assert axis.index("0") - axis.index("└") - 1 == round(63 / 4)
 
 
 def test_the_page_has_the_whole_command():

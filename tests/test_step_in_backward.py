@@ -182,13 +182,18 @@ def test_a_parameter_has_one_optimizer_that_steps_in_the_backward_pass():
     assert all(p.grad is None for p in other.parameters()) and len(parts[1].state) == 4
 
 
-def test_groups_may_come_and_go():
-    """The rates are those of a parameter's own group, not of the one that is now in its place."""
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float32, {"ema_decay": 0.9}), (torch.bfloat16, {"stochastic_rounding": True})],
+    ids=["plain", "rounded"],
+)
+def test_groups_may_come_and_go(dtype, options):
+    """The rates are those of a parameter's own group, the random numbers those of its new place."""
 
     def grouped(model):
-        return fl.SGD([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(model[:3].parameters(), 1)], ema_decay=0.9)
+        return fl.SGD([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(model[:3].parameters(), 1)], **options)
 
-    model, other = network(), network()
+    model, other = network(dtype), network(dtype)
     opt, twin = grouped(model), grouped(other)
     fl.step_in_backward(other, twin)
     for step in range(4):
