@@ -202,9 +202,9 @@ def test_groups_may_come_and_go(dtype, options):
         twin.zero_grad()
         for m, o in ((model, opt), (other, twin)):
             if step == 0:
-                o.add_param_group({"params": list(m[4].parameters()), "lr": 0.5})
-            if step == 1:
                 del o.param_groups[0]
+            if step == 1:
+                o.add_param_group({"params": list(m[4].parameters()), "lr": 0.5})
     assert agree(model, other, opt, twin)
 
 

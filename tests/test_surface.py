@@ -258,7 +258,7 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
         ({"loss_fn": None}, ArgumentTypeError, "loss_fn must be a function of model and batch, got None"),
         ({"loss_fn": lambda m, b: m(b[0]).argmax()}, LossError, "one real number, got a tensor of .* torch.int64"),
         (
-            {"loss_fn": lambda m, b: squares(m, b).bfloat16() * (1 + torch.rand((), generator=OWN))},
+            {"loss_fn": lambda m, b: (squares(m, b) * (1 + torch.rand((), generator=OWN))).bfloat16()},
             LossError,
             "same at every evaluation",  # a bfloat16 has steps of a 256th, and no more
         ),
