@@ -56,6 +56,23 @@ def test_the_plan_holds_from_step_to_step(mesh):
     assert opt._plan is plan
 
 
+def test_what_is_put_in_the_place_of_a_shard_is_updated(mesh):
+    """The plan of a step knows the parts themselves; others may have taken their place since."""
+    param = with_gradient(mesh, Shard(0))
+    opt = fl.SGD([param], lr=1.0, momentum=0.5)
+    opt.step()
+    param._local_tensor = torch.zeros(4, 3)
+    opt.state[param]["momentum_buffer"] = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
+    opt.step()
+    torch.testing.assert_close(param.full_tensor(), -(0.5 + normal(4, 3, seed=1)))
+
+
+def test_steps_in_backward_are_refused_under_ddp(mesh):
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+    with pytest.raises(ArgumentError, match="must not be under DistributedDataParallel"):
+        fl.step_in_backward(model, fl.SGD(model.parameters()))
+
+
 def test_a_step_raises_the_version_of_the_parameter(mesh):
     param = with_gradient(mesh, Shard(0))
     before = param._version

@@ -11,6 +11,7 @@ from torch import nn
 
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
+from fallline.wrappers.perturbation import _Ascent
 from variants import CASES, IDS, normal, same_bits, same_state
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "step_in_backward.py"
@@ -142,6 +143,7 @@ def test_tied_parameters_are_updated_once():
         (lambda p: torch.optim.SGD(p), ArgumentTypeError, "must be an optimizer of Fallline"),
         (lambda p: fl.SGD([*p, nn.Parameter(torch.zeros(3))]), ArgumentError, r"got 1 others, one of shape \(3,\)"),
         (lambda p: fl.SGD(p, differentiable=True), ArgumentError, "differentiable must be left out"),
+        (_Ascent, ArgumentError, "the rule must take no norm over all parameters"),
     ],
 )
 def test_what_needs_all_gradients_is_refused(make, error, says):
@@ -167,6 +169,33 @@ def test_a_gradient_scaler_is_refused():
     handle.remove()
     backward(other, 1)
     scaler.step(twin)  # the second time within one iteration: it is taken, so nothing of the refusal is left
+
+
+def test_accumulation_ends_when_it_fails():
+    _, other, _, _, handle = pair(fl.SGD)
+    with pytest.raises(KeyboardInterrupt), handle.accumulate():
+        raise KeyboardInterrupt
+    backward(other, 0)
+    assert all(p.grad is None for p in other.parameters())
+
+
+def test_a_state_that_is_cleared_begins_anew():
+    model, other, opt, twin, _ = pair(fl.Adam)
+    for step in range(4):
+        both(model, other, opt, step)
+        if step == 1:
+            opt.state.clear()
+            twin.state.clear()
+    assert agree(model, other, opt, twin)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
+def test_a_backward_pass_that_can_be_differentiated_does_not_see_the_step():
+    _, other, _, twin, _ = pair(fl.SGD, backend="reference", momentum=0.9)
+    for step in range(2):
+        other(normal(8, 4, seed=step)).square().mean().backward(create_graph=True)
+    tensors = [*other.parameters(), *(state["momentum_buffer"] for state in twin.state.values())]
+    assert all(tensor.grad_fn is None for tensor in tensors)
 
 
 def test_a_parameter_has_one_optimizer_that_steps_in_the_backward_pass():
