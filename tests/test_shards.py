@@ -56,15 +56,21 @@ def test_the_plan_holds_from_step_to_step(mesh):
     assert opt._plan is plan
 
 
-def test_what_is_put_in_the_place_of_a_shard_is_updated(mesh):
+@pytest.mark.parametrize("replaced", ["param", "momentum_buffer"])
+def test_what_is_put_in_the_place_of_a_shard_is_updated(mesh, replaced):
     """The plan of a step knows the parts themselves; others may have taken their place since."""
     param = with_gradient(mesh, Shard(0))
     opt = fl.SGD([param], lr=1.0, momentum=0.5)
     opt.step()
-    param._local_tensor = torch.zeros(4, 3)
-    opt.state[param]["momentum_buffer"] = distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)])
+    value, buffer, grad = param.full_tensor().detach().clone(), normal(4, 3, seed=1), normal(4, 3, seed=1)
+    if replaced == "param":
+        value = torch.zeros(4, 3)
+        param._local_tensor = value.clone()
+    else:
+        buffer = torch.ones(4, 3)
+        opt.state[param][replaced] = distribute_tensor(buffer, mesh, [Shard(0)])
     opt.step()
-    torch.testing.assert_close(param.full_tensor(), -(0.5 + normal(4, 3, seed=1)))
+    torch.testing.assert_close(param.full_tensor(), value - (0.5 * buffer + grad))
 
 
 def test_steps_in_backward_are_refused_under_ddp(mesh):
