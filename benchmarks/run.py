@@ -65,14 +65,14 @@ def milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
-def alternate(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time every call once a round, after two rounds that do not count."""
+def alternate(calls: dict[str, Callable[[], object]], rounds: int, block: int = 1) -> dict[str, list[float]]:
+    """Time every call once a round, or `block` times in a row, after two rounds that do not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 2):
         for name, call in calls.items():
-            elapsed = milliseconds(call)
+            elapsed = [milliseconds(call) for _ in range(block)]
             if number >= 2:
-                times[name].append(elapsed)
+                times[name] += elapsed
     return times
 
 
@@ -143,6 +143,17 @@ def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int) -> Itera
             f"{reached / floor:.0%}",
         ]
         yield f"| {name} | {' | '.join(cells)} |"
+
+
+def in_blocks(shapes: list[tuple[int, ...]], names: list[str], rounds: int) -> str:
+    """Return how small tensors do in a loop of their own, where no other contender has just emptied the caches."""
+    cells = []
+    for name in names:
+        calls = contenders(parameters(shapes), *OPTIMIZERS[name])
+        times = alternate({who: calls[who] for who in ("torch fused", "fallline")}, rounds, block=20)
+        ms = {who: statistics.median(values) for who, values in times.items()}
+        cells.append(f"{name} {ms['fallline']:.2f} ms, {ms['fallline'] / ms['torch fused']:.2f} × torch fused")
+    return f"In blocks of 20 steps: {'; '.join(cells)} (reach: 0.2)."
 
 
 def _large(params: list[torch.nn.Parameter]) -> bool:
@@ -239,6 +250,7 @@ def report(rounds: int) -> Iterator[str]:
     for suite, shapes in SUITES.items():
         yield f"\n## {suite}\n"
         yield from table(shapes, list(OPTIMIZERS), rounds if len(shapes) < 500 else 5 * rounds)
+    yield "\n" + in_blocks(shapes, ["SGD", "SGD, momentum", "AdamW"], rounds)
     large = parameters(next(iter(SUITES.values())))
     yield "\n## GPT-2 small, public Python implementations\n"
     yield from against_peers(large, rounds)

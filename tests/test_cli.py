@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.cells import cell_len
 
-from fallline.cli import app
+from fallline.cli import app, show
 from fallline.cli.draw import KNOWN
 from fallline.lab.spaces import SPACES
 from fallline.optimizers import OPTIMIZERS
@@ -42,6 +42,12 @@ def test_help_has_an_example_and_fits_80_columns(fallline, command):
     assert max(map(cell_len, out.splitlines())) <= 80
 
 
+def test_the_commands_are_told_in_whole_sentences(fallline):
+    _, out, _ = fallline("--help")
+    told = out.partition("Commands:")[2].partition("Example")[0].strip().splitlines()
+    assert len(told) == 12 and all(line.endswith((".", "?")) and not line.endswith("...") for line in told)
+
+
 def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallline):
     code, out, _ = fallline("list")
     text = " ".join(out.split())
@@ -60,7 +66,29 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["compare", "--optimizers", "sdg"], "got 'sdg'; did you mean sgd?"),
         (["compare", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
         (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
-        (["compare", "--trials", "ten"], "Invalid value for '--trials'"),
+        (["compare", "--trials", "ten"], "--trials: must be a whole number, got 'ten'; see `fallline compare --help`"),
+        (["compare", "-j", "two"], "--jobs: must be a whole number, got 'two'; see"),
+        (["compare", "--dry-run", "--baseline", "sgd"], "baseline: must be one of momentum, adam, adamw, got 'sgd'"),
+        (["compare", "--dry-run", "--margin", "2"], "margin: must be in (0, 1), got margin=2"),
+        (["compare", "--schedules", ""], "schedules: must name one at least, got none; cosine is the usual one"),
+        (["compare", "--optimizers", ","], "optimizers: must name one at least, got none; adamw is the usual one"),
+        (["compare", "--optimizers", "adamw@lr=x"], "optimizers: lr must be a number, or LOW..HIGH"),
+        (["compare", "--searches", "0"], "got searches=0; pass 1"),
+        (["compare", "--equal", "x"], "got 'x'; grad-evals is the usual one"),
+        (["compare", "--vary", "lr"], "got 'lr'; for example --vary warmup=0,0.05"),
+        (["compare", "--vary", "lx=1,2"], "got 'lx'; for example --vary lr=0.001,0.01"),
+        (["compare", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
+        (["lr-range", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
+        (["landscape", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
+        (["landscape", "--out", "a.png"], "--out: must end in .html, got a.png"),
+        (["landscape", "--checkpoint", "no.pt"], "got 'no.pt' (No such file or directory); save model.state_dict()"),
+        (["landscape", "--checkpoint", __file__], "which holds something else or is no such file; save"),
+        (["race", "--lr", "fast"], "--lr: must be a number, got 'fast'; see `fallline race --help`"),
+        (["race", "--optimizers", ""], "optimizers: must name one at least, got none"),
+        (["schedules", "cosine(9)", "--base", "-1"], "--base: must be a finite number > 0, got -1"),
+        (["exercise", "4"], "exercise: must be one of 1, 2, 3, got 4; 1 compares optimizers"),
+        (["exercise", "one"], "1|2|3: must be a whole number, got 'one'; see `fallline exercise --help`"),
+        (["exercise"], "Missing argument '1|2|3'; see `fallline exercise --help`"),
         (["compare", "--seeds", "1"], "got seeds=1"),
         (["compare", "-j", "-1"], "jobs: must be at least 0, got jobs=-1"),
         (["compare", "--steps", "0"], "steps: must be at least 20"),
@@ -93,6 +121,58 @@ def test_errors_of_use_are_one_sentence_and_exit_code_2(fallline, words, sentenc
     assert sentence in err
     assert out == "" and err.count("\n") == 1 and err.startswith("fallline: ")
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["race", "--steps", "9", "--optimizers", "sgd", "--out", "file/race.html"],
+        ["race", "--steps", "9", "--optimizers", "sgd", "--out", "file/race.svg"],
+        ["schedules", "cosine(9)", "--out", "file/schedule.html"],
+        ["lr-range", "--steps", "10", "--out", "file/range.html"],
+    ],
+    ids=" ".join,
+)
+def test_a_picture_that_cannot_be_written_is_one_sentence(fallline, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    code, _, err = fallline(*words)
+    assert code == 2
+    assert err.count("\n") == 1 and f"the file must be writable, got '{words[-1]}'" in err
+
+
+def test_a_format_that_is_unknown_is_told_before_the_verdict(fallline):
+    code, out, err = fallline("report", "nowhere", "--format", "htm")
+    assert (code, out) == (2, "") and "got 'htm'; for example html,md,csv" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"), [("compare", "finished trials are kept, and the same"), ("landscape", "nothing was written")]
+)
+def test_ctrl_c_says_what_is_kept(fallline, monkeypatch, command, kept):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fallline.lab.tasks.get_task", interrupted)
+    assert fallline(command) == (130, "", f"fallline: stopped; {kept}" + err_end(command))
+
+
+def err_end(command):
+    return " command goes on from here\n" if command == "compare" else "\n"
+
+
+def test_no_steps_are_no_steps_in_an_exercise_too(fallline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = fallline("exercise", "1", "--task", "digits", "--steps", "0")
+    assert code == 2 and "steps: must be at least 20" in err
+
+
+def test_sentences_are_indented_and_numbers_keep_their_units(capsys, monkeypatch):
+    monkeypatch.setattr(show.console, "_width", 40)
+    show.say("a is worse than b: loss +12.34 % [+1.234 % to +23.45 %], corrected p = 0.01", "• ")
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("• a is") and all(line[:2] == "  " and line[2] not in " %=" for line in rest)
+    assert len(rest) == 2 and max(map(cell_len, [first, *rest])) <= 40
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_sentence(fallline, tmp_path):
@@ -176,7 +256,10 @@ def test_lr_range_draws_the_curve_and_says_what_it_suggests(fallline, tmp_path):
     assert 1e-3 < suggested < 0.03
     at = 9 + round(63 * (math.log10(suggested) + 4) / 5)
     assert lines[11].index("▲") == pytest.approx(at, abs=1)  # the number is rounded, the mark is not
-    assert not re.search(r"<(script|link)[^>]*(src|href)=", (tmp_path / "a" / "r.html").read_text())
+    page = (tmp_path / "a" / "r.html").read_text()
+    assert not re.search(r"<script[^>]*src=", page)
+    assert "width=device-width" in page and '"width": "container"' in page  # a phone sees all of it
+    assert "<h1>Learning rate " in page and "Points: the loss of each update" in page
 
 
 def test_lr_range_takes_a_task_of_the_users_own(fallline, tmp_path):

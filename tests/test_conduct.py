@@ -226,5 +226,5 @@ def test_a_quick_exercise_on_text_makes_fewer_steps(fallline, tmp_path, monkeypa
 
 def test_there_are_three_exercises():
     assert [get_exercise(n).task for n in EXERCISES] == ["cifar10", "cifar10", "text-post"]
-    with pytest.raises(ArgumentError, match="exercise: must be 1, 2, 3, got 4"):
+    with pytest.raises(ArgumentError, match="exercise: must be one of 1, 2, 3, got 4"):
         get_exercise(4)

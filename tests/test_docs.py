@@ -194,6 +194,10 @@ def test_no_number_is_branched_on():
         bool(A > B)
 
 
+PAGES = [docs.ROOT / "README.md", docs.ROOT / "CONTRIBUTING.md"]
+PAGES += sorted(page for folder in ("docs", "examples") for page in (docs.ROOT / folder).rglob("*.md"))
+
+
 def anchors(text):
     """The anchors of the headings of a page."""
     titles = re.findall(r"^#+ (.*)", text, re.MULTILINE)
@@ -202,15 +206,27 @@ def anchors(text):
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted(docs.FOLDER.glob("*.md")), *pages.LANDSCAPE, *pages.SCALE, docs.ROOT / "README.md"],
-    ids=lambda path: path.name,
+    PAGES,
+    ids=lambda path: str(path.relative_to(docs.ROOT)),
 )
 def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
-    assert links
     for target, _, anchor in (link.partition("#") for link in links if not link.startswith("https://")):
         assert (path.parent / target).exists(), target
         assert not anchor or anchor in anchors((path.parent / target).read_text(encoding="utf-8")), anchor
+
+
+def linked(page):
+    """The pages that a page links to."""
+    targets = re.findall(r"\]\(([^)#:]+\.md)", page.read_text(encoding="utf-8"))
+    return {(page.parent / target).resolve() for target in targets}
+
+
+def test_every_page_but_decisions_is_two_clicks_from_the_readme():
+    first = linked(docs.ROOT / "README.md") - {docs.ROOT / "CHANGELOG.md"}
+    near = first.union(*map(linked, first))
+    every = {page for page in (docs.ROOT / "docs").rglob("*.md") if page.parent.name != "decisions"}
+    assert every - near == set()
 
 
 @EVERY_CLASS

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import inspect
+import itertools
 import os
 import re
 import signal
@@ -60,6 +61,7 @@ def always_parallel(request, monkeypatch):
     number = torch.get_num_threads()
     monkeypatch.setattr(fused, "PARALLEL", 0)
     monkeypatch.setattr(fused, "CHUNK", 256)
+    monkeypatch.setattr(fused, "SHARE", 128)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(number)
@@ -127,6 +129,19 @@ def test_a_kernel_of_two_arrays_is_compiled_to_narrow_vectors():
     exec(kernels.kernel_source(update, ("float32", "float32")).replace("cache=True", "cache=False"), namespace)
     text = namespace["update"].inspect_llvm()
     assert '"prefer-vector-width"="128"' in text and "x float>" in text
+
+
+@pytest.mark.parametrize("sizes", [[1], [5] * 100, [300, 1, 1, 700, 64, 64], [256, 64, 64, 64]])
+def test_a_ticket_stands_for_neighbours_that_are_small(monkeypatch, sizes):
+    monkeypatch.setattr(fused, "CHUNK", 256)
+    monkeypatch.setattr(fused, "SHARE", 128)
+    opt = SGD([parameter(size, seed=n) for n, size in enumerate(sizes)], lr=0.1)
+    train(opt, [0])
+    _, work, shares = opt._plan.buckets[0]._tables
+    assert [w for first, end in shares for w in range(first, end)] == list(range(len(work)))
+    elements = [work[first:end, 2].sum() for first, end in shares]
+    assert all(a + b > 128 for a, b in itertools.pairwise(elements[:-1]))  # no more tickets than need be
+    assert all(end - first == 1 or count < 128 + 256 for (first, end), count in zip(shares, elements, strict=True))
 
 
 def test_processes_that_compile_at_once_agree(tmp_path):

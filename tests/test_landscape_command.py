@@ -74,7 +74,7 @@ def test_it_says_what_the_model_stands_on(fallline, tmp_path):
     code, out, _ = fallline("line.py:Line", "--optimizer", "momentum@lr=0.1", "--items", 20)
     text = " ".join(out.split())
     assert code == 0
-    assert "saddle: λmin = -0.5000 ± 0.0001, λmax = 4.0000 ± 0.0001" in text
+    assert "saddle: λmin = −0.5000 ± 0.0001, λmax = 4.0000 ± 0.0001" in text
     assert "condition number undefined at a saddle; sharpness × lr = 0.4 of 3.8." in text
     assert "initial weights: 3 parameters, loss 1 over 24 items, eval mode" in text
     assert "of at most" in text and "products" in text  # the estimate before each measurement

@@ -34,16 +34,17 @@ _PASS = """
 
 @cfunc(entry, cache=True, fastmath={flags}, error_model="numpy")
 def {name}(call):
-    table, work = int64_table(call, 0), int64_table(call, 1)
-    scalars, squares = {real}_table(call, 2), float64_table(call, 3)
+    table, work, shares = int64_table(call, 0), int64_table(call, 1), int64_table(call, 2)
+    scalars, squares = {real}_table(call, 3), float64_table(call, 4)
     while True:
-        w = take_ticket(call)
-        if w >= work.shape[0]:
+        ticket = take_ticket(call)
+        if ticket >= shares.shape[0]:
             return
-        t, start, n = work[w, 0], work[w, 1], work[w, 2]
-        row = table[t, {width}]
+        for w in range(shares[ticket, 0], shares[ticket, 1]):
+            t, start, n = work[w, 0], work[w, 1], work[w, 2]
+            row = table[t, {width}]
 {before}
-        for i in range(n):
+            for i in range(n):
 {loop}
 {after}
 """
@@ -74,9 +75,9 @@ def cache_folder() -> Path:
 def compile_update(update: Update, dtypes: tuple[str, ...]) -> tuple[Any, ...]:
     """Return the kernels of the passes of an update, as Numba's C functions; `threads.Call` calls them.
 
-    A kernel takes four tables: addresses and work, as `FusedBucket` lays them out, scalars and squares. It returns when
-    no work is left, so that several threads may call it at once. A pass that sums writes the sum of work item w to
-    `squares[w]`.
+    A kernel takes five tables: addresses, work and shares, as `FusedBucket` lays them out, scalars and squares. It
+    returns when no work is left, so that several threads may call it at once. A pass that sums writes the sum of work
+    item w to `squares[w]`.
 
     Args:
         update: what the kernels do.
@@ -148,9 +149,9 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
         real=_real(columns),
         flags=_FLAGS[bool(sweep.scope)],
         width=len(columns),
-        before=_indent(8, before),
-        loop=_indent(12, loop),
-        after=_indent(8, after),
+        before=_indent(12, before),
+        loop=_indent(16, loop),
+        after=_indent(12, after),
     )
 
 

@@ -1,5 +1,6 @@
 """The commands, and how errors of use are told: one sentence, exit code 2."""
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
+_KEEP = ("compare", "exercise")  # commands that another call goes on with
+_KINDS = {"int": "a whole number", "float": "a number"}
 CommandError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, wherever this version of typer keeps it
 
 app = typer.Typer(
@@ -30,16 +33,31 @@ app = typer.Typer(
 def run() -> int:
     """Run the command line and return the exit code: 0, 2 for an error of use, 130 after Ctrl-C."""
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(standalone_mode=False, prog_name="fallline") or 0
     except CommandError as error:
-        return _fail(error.format_message())
+        return _fail(_sentence(error))
     except FalllineError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # what newer versions of typer return for Ctrl-C
-        _fail("stopped; finished trials are kept, and the same command goes on from here")
+        kept = "finished trials are kept, and the same command goes on from here"
+        _fail(f"stopped; {kept if sys.argv[1:2] in [[name] for name in _KEEP] else 'nothing was written'}")
     return int(code)
+
+
+def _sentence(error: Any) -> str:
+    """Return what typer says of a command line, with the value it left out and where help is."""
+    said = error.format_message().rstrip(".")
+    parameter, context = getattr(error, "param", None), getattr(error, "ctx", None)
+    details: list[Any] = getattr(error.__cause__, "errors", list)()  # of the newer versions, which name no value
+    found: dict[str, Any] = next(iter(details), {})
+    if parameter is not None and isinstance(value := found.get("input"), str):
+        kind = _KINDS.get(str(found.get("type")).partition("_")[0])
+        option = max(parameter.opts, key=len)
+        name = option if option.startswith("-") else parameter.metavar or option
+        said = f"{name}: must be {kind}, got {value!r}" if kind else f"{said}, got {value!r}"
+    return said if context is None else f"{said}; see `{context.command_path} --help`"
 
 
 def _fail(message: str) -> int:
@@ -62,32 +80,54 @@ def _root(
     pass
 
 
-app.command(epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first")(
-    compare.compare
-)
-app.command(epilog="Example: fallline exercise 1 --task digits --quick")(exercise.exercise)
-app.command(epilog="Example: fallline reproduce runs/first --trial 3f2a")(exercise.reproduce)
-app.command(epilog="Example: fallline landscape digits --optimizer momentum@lr=0.05 --steps 200")(landscape.landscape)
-app.command("lr-range", epilog="Example: fallline lr-range digits --optimizer momentum --out lr-range.html")(
-    lr_range.lr_range
-)
-app.command(epilog="Example: fallline race ravine --optimizers sgd,momentum,adam")(race.race)
+app.command(
+    short_help="Tune, confirm and compare optimizers and schedules.",
+    epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first",
+)(compare.compare)
+app.command(
+    short_help="Run one of three classic studies.", epilog="Example: fallline exercise 1 --task digits --quick"
+)(exercise.exercise)
+app.command(
+    short_help="Run one trial of a study again, bit for bit.",
+    epilog="Example: fallline reproduce runs/first --trial 3f2a",
+)(exercise.reproduce)
+app.command(
+    short_help="Minimum or saddle, how sharp, how ill-conditioned?",
+    epilog="Example: fallline landscape digits --optimizer momentum@lr=0.05 --steps 200",
+)(landscape.landscape)
+app.command(
+    "lr-range",
+    short_help="Which learning rates make the loss fall?",
+    epilog="Example: fallline lr-range digits --optimizer momentum --out lr-range.html",
+)(lr_range.lr_range)
+app.command(
+    short_help="Let optimizers race down a surface, as a picture.",
+    epilog="Example: fallline race ravine --optimizers sgd,momentum,adam",
+)(race.race)
 
 
-@app.command(epilog="Example: fallline report fallline-runs/digits-1a2b3c4d --format html,csv,svg")
+@app.command(
+    short_help="Write the report of a finished study again.",
+    epilog="Example: fallline report fallline-runs/digits-1a2b3c4d --format html,csv,svg",
+)
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The folder of a study, or several.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="The folder of a study, or those of three or more.")
+    ],
     formats: Annotated[str, typer.Option("--format", help="html, md, csv, png, svg, pdf, by comma.")] = "html",
     out: Annotated[Path | None, typer.Option(help="Folder to write to; the study's own by default.")] = None,
 ) -> None:
     """Write the report of a finished study again, and print its verdict.
 
-    Of three studies or more, write the performance profile of the arms that they have in common.
+    Of three studies or more, one a task, write the performance profile of the arms that they have in common.
     """
     reports.write(folders, compare.split(formats), out)
 
 
-@app.command(epilog="Example: fallline lint train.py:setup --ignore decayed-norms")
+@app.command(
+    short_help="Find known mistakes in a training set-up.",
+    epilog="Example: fallline lint train.py:setup --ignore decayed-norms",
+)
 def lint(
     target: Annotated[
         str,
@@ -103,7 +143,7 @@ def lint(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: fallline data fashion-mnist")
+@app.command(short_help="Fetch a task's data, and say where they are.", epilog="Example: fallline data fashion-mnist")
 def data(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A built-in task, or FILE.py:NAME.")],
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
@@ -113,22 +153,29 @@ def data(
     datasets.show(task)
 
 
-@app.command("new-task", epilog="Example: fallline new-task my_task.py")
+@app.command(
+    "new-task",
+    short_help="Write a commented task file for your own model.",
+    epilog="Example: fallline new-task my_task.py",
+)
 def new_task(file: Annotated[Path, typer.Argument(metavar="FILE", help="A .py file that is not there yet.")]) -> None:
     """Write a commented task file that runs as it is, to put your own model into."""
     write_new_task(file)
 
 
-@app.command("list", epilog="Example: fallline list")
+@app.command("list", short_help="List optimizers, schedules and tasks.", epilog="Example: fallline list")
 def list_optimizers() -> None:
     """List the optimizers: update, state, defaults, source; then schedules and tasks."""
     show.optimizers()
 
 
-@app.command(epilog="Example: fallline schedules 'warmup(100).then(cosine(900))' --base 3e-4 --out schedule.svg")
+@app.command(
+    short_help="Draw schedules, with the numbers at their corners.",
+    epilog="Example: fallline schedules 'warmup(100).then(cosine(900))' --base 3e-4 --out schedule.svg",
+)
 def schedules(
     expressions: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCHEDULE]...", help="As in Python: 'warmup_cosine(100, 1000)'.")
+        list[str] | None, typer.Argument(metavar="SCHEDULE", help="As in Python: 'warmup_cosine(100, 1000)'.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to draw; the whole shape by default.")] = None,
     base: Annotated[float, typer.Option(help="The base learning rate.")] = 1.0,

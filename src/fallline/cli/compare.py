@@ -42,10 +42,12 @@ def compare(
         str, typer.Option(help="constant, step, cosine … or FILE.py:FUNCTION, by comma; each makes arms of its own.")
     ] = "cosine",
     vary: Annotated[
-        list[str] | None, typer.Option(help="What else is compared: warmup=0,0.05 or batch_size=64,256.")
+        list[str] | None,
+        typer.Option(metavar="NAME=A,B", help="What else is compared: warmup=0,0.05 or batch_size=64,256."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the task for all arms: batch_size=128.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the task for all arms: batch_size=128."),
     ] = None,
     text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
@@ -63,7 +65,9 @@ def compare(
     landscape: Annotated[
         bool, typer.Option("--landscape", help="Measure the curvature along the confirmation runs.")
     ] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Worker processes, one a core by default; 0: this process.")
+    ] = None,
     shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Save long runs every so many steps.")] = None,
@@ -126,11 +130,11 @@ def compare(
             raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
         seconds = planning.parse_duration(budget)
         spec, out = planning.fitted(specify, seconds, count_workers(**place), out)
+    conduct.check_analysis(spec, baseline, margin)
     if dry_run:
         workers = count_workers(**place)
         show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), workers), workers)
         return
-    conduct.check_analysis(spec, baseline, margin)
     folder = out or conduct.default_folder(spec)
     if status:
         read_study(folder, "out")  # or say that there is none
@@ -167,7 +171,9 @@ def parse_variation(text: str) -> tuple[str, list[Any]]:
     """Return the name and the values of NAME=VALUE,VALUE."""
     name, _, values = text.partition("=")
     if len(found := split(values)) < 2:
-        raise ArgumentError(f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}")
+        raise ArgumentError(
+            f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; for example --vary warmup=0,0.05"
+        )
     return name, [_value(part) for part in found]
 
 

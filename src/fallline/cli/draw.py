@@ -1,5 +1,6 @@
 """Schedules drawn in the terminal, and as pictures."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
     if steps is not None and steps < 1:
         raise ArgumentError(f"--steps: must be >= 1, got {steps}; leave it out to see the whole shape")
+    if not (math.isfinite(base) and base > 0):
+        raise ArgumentError(f"--base: must be a finite number > 0, got {base:g}; leave it out for 1")
     found = {text: fs.parse(text, KNOWN) for text in (texts or EXAMPLES)}
     for number, (text, schedule) in enumerate(found.items()):
         if number:
@@ -47,13 +50,33 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
         console.print("  " + corners(schedule, length, base), markup=False, style="dim")
     if out is not None:
         chart = plot(found, steps or max(schedule.horizon for schedule in found.values()), base)
-        save(chart, out)
+        headline = next(iter(found)) if len(found) == 1 else f"{len(found)} schedules"
+        caption = f"The learning rate of the step after k calls of step(), with a base of {base:g}."
+        save(chart, out, headline, "schedules", (), caption)
 
 
-def save(chart: Any, out: Path) -> None:
-    """Write a chart in the format that the name ends in, HTML for offline use, and say where it is."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    chart.save(str(out), **({"inline": True} if out.suffix == ".html" else {}))
+def save(chart: Any, out: Path, *words: Any) -> None:
+    """Write a chart in the format that the name ends in, and say where it is.
+
+    Args:
+        chart: an altair chart.
+        out: the file; .html is a page for offline use.
+        *words: of the page, as `chart_page` takes them: headline, subject, notes and caption.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
+    from fallline.lab.report.formats import cannot_write
+    from fallline.lab.report.single import chart_page
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".html":
+            out.write_text(chart_page(chart, *words), encoding="utf-8")
+        else:
+            chart.save(str(out))
+    except OSError as error:
+        raise cannot_write(out, error, "picture") from None
     path("picture", out)
 
 

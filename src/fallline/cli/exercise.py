@@ -10,16 +10,20 @@ from fallline.cli.compare import QUICK, STANDARD, keep_data_in
 
 
 def exercise(
-    number: Annotated[int, typer.Argument(metavar="1|2|3", help="Which of the course's exercises.")],
+    number: Annotated[int, typer.Argument(metavar="1|2|3", help="Which of them.")],
     task: Annotated[str | None, typer.Option(help="Another task: digits, fashion-mnist, text …")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds; 200 steps on text.")] = False,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
     seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Worker processes; one a core by default.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Worker processes, one a core by default; 0: this process.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the study.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
+    ] = None,
 ) -> None:
-    """Run an exercise of the course: 1 optimizers, 2 schedules, 3 warm-up of a transformer.
+    """Run one of three classic studies: 1 optimizers, 2 schedules, 3 warm-up of a transformer.
 
     Each is a study like any other: CIFAR-10 for 1 and 2, a post-norm transformer on text for 3, unless --task says
     otherwise.
@@ -42,7 +46,7 @@ def exercise(
             baseline=chosen.baseline,
             trials=effort.trials,
             seeds=effort.seeds,
-            steps=steps or (QUICK_STEPS.get(learned) if quick else None),
+            steps=QUICK_STEPS.get(learned) if quick and steps is None else steps,
             seed=seed,
             jobs=jobs,
             out=out,

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from fallline.cli.compare import keep_data_in, parse_settings
 from fallline.cli.draw import blocks
-from fallline.cli.show import console, counting, path
+from fallline.cli.show import console, counting, path, say
+from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fallline.lab.curvature import Curvature
@@ -31,7 +32,9 @@ def landscape(
     steps: Annotated[int, typer.Option(help="Steps of that optimizer to make first.")] = 0,
     items: Annotated[int, typer.Option(help="Training items that the loss is a mean over, at least.")] = 1024,
     cells: Annotated[int, typer.Option(help="Cells a side of the surfaces, an odd number; 0: no surfaces.")] = 21,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the task: batch_size=128.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the task: batch_size=128.")
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")] = 0,
@@ -51,6 +54,8 @@ def landscape(
     from fallline.lab.tasks import get_task
 
     keep_data_in(data_dir)
+    if out.suffix != ".html":
+        raise ArgumentError(f"--out: must end in .html, got {out}; landscape.html is the usual name")
     arm = None if optimizer is None else make_arms([optimizer], ["constant"])[0]
     with counting() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
@@ -66,7 +71,7 @@ def landscape(
             report=report,
         )
     for warning in caught:
-        console.print(f"! {warning.message}", style="yellow", markup=False)
+        say(str(warning.message), "! ", style="yellow")
     _show(found)
     command = _command(task, checkpoint, optimizer, steps, items, cells, seed, settings, text)
     path("page", write_curvature(found, out, command))
@@ -88,11 +93,11 @@ def _command(task: str, *values: Any) -> str:
 def _show(found: "Curvature") -> None:
     from fallline.lab.report.curvature import AXES, doubts, table
 
-    items = f"{found.parameters} parameters, loss {found.loss:.4g} over {found.items} items"
+    items = f"{found.parameters:,} parameters, loss {found.loss:.4g} over {found.items:,} items"
     console.print(f"{found.task} at {found.place}: {items}, {found.mode} mode", style="bold", markup=False)
-    console.print(found.sentence, markup=False)
+    say(found.sentence)
     for doubt in doubts(found):
-        console.print(f"! {doubt}", style="yellow", markup=False)
+        say(doubt, "! ", style="yellow")
     console.print()
     shown = Table(box=None, pad_edge=False, header_style="dim")
     numbers = table(found)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _LEFT = 64, 8, 9  # characters: of the curve, and left of it
 
+_CAPTION = (
+    "Points: the loss of each update's batch, before the update; line: smoothed. Shaded: the range in which the loss "
+    "falls; dashed: the suggestion. The learning rate's axis is logarithmic."
+)
+
 
 def lr_range(
     task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
@@ -27,7 +32,9 @@ def lr_range(
     high: Annotated[float, typer.Option(help="The last learning rate.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Optimizer updates, evenly spaced in log lr.")] = 100,
     accumulate: Annotated[int | None, typer.Option(help="Batches to an update; the task's by default.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the task: batch_size=128.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the task: batch_size=128.")
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")] = 0,
@@ -51,10 +58,13 @@ def lr_range(
     for line in picture(result, low, high):
         console.print(line, markup=False)
     console.print()
+    verdict = result.verdict[0].upper() + result.verdict[1:]
     console.print(f"suggestion: lr {result.suggestion:.2g}; range {result.low:.2g} to {result.high:.2g}", style="bold")
-    console.print(f"{result.verdict[0].upper()}{result.verdict[1:]}.")
+    console.print(f"{verdict}.")
     if out is not None:
-        save(result.plot(), out)
+        headline = f"Learning rate {result.suggestion:.2g}, from {result.low:.2g} to {result.high:.2g}"
+        subject = f"lr-range of {found.name} with {arm.name}, {steps} updates at most"
+        save(result.plot(), out, headline, subject, (f"{verdict}.",), _CAPTION)
 
 
 def _measure(
@@ -63,11 +73,12 @@ def _measure(
     """Return the test of a fresh model, initialised and fed as a trial of a study is."""
     import torch
 
-    from fallline.lab.device import loss_of
+    from fallline.lab.device import check_device, loss_of
     from fallline.lab.optimizers import build_optimizer
     from fallline.lab.trial import derive
     from fallline.landscape import lr_range as measure
 
+    check_device(device)
     torch.manual_seed(derive(seed, "init"))
     model = task.model().to(device)
     options = arm.space.options({**arm.space.defaults, **arm.fixed})

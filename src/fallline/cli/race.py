@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from fallline.cli.compare import split
-from fallline.cli.show import console, path
+from fallline.cli.show import console, path, say
 from fallline.errors import ArgumentError
 from fallline.problems import PROBLEMS
 
@@ -23,7 +23,7 @@ def race(
     lr: Annotated[float | None, typer.Option(help="One learning rate for all; the best for each by default.")] = None,
     out: Annotated[
         list[Path] | None,
-        typer.Option(help="A file: .html for the animation, .svg, .png or .pdf; can be given again."),
+        typer.Option(metavar="FILE", help="A file: .html for the animation, .svg, .png or .pdf; can be given again."),
     ] = None,
 ) -> None:
     """Let optimizers race down a surface; see why SGD zigzags in a ravine, and what a plateau does to it.
@@ -48,8 +48,8 @@ def race(
         rows.add_row(*row)
     console.print(rows)
     console.print()
-    console.print(method(found), markup=False)
+    say(method(found))
     for warning in warnings(found):
-        console.print(f"! {warning}", style="yellow")
+        say(warning, "! ", style="yellow")
     for target in targets:
         path("animation" if target.suffix == ".html" else "picture", found.save(target))

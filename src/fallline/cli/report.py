@@ -11,14 +11,17 @@ PROFILE = "profile.html"
 
 def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> None:
     """Write the report of one study, or the profile of several, and print where."""
-    from fallline.lab.report.formats import write_formats
+    from fallline.lab.report.formats import check_formats, write_formats
     from fallline.lab.report.profile import write_profile
     from fallline.lab.study import load
 
+    check_formats(formats)
     studies = [load(folder) for folder in folders]
     if len(studies) > 1:
         if list(formats) != ["html"]:
-            raise ArgumentError(f"format: a profile of several studies is written as html, got {', '.join(formats)}")
+            raise ArgumentError(
+                f"format: a profile of several studies is written as html, got {', '.join(formats)}; leave it out"
+            )
         show.path("profile", write_profile(studies, (out or Path()) / PROFILE))
         return
     show.verdict(studies[0])

@@ -1,6 +1,7 @@
 """What the commands print: tables, verdicts and the progress line."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,14 +30,14 @@ def progress_line() -> Iterator[Callable[["Progress"], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("trials, {task.fields[left]} left"),
+        TextColumn("trials{task.fields[left]}"),
     )
     errors = Console(stderr=True)
     with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("starting workers", total=None, left="time")
+        task = bar.add_task("starting workers", total=None, left="")
 
         def show(progress: "Progress") -> None:
-            left = _duration(progress.seconds_left)
+            left = f", {_duration(progress.seconds_left)} left"
             bar.update(task, completed=progress.done, total=progress.total, description=progress.stage, left=left)
 
         yield show
@@ -87,9 +88,9 @@ def verdict(study: "Study") -> None:
     console.print(table)
     console.print()
     for result in study.results.values():
-        console.print(f"• {result.sentence}")
+        say(result.sentence, "• ")
     for warning in study.warnings():
-        console.print(f"! {warning}", style="yellow")
+        say(warning, "! ", style="yellow")
 
 
 def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
@@ -150,6 +151,16 @@ def stability(study: "Study") -> None:
     console.print(table)
 
 
+def say(sentence: str, lead: str = "", style: str = "") -> None:
+    """Print a sentence, further lines below its first word, numbers beside their units."""
+    from fallline.lab.report.text import unbroken
+
+    for line in textwrap.wrap(
+        unbroken(sentence), console.width - 1, initial_indent=lead, subsequent_indent=" " * len(lead)
+    ) or [""]:
+        console.print(line.replace("\u00a0", " "), style=style, markup=False, soft_wrap=True)
+
+
 def path(name: str, target: Path) -> None:
     """Print where a file is, on a line of its own so that it can be copied."""
     console.print(f"{name}: {target}", soft_wrap=True)
@@ -171,7 +182,7 @@ def optimizers() -> None:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column()
-        grid.add_row("update", rule.formula)
+        grid.add_row("update", rule.formula.replace(";  ", ";\n"))
         grid.add_row("state", _state(rule))
         grid.add_row("defaults", ", ".join(f"{key}={parameters[key].default}" for key in hyper))
         grid.add_row("decay", rule.weight_decay_modes[0])
@@ -181,10 +192,16 @@ def optimizers() -> None:
         console.print(f"{name}  fallline.{cls.__name__}", style="bold")
         console.print(grid)
         console.print()
-    console.print(f"[bold]schedules[/bold]  {', '.join(SCHEDULES)}")
-    console.print("[bold]tasks[/bold]")
+    console.print("schedules", style="bold")
+    console.print(f"  {', '.join(SCHEDULES)}; `fallline schedules` draws them")
+    console.print()
+    console.print("tasks", style="bold")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
     for name, task in TASKS.items():
-        console.print(f"  {name}: {task.summary}")
+        grid.add_row(f"  {name}", task.summary)
+    console.print(grid)
 
 
 def _state(rule: "Rule") -> str:

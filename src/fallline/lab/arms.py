@@ -70,6 +70,9 @@ def make_arms(
         >>> [arm.name for arm in make_arms(["adam"], ["cosine"], {"warmup": [0, 0.1]})]
         ['adam, warmup=0', 'adam, warmup=0.1']
     """
+    if not optimizers or not schedules:
+        name, usual = ("schedules", "cosine") if optimizers else ("optimizers", "adamw")
+        raise ArgumentError(f"{name}: must name one at least, got none; {usual} is the usual one")
     for schedule in schedules:
         check_schedule(schedule)
     arms = []
@@ -98,6 +101,11 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
             return replace(arm, ranges={**arm.ranges, name: (float(bottom), float(top))})
     number = _number(value)
     known = _fixable(arm.optimizer)
+    if number is None and name in known:
+        raise ArgumentError(
+            f"optimizers: {name} must be a number, or LOW..HIGH with 0 < LOW < HIGH, got {text!r}; for example "
+            f"{arm.optimizer}@{name}=0.001"
+        )
     if number is None or name not in known:
         raise ArgumentError(
             f"optimizers: after @ comes NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
@@ -138,7 +146,7 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
     if name not in known:
         raise ArgumentError(
             f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
-            f"{arm.optimizer} ({', '.join(known)}), got {name!r}"
+            f"{arm.optimizer} ({', '.join(known)}), got {name!r}; for example --vary lr=0.001,0.01"
         )
     if not _is_number(value) and not isinstance(value, bool):
         raise ArgumentError(f"vary: {name} must be given numbers, got {value!r}; for example --vary {name}=0.1,0.2")

@@ -10,6 +10,7 @@ from typing import Any
 from fallline.errors import ArgumentError, StudyError, TaskWarning
 from fallline.lab.arms import make_arms
 from fallline.lab.contract import check_task
+from fallline.lab.device import check_device
 from fallline.lab.executors import Executor, make_executor
 from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
@@ -79,21 +80,6 @@ def specify(
     )
     check_schedules(spec)
     return spec
-
-
-def check_device(device: str) -> None:
-    """Check that trials can run on a device of this machine.
-
-    Raises:
-        ArgumentError: they cannot.
-    """
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # no such device, and a PyTorch that was built without it
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise ArgumentError(f"device: must be cpu or cuda:N of this machine, got {device!r} ({reason})") from None
 
 
 def count_evaluations(task: Task, steps: int) -> int:

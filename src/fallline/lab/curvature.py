@@ -11,7 +11,7 @@ import torch
 
 from fallline.errors import ArgumentError, LandscapeWarning, StateError
 from fallline.lab.arms import Arm
-from fallline.lab.device import loss_of
+from fallline.lab.device import check_device, loss_of
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.tasks import Task
 from fallline.lab.trial import derive
@@ -123,6 +123,7 @@ def measure_curvature(
         raise ArgumentError(
             f"landscape: cells must be odd and at least 3, or 0 for no surface, got {cells=}; 21 is usual"
         )
+    check_device(device)
     torch.manual_seed(derive(seed, "init"))
     model = task.model().to(device)
     optimizer, place = None, "the initial weights"
@@ -227,20 +228,26 @@ def _load(path: Path, model: torch.nn.Module, optimizer: Any) -> None:
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise ArgumentError(f"checkpoint: must be a file of torch.save, got {str(path)!r} ({reason})") from None
-    except Exception as error:  # of pickle, whichever it is
         raise ArgumentError(
-            f"checkpoint: must hold tensors and plain numbers only, got {str(path)!r} "
-            f"({str(error).partition(chr(10))[0]}); save model.state_dict()"
+            f"checkpoint: must be a file of torch.save, got {str(path)!r} ({reason}); save model.state_dict()"
+        ) from None
+    except Exception:  # of pickle, whichever it is; PyTorch's message advises to load what may be hostile
+        raise ArgumentError(
+            f"checkpoint: must hold tensors and plain numbers only, got {str(path)!r}, which holds something else "
+            "or is no such file; save model.state_dict()"
         ) from None
     if not isinstance(saved, Mapping):
-        raise ArgumentError(f"checkpoint: must hold a state dict, got {type(saved).__name__} in {str(path)!r}")
+        raise ArgumentError(
+            f"checkpoint: must hold a state dict, got {type(saved).__name__} in {str(path)!r}; save model.state_dict()"
+        )
     weights = next((saved[key] for key in ("model", "state_dict", "model_state_dict") if key in saved), saved)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         lines = " ".join(str(error).split())
-        raise StateError(f"checkpoint: weights must fit the task's model, got {path.name}: {lines[:200]}") from None
+        raise StateError(
+            f"checkpoint: weights must fit the task's model, got {path.name}: {lines[:200]}; give its settings too"
+        ) from None
     state = next((saved[key] for key in ("optimizer", "optimizer_state_dict") if key in saved), None)
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)

@@ -6,7 +6,24 @@ from typing import Any
 
 import torch
 
+from fallline.errors import ArgumentError
 from fallline.lab.tasks import Task
+
+
+def check_device(device: str) -> None:
+    """Check that a model can be trained on a device of this machine.
+
+    Raises:
+        ArgumentError: it cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device, and a PyTorch that was built without it
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        told = "" if reason.startswith("Expected one of") else f" ({reason})"  # a list of 20 kinds of device
+        raise ArgumentError(
+            f"device: must be cpu or cuda:N of this machine, got {device!r}{told}; leave it out for cpu"
+        ) from None
 
 
 def precision(task: Task, device: str) -> contextlib.AbstractContextManager[Any]:

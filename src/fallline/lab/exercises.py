@@ -66,5 +66,7 @@ def get_exercise(number: int) -> Exercise:
         ArgumentError: there is none of that number.
     """
     if number not in EXERCISES:
-        raise ArgumentError(f"exercise: must be {', '.join(map(str, EXERCISES))}, got {number}")
+        raise ArgumentError(
+            f"exercise: must be one of {', '.join(map(str, EXERCISES))}, got {number}; 1 compares optimizers"
+        )
     return EXERCISES[number]

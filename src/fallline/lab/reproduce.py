@@ -57,8 +57,8 @@ def _find(folder: Path, trial_id: str) -> Path:
     found = sorted((folder / "trials").glob(f"{trial_id}*")) if trial_id.isalnum() else []
     if len(found) != 1:
         raise StudyError(
-            f"trial: must be the id of one trial in {str(folder)!r}, got {trial_id!r}, which is that of {len(found)}; "
-            "results.csv lists them"
+            f"trial: must be the id of one trial in {str(folder)!r}, got {trial_id!r}, which {len(found) or 'none'} of "
+            "them begin with; results.csv lists them"
         )
     return found[0]
 

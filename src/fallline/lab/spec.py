@@ -59,9 +59,11 @@ class Spec:
         if self.seeds < 2:
             raise ArgumentError(f"seeds: must be at least 2, or there is no interval, got seeds={self.seeds}; pass 5")
         if self.searches < 1:
-            raise ArgumentError(f"searches: must be at least 1, got searches={self.searches}")
+            raise ArgumentError(f"searches: must be at least 1, got searches={self.searches}; pass 1")
         if self.equal not in EQUAL:
-            raise ArgumentError(f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}")
+            raise ArgumentError(
+                f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}; grad-evals is the usual one"
+            )
         if not 0 < self.horizon <= 1:
             raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon:g}; 0.5 tunes at half length")
         names = [arm.name for arm in self.arms]

@@ -64,6 +64,18 @@ class Comparison:
         """
         return 100 * math.expm1(log_ratio)
 
+    @staticmethod
+    def told(log_ratio: float, sign: str = "") -> str:
+        """Return a log ratio as a change in percent in words, with enough digits that it is not 0 unless it is.
+
+        Example:
+            >>> Comparison.told(0.00021, "+"), Comparison.told(-0.1), Comparison.told(0.0)
+            ('+0.02 %', '−9.5 %', '0.0 %')
+        """
+        percent = Comparison.percent(log_ratio)
+        digits = 1 if abs(percent) >= 0.05 or percent == 0 else min(6, -math.floor(math.log10(abs(percent))))
+        return f"{percent:{sign}.{digits}f} %".replace("-", "−")
+
 
 def summarize(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
     """Return mean, standard deviation and t interval of finite values.

@@ -169,5 +169,4 @@ def _sentence(
 
 
 def _amount(c: Comparison, value: float) -> str:
-    text = f"{Comparison.percent(value):+.1f} %" if c.log_ratio else f"{value:+.4g}"
-    return text.replace("-", "−")  # as in the tables
+    return c.told(value, "+") if c.log_ratio else f"{value:+.4g}".replace("-", "−")  # as in the tables

@@ -59,7 +59,7 @@ def plot_surface(
     domains = [
         [float(axis[0] - half), float(axis[-1] + half)] for axis, half in zip((found.x, found.y), halves, strict=True)
     ]
-    x = alt.X("left:Q", title=names[0], scale=alt.Scale(domain=domains[0], nice=False))
+    x = alt.X("left:Q", title=names[0], scale=alt.Scale(domain=domains[0], nice=False), axis=alt.Axis(tickCount=5))
     y = alt.Y("low:Q", title=names[1], scale=alt.Scale(domain=domains[1], nice=False))
     scale = alt.Scale(type="log" if log else "linear", scheme="viridis", domain=[lowest, highest])
     legend = alt.Legend(orient="bottom", titleOrient="left", gradientThickness=12)

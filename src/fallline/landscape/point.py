@@ -90,7 +90,7 @@ def classify_point(
 
     Example:
         >>> print(classify_point(torch.diag(torch.tensor([2.0, -1.0, 0.5]))))
-        saddle: λmin = -1.0000 ± 0.0001, λmax = 2.0000 ± 0.0001; condition number undefined at a saddle
+        saddle: λmin = −1.0000 ± 0.0001, λmax = 2.0000 ± 0.0001; condition number undefined at a saddle
     """
     operator = as_operator("classify_point", H)
     if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance >= 0):
@@ -153,10 +153,8 @@ def _stationary(H: Operator, norm: float | None, largest: float) -> bool | None:
 def _number(value: float, bound: float) -> str:
     """Return a number with as many digits as its bound allows."""
     if not math.isfinite(bound) or bound <= 0:
-        return f"{value:.4g}"
+        return f"{value:.4g}".replace("-", "−")
     digits = max(0, min(4, -math.floor(math.log10(bound))))
-    return (
-        f"{value:.{digits}f} ± {max(bound, 10.0**-digits):.{digits}f}"
-        if abs(value) < 1e4
-        else f"{value:.4g} ± {bound:.1g}"
-    )
+    small = abs(value) < 1e4
+    error = f"{max(bound, 10.0**-digits):.{digits}f}" if small else f"{bound:.1g}"
+    return f"{value:{f'.{digits}f' if small else '.4g'}}".replace("-", "−") + f" ± {error}"

@@ -32,6 +32,9 @@ def as_sink(given: Any) -> Sink:
 def tensorboard(folder: str | Path) -> Sink:
     """Return a sink that writes TensorBoard event files into a folder.
 
+    Args:
+        folder: where to; it is made if it is not there.
+
     Raises:
         MissingExtraError: the package tensorboard is not installed.
     """

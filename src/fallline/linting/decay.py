@@ -14,7 +14,7 @@ def coupled_decay(setup: Setup) -> Found:
     for name, group in setup.named_groups():
         if setup.kind in ("Adam", "NAdam", "RAdam", "Adamax") and group["weight_decay"] and setup.mode(group) == "l2":
             yield (
-                f"{name} of {setup.kind} has weight_decay={group['weight_decay']:g} as L2: it is divided by the "
+                f"{name} ({setup.kind}) has weight_decay={group['weight_decay']:g} as L2: it is divided by the "
                 "denominator, so parameters with large gradients are hardly decayed",
                 "use AdamW",
             )
@@ -68,7 +68,7 @@ def decay_time_scale(setup: Setup) -> Found:
 def decayed_norms(setup: Setup) -> Found:
     """Find biases and norms that are decayed."""
     names = [(name, sum(p.dim() <= 1 for p in g["params"])) for name, g in setup.named_groups() if g["weight_decay"]]
-    if found := [f"{count} tensors of {name}" for name, count in names if count]:
+    if found := [f"{count} tensor{'s' * (count > 1)} of {name}" for name, count in names if count]:
         yield (
             f"weight decay is on biases, norms or other 1-d tensors ({', '.join(found)})",
             "use fl.recipes.parameter_groups(model, weight_decay)",

@@ -27,7 +27,7 @@ run_check = partial(check, into=RUN_CHECKS)
 
 
 @run_check(
-    "warning", "Ma and Yarats 2021, arXiv:1910.04209; COURSE: spikes ask for a longer warm-up", "A hard batch; noise."
+    "warning", "Ma and Yarats 2021, arXiv:1910.04209: a warm-up bounds Adam's first updates", "A hard batch; noise."
 )
 def loss_spikes(record: Record) -> Found:
     """Find losses far above those before."""

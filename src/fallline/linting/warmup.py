@@ -35,7 +35,11 @@ def short_warmup(setup: Setup) -> Found:
         )
 
 
-@check("warning", "COURSE: 1 to 5 % of the steps; beyond 10 % compute is wasted", "A schedule meant as a cycle.")
+@check(
+    "warning",
+    "Devlin et al. 2018, arXiv:1810.04805, A.2: 1 % of the steps; usual recipes take 1 to 5 %",
+    "A schedule meant as a cycle.",
+)
 def long_warmup(setup: Setup) -> Found:
     """Find a warm-up of over a tenth of the run."""
     calls = warmup_calls(setup)

@@ -112,6 +112,17 @@ def watch(optimizer: Optimizer, scaler: Any = None) -> Watch:
 
     Raises:
         ArgumentTypeError: `optimizer` is no optimizer.
+
+    Example:
+        >>> import torch, fallline as fl
+        >>> w = torch.nn.Parameter(torch.ones(2))
+        >>> opt = fl.SGD([w], lr=0.1)
+        >>> with fl.watch(opt) as watch:
+        ...     for _ in range(5):
+        ...         (w * w).sum().backward()  # and no zero_grad
+        ...         opt.step()
+        >>> [finding.id for finding in watch.findings()]
+        ['gradients-not-zeroed']
     """
     if not isinstance(optimizer, Optimizer):
         raise ArgumentTypeError(f"watch: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")

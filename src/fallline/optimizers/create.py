@@ -10,6 +10,11 @@ from fallline.optimizers.registry import OPTIMIZERS
 def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
     """Return the optimizer called `name` (lower case, as `fallline list` prints it) with the given options.
 
+    Args:
+        name: of the optimizer.
+        params: parameters, or groups of them, as the class takes them.
+        **options: of the class.
+
     Raises:
         ArgumentError: no optimizer has that name, or an option is out of range.
         ArgumentTypeError: an option is unknown.

@@ -36,8 +36,9 @@ def plot(schedules: "Mapping[str, Schedule]", steps: int, base: float = 1.0) -> 
         for k in sorted({*range(0, steps, -(-steps // _POINTS)), *(c for c in schedule.corners if c < steps)})
     ]
     chart = alt.Chart(alt.Data(values=rows)).mark_line(interpolate="step-after" if steps <= 60 else "linear")
+    scale = alt.Scale(scheme="tableau10" if len(schedules) <= 10 else "tableau20")
     legend = alt.Legend(labelLimit=500, orient="top", columns=1)
-    colour = alt.Color("schedule:N", title=None, sort=list(schedules), legend=legend)
+    colour = alt.Color("schedule:N", title=None, sort=list(schedules), legend=legend, scale=scale)
     return chart.encode(
         x=alt.X("step:Q", title="step (calls of step() so far)"),
         y=alt.Y("lr:Q", title="learning rate"),

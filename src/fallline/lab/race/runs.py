@@ -82,16 +82,21 @@ class Race:
 
         Raises:
             ArgumentError: the name ends in something else.
+            StudyError: the file cannot be written.
         """
         from fallline.lab.race.page import page
+        from fallline.lab.report.formats import cannot_write
 
         if path.suffix not in FORMATS:
             raise ArgumentError(f"race: a file must end in {', '.join(FORMATS)}, got {path}; html is the animation")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".html":
-            path.write_text(page(self), encoding="utf-8")
-        else:
-            self.plot().save(str(path))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".html":
+                path.write_text(page(self), encoding="utf-8")
+            else:
+                self.plot().save(str(path))
+        except OSError as error:
+            raise cannot_write(path, error, "race") from None
         return path
 
 

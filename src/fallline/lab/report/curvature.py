@@ -64,13 +64,13 @@ def document(found: Curvature, command: str) -> Document:
         command: what makes it again.
     """
     what = (
-        f"{plural(found.parameters, 'parameter')}, loss {number(found.loss, '.4g')} over {found.items} items of the "
+        f"{found.parameters:,} parameters, loss {number(found.loss, '.4g')} over {found.items:,} items of the "
         f"training set in {plural(found.batches, 'batch').replace('batchs', 'batches')}, {found.mode} mode; "
         f"{found.matvecs} products by {found.hvp}."
     )
     spectrum = Figures(
         {"spectrum": chart(found)},
-        f"Density of all {found.parameters} eigenvalues, from {found.density.matvecs} products; bumps of width "
+        f"Density of all {found.parameters:,} eigenvalues, from {found.density.matvecs} products; bumps of width "
         f"{number(found.density.width, '.2g')} stand for its points. The logarithmic scale shows even a single one.",
         legend=False,
     )
@@ -116,7 +116,7 @@ def _surfaces(found: Curvature) -> Figures:
     one = next(iter(found.surfaces.values()))
     caption = (
         f"The loss on planes through the weights (cross), {len(one.x)} × {len(one.y)} cells over the same "
-        f"{found.items} items. " + " ".join(_PLANES[name] for name in found.surfaces)
+        f"{found.items:,} items. " + " ".join(_PLANES[name] for name in found.surfaces)
     )
     charts = {f"surface-{name}": relief(found, name) for name in found.surfaces}
     return Figures(charts, caption, legend=False, beside=len(charts) > 1)
@@ -155,7 +155,7 @@ def records(found: Curvature) -> Records:
     add("condition number", point.condition, None, None, "undefined at a saddle" if point.kind == "saddle" else "")
     add("trace", found.trace.estimate, *found.trace.ci95, f"95 % interval, {found.trace.method}")
     add("negative eigenvalues", density.negative_mass, *density.negative_ci95, "part of all, 95 % interval")
-    add("missed eigenvalue", point.eigen.miss_probability, None, None, "probability that one further out was missed")
+    add("a missed eigenvalue", point.eigen.miss_probability, None, None, "probability that one further out was missed")
     return rows
 
 

@@ -35,19 +35,28 @@ def write_formats(study: "Study", folder: Path, formats: Sequence[str]) -> list[
         ArgumentError: a format is unknown, or none is asked for.
         StudyError: a file cannot be written.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        got = ", ".join(map(repr, unknown)) or "none"
-        raise ArgumentError(f"format: must be among {', '.join(FORMATS)}, got {got}; for example html,md,csv")
+    check_formats(formats)
     try:
         return _write(study, folder, tuple(dict.fromkeys(formats)))
     except OSError as error:
         raise cannot_write(folder, error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> StudyError:
-    """Return the error that says that a report cannot be written there."""
-    return StudyError(f"report: the file must be writable, got {str(path)!r} ({error.strerror}); pass another path")
+def check_formats(formats: Sequence[str]) -> None:
+    """Check that a report can be written in formats.
+
+    Raises:
+        ArgumentError: one is unknown, or there is none.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        got = ", ".join(map(repr, unknown)) or "none"
+        raise ArgumentError(f"format: must be among {', '.join(FORMATS)}, got {got}; for example html,md,csv")
+
+
+def cannot_write(path: Path, error: OSError, what: str = "report") -> StudyError:
+    """Return the error that says that a report, or what else it was, cannot be written there."""
+    return StudyError(f"{what}: the file must be writable, got {str(path)!r} ({error.strerror}); pass another path")
 
 
 def _write(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:

@@ -82,5 +82,4 @@ def change(c: Comparison, value: float, form: str = "+") -> str:
         value: its difference, an end of its interval, or what it could have detected.
         form: "+" to show the sign, or "".
     """
-    text = f"{c.percent(value):{form}.1f} %" if c.log_ratio else f"{value:{form}.4f}"
-    return text.replace("-", "−")
+    return c.told(value, form) if c.log_ratio else f"{value:{form}.4f}".replace("-", "−")

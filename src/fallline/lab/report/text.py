@@ -41,7 +41,7 @@ def plural(count: int, noun: str) -> str:
 
 def unbroken(sentence: str) -> str:
     """Return a sentence whose numbers keep their units and equals signs on their line."""
-    return sentence.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0")
+    return sentence.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0").replace("p < ", "p\u00a0<\u00a0")
 
 
 def breakable(arm: str) -> Markup:
