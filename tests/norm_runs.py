@@ -2,9 +2,10 @@
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import fallline as fl
+from sharded_runs import apart
 from variants import normal
 
 
@@ -42,6 +43,30 @@ def scale_run():
     opt.step()
     found["clipped"], found["norm"] = [whole(p) for p in params], opt.grad_norm
     found["parts"] = [p._local_tensor.numel() for p in params]
+    return found
+
+
+def grid_run():
+    """Return by placements on a mesh of 2 × 2 how far LAMB and AdamW end from whole parameters: update, norm and bits.
+
+    Tensor parallelism cuts columns where FSDP2 cuts rows, so a norm goes over both dimensions of the mesh.
+    """
+    mesh, found = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "columns")), {}
+    for places in ([Shard(0), Shard(1)], [Shard(1), Shard(0)], [Replicate(), Shard(0)], [Shard(1), Replicate()]):
+        for cls, dtype, options in (
+            (fl.LAMB, torch.float64, {"clip_grad_norm": 0.5}),
+            (fl.AdamW, torch.bfloat16, {"stochastic_rounding": True, "state_dtype": torch.bfloat16}),
+        ):
+            value = normal(5, 6, dtype=dtype)
+            param, alone = torch.nn.Parameter(distribute_tensor(value, mesh, places)), torch.nn.Parameter(value.clone())
+            opt, single = cls([param], **options), cls([alone], **options)
+            for step in range(3):
+                alone.grad = normal(5, 6, seed=step + 1, dtype=dtype)
+                param.grad = distribute_tensor(alone.grad, mesh, places)
+                opt.step()
+                single.step()
+            far = apart({"": param.detach().full_tensor()}, {"": alone.detach()})
+            found[f"{cls.__name__} {places}"] = far, abs((opt.grad_norm or 0) - (single.grad_norm or 0))
     return found
 
 

@@ -1,6 +1,7 @@
 """Eigenvalues against LAPACK's: within their bounds, none twice, and honest about what was missed."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -190,6 +191,31 @@ def test_the_probability_of_a_miss_is_one(n, at):
     assert n == 3 or given
 
 
+def test_chains_that_broke_down_combine_as_fisher_says():
+    """Of the identity each product is a chain of its own, and says little; their product would say too much."""
+    stats = pytest.importorskip("scipy.stats")
+    d, at = 100, 30.0
+    chains = {"size": 2, "breaks": [True, True], "betas": [1.0, 2.0], "T": torch.zeros(2, 2)}
+    basis = SimpleNamespace(**chains, dimension=d, eps=1e-16, scale=1.0)
+    # A product from a vector of its own bounds the component of any vector along the missed one by 1/√(1 + (at/β)²); of
+    # a random vector in d dimensions, √(d − 1) times it is Student's t of d − 1 degrees of freedom, near 0.
+    alone = [
+        2 / math.sqrt(1 + (at / beta) ** 2) * stats.t.pdf(0, dim - 1) * math.sqrt(dim - 1)
+        for beta, dim in ((1.0, d), (2.0, d - 1))
+    ]
+    assert all(0.1 < p < 1 for p in alone)
+    assert miss_probability(basis, at) == pytest.approx(stats.combine_pvalues(alone).pvalue, rel=1e-12)
+
+
+def test_in_float32_a_search_proves_no_more_than_its_rounding():
+    values = torch.cat([torch.linspace(0, 1, 99), torch.tensor([3.0])])
+    for dtype, least, most in ((torch.float32, 1e-6, 1e-4), (torch.float64, 1e-15, 1e-12)):
+        basis = Lanczos(Meter(Dense(torch.diag(values.to(dtype))), 40, 40, None), 40, torch.Generator().manual_seed(0))
+        for _ in range(40):
+            basis.step()
+        assert least < miss_probability(basis, 9.0) < most
+
+
 def test_memory_is_kept_to_and_said_before_the_first_product():
     matrix = spectrum(BULK)
     steps = []
@@ -199,6 +225,8 @@ def test_memory_is_kept_to_and_said_before_the_first_product():
     assert [step.done for step in steps] == list(range(found.matvecs + 1))
     assert steps[-1].seconds >= 0 and "products" in str(steps[-1])
     assert abs(found.values[0].item() - BULK.max().item()) < 1e-2
+    assert not found.converged and found.miss_probability > 0.1  # 12 vectors are too few to look for another
+    assert found.residuals[0] < 1e-2
     with pytest.raises(ArgumentError, match=rf"memory must be at least {6 * N * 8} bytes for k=1 and n={N}"):
         eigsh(matrix, 1, memory=5 * N * 8)
 
@@ -239,6 +267,10 @@ def test_the_same_seed_gives_the_same_bits():
         ({"tol": 0.0}, r"tol must be in \(0, 1\)"),
         ({"max_matvecs": 3}, "max_matvecs must be at least 4"),
         ({"start": torch.ones(3)}, r"start must have shape \(200,\)"),
+        ({"start": [1.0]}, r"start must have shape \(200,\) or \(200, j\), got list"),
+        ({"k": 2.0}, r"k must be from 1 to 200, .* got k=2.0"),
+        ({"tol": "1e-3"}, r"tol must be in \(0, 1\), got tol='1e-3'"),
+        ({"max_matvecs": 50.0}, "max_matvecs must be at least 4, got 50.0"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(options, message):
@@ -249,5 +281,15 @@ def test_bad_arguments_are_one_clear_error(options, message):
 def test_what_is_no_operator_is_refused():
     with pytest.raises(ArgumentError, match="H must be a Hessian or another operator, got list"):
         eigsh([[1.0]])
-    with pytest.raises(ArgumentError, match=r"square and real, got shape=\(2, 3\)"):
-        eigsh(torch.ones(2, 3))
+    for matrix, message in (
+        (torch.ones(2, 3), r"square and real, got shape=\(2, 3\)"),
+        (torch.ones(0, 0), r"square and real, got shape=\(0, 0\)"),
+        (torch.eye(2, dtype=torch.bfloat16), "float32 or float64, got torch.bfloat16"),
+        (torch.eye(2, dtype=torch.int64), "float32 or float64, got torch.int64"),
+        (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "symmetric, got elements up to 2 apart"),
+        (torch.tensor([[1.0, math.nan], [math.nan, 1.0]]), "finite, got NaN or Inf"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^Dense: matrix must be {message}"):
+            eigsh(matrix)
+    rounded = torch.tensor([[1.0, 2.0], [2.0 * (1 + 1e-5), 1.0]])  # as a Hessian by autograd in float32 may be
+    assert eigsh(rounded, max_matvecs=6).values.item() == pytest.approx(3, rel=1e-4)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
-from fallline.landscape import GaussNewton, Hessian, Preconditioned
+from fallline.landscape import GaussNewton, Hessian, Preconditioned, trace
 from landscapes import MODELS, build, loss, matrix, quadratic, split, true_hessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*math kernel:fallline.errors.LandscapeWarning")
@@ -110,14 +110,16 @@ def test_float32_is_measured_in_float32():
     assert (found - true_hessian(model, batch)).abs().max() < 1e-6
 
 
-def test_the_kept_graph_follows_the_parameters():
-    model, batch = build("mlp")
+def test_the_kept_graph_follows_parameters_and_buffers():
+    model, batch = build("cnn")
     H = Hessian(model, loss, batch)
     matrix(H)
+    model.eval()
     for move in (lambda p: p.data.mul_(2.0), lambda p: p.detach().add_(0.1)):  # without and with a new version
-        for p in model.parameters():
-            move(p)
-        assert (matrix(H) - true_hessian(model, batch)).abs().max() < 1e-10
+        for moved in (model.parameters(), [model[1].running_mean]):
+            for p in moved:
+                move(p)
+            assert (matrix(H) - true_hessian(model, batch)).abs().max() < 1e-10
 
 
 def test_unused_and_linear_parameters_give_zero_rows():
@@ -200,8 +202,24 @@ def test_a_preconditioned_matrix_has_the_eigenvalues_of_the_quotient():
     found = torch.linalg.eigvalsh(matrix(Preconditioned(A, p)))
     right = torch.linalg.eigvals(torch.diag(1 / p) @ A).real.sort().values
     assert (found - right).abs().max() < 1e-12
+    with pytest.raises(ArgumentError, match=r"diagonal must have shape \(6,\), got list"):
+        Preconditioned(A, [1.0] * 6)
     with pytest.raises(ArgumentError, match="diagonal must be positive, got 0"):
         Preconditioned(A, torch.zeros(6))
+
+
+def test_the_cost_is_known_before_the_first_product():
+    model, batch = build("mlp")
+    H = Hessian(model, loss, batch)
+    for operator in (
+        H,
+        Hessian(model, loss, split(batch, 6, 4)),
+        GaussNewton(model, loss, batch),
+        Preconditioned(H, 1 + torch.rand(32)),
+    ):
+        steps = []
+        trace(operator, 10, progress=steps.append)
+        assert (steps[0].done, steps[0].total) == (0, 10) and steps[0].seconds > 0
 
 
 def test_scipy_takes_it():

@@ -1,13 +1,11 @@
 """Models and losses that cannot be differentiated twice: recovered with one line, or one clear error."""
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError, GradientError, LandscapeWarning, LossError
-from fallline.landscape import Dense, Hessian
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, LandscapeWarning, LossError
+from fallline.landscape import Dense, GaussNewton, Hessian
 from landscapes import build, loss, matrix, split, true_hessian
 
 
@@ -42,6 +40,19 @@ def test_a_second_derivative_that_is_silently_wrong_is_found(dtype):
     assert (matrix(H) - right).abs().max() < tolerance * right.abs().max()
     with pytest.raises(GradientError, match='pass hvp="auto"'):
         Hessian(model, cubed, x, hvp="double-backward")
+
+
+def test_a_hundredth_of_the_curvature_may_not_be_missing():
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 1, bias=False).double(), torch.tensor([[1.0, 2.0, -1.0]], dtype=torch.float64)
+
+    def mostly_right(m, x):
+        return 100 * m(x).square().mean() + SilentlyWrong.apply(m(x)).mean()
+
+    with pytest.warns(LandscapeWarning, match=r"differs from a finite difference by 3%, most in weight"):
+        H = Hessian(model, mostly_right, x)
+    right = (200 + 6 * (x @ model.weight.detach().T).item()) * x.T @ x
+    assert (matrix(H) - right).abs().max() < 1e-6 * right.abs().max()
 
 
 def test_kinks_are_no_missing_derivative():
@@ -118,11 +129,21 @@ def test_dropout_is_the_same_in_every_product():
     assert not torch.allclose(Hessian(model, loss, batch) @ v, first)
 
 
-def test_a_loader_that_shuffles_and_augments_is_one_function():
+def by_batch_sampler(data, generator):
+    order = torch.utils.data.RandomSampler(data, generator=generator)
+    return {"batch_sampler": torch.utils.data.BatchSampler(order, 4, False)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [lambda data, generator: {"batch_size": 4, "shuffle": True, "generator": generator}, by_batch_sampler],
+    ids=["shuffled", "batch sampler"],
+)
+def test_a_loader_that_shuffles_and_augments_is_one_function(options):
     x, y = torch.randn(10, 3), torch.randint(2, (10,))
     data = torch.utils.data.TensorDataset(x, y)
     generator = torch.Generator().manual_seed(1)
-    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, generator=generator)
+    loader = torch.utils.data.DataLoader(data, **options(data, generator))
     before = generator.get_state()
     model, _ = build("mlp", dtype=torch.float32)
     H = Hessian(model, lambda m, b: loss(m, (b[0] + 0.1 * torch.randn(b[0].shape), b[1])), loader)
@@ -165,6 +186,7 @@ def poisoned_parameter(given):
     given["model"][2].bias.data[1] = float("inf")
 
 
+STRANGER = nn.Linear(3, 2).double()
 draws = torch.Generator().manual_seed(0)
 
 
@@ -185,6 +207,12 @@ draws = torch.Generator().manual_seed(0)
         ({"loss_fn": lambda m, b: (m(b[0]) * 0).square().sum().sqrt()}, "NaN or Inf in that of 0.weight for batch 0"),
         ({"loss_fn": lambda m, b: loss(m, b) * torch.rand((), generator=draws)}, "same at every evaluation, got"),
         ({"data": []}, "data must have a batch, got none"),
+        ({"loss_fn": lambda m, b: (loss(m, b), m(b[0]))}, "must return a tensor, got a tuple; return the mean loss"),
+        (
+            {"loss_fn": lambda m, b: (m(b[0]).argmax(1) != b[1]).sum()},
+            "one real number, got a tensor of .* torch.int64",
+        ),
+        ({"loss_fn": lambda m, b: loss(STRANGER, b)}, "independent of 0.weight and all others; pass the model that"),
     ],
 )
 def test_losses_that_cannot_be_measured_are_one_clear_error(change, message):
@@ -192,16 +220,59 @@ def test_losses_that_cannot_be_measured_are_one_clear_error(change, message):
         Hessian(**failing(change))
 
 
+def test_sparse_gradients_are_refused():
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True))
+    with pytest.raises(GradientError, match=r"^Hessian: gradients must be dense, got a sparse one for 0.weight"):
+        Hessian(model, lambda m, x: m(x).square().mean(), torch.tensor([1, 2]))
+
+
+def test_gauss_newton_finds_a_loss_that_is_not_always_the_same():
+    with pytest.raises(LossError, match=r"^GaussNewton: .*same at every evaluation"):
+        GaussNewton(**failing({"loss_fn": lambda m, b: loss(m, b) * torch.rand((), generator=draws)}))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"mode": "test"}, "mode must be one of eval, train, got mode='test'"),
         ({"hvp": "exact"}, "hvp must be one of auto, double-backward"),
-        ({"params": []}, "params must be parameters of the model"),
+        ({"params": []}, "params must have a parameter, got none; unfreeze some"),
+        ({"params": ["0.wait"]}, "params must be a list of names or parameters of the model, got '0.wait' in it"),
+        ({"params": STRANGER.weight}, r"or parameters of the model, got a tensor of shape \(3,\) in it"),
         ({"weight": lambda batch: 0}, "weight must give a finite number > 0 for every batch, got 0"),
+        ({"weight": lambda batch: None}, "weight must give a finite number > 0 for every batch, got None"),
+        ({"weight": "tokens"}, "weight must be a function of a batch, got 'tokens'"),
+        ({"loss_fn": "mse"}, "loss_fn must be a function of model and batch, got 'mse'"),
+        (
+            {"data": [torch.zeros(2, 3), torch.zeros(2).long()]},
+            r"got tensors of 2-d float32 and 1-d int64.*tuple\(batch\)",
+        ),
+        (
+            {"data": [(torch.zeros(0, 3).double(), torch.zeros(0).long())]},
+            "every batch must have a row, got one of none",
+        ),
     ],
 )
 def test_bad_arguments_are_one_clear_error(options, message):
     model, batch = build("mlp", items=4)
-    with warnings.catch_warnings(), pytest.raises(ArgumentError, match=message):
-        Hessian(model, loss, batch, **options)
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=f"^Hessian: .*{message}"):
+        Hessian(**{"model": model, "loss_fn": loss, "data": batch, **options})
+
+
+def test_parameters_go_by_name():
+    model, batch = build("mlp")
+    by_name, itself = (
+        Hessian(model, loss, batch, params=["2.bias"]),
+        Hessian(model, loss, batch, params=[model[2].bias]),
+    )
+    assert torch.equal(matrix(by_name), matrix(itself)) and by_name.objective.names == ["2.bias"]
+
+
+@pytest.mark.parametrize("operator", [Hessian, GaussNewton])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_no_curvature(operator, dtype):
+    """One half-precision tensor among the others is enough: its products are noise, whatever the bound says."""
+    model, batch = build("mlp")
+    model[2].bias.data = model[2].bias.data.to(dtype)
+    with pytest.raises(ArgumentError, match=rf"^{operator.__name__}: .* float32 or float64, got 2.bias of {dtype}, "):
+        operator(model, loss, batch)

@@ -1,6 +1,8 @@
 """`fallline landscape`: what it measures of a task, what it says, and the page."""
 
 import functools
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +31,25 @@ class Line:
 
     def loss(self, model, batch):
         return (torch.tensor([4.0, 1.0, -0.5]) * model.weight[0].square()).sum() / 2 + 1.0 + 0 * batch.sum()
+
+
+@fallline.task(steps=20)
+class Tokens:
+    """Curvature x², over batches of seven tokens and of three, in a row each."""
+
+    def model(self):
+        return torch.nn.Linear(1, 1, bias=False)
+
+    def batches(self, split, generator):
+        for _ in iter(int, 1 if split == "train" else 0):
+            yield torch.full((1, 7), 2.0)
+            yield torch.full((1, 3), 1.0)
+
+    def size(self, batch):
+        return batch.numel()
+
+    def loss(self, model, batch):
+        return model(batch.reshape(-1, 1)).square().mean() / 2
 '''
 
 
@@ -59,6 +80,64 @@ def test_it_says_what_the_model_stands_on(fallline, tmp_path):
 
 def measured(**options):
     return measure_curvature(get_task("line.py:Line"), items=8, **options)
+
+
+def test_what_has_not_converged_is_said(fallline, capsys):
+    from fallline.cli.landscape import _show
+    from fallline.lab.arms import make_arms
+
+    found = measured(arm=make_arms(["sgd"], ["constant"])[0], cells=0)
+    eigen = replace(found.point.eigen, converged=False, miss_probability=0.25, matvecs=12)
+    sharpness = replace(found.sharpness, converged=False, matvecs=7)
+    doubtful = replace(found, point=replace(found.point, eigen=eigen), sharpness=sharpness)
+    for shown, times in ((found, 0), (doubtful, 2)):
+        _show(shown)
+        text = " ".join(capsys.readouterr().out.split())
+        assert text.count("! The search for the") == times
+    assert "has not converged in 12 products: the probability that one was missed is 0.25." in text
+    assert "has not converged in 7 products: it may be larger than 4." in text
+
+
+def test_the_axis_of_the_spectrum_has_its_zero_where_it_is():
+    from fallline.cli.landscape import picture
+
+    grid = torch.linspace(-1, 3, 512)
+    density = SimpleNamespace(grid=grid, density=torch.exp(-(grid**2)), width=0.1)
+    axis = picture(SimpleNamespace(density=density, parameters=100))[-2]
+    assert axis.index("0") - axis.index("└") - 1 == round(63 / 4)
+
+
+def test_the_page_has_the_whole_command():
+    from fallline.cli.landscape import _command
+
+    assert _command("digits", "c.pt", "adam", 5, 1024, 11, 3, ["batch_size=8"], "book.txt") == (
+        "fallline landscape digits --checkpoint c.pt --optimizer adam --text book.txt --steps 5 --seed 3 --cells 11 "
+        "--items 1024 --set batch_size=8"
+    )
+    assert _command("digits", None, None, 0, 64, 21, 0, None, None) == "fallline landscape digits --items 64"
+
+
+def test_batches_weigh_by_the_tasks_own_sizes(fallline):
+    found = measure_curvature(get_task("line.py:Tokens"), items=10, cells=0)
+    assert found.point.largest == pytest.approx((7 * 4 + 3 * 1) / 10, rel=1e-6)
+    assert (found.items, found.batches) == (10, 2)
+
+
+def test_a_checkpoint_brings_the_second_moments_of_its_optimizer(fallline, tmp_path):
+    """Without them there is no preconditioner: P = (1 − β1)·(√v̂ + eps) after one step, v̂ being g²."""
+    from fallline.lab.arms import make_arms
+    from fallline.lab.optimizers import build_optimizer
+
+    (arm,) = make_arms(["adam"], ["constant"])
+    model = torch.nn.Linear(3, 1, bias=False)
+    options = arm.space.options({**arm.space.defaults, **arm.fixed})
+    optimizer = build_optimizer("adam", model.parameters(), **options)
+    model.weight.grad = torch.tensor([[8.0, 1.0, 1.0]])
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    found = measured(arm=arm, checkpoint=tmp_path / "c.pt", cells=0)
+    assert found.sharpness.preconditioned
+    assert found.sharpness.value == pytest.approx(1.0 / (0.1 * 1.0), rel=1e-4)  # the second axis: 4/8 < 1/1
 
 
 def test_surfaces_are_those_of_the_quadratic_along_the_eigenvectors(fallline):

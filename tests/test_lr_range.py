@@ -199,10 +199,22 @@ def test_progress_says_first_what_it_costs_and_counts_updates():
         ({"loss_fn": None, "step": lambda b: 1.0}, ArgumentError, "step must call optimizer.step"),
         ({"loss_fn": lambda m, b: m(b[0])}, LossError, "must return one real number"),
         ({"loss_fn": lambda m, b: squares(m, b).detach()}, LossError, "lr_range: loss must depend on the parameters"),
-        ({"loss_fn": lambda m, b: squares(m, b) * torch.nan}, ArgumentError, "must be finite before the first update"),
+        (
+            {"loss_fn": lambda m, b: squares(m, b) * torch.nan},
+            LossError,
+            "loss must be finite, got nan for batch 0; every parameter is finite, so look at that batch",
+        ),
+        ({"loss_fn": "mse"}, ArgumentTypeError, "loss_fn must be a function of model and batch, got 'mse'"),
+        ({"data": batches(4, 0)}, ArgumentError, "every batch must have a row, got one of none"),
         ({"model": 1}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"optimizer": 1}, ArgumentTypeError, "optimizer must be a torch.optim.Optimizer"),
         ({"data": []}, LossError, "data must have a batch"),
+        (
+            {"optimizer": fl.SGD(net().parameters())},
+            ArgumentError,
+            "optimizer must train the model, got one without any",
+        ),
+        ({"keep": [3]}, ArgumentTypeError, "keep must be a list of objects with a state dict, got a int in it"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):
@@ -241,8 +253,7 @@ def test_a_batch_that_is_nan_at_any_rate_is_named_and_no_divergence(good, accumu
         return loss
 
     how = {"loss_fn": None, "step": step} if by_step else {"loss_fn": squares, "accumulate": accumulate}
-    said = rf"the loss of every batch must be finite before any update, got nan of batch {good + 1}, which no learning"
-    with pytest.raises(ArgumentError, match=said):
+    with pytest.raises(LossError, match=rf"^lr_range: loss must be finite.*, got nan for batch {good}[;,]"):
         lr_range(model, optimizer, data=data, **how)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters()) and optimizer.param_groups[0]["lr"] == 0.1
@@ -250,8 +261,24 @@ def test_a_batch_that_is_nan_at_any_rate_is_named_and_no_divergence(good, accumu
 
 def test_a_gradient_that_is_nan_before_any_update_is_told_and_no_divergence():
     model = net()
-    with pytest.raises(ArgumentError, match=r"the gradient of every batch must be finite .* got one of batch 1 that"):
+    with pytest.raises(LossError, match=r"the gradient must be finite before any update, got one for batch 0 that"):
         lr_range(model, fl.SGD(model.parameters(), lr=0.1), rootless, batches(4, 4))
+
+
+def test_the_loss_of_an_update_weighs_the_batches_of_the_users_own_loop_by_their_rows():
+    model, data = net().eval(), batches(6, 2)
+    optimizer, calls = fl.SGD(model.parameters()), itertools.count(1)
+
+    def step(batch):
+        loss = squares(model.eval(), batch)
+        loss.backward()
+        if next(calls) % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    expected = sum(len(batch[0]) * squares(model, batch).item() for batch in data) / 8
+    assert lr_range(model, optimizer, None, data, steps=10, step=step).start == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_picture_has_the_range_and_the_suggestion():

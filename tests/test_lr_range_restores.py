@@ -123,6 +123,36 @@ def test_everything_is_as_before_to_the_bit(make, error, warm):
     assert equal(run(test=True), run(test=False))  # and it goes on as if nothing had been
 
 
+def test_sam_may_have_been_interrupted_between_its_phases():
+    """In a loop of the user's own: no batch normalisation stays frozen, and the next step is a whole one."""
+    model = net()
+    optimizer = fl.SAM(fl.SGD(model.parameters(), lr=0.1, momentum=0.9), model=model)
+    calls = itertools.count()
+
+    def step(batch):
+        loss = squares(model, batch)
+        loss.backward()
+        optimizer.first_step(zero_grad=True)
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        squares(model, batch).backward()
+        optimizer.second_step(zero_grad=True)
+        return loss
+
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        lr_range(model, optimizer, None, batches(4), step=step)
+    assert equal(dict(model.state_dict()), dict(before)) and model[1].track_running_stats
+    twin = net()
+    other = fl.SAM(fl.SGD(twin.parameters(), lr=0.1, momentum=0.9), model=twin)
+    losses = []
+    for pair in ((model, optimizer), (twin, other)):
+        torch.manual_seed(5)
+        losses.append(train(*pair, batches(4, 4)))
+    assert losses[0] == losses[1]
+    assert equal(dict(model.state_dict()), dict(twin.state_dict()))
+
+
 def test_a_restored_scaler_may_have_been_interrupted_in_mid_step():
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

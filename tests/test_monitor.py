@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fallline as fl
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError, ArgumentTypeError, LandscapeWarning
 from fallline.landscape import Monitor
 from fallline.landscape.monitor import _NoiseScale
 from landscapes import squares
@@ -190,6 +190,23 @@ def test_a_skipped_step_is_no_step(make):
             scaler.update()
     assert [row["step"] for row in rows] == [1, 2]
     assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.parametrize("first", ["monitor", "steps"])
+def test_gradients_that_are_gone_before_the_step_are_no_zeros(first):
+    model = net()
+    optimizer, rows = fl.SGD(model.parameters(), lr=0.1), []
+    if first == "steps":
+        fl.step_in_backward(model, optimizer)
+    monitor = Monitor(model, optimizer, every=1, sinks=[rows.append])
+    if first == "monitor":
+        fl.step_in_backward(model, optimizer)
+    with pytest.warns(LandscapeWarning, match="got none of those that arrived: norms and ratios are left out") as said:
+        for k in range(3):
+            squares(model, batch(k)).backward()
+            monitor.loss(1.0)
+            optimizer.step()
+    assert rows == [{"step": k, "lr": 0.1, "loss": 1.0, "spikes": 0.0} for k in (1, 2, 3)] and len(said) == 1
 
 
 def test_only_every_so_many_steps_are_measured():

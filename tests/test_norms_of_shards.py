@@ -32,6 +32,15 @@ def test_ratio_radius_and_clipping_are_of_the_whole():
 
 
 @pytest.mark.slow
+def test_norms_and_random_numbers_go_over_both_dimensions_of_a_mesh():
+    for found in on_ranks(4, norm_runs.grid_run):
+        assert len(found) == 8
+        for case, (far, norm) in found.items():
+            # Squares are summed in another order, in float64; stochastic rounding is of the same numbers to the bit.
+            assert far <= (1e-14 if case.startswith("LAMB") else 0) and norm <= 1e-14, case
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("climbing", "expected"),
     [(False, ([True, False, True, True], 4.0, 3.0)), (True, ([True, False, False, True], 2.0, 2.0))],

@@ -31,6 +31,15 @@ def test_grad_norm_is_that_of_all_groups_and_grad_is_untouched(cls, backend):
 
 
 @EVERY_BACKEND
+def test_clipping_has_pytorchs_millionth_beside_the_norm(backend):
+    """It counts where norms are as small: c/(‖g‖ + 1e-6) of a norm and a limit of 1e-6 is a half."""
+    param = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    param.grad = torch.full((1,), 1e-6, dtype=torch.float64)
+    OPTIMIZERS["sgd"]([param], lr=1.0, backend=backend, clip_grad_norm=1e-6).step()
+    assert param.item() == pytest.approx(-0.5e-6, rel=1e-12)
+
+
+@EVERY_BACKEND
 @EVERY_CLASS
 def test_clipping_is_clipping_by_hand(cls, backend):
     """torch.nn.utils writes to .grad what ours does on the way."""

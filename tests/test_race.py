@@ -15,7 +15,7 @@ from fallline.lab.race.contours import level_lines
 from fallline.lab.race.runs import LRS, _reached, descend
 from fallline.lab.race.scene import contours, shown
 from fallline.lab.report.looks import looks
-from fallline.problems import PROBLEMS
+from fallline.problems import PROBLEMS, Problem
 
 SADDLE = ["sgd", "momentum"]
 
@@ -91,6 +91,27 @@ def test_momentum_leaves_the_saddle_in_a_quarter_of_the_steps_at_the_same_rate()
     assert out[0] == pytest.approx(by_hand, rel=0.08)
     root = (1.92 + math.sqrt(1.92**2 - 4 * 0.9)) / 2  # of r² − (1 + μ + lr)·r + μ, with momentum μ = 0.9
     assert out[1] < out[0] / 3 and out[1] > math.log(0.5 / 0.01) / math.log(root)
+
+
+def test_decay_is_off_unless_it_is_asked_for():
+    """It would move the minimum, which is at (1, 1)."""
+    (run, decayed) = race("ravine", ["adamw", "adamw@weight_decay=0.01"], lr=0.1, steps=20).runs
+    for found, decay in ((run, 0.0), (decayed, 0.01)):
+        assert np.array_equal(found.points, descend(PROBLEMS["ravine"], "adamw", {"weight_decay": decay}, [0.1], 20)[0])
+    assert not np.array_equal(run.points, decayed.points)
+
+
+def test_the_best_of_rates_that_miss_the_goal_is_no_divergence_and_an_edge_is_said():
+    (run,) = race("rosenbrock", ["sgd"], steps=50).runs
+    every = descend(PROBLEMS["rosenbrock"], "sgd", {"weight_decay": 0.0}, LRS, 50)
+    assert run.reached is None and not run.edge
+    assert np.isnan(every[-1]).any() and np.isfinite(run.values).all()
+    edge = Problem("edge", lambda p: p.sum(-1).sqrt(), (1.0, 1.0), ((0.0, 0.0),), (), ((-1, 1), (-1, 1)))
+    (run,) = race(edge, ["sgd"], steps=5).runs  # a long step leaves where it is defined, without a large value before
+    assert run.reached is None and np.isfinite(run.values).all()
+    flat = Problem("flat", lambda p: 1e-3 * p.square().sum(-1), (1.0, 1.0), ((0.0, 0.0),), (), ((-1, 1), (-1, 1)))
+    (run,) = race(flat, ["sgd"], steps=10).runs
+    assert run.edge and run.lr == LRS[-1]
 
 
 def test_a_rate_for_all_is_not_tuned():

@@ -1,5 +1,7 @@
 """DTensors on one process: which kernels serve them, and what is refused. test_sharded.py has several processes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,6 +11,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 import fallline as fl
 from fallline.backends.fused import FusedBucket
 from fallline.errors import ArgumentError, GradientError
+from fallline.shards import local
 from variants import normal
 
 
@@ -53,6 +56,29 @@ def test_the_plan_holds_from_step_to_step(mesh):
     assert opt._plan is plan
 
 
+@pytest.mark.parametrize("replaced", ["param", "momentum_buffer"])
+def test_what_is_put_in_the_place_of_a_shard_is_updated(mesh, replaced):
+    """The plan of a step knows the parts themselves; others may have taken their place since."""
+    param = with_gradient(mesh, Shard(0))
+    opt = fl.SGD([param], lr=1.0, momentum=0.5)
+    opt.step()
+    value, buffer, grad = param.full_tensor().detach().clone(), normal(4, 3, seed=1), normal(4, 3, seed=1)
+    if replaced == "param":
+        value = torch.zeros(4, 3)
+        param._local_tensor = value.clone()
+    else:
+        buffer = torch.ones(4, 3)
+        opt.state[param][replaced] = distribute_tensor(buffer, mesh, [Shard(0)])
+    opt.step()
+    torch.testing.assert_close(param.full_tensor(), value - (0.5 * buffer + grad))
+
+
+def test_steps_in_backward_are_refused_under_ddp(mesh):
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+    with pytest.raises(ArgumentError, match="must not be under DistributedDataParallel"):
+        fl.step_in_backward(model, fl.SGD(model.parameters()))
+
+
 def test_a_step_raises_the_version_of_the_parameter(mesh):
     param = with_gradient(mesh, Shard(0))
     before = param._version
@@ -68,6 +94,24 @@ def test_averages_take_the_place_of_shards_and_go(mesh):
     with opt.ema_weights():
         torch.testing.assert_close(param.full_tensor(), (normal(4, 3) + stepped) / 2)
     torch.testing.assert_close(param.full_tensor(), stepped)
+
+
+def test_a_loaded_state_is_a_copy_of_shards(mesh):
+    """Two optimizers on one memory would each undo what the other does."""
+    one, other = with_gradient(mesh, Shard(0)), with_gradient(mesh, Shard(0))
+    opt, twin = fl.AdamW([one]), fl.AdamW([other])
+    opt.step()
+    twin.load_state_dict(opt.state_dict())
+    before = opt.state[one]["exp_avg"].full_tensor().clone()
+    twin.step()
+    assert torch.equal(opt.state[one]["exp_avg"].full_tensor(), before)
+    assert not torch.equal(twin.state[other]["exp_avg"].full_tensor(), before)
+
+
+def test_a_part_that_is_under_way_is_waited_for():
+    """As a gradient is that was sent around a moment ago; its memory holds anything until then."""
+    arrived = torch.ones(2)
+    assert local(SimpleNamespace(_local_tensor=SimpleNamespace(wait=lambda: arrived))) is arrived
 
 
 def test_what_cannot_be_updated_in_parts_is_refused(mesh):

@@ -11,6 +11,7 @@ from torch import nn
 
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
+from fallline.wrappers.perturbation import _Ascent
 from variants import CASES, IDS, normal, same_bits, same_state
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "step_in_backward.py"
@@ -142,6 +143,7 @@ def test_tied_parameters_are_updated_once():
         (lambda p: torch.optim.SGD(p), ArgumentTypeError, "must be an optimizer of Fallline"),
         (lambda p: fl.SGD([*p, nn.Parameter(torch.zeros(3))]), ArgumentError, r"got 1 others, one of shape \(3,\)"),
         (lambda p: fl.SGD(p, differentiable=True), ArgumentError, "differentiable must be left out"),
+        (_Ascent, ArgumentError, "the rule must take no norm over all parameters"),
     ],
 )
 def test_what_needs_all_gradients_is_refused(make, error, says):
@@ -162,11 +164,118 @@ def test_a_gradient_scaler_is_refused():
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(torch.zeros(()))
     backward(other, 0)
-    with pytest.raises(StateError, match="must not be called by a GradScaler"):
+    with pytest.raises(StateError, match=r"must not be called by a GradScaler.*; load the parameters again"):
         scaler.step(twin)
     handle.remove()
     backward(other, 1)
     scaler.step(twin)  # the second time within one iteration: it is taken, so nothing of the refusal is left
+
+
+def test_accumulation_ends_when_it_fails():
+    _, other, _, _, handle = pair(fl.SGD)
+    with pytest.raises(KeyboardInterrupt), handle.accumulate():
+        raise KeyboardInterrupt
+    backward(other, 0)
+    assert all(p.grad is None for p in other.parameters())
+
+
+def test_a_state_that_is_cleared_begins_anew():
+    model, other, opt, twin, _ = pair(fl.Adam)
+    for step in range(4):
+        both(model, other, opt, step)
+        if step == 1:
+            opt.state.clear()
+            twin.state.clear()
+    assert agree(model, other, opt, twin)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
+def test_a_backward_pass_that_can_be_differentiated_does_not_see_the_step():
+    _, other, _, twin, _ = pair(fl.SGD, backend="reference", momentum=0.9)
+    for step in range(2):
+        other(normal(8, 4, seed=step)).square().mean().backward(create_graph=True)
+    tensors = [*other.parameters(), *(state["momentum_buffer"] for state in twin.state.values())]
+    assert all(tensor.grad_fn is None for tensor in tensors)
+
+
+def test_a_parameter_has_one_optimizer_that_steps_in_the_backward_pass():
+    _, other, _, twin, handle = pair(fl.SGD)
+    for opt in (twin, fl.Adam(other[2].parameters())):
+        with pytest.raises(StateError, match=r"by one optimizer, got \d that are already; call remove\(\)"):
+            fl.step_in_backward(other, opt)
+    handle.remove()
+    parts = [fl.SGD(other[0].parameters()), fl.Adam([*other[2].parameters(), *other[4].parameters()])]
+    for part in parts:
+        fl.step_in_backward(other, part)
+    backward(other, 0)
+    assert all(p.grad is None for p in other.parameters()) and len(parts[1].state) == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float32, {"ema_decay": 0.9}), (torch.bfloat16, {"stochastic_rounding": True})],
+    ids=["plain", "rounded"],
+)
+def test_groups_may_come_and_go(dtype, options):
+    """The rates are those of a parameter's own group, the random numbers those of its new place."""
+
+    def grouped(model):
+        return fl.SGD([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(model[:3].parameters(), 1)], **options)
+
+    model, other = network(dtype), network(dtype)
+    opt, twin = grouped(model), grouped(other)
+    fl.step_in_backward(other, twin)
+    for step in range(4):
+        both(model, other, opt, step)
+        twin.step()
+        twin.zero_grad()
+        for m, o in ((model, opt), (other, twin)):
+            if step == 0:
+                del o.param_groups[0]
+            if step == 1:
+                o.add_param_group({"params": list(m[4].parameters()), "lr": 0.5})
+    assert agree(model, other, opt, twin)
+
+
+def test_closures_and_gradients_of_zero_go_as_with_ordinary_steps():
+    model, other, opt, twin, handle = pair(fl.Adam)
+    for step in range(4):
+        for m, o in ((model, opt), (other, twin)):
+
+            def closure(m=m, o=o, step=step):
+                o.zero_grad(set_to_none=False)
+                backward(m, step)
+                return torch.zeros(())
+
+            o.step(closure)
+            o.zero_grad(set_to_none=False)
+        backward(model, step + 10)
+        opt.zero_grad(set_to_none=False)  # thrown away, as the twin's
+        with handle.accumulate():
+            backward(other, step + 10)
+        twin.zero_grad(set_to_none=False)
+    assert agree(model, other, opt, twin)
+
+
+def test_a_checkpointed_layer_that_is_used_twice_is_updated_once():
+    from torch.utils.checkpoint import checkpoint
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = network()[0]
+            self.layer.weight.data = self.layer.weight.data[:4].clone()
+            self.layer.bias.data = self.layer.bias.data[:4].clone()
+
+        def forward(self, x):
+            return checkpoint(self.layer, checkpoint(self.layer, x, use_reentrant=False), use_reentrant=False)
+
+    model, other = Twice(), Twice()
+    opt, twin = fl.Adam(model.parameters()), fl.Adam(other.parameters())
+    fl.step_in_backward(other, twin)
+    for step in range(3):
+        both(model, other, opt, step)
+    assert agree(model, other, opt, twin)
 
 
 @pytest.mark.slow

@@ -232,6 +232,18 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
             "same at every evaluation",
         ),
         ({"weight": lambda b: 0}, ArgumentError, "weight must give a finite number > 0"),
+        ({"loss_fn": None}, ArgumentTypeError, "loss_fn must be a function of model and batch, got None"),
+        ({"loss_fn": lambda m, b: m(b[0]).argmax()}, LossError, "one real number, got a tensor of .* torch.int64"),
+        (
+            {"loss_fn": lambda m, b: (squares(m, b) * (1 + torch.rand((), generator=OWN))).bfloat16()},
+            LossError,
+            "same at every evaluation",  # a bfloat16 has steps of a 256th, and no more
+        ),
+        (
+            {"model": nn.ParameterDict({"w": torch.ones(2, dtype=torch.complex64)})},
+            ArgumentError,
+            "surface: parameters must be real, got w of torch.complex64; pass params= without it",
+        ),
         ({"data": [["text"]]}, ArgumentTypeError, "weight: must be given for batches without a tensor"),
     ],
 )

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.landscape import spectral_density, trace
+from fallline.landscape import Dense, spectral_density, trace
 from fallline.landscape.intervals import mean_interval, t_quantile
+from fallline.landscape.operators import Meter
 from landscapes import spectrum
 
 NORMAL = torch.randn(150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -61,6 +62,7 @@ def test_hutch_plus_plus_begins_at_thirty_products():
 def test_low_rank_is_exact():
     found = trace(spectrum(torch.tensor([5.0, -3.0] + [0.0] * 98)), 30)
     assert found.estimate == pytest.approx(2.0, abs=1e-8) and found.stderr < 1e-8
+    assert found.matvecs == 10 + 2 + 10  # a sketch of rank 2 needs no more for its exact part
     assert trace(torch.zeros(50, 50), 30).estimate == 0
     small = trace(spectrum(torch.tensor([1.0, 2.0, 3.0])), 30)
     assert small.ci95 == pytest.approx((6.0, 6.0)) and (small.method, small.matvecs) == ("exact", 3)
@@ -91,6 +93,14 @@ def test_the_density_is_one():
     assert share == pytest.approx(1 / len(OUTLIERS), rel=0.7)  # 8 probes: standard deviation √(2/8) of it
 
 
+def test_the_interval_of_the_negative_mass_is_the_t_interval_over_probes():
+    stats = pytest.importorskip("scipy.stats")
+    found = spectral_density(spectrum(NORMAL), probes=5, steps=8)
+    masses = [5 * float(w[x < 0].sum()) for x, w in zip(found.nodes.split(8), found.weights.split(8), strict=True)]
+    low, high = stats.t.interval(0.95, 4, loc=sum(masses) / 5, scale=stats.sem(masses))
+    assert low > 0 and high < 1 and found.negative_ci95 == pytest.approx((low, high), rel=1e-9)
+
+
 def test_zeros_are_not_negative():
     found = spectral_density(spectrum(torch.tensor([1.0] * 10 + [0.0] * 90)), probes=4, steps=20)
     assert found.negative_mass == 0 and found.matvecs <= 12  # it knows everything after two or three products
@@ -106,6 +116,20 @@ def test_progress_tells_of_every_product():
     assert [step.done for step in steps] == list(range(11)) and steps[0].bytes == 5 * 150 * 8
 
 
+def test_what_is_left_is_said_in_seconds_and_bytes():
+    class Timed(Dense):
+        seconds = property(lambda self: 2.0, lambda self, value: None)
+
+    steps = []
+    meter = Meter(Timed(torch.eye(3)), 4, 5, steps.append)
+    for _ in range(3):
+        meter.product(torch.ones(3))
+    assert [(step.done, step.total, step.seconds, step.bytes) for step in steps] == [
+        (0, 4, 8.0, 60), (1, 4, 6.0, 60), (2, 4, 4.0, 60), (3, 4, 2.0, 60),
+    ]  # fmt: skip
+    assert str(steps[1]) == "1 of at most 4 products, about 6 s left, 0.0 MB extra"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -114,6 +138,8 @@ def test_progress_tells_of_every_product():
         (lambda A: trace(A, 30, method="exact"), "trace: method must be one of auto, hutchinson"),
         (lambda A: spectral_density(A, probes=1), "spectral_density: probes must be at least 2"),
         (lambda A: spectral_density(A, steps=1), "spectral_density: steps must be at least 2"),
+        (lambda A: trace(A, 30.0), "trace: matvecs must be at least 3, got matvecs=30.0"),
+        (lambda A: spectral_density(A, "4"), "spectral_density: probes must be at least 2, got probes='4'"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(call, message):

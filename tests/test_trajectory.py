@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape import surface, trajectory
 from landscapes import Point, form
 
@@ -41,6 +41,14 @@ def test_the_shares_are_those_of_numpys_svd():
     assert found.points[-1] == pytest.approx([0, 0], abs=1e-12)
     whole = np.linalg.norm(path - path[-1], axis=1)
     assert np.hypot(*found.points.T) ** 2 + found.distance**2 == pytest.approx(whole**2, rel=1e-10)
+
+
+def test_what_is_no_path_is_refused():
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(ArgumentError, match="path must have at least 3 points, got NoneType"):
+        trajectory(model, None)
+    with pytest.raises(ArgumentTypeError, match=r"a point of a path, must be a state dict, .* got a str"):
+        trajectory(model, ["a", "b", "c"])
 
 
 def test_given_directions_are_made_orthonormal():

@@ -25,7 +25,20 @@ from fallline.landscape import (
     trace,
     trajectory,
 )
+from fallline.landscape.restoring import restoring
 from landscapes import loss
+
+
+class Counting(nn.Module):
+    """Puts a new tensor in the place of its buffer at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return x
 
 
 class Scene:
@@ -34,7 +47,7 @@ class Scene:
     def __init__(self):
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Tanh(), nn.Linear(8, 2))
-        self.model.double()
+        self.model.append(Counting()).double()
         self.batch = (torch.randn(6, 3, dtype=torch.float64), torch.randint(2, (6,)))
         self.hooked = []
         self.handles = [
@@ -242,13 +255,15 @@ def test_a_graph_from_before_goes_on(scene, name):
     assert torch.equal(torch.autograd.grad(pending, scene.model[0].weight)[0], expected)
 
 
-def test_the_sign_of_a_zero_is_put_back():
+def test_values_are_put_back_to_the_bit_whatever_wrote_them():
+    """The sign of a zero too; and gradients that are written in place."""
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(-0.0)
-    lr_range(
-        model, torch.optim.SGD(model.parameters()), lambda m, x: m.weight.sum().square() + 1, torch.ones(1), steps=10
-    )
-    assert model.weight.signbit().item()
+    model.weight.grad = grad = torch.full((1, 1), 3.0)
+    with restoring(model):
+        model.weight.data.zero_()
+        grad.zero_()
+    assert model.weight.signbit().item() and model.weight.grad is grad and grad.item() == 3
 
 
 def test_a_buffer_that_cannot_be_written_is_no_obstacle():

@@ -45,4 +45,4 @@ class TaskWarning(UserWarning):
 
 
 class LandscapeWarning(UserWarning):
-    """A curvature is measured in another way than the model is trained, and the message says how."""
+    """Something is measured in another way than the model is trained, or left out, and the message says what."""

@@ -14,6 +14,19 @@ LossFn: TypeAlias = Callable[[Any, Any], torch.Tensor]
 Weight: TypeAlias = Callable[[Any], float]
 
 
+class ModelLoss(nn.Module):
+    """The loss of a model as a module, so that `functional_call` can give the model other weights for a call."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        """Return the loss of a batch, as `loss_fn` does."""
+        loss: torch.Tensor = self.loss_fn(self.model, batch)
+        return loss
+
+
 def as_batches(where: str, data: Any) -> Iterable[Any]:
     """Return data as batches: a loader or a list as it is, a tensor, tuple or dict as one batch.
 
@@ -27,7 +40,38 @@ def as_batches(where: str, data: Any) -> Iterable[Any]:
             f"{where}: data must be a batch (a tensor, tuple or dict), a list of batches or a loader, "
             f"got data={data!r}; pass a DataLoader"
         )
-    return data
+    if isinstance(data, list) and all(isinstance(batch, torch.Tensor) for batch in data):
+        kinds = list(dict.fromkeys(f"{t.dim()}-d {t.dtype}".replace("torch.", "") for t in data))
+        if len(kinds) > 1:
+            raise ArgumentTypeError(
+                f"{where}: data must be a list of batches that are alike, got tensors of {' and '.join(kinds)}, as in "
+                "one batch of a DataLoader; pass tuple(batch)"
+            )
+    batches: Iterable[Any] = data
+    return batches
+
+
+def check_functions(where: str, loss_fn: Any, weight: Any) -> None:
+    """Raise unless these can be called, the weight if there is one.
+
+    Raises:
+        ArgumentTypeError: one cannot.
+    """
+    if not callable(loss_fn):
+        raise ArgumentTypeError(
+            f"{where}: loss_fn must be a function of model and batch, got {shown(loss_fn)}; "
+            "pass lambda model, batch: the mean loss"
+        )
+    if weight is not None and not callable(weight):
+        raise ArgumentTypeError(
+            f"{where}: weight must be a function of a batch, got {shown(weight)}; pass lambda batch: its items"
+        )
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: itself if it is short and plain, else its type."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if plain else f"a {type(value).__name__}"
 
 
 def batches_of(where: str, data: Any) -> Iterator[Any]:
@@ -76,16 +120,20 @@ def weight_of(where: str, batch: Any, weight: Weight | None) -> float:
     """Return the weight of a batch in an average: its rows, or what the user's function says.
 
     Raises:
-        ArgumentError: the function says no finite number above 0.
+        ArgumentError: the batch has no rows, or the function says no finite number above 0.
     """
+    found = items(batch) if weight is None else weight(batch)
+    try:
+        value = float(found)
+    except (TypeError, ValueError, RuntimeError):  # also of tensors with several elements
+        value = math.nan
+    if math.isfinite(value) and value > 0:
+        return value
     if weight is None:
-        return float(items(batch))
-    value = float(weight(batch))
-    if not (math.isfinite(value) and value > 0):
-        raise ArgumentError(
-            f"{where}: weight must give a finite number > 0 for every batch, got {value}; count its items or tokens"
-        )
-    return value
+        raise ArgumentError(f"{where}: every batch must have a row, got one of none; leave it out of the data")
+    raise ArgumentError(
+        f"{where}: weight must give a finite number > 0 for every batch, got {shown(found)}; count its items or tokens"
+    )
 
 
 def check_loss(where: str, loss: Any) -> torch.Tensor:
@@ -96,9 +144,10 @@ def check_loss(where: str, loss: Any) -> torch.Tensor:
     """
     if not isinstance(loss, torch.Tensor):
         raise LossError(
-            f"{where}: loss_fn must return a tensor, got {loss!r}; return the mean loss of the batch, without .item()"
+            f"{where}: loss_fn must return a tensor, got {shown(loss)}; return the mean loss of the batch alone, "
+            "without .item()"
         )
-    if loss.numel() != 1 or loss.is_complex():
+    if loss.numel() != 1 or not loss.is_floating_point():
         raise LossError(
             f"{where}: loss_fn must return one real number, got a tensor of shape {tuple(loss.shape)} and "
             f"{loss.dtype}; return the mean over the batch"

@@ -74,12 +74,14 @@ def critical_sharpness(
         3.0
     """
     objective = Objective("critical_sharpness", model, loss_fn, batch, params, weight, mode)
-    parts = objective.split(direction) if isinstance(direction, torch.Tensor) else list(direction)
-    if [part.shape for part in parts] != [p.shape for p in objective.params]:
+    flat = isinstance(direction, torch.Tensor) and direction.shape == (objective.n,)
+    parts = list(objective.split(torch.as_tensor(direction)) if flat else direction)
+    if [getattr(part, "shape", None) for part in parts] != [p.shape for p in objective.params]:
         raise ArgumentError(
-            "critical_sharpness: direction must fit the parameters, got other shapes; pass one for each"
+            f"critical_sharpness: direction must fit the parameters, got other shapes than ({objective.n},) or "
+            f"those of {', '.join(objective.names[:3])} …; pass one vector, or a tensor for each"
         )
-    if not (first > 0 and 0 < tol < 1):
+    if not all(isinstance(x, int | float) for x in (first, tol)) or not (first > 0 and 0 < tol < 1):
         raise ArgumentError(f"critical_sharpness: first must be > 0 and tol in (0, 1), got {first=}, {tol=}")
     evaluations = 0
 

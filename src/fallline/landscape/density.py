@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fallline.errors import ArgumentError
 from fallline.landscape.intervals import mean_interval
 from fallline.landscape.lanczos import Lanczos
-from fallline.landscape.operators import Meter, Symmetric, as_operator
+from fallline.landscape.operators import Meter, Symmetric, as_operator, check_count
 from fallline.landscape.progress import Progress
 
 _GRID = 512  # points
@@ -70,8 +69,7 @@ def spectral_density(
     """
     operator = as_operator("spectral_density", H)
     for name, value in (("probes", probes), ("steps", steps)):
-        if value < 2:
-            raise ArgumentError(f"spectral_density: {name} must be at least 2, got {name}={value}; 4 and 40 are usual")
+        check_count("spectral_density", name, value, 2, "4 and 40 are usual")
     n = operator.shape[0]
     steps = min(steps, n)
     meter, generator = Meter(operator, probes * steps, steps, progress), torch.Generator().manual_seed(seed)

@@ -23,6 +23,12 @@ def chosen(where: str, model: nn.Module, params: Iterable[Any] | None) -> dict[s
         raise ArgumentTypeError(f"{where}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
     every = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
     if params is None:
+        imaginary = [name for name, p in model.named_parameters() if p.requires_grad and p.is_complex()]
+        if imaginary:
+            raise ArgumentError(
+                f"{where}: parameters must be real, got {imaginary[0]} of {model.get_parameter(imaginary[0]).dtype}; "
+                "pass params= without it"
+            )
         found: dict[str, torch.Tensor] = {name: p for name, p in every.items() if p.requires_grad}
     else:
         wanted = list(params)
@@ -97,7 +103,13 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
             raise ArgumentError(f"{where}: a direction must have every parameter, got none for {missing[0]}; add it")
         found = [given[name].detach() for name in params]
     else:
-        found = [tensor.detach() for tensor in given]
+        tensors = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+        if strange := [tensor for tensor in tensors if not isinstance(tensor, torch.Tensor)]:
+            raise ArgumentTypeError(
+                f"{where}: a direction, or a point of a path, must be a state dict, a list of tensors or a flat "
+                f"tensor, got a {type(strange[0]).__name__}; list(model.parameters()) is one"
+            )
+        found = [tensor.detach() for tensor in tensors]
     shapes = [tuple(tensor.shape) for tensor in found]
     if shapes != [tuple(p.shape) for p in params.values()]:
         raise ArgumentError(

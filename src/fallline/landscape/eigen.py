@@ -88,16 +88,17 @@ def eigsh(
     if which not in WHICH:
         raise ArgumentError(f"eigsh: which must be one of {', '.join(WHICH)}, got {which=}; LA gives the largest")
     if not isinstance(k, int) or not 1 <= k <= n:
-        raise ArgumentError(f"eigsh: k must be from 1 to {n}, the size of H, got {k=}")
-    if not 0 < tol < 1:
-        raise ArgumentError(f"eigsh: tol must be in (0, 1), got {tol=}; 1e-3 is usual")
+        raise ArgumentError(f"eigsh: k must be from 1 to {n}, the size of H, got {k=}; 1 or a few are usual")
+    if not isinstance(tol, int | float) or not 0 < tol < 1:
+        raise ArgumentError(f"eigsh: tol must be in (0, 1), got {tol=!r}; 1e-3 is usual")
     limit = 300 + 20 * k if max_matvecs is None else max_matvecs
-    if limit < 2 * k + 2 and limit < n + k:
+    if not isinstance(limit, int) or (limit < 2 * k + 2 and limit < n + k):
         raise ArgumentError(
-            f"eigsh: max_matvecs must be at least {2 * k + 2}, got {max_matvecs}; each costs one for its residual"
+            f"eigsh: max_matvecs must be at least {2 * k + 2}, got {max_matvecs!r}; each costs one for its residual"
         )
-    if start is not None and (start.dim() not in (1, 2) or len(start) != n):
-        raise ArgumentError(f"eigsh: start must have shape ({n},) or ({n}, j), got {tuple(start.shape)}")
+    if start is not None and (not isinstance(start, torch.Tensor) or start.dim() not in (1, 2) or len(start) != n):
+        got = tuple(start.shape) if isinstance(start, torch.Tensor) else type(start).__name__
+        raise ArgumentError(f"eigsh: start must have shape ({n},) or ({n}, j), got {got}; pass vectors of H, or none")
     return _Search(operator, k, which, tol, seed, limit, _vectors(n, k, operator.dtype, memory), progress).run(start)
 
 

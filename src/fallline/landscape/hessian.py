@@ -23,6 +23,12 @@ class Measured(Operator):
     """
 
     def __init__(self, objective: Objective) -> None:
+        for name, p in zip(objective.names, objective.params, strict=True):
+            if torch.finfo(p.dtype).bits < 32:
+                raise ArgumentError(
+                    f"{objective.owner}: parameters must be float32 or float64, got {name} of {p.dtype}, whose two or "
+                    "three digits are all noise after a difference; measure copy.deepcopy(model).float()"
+                )
         super().__init__(objective.n, objective.dtype, objective.device)
         self.objective, self.mode = objective, objective.mode
 
@@ -56,16 +62,17 @@ class Hessian(Measured):
 
     Args:
         model: any module; one in DistributedDataParallel, or compiled, is measured without that, with a warning.
-        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar; without autocast, for products in
+            half precision have two or three digits, whatever the bounds say.
         data: batches that can be read again: a list, a DataLoader. A tuple, dict or tensor is one batch.
-        params: which parameters, a sequence, or a mapping with names; all that require gradients by default.
+        params: which parameters, themselves or their names, or a mapping with names; those that are trained by default.
         weight: how many items (or tokens) the mean of a batch is over; the rows of its first tensor by default.
         mode: "eval", or "train": with dropout (the same masks in every product) and the statistics of the batch.
         hvp: "auto", "double-backward", "jvp" or "finite-difference".
 
     Raises:
         LossError: the loss is no scalar, not finite, without a graph, or differs between two evaluations; no data.
-        GradientError: `hvp` names a way that this model does not allow.
+        GradientError: `hvp` names a way that this model does not allow, or gradients are sparse.
         ArgumentError, ArgumentTypeError: another argument cannot be used.
 
     Attributes:

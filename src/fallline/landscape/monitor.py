@@ -12,11 +12,16 @@ from torch.optim import Optimizer
 
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape.averaging import updater_of
+from fallline.landscape.recovery import warn
 from fallline.landscape.sinks import as_sink
 from fallline.spikes import WINDOW, is_spike
 
 _SHRUNK = 0.999  # of its length on arrival, below which a gradient has been clipped and not just rounded
 _MEMORY = 0.9  # a measured step, of the running means behind the noise scale
+_FREED = (
+    "gradients must be there when the optimizer steps, got none of those that arrived: norms and ratios are left out; "
+    "take ordinary steps, not step_in_backward, and zero_grad after the step"
+)
 # What state calls a running mean of squared gradients, and the option that says whether it is bias-corrected.
 _SECOND_MOMENTS = {"exp_avg_sq": "betas", "square_avg": None}
 
@@ -39,6 +44,9 @@ class Monitor:
       so many batches make signal and noise equal. Only where two batches or more are accumulated to a step; from
       their lengths and that of their sum, both means running.
     - `loss` and `spikes`, the last loss and how many spiked so far, once `monitor.loss(loss)` has told any.
+
+    Where the gradients are gone when the optimizer steps, as with `step_in_backward`, a row has `step`, `lr` and `loss`
+    alone, and a warning says so.
 
     Args:
         model: whose trained parameters are looked at.
@@ -85,6 +93,7 @@ class Monitor:
         self._first_loss: float | None = None
         self._clips: deque[bool] = deque(maxlen=WINDOW)
         self._noise = _NoiseScale()
+        self._said = False
         self._last_scale = self._scale()
         self._begin()
         self._handles: list[Any] = [
@@ -127,6 +136,7 @@ class Monitor:
         self._sums: dict[torch.Tensor, torch.Tensor] = {}
         self._old: list[torch.Tensor] = []
         self._used = math.nan
+        self._freed = False  # the gradients that arrived were gone before the step
 
     def drop_skipped(self) -> None:
         """Forget the gradients of a step that the scaler had skipped: it never came, but the scale has changed."""
@@ -144,7 +154,12 @@ class Monitor:
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.measuring:
-            self._used = _length(_square(p.grad) for p in self._params if p.grad is not None) / _scale_of(optimizer)
+            used = [_square(p.grad) for p in self._params if p.grad is not None]
+            self._used = _length(used) / _scale_of(optimizer)
+            self._freed = bool(self.parts) and not used
+            if self._freed and not self._said:
+                self._said = True
+                warn("Monitor", _FREED)
             self._old = [p.detach().clone() for p in self._params]
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -153,7 +168,13 @@ class Monitor:
             return
         self._steps += 1
         if self.measuring:
-            self.row = self._measured(optimizer)
+            self.row = {
+                "step": float(self._steps),
+                "lr": max(float(group["lr"]) for group in optimizer.param_groups),
+                **({} if self._freed else self._measured(optimizer)),
+            }
+            if self._losses:
+                self.row |= {"loss": self._losses[-1], "spikes": float(self._spikes)}
             for sink in self._sinks:
                 sink(self.row)
         self._begin()
@@ -165,8 +186,6 @@ class Monitor:
         shrunk = min(1.0, limit / (own + 1e-6)) if limit is not None and own else 1.0
         self._clips.append(self._used * shrunk < _SHRUNK * arrived)
         row = {
-            "step": float(self._steps),
-            "lr": max(float(group["lr"]) for group in optimizer.param_groups),
             "grad_norm": arrived,
             "clip_fraction": sum(self._clips) / len(self._clips),
             **self._updates(),
@@ -179,8 +198,6 @@ class Monitor:
             each = sum(float(square) for squares in self.parts.values() for square in squares) / batches
             self._noise.add(each, sum(float(square) for square in self._sums.values()), batches)
             row["noise_scale"] = self._noise.value
-        if self._losses:
-            row |= {"loss": self._losses[-1], "spikes": float(self._spikes)}
         return row
 
     def _updates(self) -> dict[str, float]:

@@ -9,22 +9,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError, ArgumentTypeError, LossError
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, LossError
 from fallline.landscape.averaging import (
     LossFn,
     Weight,
     as_batches,
     batches_of,
     check_finite,
+    check_functions,
     check_graph,
     check_loss,
+    shown,
     weight_of,
 )
 from fallline.landscape.recovery import Recovery
 from fallline.landscape.restoring import random_numbers, unchanged
 
 MODES = ("eval", "train")
-Params = Sequence[nn.Parameter] | Mapping[str, nn.Parameter]
+Params = Sequence[nn.Parameter | str] | Mapping[str, nn.Parameter]
 
 
 class Objective:
@@ -54,6 +56,7 @@ class Objective:
             raise ArgumentTypeError(f"{owner}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
         if mode not in MODES:
             raise ArgumentError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode=}; eval is usual")
+        check_functions(owner, loss_fn, weight)
         self.owner, self.loss_fn, self.weight, self.mode = owner, loss_fn, weight, mode
         self.recovery = Recovery(owner)
         self.model = self.recovery.unwrap(model)
@@ -67,17 +70,26 @@ class Objective:
         self.data, self._reset_random_numbers = _repeatable(as_batches(owner, data))
         self.single = isinstance(self.data, list) and len(self.data) == 1
         self.value = math.nan
+        self._reached = False  # whether a gradient by any of the parameters was there
 
     def _choose(self, params: Params | None) -> tuple[list[nn.Parameter], list[str]]:
-        known = {id(p): name.replace("_orig_mod.", "") for name, p in self.model.named_parameters()}
+        every = {name.replace("_orig_mod.", ""): p for name, p in self.model.named_parameters()}
+        known = {id(p): name for name, p in every.items()}
         if isinstance(params, Mapping):
             known |= {id(p): name for name, p in params.items()}
             params = list(params.values())
-        chosen = [p for p in self.model.parameters() if p.requires_grad] if params is None else list(params)
-        chosen = list({id(p): p for p in chosen}.values())
-        if not chosen or any(not isinstance(p, torch.Tensor) or not p.is_leaf for p in chosen):
+        trained = [p for p in every.values() if p.requires_grad]
+        wanted: list[Any] = (
+            trained if params is None else [every.get(p, p) if isinstance(p, str) else p for p in params]
+        )
+        chosen: list[nn.Parameter] = list({id(p): p for p in wanted}.values())
+        if not chosen:
+            raise ArgumentError(f"{self.owner}: params must have a parameter, got none; unfreeze some")
+        if strange := [p for p in chosen if not isinstance(p, torch.Tensor) or not p.is_leaf]:
+            got = f"a tensor of shape {tuple(p.shape)}" if isinstance(p := strange[0], torch.Tensor) else shown(p)
             raise ArgumentError(
-                f"{self.owner}: params must be parameters of the model, got {len(chosen)}; unfreeze some"
+                f"{self.owner}: params must be a list of names or parameters of the model, got {got} in it; "
+                "see model.named_parameters()"
             )
         for p in chosen:
             name = known.get(id(p), "a parameter")
@@ -138,6 +150,11 @@ class Objective:
     def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
         """Return the gradient of a loss by parameter, zeros where it does not depend on one."""
         found = torch.autograd.grad(loss, self.params, create_graph=graph, allow_unused=True)
+        if sparse := [name for name, g in zip(self.names, found, strict=True) if g is not None and g.is_sparse]:
+            raise GradientError(
+                f"{self.owner}: gradients must be dense, got a sparse one for {sparse[0]}; build it with sparse=False"
+            )
+        self._reached |= any(g is not None for g in found)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
 
     def mean(self, part: Callable[[int, Any], torch.Tensor]) -> torch.Tensor:
@@ -167,8 +184,14 @@ class Objective:
                 )
             return torch.cat([flat, loss.detach().reshape(1).to(self.device, self.dtype)])
 
+        self._reached = False
         with self.measuring():
             both = self.mean(part)
+        if not self._reached:
+            raise LossError(
+                f"{self.owner}: loss must depend on the parameters, got one that is independent of {self.names[0]} and "
+                "all others; pass the model that loss_fn runs, and parameters of it"
+            )
         self.value = float(both[-1])
         return both[:-1]
 

@@ -10,6 +10,8 @@ import torch
 from fallline.errors import ArgumentError
 from fallline.landscape.progress import Progress, Step
 
+_ASYMMETRY = 1e4  # ulps of the largest element that a matrix may be off by: Hessians by autograd are, by rounding
+
 
 class Symmetric(Protocol):
     """What the solvers take: an operator of this package, or a symmetric matrix as a tensor."""
@@ -78,10 +80,6 @@ class Operator(ABC):
 
         linalg = import_module("scipy.sparse.linalg")  # landscape needs no SciPy: only who asks for this does
         number = torch.empty((), dtype=self.dtype)
-        if self.dtype in (torch.bfloat16, torch.float16):
-            raise ArgumentError(
-                f"to_scipy: dtype must be float32 or float64, got {self.dtype}; measure a .float() copy"
-            )
         return linalg.LinearOperator(
             self.shape, matvec=product, rmatvec=product, matmat=product, dtype=number.numpy().dtype
         )
@@ -115,11 +113,24 @@ class Meter:
             self._progress(Step(self.done, self.total, seconds, self._bytes))
 
 
+def check_count(owner: str, name: str, value: Any, least: int, usual: str) -> None:
+    """Raise unless an argument is a whole number, and large enough.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ArgumentError(f"{owner}: {name} must be at least {least}, got {name}={value!r}; {usual}")
+
+
 class Dense(Operator):
     """A symmetric matrix that is there in full, as an operator.
 
     Args:
-        matrix: of shape (n, n).
+        matrix: of shape (n, n), float32 or float64, symmetric up to rounding.
+
+    Raises:
+        ArgumentError: it is not.
 
     Example:
         >>> (Dense(torch.eye(2)) @ torch.tensor([1.0, 2.0])).tolist()
@@ -127,8 +138,20 @@ class Dense(Operator):
     """
 
     def __init__(self, matrix: torch.Tensor) -> None:
-        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.is_floating_point():
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
             raise ArgumentError(f"Dense: matrix must be square and real, got shape={tuple(matrix.shape)}; pass (n, n)")
+        if matrix.dtype not in (torch.float32, torch.float64):
+            raise ArgumentError(
+                f"Dense: matrix must be float32 or float64, got {matrix.dtype}; convert it by .double()"
+            )
+        if not bool(matrix.isfinite().all()):
+            raise ArgumentError("Dense: matrix must be finite, got NaN or Inf in it; look where it comes from")
+        skew = float((matrix - matrix.T).abs().max())
+        if skew > _ASYMMETRY * torch.finfo(matrix.dtype).eps * float(matrix.abs().max()):
+            raise ArgumentError(
+                f"Dense: matrix must be symmetric, got elements up to {skew:.2g} apart from their mirror image; "
+                "pass (A + A.T) / 2"
+            )
         super().__init__(len(matrix), matrix.dtype, matrix.device)
         self._matrix = matrix.detach()
 

@@ -93,9 +93,12 @@ def classify_point(
         saddle: λmin = −1.0000 ± 0.0001, λmax = 2.0000 ± 0.0001; condition number undefined at a saddle
     """
     operator = as_operator("classify_point", H)
-    if tolerance is not None and not tolerance >= 0:
-        raise ArgumentError(f"classify_point: tolerance must be >= 0, got {tolerance=}; leave it out")
+    if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance >= 0):
+        raise ArgumentError(f"classify_point: tolerance must be >= 0, got {tolerance=!r}; leave it out")
     n = operator.shape[0]
+    if grad is not None and (not isinstance(grad, torch.Tensor) or grad.shape != (n,)):
+        got = tuple(grad.shape) if isinstance(grad, torch.Tensor) else type(grad).__name__
+        raise ArgumentError(f"classify_point: grad must have shape ({n},), got {got}; H.flatten(grads) makes it")
     k = min(2 * _ENDS, n)
     norm = None if grad is None else float(torch.linalg.vector_norm(grad.double()))
     if norm is None and isinstance(operator, Measured):

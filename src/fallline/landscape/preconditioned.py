@@ -24,10 +24,9 @@ class Preconditioned(Operator):
 
     def __init__(self, H: Symmetric, diagonal: torch.Tensor) -> None:
         inner = as_operator("Preconditioned", H)
-        if diagonal.shape != inner.shape[:1]:
-            raise ArgumentError(
-                f"Preconditioned: diagonal must have shape ({inner.shape[0]},), got {tuple(diagonal.shape)}; flatten it"
-            )
+        if not isinstance(diagonal, torch.Tensor) or diagonal.shape != inner.shape[:1]:
+            got = tuple(diagonal.shape) if isinstance(diagonal, torch.Tensor) else type(diagonal).__name__
+            raise ArgumentError(f"Preconditioned: diagonal must have shape ({inner.shape[0]},), got {got}; flatten it")
         if not bool((diagonal > 0).all()):
             raise ArgumentError(
                 f"Preconditioned: diagonal must be positive, got {diagonal.min().item():g} in it; take an eps > 0, "

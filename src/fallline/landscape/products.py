@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
+from fallline.landscape.averaging import ModelLoss
 from fallline.landscape.convolutions import QuickConvolutions
 from fallline.landscape.objective import Objective
 from fallline.landscape.restoring import displaced, random_numbers
@@ -37,27 +37,15 @@ def gradients_with_graph(objective: Objective, batch: Any) -> list[torch.Tensor]
         return objective.gradients(objective.loss(batch), graph=True)
 
 
-class _Closed(nn.Module):
-    """A model and its loss as one module, for `functional_call`."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.inner = objective.model
-        self.objective = [objective]  # in a list, so that it is no submodule
-
-    def forward(self, batch: Any) -> torch.Tensor:
-        return self.objective[0].loss_fn(self.inner, batch).reshape(())
-
-
 def jvp(objective: Objective, batch: Any, vector: Parts) -> torch.Tensor:
     """Differentiate the gradient forwards, along the vector."""
-    closed = _Closed(objective)
+    closed = ModelLoss(objective.model, objective.loss_fn)
     names = [objective.own_name(p) for p in objective.params]
 
     def gradient(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         def loss(*inner: torch.Tensor) -> torch.Tensor:
-            named = {f"inner.{name}": value for name, value in zip(names, inner, strict=True)}
-            return torch.func.functional_call(closed, named, (batch,))  # type: ignore[no-any-return]
+            named = {f"model.{name}": value for name, value in zip(names, inner, strict=True)}
+            return torch.func.functional_call(closed, named, (batch,)).reshape(())  # type: ignore[no-any-return]
 
         return torch.func.grad(loss, argnums=tuple(range(len(values))))(*values)  # type: ignore[no-any-return]
 

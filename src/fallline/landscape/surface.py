@@ -12,7 +12,16 @@ from torch import nn
 from torch.func import functional_call
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.averaging import LossFn, Weight, batches_of, check_finite, check_loss, weight_of
+from fallline.landscape.averaging import (
+    LossFn,
+    ModelLoss,
+    Weight,
+    batches_of,
+    check_finite,
+    check_functions,
+    check_loss,
+    weight_of,
+)
 from fallline.landscape.checks import check_same
 from fallline.landscape.directions import (
     VECTORS,
@@ -82,18 +91,6 @@ class Surface:
         return plot_surface(self, path, log)
 
 
-class _Loss(nn.Module):
-    """The loss of a model as a module, so that `functional_call` can give the model other weights for a call."""
-
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
-        super().__init__()
-        self.model, self.loss_fn = model, loss_fn
-        self.training = model.training
-
-    def forward(self, batch: Any) -> torch.Tensor:
-        return self.loss_fn(self.model, batch)
-
-
 def surface(
     model: nn.Module,
     loss_fn: LossFn,
@@ -147,6 +144,7 @@ def surface(
         >>> found.values.shape, found.centre >= 0, found.x.tolist()
         ((5, 5), True, [-1.0, -0.5, 0.0, 0.5, 1.0])
     """
+    check_functions("surface", loss_fn, weight)
     _check(directions, n, mode, vectors, path)
     model = getattr(model, "_orig_mod", model)  # of a compiled model, which would compile anew for every cell
     moved = chosen("surface", model, params)
@@ -160,7 +158,7 @@ def surface(
     x, y = _axes(span, n, kind, pair, moved, path)
     with restoring(model, data=data), torch.no_grad():
         model.train(mode == "train")
-        values, total, batches = _measured(_Loss(model, loss_fn), data, moved, pair, (x, y), weight, progress)
+        values, total, batches = _measured(ModelLoss(model, loss_fn), data, moved, pair, (x, y), weight, progress)
     mask = ~np.isfinite(values)
     lengths = norm(pair[0]) * norm(pair[1])
     return Surface(
@@ -180,7 +178,7 @@ def surface(
 
 
 def _measured(
-    loss: _Loss,
+    loss: ModelLoss,
     data: Any,
     moved: Mapping[str, torch.Tensor],
     pair: Pair,

@@ -6,7 +6,7 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.landscape.intervals import mean_interval
-from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator
+from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator, check_count
 from fallline.landscape.progress import Progress
 
 METHODS = ("auto", "hutchinson", "hutch++")
@@ -67,8 +67,7 @@ def trace(
     operator = as_operator("trace", H)
     if method not in METHODS:
         raise ArgumentError(f"trace: method must be one of {', '.join(METHODS)}, got {method=}; leave it out")
-    if matvecs < _FEWEST:
-        raise ArgumentError(f"trace: matvecs must be at least {_FEWEST}, got {matvecs=}; 30 is usual")
+    check_count("trace", "matvecs", matvecs, _FEWEST, "30 is usual")
     n = operator.shape[0]
     if method == "auto" and n <= matvecs:
         return _exact(operator, Meter(operator, n, 2, progress))
@@ -92,7 +91,6 @@ def trace(
     for _ in range(rest):
         vector = signs()
         if basis is not None:
-            vector = vector - basis @ (basis.T @ vector)
             vector = vector - basis @ (basis.T @ vector)
         values.append(_dot(vector, meter.product(vector)))
     mean, stderr, interval = mean_interval(values, exact)

@@ -69,8 +69,9 @@ def trajectory(
         ([10.0, 5.0, 0.0], 1.0)
     """
     found = chosen("trajectory", model, params)
-    if len(path) < 3:
-        raise ArgumentError(f"trajectory: path must have at least 3 points, got {len(path)}; record more of them")
+    if not isinstance(path, Sequence) or len(path) < 3:
+        got = len(path) if isinstance(path, Sequence) else type(path).__name__
+        raise ArgumentError(f"trajectory: path must have at least 3 points, got {got}; record more of them in a list")
     points = [as_direction("trajectory", point, found) for point in path]
     if isinstance(directions, str) and directions != "pca":
         raise ArgumentError(f"trajectory: directions must be 'pca' or a pair, got {directions!r}; leave it out")

@@ -22,13 +22,22 @@ class StepInBackward:
         self._opt = opt
         self._accumulating = False
         self._parts: dict[torch.Tensor, Optimizer] = {}
-        owners = [(index, param) for index, group in enumerate(opt.param_groups) for param in group["params"]]
-        self._groups = {param: index for index, param in owners}
-        self._places = {param: place for place, (_, param) in enumerate(owners)}
+        self._groups: list[dict[str, Any]] = []
+        self._owners: dict[torch.Tensor, dict[str, Any]] = {}
+        self._places: dict[torch.Tensor, int] = {}
+        self._find_groups()
         self._handles: list[RemovableHandle] = [
             opt.register_step_pre_hook(_refuse_scaler),
-            *(p.register_post_accumulate_grad_hook(self._update) for _, p in owners if p.requires_grad),
+            *(p.register_post_accumulate_grad_hook(self._update) for p in self._owners if p.requires_grad),
         ]
+
+    def _find_groups(self) -> None:
+        """Work out anew which group each parameter is in, and its number, where the groups are no longer the same."""
+        if list(map(id, self._groups)) != list(map(id, self._opt.param_groups)):
+            self._groups = list(self._opt.param_groups)
+            self._owners = {param: group for group in self._groups for param in group["params"]}
+            self._places = {param: place for place, param in enumerate(self._owners)}
+            self._parts.clear()
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
@@ -53,7 +62,10 @@ class StepInBackward:
         if opt._plan is not None and opt._plan.buckets:  # the whole has stepped, so what parts know of ages is old
             self._parts.clear()
         opt._plan = None
-        group = opt.param_groups[self._groups[param]]
+        self._find_groups()
+        if param not in self._owners:  # its group has been taken away: nobody updates it any more
+            return
+        group = self._owners[param]
         _check(opt, group)
         part = self._part(param)
         part.param_groups = [{**group, "params": [param]}]
@@ -84,6 +96,9 @@ def step_in_backward(model: torch.nn.Module, opt: Optimizer) -> StepInBackward:
     refused: clip_grad_norm, SAM, and (when it first calls `step`) a GradScaler. LAMB's ratio is of one tensor, and
     works. Parameters that are added to `opt` later are left to `opt.step()`.
 
+    A backward pass inside another, as of reentrant checkpointing, makes steps of its own: of a layer that is used
+    twice, one for each use. Pass `use_reentrant=False` to `torch.utils.checkpoint`.
+
     Args:
         model: whose backward pass it is; not under DistributedDataParallel, which reduces gradients later.
         opt: an optimizer of Fallline over parameters of `model`.
@@ -94,6 +109,7 @@ def step_in_backward(model: torch.nn.Module, opt: Optimizer) -> StepInBackward:
     Raises:
         ArgumentTypeError: `opt` is SAM, which needs all gradients at once, or not an optimizer of Fallline.
         ArgumentError: a norm over all gradients is asked for, or the model does not hold the parameters.
+        StateError: a parameter is updated in the backward pass already.
 
     Example:
         >>> import torch, fallline as fl
@@ -125,13 +141,23 @@ def _check_arguments(model: Any, opt: Any) -> None:
     if not isinstance(model, torch.nn.Module):
         raise ArgumentTypeError(f"{_NAME}: model must be a torch.nn.Module, got {model!r}; pass the model")
     held = set(map(id, model.parameters()))
-    if foreign := [p for group in opt.param_groups for p in group["params"] if id(p) not in held]:
+    owned = [p for group in opt.param_groups for p in group["params"]]
+    if foreign := [p for p in owned if id(p) not in held]:
         raise ArgumentError(
             f"{_NAME}: every parameter of the optimizer must be one of the model, got {len(foreign)} others, one of "
             f"shape {tuple(foreign[0].shape)}; pass the model that the optimizer was made for"
         )
+    if taken := [p for p in owned if any(map(_is_ours, (p._post_accumulate_grad_hooks or {}).values()))]:
+        raise StateError(
+            f"{_NAME}: parameters must be updated in the backward pass by one optimizer, got {len(taken)} that are "
+            "already; call remove() on what the first call returned"
+        )
     for group in opt.param_groups:
         _check(opt, group)
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), StepInBackward)
 
 
 # Options that need more than one gradient at a time, or the gradient afterwards, and why they cannot have it.
@@ -158,6 +184,7 @@ def _refuse_scaler(opt: torch.optim.Optimizer, args: Any, keywords: Any) -> None
     """Raise StateError when a GradScaler calls `step`: it has scaled gradients that have been used already."""
     if hasattr(opt, "found_inf"):
         raise StateError(
-            f"{_NAME}: step() must not be called by a GradScaler, which learns too late whether to step, got its call; "
-            "use bfloat16, which needs no scaling, or ordinary steps"
+            f"{_NAME}: step() must not be called by a GradScaler, whose scaled gradients the parameters have taken "
+            "already, got its call; load the parameters again, and use bfloat16, which needs no scaling, or ordinary "
+            "steps"
         )

@@ -97,14 +97,19 @@ def document(found: Curvature, command: str) -> Document:
 
 def doubts(found: Curvature) -> list[str]:
     """Return what to know before trusting the numbers."""
-    eigen = found.point.eigen
-    if eigen.converged:
-        return []
-    missed = number(eigen.miss_probability, ".2g")
-    return [
-        f"The search for the outer eigenvalues has not converged in {eigen.matvecs} products: the probability that one "
-        f"was missed is {missed}."
-    ]
+    eigen, sharpness, told = found.point.eigen, found.sharpness, []
+    if not eigen.converged:
+        missed = number(eigen.miss_probability, ".2g")
+        told.append(
+            f"The search for the outer eigenvalues has not converged in {eigen.matvecs} products: the probability that "
+            f"one was missed is {missed}."
+        )
+    if sharpness is not None and not sharpness.converged:
+        told.append(
+            f"The search for the sharpness has not converged in {sharpness.matvecs} products: it may be larger than "
+            f"{number(sharpness.value, '.4g')}."
+        )
+    return told
 
 
 def _surfaces(found: Curvature) -> Figures:
