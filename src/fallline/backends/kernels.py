@@ -44,8 +44,7 @@ def {name}(call):
             t, start, n = work[w, 0], work[w, 1], work[w, 2]
             row = table[t, {width}]
 {before}
-            for i in range(n):
-{loop}
+{loops}
 {after}
 """
 # "nnan" and "ninf" would let a NaN or Inf gradient vanish. Sums need "reassoc" to be vectorised; for one compiled
@@ -126,6 +125,7 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
             before.append(f"{key}_at = {reader}(table[t, {column}] + {size} * start)")
         if re.search(rf"\b{key}\b", text):
             loop.append(f"{key} = {load.format(f'{key}_at[i]')}")
+    alone = bool(sweep.scope) and len(loop) == 1 and not results
     loop += [f"{element} = {expression}" for element, expression in sweep.lines]
     if sweep.scope:
         before += [f"total{k} = 0.0" for k in range(len(sweep.outputs))]
@@ -150,7 +150,7 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
         flags=_FLAGS[bool(sweep.scope)],
         width=len(columns),
         before=_indent(12, before),
-        loop=_indent(16, loop),
+        loops=_indent(12, _in_streams(loop) if alone else _over("n", loop)),
         after=_indent(12, after),
     )
 
@@ -158,6 +158,16 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
 def _real(columns: dict[str, str]) -> str:
     """Return the dtype of the arithmetic."""
     return "float64" if columns["param"] == "float64" else "float32"
+
+
+def _over(elements: str, loop: list[str]) -> list[str]:
+    return [f"for i in range({elements}):", *("    " + line for line in loop)]
+
+
+def _in_streams(loop: list[str]) -> list[str]:
+    """Return a loop over four parts of a chunk at once: one array read from end to end leaves memory half idle."""
+    parts = [line.replace("[i]", f"[i + {part} * part]") for part in range(4) for line in loop]
+    return ["part = n // 4", *_over("part", parts), *_over("4 * part, n", loop)]
 
 
 def _draws(columns: int, rounded: int) -> tuple[list[str], list[str]]:
