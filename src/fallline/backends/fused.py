@@ -160,8 +160,8 @@ from fallline.backends.memory import *
 
 @cfunc(entry, cache=True)
 def put_back(call):
-    table, work, shares = int64_table(call, 0), int64_table(call, 1), int64_table(call, 2)
-    column, size = int64_table(call, 3)[0]
+    table, work, shares = table_of(call, 0, int64_at), table_of(call, 1, int64_at), table_of(call, 2, int64_at)
+    column, size = table_of(call, 3, int64_at)[0]
     while True:
         ticket = take_ticket(call)
         if ticket >= shares.shape[0]:

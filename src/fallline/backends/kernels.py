@@ -34,8 +34,8 @@ _PASS = """
 
 @cfunc(entry, cache=True, fastmath={flags}, error_model="numpy")
 def {name}(call):
-    table, work, shares = int64_table(call, 0), int64_table(call, 1), int64_table(call, 2)
-    scalars, squares = {real}_table(call, 3), float64_table(call, 4)
+    table, work, shares = table_of(call, 0, int64_at), table_of(call, 1, int64_at), table_of(call, 2, int64_at)
+    scalars, squares = table_of(call, 3, {real}_at), table_of(call, 4, float64_at)
     while True:
         ticket = take_ticket(call)
         if ticket >= shares.shape[0]:

@@ -44,21 +44,9 @@ def take_ticket(typingctx, call):
 
 
 @njit
-def int64_table(call, number):
-    """Return the int64 table of a call with this number."""
-    return carray(int64_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
-
-
-@njit
-def float32_table(call, number):
-    """Return the float32 table of a call with this number."""
-    return carray(float32_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
-
-
-@njit
-def float64_table(call, number):
-    """Return the float64 table of a call with this number."""
-    return carray(float64_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
+def table_of(call, number, array_at):
+    """Return the table of a call with this number; `array_at`, such as `int64_at`, says of what."""
+    return carray(array_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
 
 
 @intrinsic
