@@ -133,18 +133,15 @@ def test_a_format_that_is_unknown_is_told_before_the_verdict(fallline):
 
 
 @pytest.mark.parametrize(
-    ("command", "kept"), [("compare", "finished trials are kept, and the same"), ("landscape", "nothing was written")]
+    ("command", "kept"),
+    [("compare", "; finished trials are kept, and the same command goes on from here"), ("landscape", "")],
 )
 def test_ctrl_c_says_what_is_kept(fallline, monkeypatch, command, kept):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fallline.lab.tasks.get_task", interrupted)
-    assert fallline(command) == (130, "", f"fallline: stopped; {kept}" + err_end(command))
-
-
-def err_end(command):
-    return " command goes on from here\n" if command == "compare" else "\n"
+    assert fallline(command) == (130, "", f"fallline: stopped{kept}\n")
 
 
 def test_no_steps_are_no_steps_in_an_exercise_too(fallline, tmp_path, monkeypatch):

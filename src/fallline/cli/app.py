@@ -1,6 +1,7 @@
 """The commands, and how errors of use are told: one sentence, exit code 2."""
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +42,8 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # what newer versions of typer return for Ctrl-C
-        kept = "finished trials are kept, and the same command goes on from here"
-        _fail(f"stopped; {kept if sys.argv[1:2] in [[name] for name in _KEEP] else 'nothing was written'}")
+        goes_on = sys.argv[1:2] in [[name] for name in _KEEP]
+        _fail("stopped" + ("; finished trials are kept, and the same command goes on from here" if goes_on else ""))
     return int(code)
 
 
@@ -80,36 +81,28 @@ def _root(
     pass
 
 
-app.command(
-    short_help="Tune, confirm and compare optimizers and schedules.",
-    epilog="Example: fallline compare digits --optimizers momentum,adam,adamw --quick --out runs/first",
+def _command(short: str, example: str) -> Callable[[Any], Any]:
+    """Return the decorator that makes a function the command with which `example` begins."""
+    name = example.partition(" ")[0]
+    return app.command(name, short_help=short, epilog=f"Example: fallline {example}")
+
+
+_command(
+    "Tune, confirm and compare optimizers and schedules.",
+    "compare digits --optimizers momentum,adam,adamw --quick --out runs/first",
 )(compare.compare)
-app.command(
-    short_help="Run one of three classic studies.", epilog="Example: fallline exercise 1 --task digits --quick"
-)(exercise.exercise)
-app.command(
-    short_help="Run one trial of a study again, bit for bit.",
-    epilog="Example: fallline reproduce runs/first --trial 3f2a",
-)(exercise.reproduce)
-app.command(
-    short_help="Minimum or saddle, how sharp, how ill-conditioned?",
-    epilog="Example: fallline landscape digits --optimizer momentum@lr=0.05 --steps 200",
+_command("Run one of three classic studies.", "exercise 1 --task digits --quick")(exercise.exercise)
+_command("Run one trial of a study again, bit for bit.", "reproduce runs/first --trial 3f2a")(exercise.reproduce)
+_command(
+    "Minimum or saddle, how sharp, how ill-conditioned?", "landscape digits --optimizer momentum@lr=0.05 --steps 200"
 )(landscape.landscape)
-app.command(
-    "lr-range",
-    short_help="Which learning rates make the loss fall?",
-    epilog="Example: fallline lr-range digits --optimizer momentum --out lr-range.html",
-)(lr_range.lr_range)
-app.command(
-    short_help="Let optimizers race down a surface, as a picture.",
-    epilog="Example: fallline race ravine --optimizers sgd,momentum,adam",
-)(race.race)
-
-
-@app.command(
-    short_help="Write the report of a finished study again.",
-    epilog="Example: fallline report fallline-runs/digits-1a2b3c4d --format html,csv,svg",
+_command("Which learning rates make the loss fall?", "lr-range digits --optimizer momentum --out lr-range.html")(
+    lr_range.lr_range
 )
+_command("Let optimizers race down a surface, as a picture.", "race ravine --optimizers sgd,momentum,adam")(race.race)
+
+
+@_command("Write the report of a finished study again.", "report fallline-runs/digits-1a2b3c4d --format html,csv,svg")
 def report(
     folders: Annotated[
         list[Path], typer.Argument(metavar="DIR", help="The folder of a study, or those of three or more.")
@@ -124,10 +117,7 @@ def report(
     reports.write(folders, compare.split(formats), out)
 
 
-@app.command(
-    short_help="Find known mistakes in a training set-up.",
-    epilog="Example: fallline lint train.py:setup --ignore decayed-norms",
-)
+@_command("Find known mistakes in a training set-up.", "lint train.py:setup --ignore decayed-norms")
 def lint(
     target: Annotated[
         str,
@@ -143,7 +133,7 @@ def lint(
         raise typer.Exit(1)
 
 
-@app.command(short_help="Fetch a task's data, and say where they are.", epilog="Example: fallline data fashion-mnist")
+@_command("Fetch a task's data, and say where they are.", "data fashion-mnist")
 def data(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A built-in task, or FILE.py:NAME.")],
     data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
@@ -153,25 +143,21 @@ def data(
     datasets.show(task)
 
 
-@app.command(
-    "new-task",
-    short_help="Write a commented task file for your own model.",
-    epilog="Example: fallline new-task my_task.py",
-)
+@_command("Write a commented task file for your own model.", "new-task my_task.py")
 def new_task(file: Annotated[Path, typer.Argument(metavar="FILE", help="A .py file that is not there yet.")]) -> None:
     """Write a commented task file that runs as it is, to put your own model into."""
     write_new_task(file)
 
 
-@app.command("list", short_help="List optimizers, schedules and tasks.", epilog="Example: fallline list")
+@_command("List optimizers, schedules and tasks.", "list")
 def list_optimizers() -> None:
     """List the optimizers: update, state, defaults, source; then schedules and tasks."""
     show.optimizers()
 
 
-@app.command(
-    short_help="Draw schedules, with the numbers at their corners.",
-    epilog="Example: fallline schedules 'warmup(100).then(cosine(900))' --base 3e-4 --out schedule.svg",
+@_command(
+    "Draw schedules, with the numbers at their corners.",
+    "schedules 'warmup(100).then(cosine(900))' --base 3e-4 --out schedule.svg",
 )
 def schedules(
     expressions: Annotated[
