@@ -65,7 +65,7 @@ def document(found: Curvature, command: str) -> Document:
     """
     what = (
         f"{found.parameters:,} parameters, loss {number(found.loss, '.4g')} over {found.items:,} items of the "
-        f"training set in {plural(found.batches, 'batch').replace('batchs', 'batches')}, {found.mode} mode; "
+        f"training set in {plural(found.batches, 'batch')}, {found.mode} mode; "
         f"{found.matvecs} products by {found.hvp}."
     )
     spectrum = Figures(

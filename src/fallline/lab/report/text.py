@@ -33,10 +33,11 @@ def plural(count: int, noun: str) -> str:
     """Return a count with its noun.
 
     Example:
-        >>> plural(1, "seed"), plural(2, "seed")
-        ('1 seed', '2 seeds')
+        >>> plural(1, "seed"), plural(2, "seed"), plural(2, "batch")
+        ('1 seed', '2 seeds', '2 batches')
     """
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    ending = "es" if noun.endswith("ch") else "s"
+    return f"{count} {noun}{'' if count == 1 else ending}"
 
 
 def unbroken(sentence: str) -> str:
