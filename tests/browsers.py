@@ -45,6 +45,6 @@ def noted(dom, name):
 
 
 def _chromium():
-    """Return the browser, or skip: no Python package brings one; `.ci/run` installs Debian's."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    # No Python package brings a browser, so a fresh machine may have none; `.ci/run` installs Debian's.
     return found or pytest.skip("needs chromium: apt-get install chromium")

@@ -44,7 +44,9 @@ def small_disk(tmp_path):
     place.mkdir()
     made = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)]
     done = subprocess.run(made, capture_output=True, text=True, check=False) if sys.platform == "linux" else None
-    if done is None or done.returncode != 0:  # only a disk of one's own can be filled without harm to the machine
+    if done is None or done.returncode != 0:
+        # Only a disk of one's own can be filled without harm to the machine, and only root may mount one. What follows
+        # from a full disk is also tested without it, by writes that fail.
         pytest.skip(f"no small disk can be mounted here, which takes root: {done.stderr.strip() if done else ''}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
