@@ -59,6 +59,7 @@ def test_every_format_writes_every_table_and_figure(study, written):
     names = {path.relative_to(folder).as_posix() for path in paths}
     drawn = page_figures(traced(study))
     assert {"axis-weight_decay", "gradient-norm", "update-norm", "budget-seconds"} <= drawn.keys()
+    assert "seconds of tuning (this machine)" in json.dumps(drawn["budget-seconds"].to_dict())
     pictures = {f"figures/{name}.{form}" for name in drawn for form in ("svg", "png", "pdf")}
     csvs = {f"tables/{table.name}.csv" for table in every_table(traced(study))}
     assert names == {"report.html", "report.md"} | pictures | csvs
