@@ -6,6 +6,7 @@ One machine and gloo here; on a cluster only what is marked changes. Called agai
 processes or another number, it goes on from the checkpoint there.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -72,3 +73,5 @@ def load(model: nn.Module, opt: fl.AdamW, folder: Path) -> int:
 
 if __name__ == "__main__":
     main(*(kind(text) for kind, text in zip((Path, int), sys.argv[1:], strict=False)))
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads outlive their group, and may abort the process while Python ends by itself
