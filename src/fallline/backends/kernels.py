@@ -174,9 +174,9 @@ def _draws(columns: int, rounded: int) -> tuple[list[str], list[str]]:
     """Return what to do before the loop and in it, so that there are random bits for every column that is rounded."""
     before, loop = [f"first = start + table[t, {columns + 2}]"], []
     for pair in range(0, rounded, 2):  # an element's 32 random bits serve two columns
-        parts = f"low{pair}, high{pair}, offset{pair}"
+        parts = f"low{pair}, high{pair}"
         before.append(f"{parts} = draw_key(table[t, {columns + 1}], first, {pair})")
-        loop.append(f"random{pair} = draw({parts}, first + i)")
+        loop.append(f"random{pair} = draw({parts}, i)")
     return before, loop
 
 
