@@ -76,8 +76,10 @@ class TracedBucket(Bucket):
         arrays = {name: np.array([row[name] for row in numbers], dtype=np.float64)[self.rows] for name in names}
         with np.errstate(all="ignore"):
             columns = function(**arrays, **norms)
-        table = [np.broadcast_to(column, len(self.rows)) for column in columns]
-        return np.stack(table, axis=1) if table else np.empty((len(self.rows), 0))
+        table = np.empty((len(self.rows), len(columns)))
+        for k, column in enumerate(columns):
+            table[:, k] = column
+        return table
 
 
 @functools.cache
