@@ -20,11 +20,12 @@ def test_the_version(fallline):
     assert code == 0 and out.startswith("fallline 0.")
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"], ["lr-range"]])
+@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"], ["lr-range"], ["schedules"]])
 def test_help_has_an_example_and_fits_80_columns(fallline, command):
     code, out, _ = fallline(*command, "--help")
     assert code == 0
     assert "Example: fallline" in out
+    assert "list[" not in out  # a type of Python
     assert max(map(cell_len, out.splitlines())) <= 80
 
 
