@@ -1,5 +1,6 @@
 """What test_engines.py runs on each process: ZeRO, steps in the backward pass under FSDP2, accumulation by tokens."""
 
+import contextlib
 import copy
 
 import torch
@@ -52,6 +53,26 @@ def sam_around_zero_run():
                 (m(inputs) - targets).square().mean().backward()
                 phase()
     return apart(*({k: whole(p) for k, p in m.named_parameters()} for m in (model, alone)))
+
+
+def sam_under_ddp_run(own, steps):
+    """Return the parameter after SAM's steps on ½‖p − rank·(0, 1, 2)‖², climbing by one's own gradient or the mean."""
+    rank = torch.distributed.get_rank()
+    model = nn.Linear(1, 3, bias=False, dtype=torch.float64)
+    nn.init.constant_(model.weight, 4.0)
+    model = DistributedDataParallel(model)
+    opt = fl.SAM(fl.SGD(model.parameters(), lr=0.1), rho=0.5)
+
+    def backward():
+        ((model(torch.ones(1, 1, dtype=torch.float64)) - rank * torch.arange(3.0)).square().sum() / 2).backward()
+
+    for _ in range(steps):
+        with model.no_sync() if own else contextlib.nullcontext():
+            backward()
+        opt.first_step(zero_grad=True)
+        backward()
+        opt.second_step(zero_grad=True)
+    return model.module.weight.detach().flatten().tolist()
 
 
 def clipped_zero_run():

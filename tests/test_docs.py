@@ -247,8 +247,8 @@ def test_the_code_of_a_page_on_the_landscape_prints_and_draws_what_stands_there(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", pages.SCALE, ids=lambda page: page.name)
-def test_the_code_of_a_page_on_scale_prints_what_stands_there(page, tmp_path):
+@pytest.mark.parametrize("page", pages.UNDRAWN, ids=lambda page: page.name)
+def test_the_code_of_a_page_without_pictures_prints_what_stands_there(page, tmp_path):
     assert pages.render(page, tmp_path) == page.read_text(encoding="utf-8")
 
 

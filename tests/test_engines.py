@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import engine_runs
@@ -22,6 +23,19 @@ def test_zero_redundancy_equals_one_process_and_resumes_exactly():
 @pytest.mark.slow
 def test_sam_around_zero_redundancy_climbs_along_all_gradients():
     assert on_ranks(2, engine_runs.sam_around_zero_run) == [0.0] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [True, False])
+def test_sam_under_ddp_climbs_by_what_the_first_backward_left(own):
+    weight, centres = np.full(3, 4.0), [np.zeros(3), np.arange(3.0)]
+    for _ in range(5):
+        grads = [weight - c for c in centres]
+        climbs = grads if own else [np.mean(grads, axis=0)] * 2
+        there = [g + 0.5 * e / np.linalg.norm(e) for g, e in zip(grads, climbs, strict=True)]
+        weight = weight - 0.1 * np.mean(there, axis=0)
+    for found in on_ranks(2, engine_runs.sam_under_ddp_run, own, 5):
+        np.testing.assert_allclose(found, weight, rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from fallline import SGD
+from fallline import SGD, AdamW
 from fallline.backends import fused, kernels, threads
 from fallline.backends.trace import trace
 from fallline.errors import CacheWarning
@@ -131,6 +131,16 @@ def test_a_kernel_of_two_arrays_is_compiled_to_narrow_vectors():
     exec(kernels.kernel_source(update, ("float32", "float32")).replace("cache=True", "cache=False"), namespace)
     text = namespace["update"].inspect_llvm()
     assert '"prefer-vector-width"="128"' in text and "x float>" in text
+
+
+def test_random_bits_are_computed_in_vectors_of_32_bits():
+    """LLVM does an exclusive or before it cuts the index to 32 bits: AdamW with bfloat16 state took a third longer."""
+    update = AdamW.rule.update_for(AdamW([parameter(1)], state_dtype=torch.bfloat16).param_groups[0])
+    namespace = {}
+    text = kernels.kernel_source(update, ("float32", "float32", "bfloat16", "bfloat16"))
+    exec(text.replace("cache=True", "cache=False"), namespace)
+    text = namespace["update"].inspect_llvm()
+    assert "x float>" in text and not re.search(r"trunc <\d+ x i64>", text)
 
 
 @pytest.mark.parametrize("sizes", [[1], [5] * 100, [300, 1, 1, 700, 64, 64], [256, 64, 64, 64]])

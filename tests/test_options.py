@@ -31,6 +31,17 @@ def test_grad_norm_is_that_of_all_groups_and_grad_is_untouched(cls, backend):
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_the_squares_of_a_norm_neither_vanish_nor_overflow(backend, size):
+    """In float32 they would: 1e-60 and 1e50."""
+    param = parameter(4)
+    param.grad = torch.full_like(param, size)
+    opt = OPTIMIZERS["sgd"]([param], backend=backend, clip_grad_norm=1.0)
+    opt.step()
+    assert opt.grad_norm == pytest.approx(2 * size, rel=1e-6, abs=0.0)
+
+
+@EVERY_BACKEND
 def test_clipping_has_pytorchs_millionth_beside_the_norm(backend):
     """It counts where norms are as small: c/(‖g‖ + 1e-6) of a norm and a limit of 1e-6 is a half."""
     param = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))

@@ -4,10 +4,12 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from fallline.backends import fused
+from fallline.backends.memory import round_bfloat16
 from fallline.backends.rounding import keys, random_bits, round_randomly
 from fallline.errors import ArgumentError
 from fallline.optimizers import LAMB, OPTIMIZERS, SGD, AdamW
@@ -81,6 +83,14 @@ def test_what_is_not_finite_stays_and_signs_are_kept():
         result = round_randomly(values, torch.full(values.shape, chance)).tolist()
         assert result[:2] == [math.inf, -math.inf] and math.isnan(result[2])
         assert math.copysign(1, result[3]) == -1 and result[4] in (-1.0, -1.0078125)
+
+
+@pytest.mark.parametrize("raw", [0x7F800000, 0xFF800000, 0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])
+def test_a_kernel_carries_nothing_over_into_what_is_not_finite(raw):
+    value = np.uint32(raw).view(np.float32)
+    for random in (0, 0xFFFFFFFF):
+        half = int(round_bfloat16(value, np.uint32(random), np.uint32(16)))
+        assert half == (0x7FC0 if math.isnan(value) else raw >> 16)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def index(classes: Iterable[type[Optimizer]]) -> str:
             "bytes a float32 parameter, with all options at most. Step: GPT-2 small (124 M parameters), "
             f"[measured](../benchmarks.md) on {machine()}, beside the best of torch's loop, foreach and fused.",
             "What all of them have (clipping, averaging, the modes of weight decay) is under [options](options.md). "
-            "`SAM(base)` wraps any of them, or one of PyTorch's: see its docstring and the [examples](../../examples).",
+            "`SAM(base)` wraps any of them, or one of PyTorch's, and has [a page of its own](../sam.md).",
             "## The pictures",
             PICTURES,
         ]

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
-LANDSCAPE, SCALE = (tuple(sorted((DOCS / name).glob("*.md"))) for name in ("landscape", "scale"))
+LANDSCAPE = tuple(sorted((DOCS / "landscape").glob("*.md")))
+UNDRAWN = (DOCS / "sam.md", *sorted((DOCS / "scale").glob("*.md")))
 _BLOCK = re.compile(r"(```python\n(.*?)```\n)(?:\n```text\n.*?```\n)?", re.DOTALL)
 
 
@@ -37,7 +38,7 @@ def render(page: Path, folder: Path) -> str:
 
 def main(check: bool) -> None:
     """Write the pages and their pictures, or exit with an error if a page is stale."""
-    for page in (*LANDSCAPE, *SCALE):
+    for page in (*LANDSCAPE, *UNDRAWN):
         with tempfile.TemporaryDirectory() as name:
             text = render(page, Path(name))
             if check and text != page.read_text(encoding="utf-8"):

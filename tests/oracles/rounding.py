@@ -20,8 +20,7 @@ def split_mix(x: int) -> int:
 def random_bits(seed: int, param: int, step: int, element: int, column: int) -> int:
     """Return the 16 random bits of one element of one rounded tensor."""
     key = split_mix(split_mix(split_mix(seed) ^ param) ^ step)
-    x = ((element & M32) ^ (element >> 32) ^ (key & M32)) + (column // 2) * 0x9E3779B9
-    x &= M32
+    x = (element + ((element >> 32) ^ key) + (column // 2) * 0x9E3779B9) & M32
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & M32
     x ^= key >> 32
     x = ((x ^ (x >> 15)) * 0x846CA68B) & M32

@@ -27,7 +27,7 @@ from fallline.rule import Update
 _HEAD = '''"""Written by fallline from the rule {rule}; edits are lost."""
 
 from numba import cfunc
-from numpy import sqrt
+from numpy import float64, sqrt
 from fallline.backends.memory import *
 '''
 _PASS = """
@@ -129,7 +129,7 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
     loop += [f"{element} = {expression}" for element, expression in sweep.lines]
     if sweep.scope:
         before += [f"total{k} = 0.0" for k in range(len(sweep.outputs))]
-        loop += [f"total{k} += float(x) * float(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
+        loop += [f"total{k} += float64(x) * float64(x)".replace("x", x) for k, x in enumerate(sweep.outputs)]
         after = [f"squares[w, {k}] = total{k}" for k in range(len(sweep.outputs))]
     elif rounded:
         begin, each = _draws(len(columns), len(rounded))
@@ -174,9 +174,9 @@ def _draws(columns: int, rounded: int) -> tuple[list[str], list[str]]:
     """Return what to do before the loop and in it, so that there are random bits for every column that is rounded."""
     before, loop = [f"first = start + table[t, {columns + 2}]"], []
     for pair in range(0, rounded, 2):  # an element's 32 random bits serve two columns
-        parts = f"low{pair}, high{pair}, offset{pair}"
+        parts = f"low{pair}, high{pair}"
         before.append(f"{parts} = draw_key(table[t, {columns + 1}], first, {pair})")
-        loop.append(f"random{pair} = draw({parts}, first + i)")
+        loop.append(f"random{pair} = draw({parts}, i)")
     return before, loop
 
 

@@ -49,7 +49,7 @@ def random_bits(key: Any, index: torch.Tensor, column: int) -> torch.Tensor:
         column: which of the columns that are rounded: an element has 32 bits for two of them.
     """
     low, high = key & _MASK, (key >> 32) & _MASK
-    x: torch.Tensor = (index ^ low ^ (index >> 32)) + (column // 2) * 0x9E3779B9 & _MASK
+    x: torch.Tensor = index + (low ^ (index >> 32)) + (column // 2) * 0x9E3779B9 & _MASK
     x = (x ^ (x >> 16)) * 0x7FEB352D & _MASK
     x = x ^ high
     x = (x ^ (x >> 15)) * 0x846CA68B & _MASK

@@ -31,7 +31,7 @@ class SAM(torch.optim.Optimizer):
 
     With a GradScaler `scaler.step(opt)` is the second phase: it unscales the second gradients in `.grad`. Where either
     pass had a NaN or Inf, the parameters are as before the climb and the base makes no step. Under DDP the climb is
-    each rank's own if the first backward runs in `model.no_sync()` (m-sharpness), and common otherwise.
+    each rank's own if the first forward and backward run in `model.no_sync()` (m-sharpness), common otherwise.
 
     Args:
         base: an optimizer, not a class.
