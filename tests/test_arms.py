@@ -230,6 +230,12 @@ def test_what_is_no_schedule_is_told_before_anything_runs(own, schedule, got):
         ("own.py:NoRate", "must take a keyword lr, got none"),
         ("sam(sam(sgd))", "must wrap as sam.NAME. or asam.NAME., once"),
         ("swa(sgd)", "must wrap as sam.NAME. or asam.NAME., once"),
+        ("sam()", "must be among .* got 'sam..'"),
+        ("sam", r"got 'sam'; did you mean sam\(momentum\)"),
+        ("adam@lr=1@lr=2", "lr must be given once, got 'adam@lr=1@lr=2'; leave one of them out"),
+        ("adam@lr=1e-3..1@lr=2", "lr must be given once"),
+        ("momentum@nesterov=yes", "must be True or False, got 'momentum@nesterov=yes'; .* momentum@nesterov=True"),
+        ("momentum@lr=True", "lr must be a number, or LOW..HIGH"),
         ("sam(sdg)", "did you mean sgd"),
         ("adam@lr=1e-2..1e-3", "lr must be a number, or LOW..HIGH with 0 < LOW < HIGH, got 'adam@lr=1e-2..1e-3'"),
         ("adam@lr=0..1", "with 0 < LOW < HIGH"),
@@ -248,6 +254,10 @@ def test_what_cannot_be_varied_is_one_sentence():
         spec("adam", vary={"speed": [1, 2]})
     with pytest.raises(ArgumentError, match="vary: lr must be given numbers, got 'high'"):
         spec("adam", vary={"lr": ["high", 2]})
+    with pytest.raises(ArgumentError, match=r"lr must be given once, got it in 'adam@lr=0\.1' too"):
+        spec("adam@lr=0.1", vary={"lr": [1, 2]})
+    with pytest.raises(ArgumentError, match=r"steps must be whole numbers, got 40\.5"):
+        spec("adam", vary={"steps": [40.5, 80]}, equal="trials")
     with pytest.raises(ArgumentError, match="batch_size must be of type int, got batch_size='big'"):
         spec("adam", vary={"batch_size": ["big", 2]})
 

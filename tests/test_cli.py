@@ -1,6 +1,5 @@
 """The command line: what it says, in how many words and columns, and with which exit code."""
 
-import json
 import math
 import re
 import subprocess
@@ -20,12 +19,13 @@ def test_the_version(fallline):
     assert code == 0 and out.startswith("fallline 0.")
 
 
-@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"], ["lr-range"]])
+@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["list"], ["lr-range"], ["schedules"]])
 def test_help_has_an_example_and_fits_80_columns(fallline, command):
     code, out, _ = fallline(*command, "--help")
     assert code == 0
     assert "Example: fallline" in out
     assert max(map(cell_len, out.splitlines())) <= 80
+    assert "list[" not in out  # a type of Python
 
 
 def test_the_commands_are_told_in_whole_sentences(fallline):
@@ -62,6 +62,20 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["compare", "--searches", "0"], "got searches=0; pass 1"),
         (["compare", "--equal", "x"], "got 'x'; grad-evals is the usual one"),
         (["compare", "--vary", "lr"], "got 'lr'; for example --vary warmup=0,0.05"),
+        (
+            ["compare", "--vary", "lr=1,2", "--vary", "lr=3,4"],
+            "vary: each name must be given once, got lr twice; leave",
+        ),
+        (
+            ["compare", "--set", "batch_size=8", "--set", "batch_size=9"],
+            "set: each name must be given once, got batch_size",
+        ),
+        (
+            ["compare", "--vary", "nesterov=yes,no"],
+            "must be given True and False, got 'yes'; for example --vary nesterov=",
+        ),
+        (["compare", "--vary", "lr=True,False"], "lr must be given numbers, got True; for example --vary lr=0.1,0.2"),
+        (["compare", "--vary", "steps=20,x"], "steps must be whole numbers, got 'x'; for example --vary steps=200,400"),
         (["compare", "--vary", "lx=1,2"], "got 'lx'; for example --vary lr=0.001,0.01"),
         (["compare", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
         (["lr-range", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
@@ -70,6 +84,8 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["landscape", "--checkpoint", "no.pt"], "got 'no.pt' (No such file or directory); save model.state_dict()"),
         (["landscape", "--checkpoint", __file__], "which holds something else or is no such file; save"),
         (["race", "--lr", "fast"], "--lr: must be a number, got 'fast'; see `fallline race --help`"),
+        (["race", "--optimizers", "sgd,sgd"], "each must be named once, got sgd twice; leave one of them out"),
+        (["race", "--optimizers", "sgd@lr=1e-3..1e-1"], "got 'sgd@lr=1e-3..1e-1'; give one value, as sgd@lr=0.001"),
         (["race", "--optimizers", ""], "optimizers: must name one at least, got none"),
         (["schedules", "cosine(9)", "--base", "-1"], "--base: must be a finite number > 0, got -1"),
         (["exercise", "4"], "exercise: must be one of 1, 2, 3, got 4; 1 compares optimizers"),
@@ -89,12 +105,16 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["schedules", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
         (["lint", "nowhere.py:setup"], "must name a Python file, got 'nowhere.py:setup'"),
         (["lint", "setup"], "must name a Python file, got 'setup'"),
-        (["lint", f"{__file__}:nothing"], "OBJECT must be defined in"),
+        (["lint", f"{__file__}:nothing"], "must define 'nothing', got"),
         (["lint", f"{__file__}:KNOWN"], "must be, or return, (model, optimizer, scheduler, total_steps)"),
         (["report", "/nowhere"], "must be the folder of a study"),
         (["lr-range", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
         (["lr-range", "--optimizer", "sdg"], "got 'sdg'; did you mean sgd?"),
         (["lr-range", "--optimizer", "sgd,adam"], "got 'sgd,adam'"),
+        (
+            ["lr-range", "--optimizer", "sgd@lr=0.1"],
+            "lr must be left to the test, got sgd@lr=0.1; see --low and --high",
+        ),
         (["lr-range", "--steps", "3"], "lr_range: steps must be an int >= 10, got steps=3"),
         (["lr-range", "--low", "20"], "lr_range: low must be < high, got low=20.0, high=10.0"),
         (["lr-range", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
@@ -192,23 +212,9 @@ def test_without_arguments_there_is_one_schedule_of_each_kind(fallline):
     assert all(f"{name}(" in out for name in KNOWN)
 
 
-SCRIPT = """
-import torch
-def setup():
-    model = torch.nn.Linear(3, 2)
-    return model, torch.optim.Adam(model.parameters(), weight_decay=0.1)
-whole = {"optimizer": torch.optim.SGD([torch.nn.Parameter(torch.ones(2, 2))]), "total_steps": 10}
-"""
-
-
-def test_lint_prints_what_why_and_how_and_fails_on_errors(fallline, tmp_path):
-    (tmp_path / "train.py").write_text(SCRIPT)
-    code, out, err = fallline("lint", f"{tmp_path}/train.py:setup")
-    assert code == 1 and err == "" and max(map(cell_len, out.splitlines())) <= 80
-    assert "error  coupled-decay" in out and "  fix: use AdamW" in out and out.endswith("2 findings\n")
-    code, out, _ = fallline("lint", f"{tmp_path}/train.py:setup", "--json", "--ignore", "decayed-norms")
-    assert code == 1 and [finding["id"] for finding in json.loads(out)] == ["coupled-decay"]
-    assert fallline("lint", f"{tmp_path}/train.py:whole") == (0, "0 findings\n", "")
+def test_true_and_false_are_varied_like_numbers(fallline):
+    code, out, _ = fallline("compare", "--optimizers", "momentum", "--vary", "nesterov=True,false", "--dry-run")
+    assert code == 0 and "arms: momentum, nesterov=True; momentum, nesterov=False\n" in out
 
 
 def test_without_the_extra_one_sentence_says_how_to_get_it():

@@ -53,6 +53,27 @@ def test_a_length_in_steps_called_per_epoch_is_told_as_that():
     assert "called once an epoch, 100 times, but its length of 30000 counts steps" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda o: fl.Cosine(o, 100, min_lr=1e-5), "for the last 100 steps the learning rate stays at 1e-05"),
+        (
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100),
+            "for the last 100 steps the learning rate rises again (from 0 to 0.001)",
+        ),
+        (
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1e-3, total_steps=100),
+            "for the last 100 steps scheduler.step() raises an error",
+        ),
+    ],
+)
+def test_what_comes_after_a_schedule_that_is_too_short_is_said(make, told):
+    net = model()
+    optimizer = torch.optim.AdamW(split(net, 0.1), lr=1e-3)
+    (finding,) = [f for f in fl.lint(net, optimizer, make(optimizer), 200) if f.id == "wrong-length"]
+    assert finding.message == f"the schedule takes 100 steps, the training 200: {told}"
+
+
 @pytest.mark.parametrize("recipe", ["vision_transformer", "language_model", "convnet"])
 def test_our_recipes_get_no_finding(recipe):
     net = model()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from fallline.cli import compare, draw, exercise, inspect, landscape, lr_range, race, show
 from fallline.cli import data as datasets
@@ -81,10 +82,20 @@ def _root(
     pass
 
 
+class _Command(TyperCommand):
+    """A command whose help shows an argument that may be repeated as `DIR ...`, not by its type in Python."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        for parameter in self.params:
+            if parameter.nargs == -1:
+                vars(parameter)["display_type_rich"] = lambda ctx: "..."
+
+
 def _command(short: str, example: str) -> Callable[[Any], Any]:
     """Return the decorator that makes a function the command with which `example` begins."""
     name = example.partition(" ")[0]
-    return app.command(name, short_help=short, epilog=f"Example: fallline {example}")
+    return app.command(name, cls=_Command, short_help=short, epilog=f"Example: fallline {example}")
 
 
 _command(

@@ -1,7 +1,7 @@
 """`fallline compare`: its options, and what --dry-run and --status print."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -108,7 +108,7 @@ def compare(
             task,
             split(optimizers),
             split(schedules),
-            vary=dict(parse_variation(part) for part in vary or []),
+            vary=parse_variations(vary or []),
             settings=given,
             self_check=self_check,
             steps=steps if steps is not None and share == 1 else max(1, round(full * share)),
@@ -167,29 +167,42 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def parse_variation(text: str) -> tuple[str, list[Any]]:
-    """Return the name and the values of NAME=VALUE,VALUE."""
-    name, _, values = text.partition("=")
-    if len(found := split(values)) < 2:
-        raise ArgumentError(
-            f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; for example --vary warmup=0,0.05"
-        )
-    return name, [_value(part) for part in found]
+def parse_variations(texts: Sequence[str]) -> Mapping[str, list[Any]]:
+    """Return the values by name of NAME=VALUE,VALUE texts."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        if len(split(values)) < 2:
+            raise ArgumentError(
+                f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; "
+                "for example --vary warmup=0,0.05"
+            )
+        _once("vary", name, found)
+        found[name] = [_value(part) for part in split(values)]
+    return found
 
 
-def parse_settings(texts: list[str], file: Path | None) -> Mapping[str, Any]:
+def parse_settings(texts: Sequence[str], file: Path | None) -> Mapping[str, Any]:
     """Return the settings of NAME=VALUE texts, and `text` for --text."""
-    found = {} if file is None else {"text": str(file)}
+    found: dict[str, Any] = {} if file is None else {"text": str(file)}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise ArgumentError(f"set: must be NAME=VALUE, got {text!r}; for example --set batch_size=128")
+        _once("set", name, found)
         found[name] = _value(value)
     return found
 
 
+def _once(option: str, name: str, found: Mapping[str, Any]) -> None:
+    if name in found:
+        raise ArgumentError(f"{option}: each name must be given once, got {name} twice; leave one of them out")
+
+
 def _value(text: str) -> Any:
-    """Return a whole number, a number, or the text itself."""
+    """Return a whole number, a number, True or False, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
         try:
             return kind(text)

@@ -1,9 +1,8 @@
 """`fallline lint`: load what a file defines, and print what the linter finds."""
 
-import importlib.util
+import inspect
 import json
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fallline.cli.show import console
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, FalllineError
 from fallline.linting import Finding, lint
 
 FIRST = ("model", "optimizer", "scheduler", "total_steps")
@@ -25,37 +24,47 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
     Raises:
         ArgumentError: the file or the object is not there, or is something else.
     """
-    made = _load(target)
+    from fallline.lab.loading import load_object  # of the optional part
+
+    file, _, _ = target.rpartition(":")
+    if not file.endswith(".py") or not Path(file).is_file():
+        raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; for example train.py:setup")
+    made = load_object("lint", target)
     if callable(made):
-        made = made()
+        made = _call(made, target)
     if isinstance(made, (tuple, list)) and 2 <= len(made) <= 4:
         made = dict(zip(FIRST, made, strict=False))
     if not isinstance(made, Mapping) or "optimizer" not in made or made.keys() - set(FIELDS):
+        got = (
+            f"a dict of {', '.join(map(str, made)) or 'nothing'}" if isinstance(made, Mapping) else type(made).__name__
+        )
         raise ArgumentError(
             f"lint: {target} must be, or return, (model, optimizer, scheduler, total_steps) or a dict with keys among "
-            f"{', '.join(FIELDS)}, got {made if isinstance(made, Mapping) else type(made).__name__}; return such a dict"
+            f"{', '.join(FIELDS)}, got {got}; return such a dict"
         )
     return lint(**{"model": None, **made}, ignore=list(ignore))
 
 
-def _load(target: str) -> Any:
+def _call(made: Callable[..., Any], target: str) -> Any:
+    """Return what a function, or a class, of the user's returns without arguments."""
+    from fallline.lab.loading import describe
+
     file, _, name = target.rpartition(":")
-    path = Path(file)
-    if not file or not path.is_file():
-        raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; for example train.py:setup")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours
     try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.pop(0)
-    if not hasattr(module, name):
-        known = ", ".join(n for n in vars(module) if not n.startswith("_"))
-        raise ArgumentError(f"lint: OBJECT must be defined in {file}, got {name!r}; it has {known}")
-    return getattr(module, name)
+        inspect.signature(made).bind()
+    except TypeError as error:
+        raise ArgumentError(
+            f"lint: {name} of {file} must be a function without arguments, got one with a {error}; give it a default"
+        ) from None
+    try:
+        return made()
+    except FalllineError:  # of ours that the file calls: a sentence already
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            f"lint: {name} of {file} must return without an error, got {describe(error, Path(file).resolve())}; "
+            "it is called for the set-up"
+        ) from error
 
 
 def show(found: list[Finding], as_json: bool) -> None:

@@ -48,7 +48,7 @@ def landscape(
     import warnings
 
     from fallline.errors import LandscapeWarning
-    from fallline.lab.arms import make_arms
+    from fallline.lab.arms import make_single
     from fallline.lab.curvature import measure_curvature
     from fallline.lab.report.curvature import write_curvature
     from fallline.lab.tasks import get_task
@@ -56,7 +56,7 @@ def landscape(
     keep_data_in(data_dir)
     if out.suffix != ".html":
         raise ArgumentError(f"--out: must end in .html, got {out}; landscape.html is the usual name")
-    arm = None if optimizer is None else make_arms([optimizer], ["constant"])[0]
+    arm = None if optimizer is None else make_single([optimizer])[0]
     with counting() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
         found = measure_curvature(

@@ -45,14 +45,16 @@ def lr_range(
 
     It costs as many updates as --steps, and stops earlier when the loss leaves all bounds.
     """
-    from fallline.lab.arms import make_arms
+    from fallline.lab.arms import make_single
     from fallline.lab.tasks import get_task
 
     keep_data_in(data_dir)
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; html is a good choice")
     found = get_task(task, **parse_settings(settings or [], text))
-    (arm,) = make_arms([optimizer], ["constant"])
+    (arm,) = make_single([optimizer])
+    if "lr" in arm.fixed:
+        raise ArgumentError(f"--optimizer: lr must be left to the test, got {optimizer}; see --low and --high")
     result = _measure(found, arm, low, high, steps, accumulate, seed, device)
     console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")
     for line in picture(result, low, high):

@@ -97,7 +97,7 @@ def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
     """Print what a study would take."""
     low, high = expected.trials
     console.print(_size(spec), style="bold")
-    console.print(f"arms: {', '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
+    console.print(f"arms: {'; '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
     console.print(f"trials: {low}, up to {high} if ranges are extended")
     times = f"{_duration(expected.seconds[0])}, up to {_duration(expected.seconds[1])}"
     console.print(f"time: about {times}, with {workers} worker{'s' * (workers != 1)}")

@@ -90,10 +90,28 @@ def make_arms(
     return tuple(arms)
 
 
+def make_single(optimizers: Sequence[str]) -> tuple[Arm, ...]:
+    """Return an arm for every optimizer, under a constant rate, where nothing is searched.
+
+    Raises:
+        ArgumentError: a name cannot be used, is given twice, or gives a range.
+    """
+    arms = make_arms(optimizers, ["constant"])
+    for arm in arms:
+        if arm.ranges:
+            example = f"{arm.optimizer}@{next(iter(arm.ranges))}=0.001"
+            raise ArgumentError(f"optimizers: ranges must not be given, got {arm.name!r}; give one value, as {example}")
+        if arms.count(arm) > 1:
+            raise ArgumentError(f"optimizers: each must be named once, got {arm.name} twice; leave one of them out")
+    return arms
+
+
 def _assign(arm: Arm, text: str, assignment: str) -> Arm:
     """Return the arm with NAME=NUMBER fixed, or NAME=LOW..HIGH as a range."""
     name, _, value = assignment.partition("=")
     low, dots, high = value.partition("..")
+    if name in {*arm.fixed, *arm.ranges}:
+        raise ArgumentError(f"optimizers: {name} must be given once, got {text!r}; leave one of them out")
     searchable = {d.name for d in get_space(arm.optimizer).dimensions}
     if dots and name in searchable:
         bottom, top = _number(low), _number(high)
@@ -101,10 +119,12 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
             return replace(arm, ranges={**arm.ranges, name: (float(bottom), float(top))})
     number = _number(value)
     known = _fixable(arm.optimizer)
-    if number is None and name in known:
+    if name in known and not _fits(arm.optimizer, name, number):
+        kind, example = ("a number, or LOW..HIGH with 0 < LOW < HIGH", "0.001")
+        if isinstance(_usual(arm.optimizer, name), bool):
+            kind, example = ("True or False", "True")
         raise ArgumentError(
-            f"optimizers: {name} must be a number, or LOW..HIGH with 0 < LOW < HIGH, got {text!r}; for example "
-            f"{arm.optimizer}@{name}=0.001"
+            f"optimizers: {name} must be {kind}, got {text!r}; for example {arm.optimizer}@{name}={example}"
         )
     if number is None or name not in known:
         raise ArgumentError(
@@ -120,6 +140,17 @@ def _fixable(optimizer: str) -> list[str]:
     numbers = [k for k, v in keywords(space.optimizer).items() if v is None or isinstance(v, bool | int | float)]
     constant = {*space.constant, *space.defaults}
     return [name for name in space.defaults if name != "betas"] + [k for k in numbers if k not in constant]
+
+
+def _usual(optimizer: str, name: str) -> Any:
+    """Return the default of what may be fixed of an optimizer."""
+    space = get_space(optimizer)
+    return {**keywords(space.optimizer), **space.defaults}.get(name)
+
+
+def _fits(optimizer: str, name: str, value: Any) -> bool:
+    """Return whether a value is a number, or True or False where the default is no number."""
+    return _is_number(value) or (isinstance(value, bool) and not _is_number(_usual(optimizer, name)))
 
 
 def _number(text: str) -> float | bool | None:
@@ -141,6 +172,8 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
     if name in settings:
         return replace(arm, settings={**arm.settings, name: value})
     if name == "steps":
+        if not _is_number(value) or not float(value).is_integer():
+            raise ArgumentError(f"vary: steps must be whole numbers, got {value!r}; for example --vary steps=200,400")
         return replace(arm, steps=int(value))
     known = _fixable(arm.optimizer)
     if name not in known:
@@ -148,8 +181,12 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
             f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
             f"{arm.optimizer} ({', '.join(known)}), got {name!r}; for example --vary lr=0.001,0.01"
         )
-    if not _is_number(value) and not isinstance(value, bool):
-        raise ArgumentError(f"vary: {name} must be given numbers, got {value!r}; for example --vary {name}=0.1,0.2")
+    if name in {*arm.fixed, *arm.ranges}:
+        raise ArgumentError(f"vary: {name} must be given once, got it in {arm.name!r} too; leave one of them out")
+    if not _fits(arm.optimizer, name, value):
+        switch = isinstance(_usual(arm.optimizer, name), bool)
+        kind, example = ("True and False", "True,False") if switch else ("numbers", "0.1,0.2")
+        raise ArgumentError(f"vary: {name} must be given {kind}, got {value!r}; for example --vary {name}={example}")
     return replace(arm, fixed={**arm.fixed, name: value})
 
 
@@ -157,7 +194,9 @@ def _try(arm: Arm) -> None:
     """Build the arm's optimizer once, so that what it refuses is refused before anything runs."""
     space = arm.space
     if not 0 <= (warmup := arm.fixed.get("warmup", 0)) < 1:
-        raise ArgumentError(f"vary: warmup must be in [0, 1), the part of the steps, got warmup={warmup:g}")
+        raise ArgumentError(
+            f"vary: warmup must be in [0, 1), the part of the steps, got warmup={warmup:g}; 0.05 is usual"
+        )
     try:
         build_optimizer(
             space.optimizer,

@@ -227,7 +227,7 @@ def _load(path: Path, model: torch.nn.Module, optimizer: Any) -> None:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise ArgumentError(
             f"checkpoint: must be a file of torch.save, got {str(path)!r} ({reason}); save model.state_dict()"
         ) from None

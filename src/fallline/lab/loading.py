@@ -149,7 +149,9 @@ def _module(what: str, text: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ImportError as error:
-        raise ArgumentError(f"{what}: {place!r} must be a module or a .py file, got {text!r} ({error})") from None
+        raise ArgumentError(
+            f"{what}: {place!r} must be a module or a .py file, got {text!r} ({error}); check the spelling"
+        ) from None
 
 
 def _file(what: str, text: str, place: str) -> ModuleType:

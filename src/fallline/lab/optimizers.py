@@ -54,13 +54,14 @@ def get_space(name: str) -> Space:
         ArgumentError: there is none of that name, or what it names is no optimizer.
     """
     wrapper, inner = split_wrapper(name)
-    if wrapper:
+    if wrapper and inner:
         return _wrapped(name, wrapper, get_space(inner))
     if is_path(name):
         return _own(name)
     if name not in SPACES:
         close = difflib.get_close_matches(name, SPACES, n=1)
-        hint = f"did you mean {close[0]}?" if close else "see `fallline list`"
+        near = f"{name}(momentum)" if name in _RHO else next(iter(close), None)
+        hint = f"did you mean {near}?" if near else "see `fallline list`"
         raise ArgumentError(
             f"optimizers: must be among {', '.join(SPACES)}, sam(NAME), asam(NAME), package.module:CLASS or "
             f"FILE.py:CLASS, got {name!r}; {hint}"
@@ -77,7 +78,9 @@ def keywords(name: str) -> Mapping[str, Any]:
 
 def _wrapped(name: str, wrapper: str, base: Space) -> Space:
     if wrapper not in _RHO or split_wrapper(base.optimizer)[0]:
-        raise ArgumentError(f"optimizers: must wrap as sam(NAME) or asam(NAME), once, got {name!r}")
+        raise ArgumentError(
+            f"optimizers: must wrap as sam(NAME) or asam(NAME), once, got {name!r}; for example sam(momentum)"
+        )
     dimension, default = _RHO[wrapper]
     return replace(
         base,
@@ -92,10 +95,14 @@ def _own(name: str) -> Space:
     """Return the space of a class that the user names by where it is, read off its constructor."""
     cls = load_object("optimizers", name)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise ArgumentError(f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}")
+        raise ArgumentError(
+            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; such as torch.optim:NAdam"
+        )
     signature = dict(keywords(name))
     if "lr" not in signature:
-        raise ArgumentError(f"optimizers: {name} must take a keyword lr, got {', '.join(signature) or 'none'}")
+        raise ArgumentError(
+            f"optimizers: {name} must take a keyword lr, got {', '.join(signature) or 'none'}; give its constructor one"
+        )
     if not isinstance(signature["lr"], float | int):
         signature["lr"] = _UNKNOWN_LR
     decoupled = bool(signature.get("decoupled_weight_decay", cls.__name__.endswith("W")))

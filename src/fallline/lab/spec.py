@@ -68,12 +68,16 @@ class Spec:
             raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon:g}; 0.5 tunes at half length")
         names = [arm.name for arm in self.arms]
         if not names or len(set(names)) < len(names):
-            raise ArgumentError(f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}")
+            raise ArgumentError(
+                f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}; leave out what is twice"
+            )
 
         for arm in self.arms:
             get_task(self.task, **self.settings_of(arm))
             if (batch := self.settings_of(arm).get("batch_size", 1)) < 1:
-                raise ArgumentError(f"vary: batch_size must be at least 1, got batch_size={batch} in {arm.name}")
+                raise ArgumentError(
+                    f"vary: batch_size must be at least 1, got batch_size={batch} in {arm.name}; leave it out"
+                )
             if arm.steps is not None and self.equal != "trials":
                 raise ArgumentError(
                     f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass that"

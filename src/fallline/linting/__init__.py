@@ -73,9 +73,13 @@ def _check_arguments(
     model: Any, optimizer: Any, total_steps: Any, steps_per_epoch: Any, scheduler_per: str, ignore: Collection[str]
 ) -> None:
     if model is not None and not isinstance(model, nn.Module):
-        raise ArgumentTypeError(f"lint: model must be a torch.nn.Module or None, got {model=!r}; pass the model itself")
+        raise ArgumentTypeError(
+            f"lint: model must be a torch.nn.Module or None, got {type(model).__name__}; pass the model itself"
+        )
     if not isinstance(optimizer, Optimizer):
-        raise ArgumentTypeError(f"lint: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
+        raise ArgumentTypeError(
+            f"lint: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}; pass one"
+        )
     for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ArgumentError(f"lint: {name} must be an int >= 1, got {name}={value!r}; pass a number of steps")
@@ -85,4 +89,6 @@ def _check_arguments(
         raise ArgumentError("lint: steps_per_epoch must be given with scheduler_per='epoch', got None; len(loader)")
     for name in [ignore] if isinstance(ignore, str) else ignore:
         if isinstance(ignore, str) or name not in CHECKS:
-            raise ArgumentError(f"lint: ignore must be a list of ids among {', '.join(CHECKS)}, got {name!r}")
+            raise ArgumentError(
+                f"lint: ignore must be a list of ids among {', '.join(CHECKS)}, got {name!r}; check the spelling"
+            )

@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Group, Setup, is_cyclic, length, looked_at
@@ -48,12 +48,25 @@ def wrong_length(setup: Setup) -> Found:
             f"call scheduler.step() after each optimizer.step(), or give it a length of {all_calls}",
         )
         return
-    early = f"for the last {all_calls - end} the learning rate stays at its end, or rises again"
-    late = "the learning rate never reaches its end"
+    told = _after(setup, end - done) if end < all_calls else "the learning rate never reaches its end"
     yield (
-        f"the schedule takes {end} {setup.unit}, the training {all_calls}: {early if end < all_calls else late}",
+        f"the schedule takes {end} {setup.unit}, the training {all_calls}: {told}",
         f"give the schedule a length of {all_calls} {setup.unit}",
     )
+
+
+def _after(setup: Setup, end: int) -> str:
+    """Return what a schedule does when it is called more than `end` times from now on."""
+    last = f"for the last {(setup.calls or 0) - end} {setup.unit}"
+    if isinstance(setup.scheduler, OneCycleLR):
+        return f"{last} scheduler.step() raises an error"
+    curve = setup.curve or []
+    after = [lr for k, lr in zip(setup.steps, curve, strict=False) if k >= end]
+    if not after:
+        return f"{last} it has nothing to say"
+    if max(after) > after[0] + 1e-3 * max(curve):
+        return f"{last} the learning rate rises again (from {after[0]:.2g} to {max(after):.2g})"
+    return f"{last} the learning rate stays at {after[0]:.2g}"
 
 
 def _seen_end(setup: Setup, done: int) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.lab.arms import Arm, make_arms
+from fallline.lab.arms import Arm, make_single
 from fallline.lab.optimizers import build_optimizer, keywords
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
@@ -131,7 +131,7 @@ def race(
     if lr is not None and not (math.isfinite(lr) and lr > 0):
         raise ArgumentError(f"lr: must be a finite number > 0, got lr={lr}; leave it out to tune it for each")
     goal = GOAL * float(problem(torch.tensor(problem.start, dtype=torch.float64)))
-    runs = tuple(_run(problem, arm, steps, goal, lr) for arm in make_arms(optimizers, ["constant"]))
+    runs = tuple(_run(problem, arm, steps, goal, lr) for arm in make_single(optimizers))
     return Race(problem, steps, goal, runs)
 
 

@@ -40,7 +40,10 @@ def get_task(name: str, **settings: Any) -> Task:
     if is_path(name):
         cls = load_object("task", name)
         if not (isinstance(cls, type) and issubclass(cls, Task)):
-            raise ArgumentError(f"task: {name} must be a class decorated with @fallline.task, got {cls!r}")
+            got = f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}"
+            raise ArgumentError(
+                f"task: {name} must be a class decorated with @fallline.task, got {got}; `fallline new-task` writes one"
+            )
         return cls(**settings)
     if name not in TASKS:
         raise ArgumentError(

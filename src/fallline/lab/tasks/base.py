@@ -58,7 +58,10 @@ class Task(ABC):
         if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` means numbers of one kind
             return float(value)
         if type(value) is not kind:
-            raise ArgumentError(f"task {cls.name}: {key} must be of type {kind.__name__}, got {key}={value!r}")
+            raise ArgumentError(
+                f"task {cls.name}: {key} must be of type {kind.__name__}, got {key}={value!r}; "
+                f"{cls.settings[key]} is its default"
+            )
         return value
 
     @abstractmethod

@@ -62,7 +62,7 @@ class Images(Task):
         if not 1 <= self.batch_size <= len(labels):
             raise ArgumentError(
                 f"task {self.name}: batch_size must be from 1 to {len(labels)}, the size of the training set, "
-                f"got batch_size={self.batch_size}"
+                f"got batch_size={self.batch_size}; {self.settings['batch_size']} is its default"
             )
         while True:
             order = torch.randperm(len(labels), generator=generator)
