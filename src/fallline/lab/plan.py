@@ -129,8 +129,9 @@ def _extend(spec: Spec, search: Search, round_number: int) -> Search:
             # 1 - value runs against value, and ends at 1
             low, high = dimension.low, dimension.high
             if search.edge[1] == "high":
-                beyond = _between(dimension, high, min(10 * high, 0.999) if dimension.complement else 10 * high)
-                inside = _between(dimension, low, beyond.high)
+                end = max(high, min(10 * high, 0.999)) if dimension.complement else 10 * high
+                beyond = _between(dimension, high if end > high else low, end)  # where nothing is beyond, inside
+                inside = _between(dimension, low, end)
             else:
                 beyond = _between(dimension, low / 10, low)
                 inside = _between(dimension, low / 10, high)
