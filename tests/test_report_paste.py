@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fallline.cli.compare import parse_settings, parse_variation
+from fallline.cli.compare import parse_settings, parse_variations
 from fallline.lab.arms import make_arms
 from fallline.lab.conduct import specify
 from fallline.lab.optimizers import build_optimizer
@@ -82,7 +82,7 @@ def test_the_command_asks_for_the_same_study(study, optimizers, schedules, more)
         words[2],
         options["--optimizers"].split(","),
         options["--schedules"].split(","),
-        vary=dict(parse_variation(value) for name, value in pairs if name == "--vary"),
+        vary=parse_variations([value for name, value in pairs if name == "--vary"]),
         settings=parse_settings([value for name, value in pairs if name == "--set"], None),
         equal=options.get("--equal", "grad-evals"),
         horizon=float(options.get("--horizon", 1)),
