@@ -91,6 +91,26 @@ def test_trials_run_one_by_one_as_they_are_asked_for(tmp_path):
     assert [Store(tmp_path).outcome(trial) is None for trial in TRIALS[:2]] == [False, True]
 
 
+def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path):
+    calls = []
+
+    class Cut(Line):
+        def loss(self, model, batch):
+            calls.append(model.training)
+            if model.training and sum(calls) == 25:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    trial = replace(TRIALS[0], task=name_of(fl.task(steps=40)(Cut)), options={"lr": 0.1})
+    here = CallingProcess(tmp_path, checkpoint_every=10)
+    with pytest.raises(KeyboardInterrupt):
+        list(here.run([trial]))
+    list(here.run([trial]))
+    assert sum(calls) == 25 + 20  # it went on with the 21st step
+    list(CallingProcess(tmp_path / "whole").run([trial]))
+    assert repr(Store(tmp_path).outcome(trial)) == repr(Store(tmp_path / "whole").outcome(trial))
+
+
 def test_errors_come_back_and_surroundings_too(tmp_path, monkeypatch):
     torch.manual_seed(5)
     before = surroundings()

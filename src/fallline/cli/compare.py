@@ -131,16 +131,16 @@ def compare(
         seconds = planning.parse_duration(budget)
         spec, out = planning.fitted(specify, seconds, count_workers(**place), out)
     conduct.check_analysis(spec, baseline, margin)
-    if dry_run:
-        workers = count_workers(**place)
-        show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), workers), workers)
-        return
     folder = out or conduct.default_folder(spec)
     if status:
         read_study(folder, "out")  # or say that there is none
         show.status(Study(spec, Store(folder), baseline, margin))
         return
     executor = make_executor(folder, checkpoint_every=checkpoint_every, **place)
+    if dry_run:
+        workers = count_workers(**place)
+        show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), workers), workers)
+        return
     study = Study(spec, Store(folder), baseline, margin)
     with show.progress_line() as progress:
         conduct.run_study(study, executor, fork=fork, progress=progress)

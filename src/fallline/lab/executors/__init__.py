@@ -32,7 +32,11 @@ def make_executor(
         raise ArgumentError(f"checkpoint-every: must be at least 1 step, got {checkpoint_every}; leave it out for none")
     if ray is not None:
         return RayCluster(folder, ray, jobs, checkpoint_every)
-    pool = CallingProcess(folder) if jobs == 0 else LocalPool(folder, _workers_here(jobs, device), checkpoint_every)
+    pool = (
+        CallingProcess(folder, checkpoint_every)
+        if jobs == 0
+        else LocalPool(folder, _workers_here(jobs, device), checkpoint_every)
+    )
     return Shard(pool, folder, *parse_shard(shard)) if shard is not None else pool
 
 

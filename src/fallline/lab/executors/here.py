@@ -16,10 +16,14 @@ class CallingProcess:
     """Runs trials where it was made; has the interface of `LocalPool` and gives the same numbers, to the bit.
 
     What kills a trial here kills the caller: nothing is retried. Finished trials are on disk.
+
+    Args:
+        folder: of the study.
+        checkpoint_every: steps after which a run is saved each time, as for `LocalPool`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, checkpoint_every: int | None = None) -> None:
+        self.folder, self.checkpoint_every = folder, checkpoint_every
 
     def __enter__(self) -> "CallingProcess":
         return self
@@ -35,7 +39,7 @@ class CallingProcess:
         """
         for trial in trials:
             with as_in_a_worker():
-                error = run_and_save(trial, self.folder)
+                error = run_and_save(trial, self.folder, self.checkpoint_every)
             if error is not None:
                 raise error
             yield trial
