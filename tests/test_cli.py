@@ -50,7 +50,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
     ("words", "sentence"),
     [
         (["compare", "--optimizers", "sdg"], "got 'sdg'; did you mean sgd?"),
-        (["compare", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
+        (["compare", "digit"], "or FILE.py:NAME, got 'digit'; did you mean digits?"),
         (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
         (["compare", "--trials", "ten"], "--trials: must be a whole number, got 'ten'; see `fallline compare --help`"),
         (["compare", "-j", "two"], "--jobs: must be a whole number, got 'two'; see"),
@@ -108,7 +108,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["lint", f"{__file__}:nothing"], "must define 'nothing', got"),
         (["lint", f"{__file__}:KNOWN"], "must be, or return, (model, optimizer, scheduler, total_steps)"),
         (["report", "/nowhere"], "must be the folder of a study"),
-        (["lr-range", "digit"], "or FILE.py:NAME, got 'digit'; leave it out for digits"),
+        (["lr-range", "digit"], "or FILE.py:NAME, got 'digit'; did you mean digits?"),
         (["lr-range", "--optimizer", "sdg"], "got 'sdg'; did you mean sgd?"),
         (["lr-range", "--optimizer", "sgd,adam"], "got 'sgd,adam'"),
         (

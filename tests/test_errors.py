@@ -251,8 +251,10 @@ def test_the_state_dict_of_another_optimizer_is_refused():
 def test_an_unknown_optimizer_is_refused_with_the_known_ones():
     with pytest.raises(ArgumentError) as error:
         create_optimizer("sdg", [parameter(2)])
-    check_message(error, "create_optimizer", "name", "'sdg'", "list")
+    check_message(error, "create_optimizer", "name", "'sdg'", r"did you mean sgd\?")
     assert all(name in str(error.value) for name in OPTIMIZERS)
+    with pytest.raises(ArgumentError, match=r"got 'zebra'; see `fallline list`$"):
+        create_optimizer("zebra", [parameter(2)])
     for name, cls in OPTIMIZERS.items():
         assert type(create_optimizer(name, [parameter(2)], lr=0.5)) is cls
     with pytest.raises(ArgumentTypeError, match="zebra"):

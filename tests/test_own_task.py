@@ -87,7 +87,7 @@ def test_settings_are_attributes_before_init_runs():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batchsize": 4}, "task Plain: its settings are batch_size, got batchsize=4; leave it out"),
+        ({"batchsize": 4}, "task Plain: its settings are batch_size, got batchsize=4; did you mean batch_size?"),
         ({"batch_size": 4.0}, "task Plain: batch_size must be of type int, got batch_size=4.0"),
         ({"batch_size": True}, "task Plain: batch_size must be of type int, got batch_size=True"),
     ],

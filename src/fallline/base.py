@@ -10,8 +10,8 @@ import torch
 
 from fallline.backends import BACKENDS
 from fallline.checkpoint import pack, unpack
-from fallline.errors import ArgumentError, ArgumentTypeError, StateError
-from fallline.options import COMMON, NUMBERS, check_options, check_params, parameter_list, suggest
+from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
+from fallline.options import COMMON, NUMBERS, check_options, check_params, parameter_list
 from fallline.plan import Cohort, Plan
 from fallline.planning import make_plan
 from fallline.rule import EMA, Rule, Update

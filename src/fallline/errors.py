@@ -3,6 +3,9 @@
 A message reads `where: what must hold, got name=value; what to do`.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class FalllineError(Exception):
     """Base of every error that Fallline raises on purpose."""
@@ -46,3 +49,9 @@ class TaskWarning(UserWarning):
 
 class LandscapeWarning(UserWarning):
     """Something is measured in another way than the model is trained, or left out, and the message says what."""
+
+
+def suggest(name: object, known: Iterable[str], otherwise: str = "check the spelling") -> str:
+    """Return the remedy for a name that is not among the known ones: the nearest of them, if one is near."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.rule import FRACTION, POSITIVE, Rule
 
 # What a group has when neither it nor the constructor says otherwise, so that an outside rule need not name them.
@@ -40,7 +40,7 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
         if not key.startswith("initial_") and difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
             raise ArgumentError(
                 f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
-                + suggest(key, list(defaults))
+                + suggest(key, defaults)
             )
     if isinstance(group["lr"], torch.Tensor) and group["lr"].numel() != 1:
         raise ArgumentError(
@@ -159,9 +159,3 @@ def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any])
         raise ArgumentError(
             f"{name}: stochastic_rounding is for bfloat16 parameters, got one of torch.float16; convert it to bfloat16"
         )
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """Return a remedy for a name that is not among the known ones."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else "check the spelling"

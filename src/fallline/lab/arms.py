@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.lab.optimizers import build_optimizer, get_space, keywords
 from fallline.lab.schedules import check_schedule
 from fallline.lab.spaces import Space
@@ -179,7 +179,8 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
     if name not in known:
         raise ArgumentError(
             f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
-            f"{arm.optimizer} ({', '.join(known)}), got {name!r}; for example --vary lr=0.001,0.01"
+            f"{arm.optimizer} ({', '.join(known)}), got {name!r}; "
+            + suggest(name, [*settings, *known], "for example --vary lr=0.001,0.01")
         )
     if name in {*arm.fixed, *arm.ranges}:
         raise ArgumentError(f"vary: {name} must be given once, got it in {arm.name!r} too; leave one of them out")

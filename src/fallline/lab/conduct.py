@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fallline.errors import ArgumentError, StudyError, TaskWarning
+from fallline.errors import ArgumentError, StudyError, TaskWarning, suggest
 from fallline.lab.arms import make_arms
 from fallline.lab.contract import check_task
 from fallline.lab.device import check_device
@@ -104,7 +104,8 @@ def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> No
     names = [arm.name for arm in spec.arms]
     if baseline is not None and baseline not in names:
         raise ArgumentError(
-            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; leave it out for the first"
+            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; "
+            + suggest(baseline, names, "leave it out for the first")
         )
     if margin is not None and not 0 < margin < 1:
         raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")

@@ -1,6 +1,5 @@
 """The optimizers that a study can name, with their search spaces: ours, SAM around any, and the user's own."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.lab.loading import is_path, load_object
 from fallline.lab.spaces import SPACES, Dimension, Space, derived
 from fallline.optimizers import OPTIMIZERS, create_optimizer
@@ -59,9 +58,7 @@ def get_space(name: str) -> Space:
     if is_path(name):
         return _own(name)
     if name not in SPACES:
-        close = difflib.get_close_matches(name, SPACES, n=1)
-        near = f"{name}(momentum)" if name in _RHO else next(iter(close), None)
-        hint = f"did you mean {near}?" if near else "see `fallline list`"
+        hint = f"did you mean {name}(momentum)?" if name in _RHO else suggest(name, SPACES, "see `fallline list`")
         raise ArgumentError(
             f"optimizers: must be among {', '.join(SPACES)}, sam(NAME), asam(NAME), package.module:CLASS or "
             f"FILE.py:CLASS, got {name!r}; {hint}"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from fallline.errors import ArgumentError, FalllineError
+from fallline.errors import ArgumentError, FalllineError, suggest
 from fallline.lab.loading import describe, is_path, load_object
 from fallline.schedules import inverse_sqrt, linear, step_decay, warmup_cosine, warmup_stable_decay
 
@@ -34,8 +34,8 @@ def check_schedule(schedule: str) -> None:
     """
     if schedule not in SCHEDULES and not is_path(schedule):
         raise ArgumentError(
-            f"schedules: must be among {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; cosine is the "
-            "usual one"
+            f"schedules: must be among {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; "
+            + suggest(schedule, SCHEDULES, "cosine is the usual one")
         )
     if is_path(schedule):
         load_object("schedules", schedule)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fallline.base import Optimizer, Params
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.optimizers.registry import OPTIMIZERS
 
 
@@ -27,6 +27,7 @@ def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
     """
     if name not in OPTIMIZERS:
         raise ArgumentError(
-            f"create_optimizer: name must be one of {', '.join(OPTIMIZERS)}, got {name!r}; see `fallline list`"
+            f"create_optimizer: name must be one of {', '.join(OPTIMIZERS)}, got {name!r}; "
+            + suggest(name, OPTIMIZERS, "see `fallline list`")
         )
     return OPTIMIZERS[name](params, **options)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class KnownKeywords:
             if name not in known:
                 raise ArgumentTypeError(
                     f"{cls.__name__}: keywords must be among {', '.join(known) or '(none)'}, "
-                    f"got {name}={keywords[name]!r}; check the spelling"
+                    f"got {name}={keywords[name]!r}; {suggest(name, known)}"
                 )
         return super().__new__(cls)
 

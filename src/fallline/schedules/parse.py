@@ -1,11 +1,10 @@
 """Schedules from text, as a command line or a settings file gives them."""
 
 import ast
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fallline.errors import ArgumentError, FalllineError
+from fallline.errors import ArgumentError, FalllineError, suggest
 from fallline.schedules.base import Schedule
 
 
@@ -40,8 +39,7 @@ def _schedule(node: ast.expr, known: Mapping[str, Callable[..., Schedule]], text
         return _schedule(node.func.value, known, text).then(_schedule(args[0], known, text))
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see: fallline schedules"
+        hint = suggest(name, known, "see: fallline schedules")
         raise ArgumentError(f"schedule: must be among {', '.join(known)}, got {name or text!r}; {hint}")
     values: list[Any] = [ast.literal_eval(value) for value in node.args]
     return known[name](*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})

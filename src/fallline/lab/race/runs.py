@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.lab.arms import Arm, make_single
 from fallline.lab.optimizers import build_optimizer, keywords
 from fallline.optimizers import OPTIMIZERS
@@ -124,7 +124,10 @@ def race(
         ['sgd', 'momentum']
     """
     if not isinstance(surface, Problem) and surface not in PROBLEMS:
-        raise ArgumentError(f"surface: must be one of {', '.join(PROBLEMS)}, got {surface!r}; ravine is a good start")
+        raise ArgumentError(
+            f"surface: must be one of {', '.join(PROBLEMS)}, got {surface!r}; "
+            + suggest(surface, PROBLEMS, "ravine is a good start")
+        )
     problem = surface if isinstance(surface, Problem) else PROBLEMS[surface]
     if steps < 2:
         raise ArgumentError(f"steps: must be at least 2, got steps={steps}; leave it out for {STEPS}")

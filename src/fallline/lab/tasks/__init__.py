@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.lab.loading import is_path, load_object
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
@@ -47,6 +47,7 @@ def get_task(name: str, **settings: Any) -> Task:
         return cls(**settings)
     if name not in TASKS:
         raise ArgumentError(
-            f"task: must be one of {', '.join(TASKS)} or FILE.py:NAME, got {name!r}; leave it out for digits"
+            f"task: must be one of {', '.join(TASKS)} or FILE.py:NAME, got {name!r}; "
+            + suggest(name, TASKS, "leave it out for digits")
         )
     return TASKS[name](**settings)

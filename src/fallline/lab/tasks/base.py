@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.lab.data import Progress
 
 T = TypeVar("T", bound="Task")
@@ -53,7 +53,10 @@ class Task(ABC):
     def _setting(cls, key: str, value: Any) -> Any:
         if key not in cls.settings:
             known = ", ".join(cls.settings) or "none"
-            raise ArgumentError(f"task {cls.name}: its settings are {known}, got {key}={value!r}; leave it out")
+            raise ArgumentError(
+                f"task {cls.name}: its settings are {known}, got {key}={value!r}; "
+                + suggest(key, cls.settings, "leave it out")
+            )
         kind = type(cls.settings[key])
         if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` means numbers of one kind
             return float(value)
