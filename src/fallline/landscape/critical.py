@@ -12,6 +12,7 @@ from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic
 from fallline.landscape.objective import Objective, Params
 from fallline.landscape.restoring import displaced
+from fallline.landscape.wording import number
 
 _FARTHEST = 2.0**30  # of the first step: a loss that has not risen by then is told as one that never does
 _SMALLEST = 2.0**-30
@@ -32,6 +33,13 @@ class CriticalSharpness:
     eta: float
     bracket: tuple[float, float]
     evaluations: int
+
+    def __str__(self) -> str:
+        low, high = map(number, self.bracket)
+        where = (
+            f"the loss rises above its start at a step of {low} to {high}" if self.value else "the loss does not rise"
+        )
+        return f"{number(self.value)}; {where}; {self.evaluations} forward passes"
 
 
 def critical_sharpness(

@@ -9,6 +9,7 @@ from fallline.landscape.intervals import mean_interval
 from fallline.landscape.lanczos import Lanczos
 from fallline.landscape.operators import Meter, Symmetric, as_operator, check_count
 from fallline.landscape.progress import Progress
+from fallline.landscape.wording import number
 
 _GRID = 512  # points
 _WIDTH = 0.01  # of the bumps that nodes are drawn as, relative to the width of the spectrum
@@ -39,6 +40,12 @@ class Density:
     zero: float
     width: float
     matvecs: int
+
+    def __str__(self) -> str:
+        ends = f"{number(float(self.nodes.min()))} to {number(float(self.nodes.max()))}"
+        low, high = (f"{100 * part:.2g}" for part in self.negative_ci95)
+        negative = f"{100 * self.negative_mass:.2g} % negative, 95 % interval {low} to {high} %"
+        return f"eigenvalues from {ends}, {negative}; {self.matvecs} products"
 
 
 def spectral_density(

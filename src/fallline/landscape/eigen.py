@@ -10,6 +10,7 @@ from fallline.landscape.lanczos import Lanczos
 from fallline.landscape.missing import miss_probability
 from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator
 from fallline.landscape.progress import Progress
+from fallline.landscape.wording import number
 
 WHICH = ("LA", "SA", "LM", "BE")
 MISS = 1e-3  # `converged` allows this probability of a missed eigenvalue
@@ -43,6 +44,11 @@ class Eigen:
     matvecs: int
     miss_probability: float
     resolution: float
+
+    def __str__(self) -> str:
+        values = ", ".join(map(number, self.values.tolist(), self.bound.tolist()))
+        surety = f"a missed one has probability {self.miss_probability:.1g}"
+        return f"{values}; {'' if self.converged else 'not '}converged: {surety}; {self.matvecs} products"
 
 
 def eigsh(

@@ -51,6 +51,9 @@ class LRRange:
     batches: int
     verdict: str
 
+    def __str__(self) -> str:
+        return self.verdict
+
     def plot(self) -> Any:
         """Return an altair chart of the loss over the learning rate; a notebook shows it. Needs the extra `lab`."""
         from fallline.landscape.drawing import plot_range  # altair is no dependency of training

@@ -10,6 +10,7 @@ from fallline.landscape.eigen import Eigen, eigsh
 from fallline.landscape.hessian import Measured
 from fallline.landscape.operators import Operator, Symmetric, as_operator
 from fallline.landscape.progress import Progress
+from fallline.landscape.wording import number
 
 KINDS = ("minimum", "saddle", "flat", "undetermined")
 _ROUNDING = 30.0  # ulps of the largest curvature: less is no curvature
@@ -47,9 +48,7 @@ class Point:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        ends = (
-            f"λmin = {_number(self.smallest, self.smallest_bound)}, λmax = {_number(self.largest, self.largest_bound)}"
-        )
+        ends = f"λmin = {number(self.smallest, self.smallest_bound)}, λmax = {number(self.largest, self.largest_bound)}"
         known = "" if self.gradient is None else f"; ‖g‖ = {self.gradient:.2g}"
         if self.stationary is not None:
             known += ", stationary" if self.stationary else ", still on a slope"
@@ -148,13 +147,3 @@ def _stationary(H: Operator, norm: float | None, largest: float) -> bool | None:
     if norm is None or not isinstance(H, Measured):
         return None
     return norm == 0 or (largest > 0 and norm**2 / (2 * largest) <= 1e-3 * abs(H.loss))
-
-
-def _number(value: float, bound: float) -> str:
-    """Return a number with as many digits as its bound allows."""
-    if not math.isfinite(bound) or bound <= 0:
-        return f"{value:.4g}".replace("-", "−")
-    digits = max(0, min(4, -math.floor(math.log10(bound))))
-    small = abs(value) < 1e4
-    error = f"{max(bound, 10.0**-digits):.{digits}f}" if small else f"{bound:.1g}"
-    return f"{value:{f'.{digits}f' if small else '.4g'}}".replace("-", "−") + f" ± {error}"

@@ -11,6 +11,7 @@ from fallline.landscape.hessian import Measured
 from fallline.landscape.operators import Operator, Symmetric, as_operator
 from fallline.landscape.preconditioned import Preconditioned
 from fallline.landscape.progress import Progress
+from fallline.landscape.wording import number
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Sharpness:
     def ratio(self) -> float | None:
         """`value` over `limit`: 1 is the edge of stability."""
         return None if self.limit is None else self.value / self.limit
+
+    def __str__(self) -> str:
+        edge = "" if self.limit is None else f", {number(self.value / self.limit)} of the limit {number(self.limit)}"
+        doubt = "" if self.converged else "; not converged"
+        return f"{number(self.value, self.bound)}{edge}{doubt}; {self.matvecs} products"
 
 
 def sharpness(

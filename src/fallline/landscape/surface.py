@@ -37,6 +37,7 @@ from fallline.landscape.eigen import eigsh
 from fallline.landscape.hessian import Hessian
 from fallline.landscape.progress import Clock, Progress
 from fallline.landscape.restoring import restoring, undrawn
+from fallline.landscape.wording import number
 
 Pair: TypeAlias = tuple[Direction, Direction]
 KINDS = ("filter", "eig", "pca")
@@ -78,6 +79,11 @@ class Surface:
     def centre(self) -> float:
         """The loss at the weights themselves."""
         return float(self.values[len(self.y) // 2, len(self.x) // 2])
+
+    def __str__(self) -> str:
+        low, high = (number(float(f(self.values))) for f in (np.nanmin, np.nanmax))
+        lost = f", {self.mask.sum()} not finite" if self.mask.any() else ""
+        return f"loss {number(self.centre)} at the weights, {low} to {high} on {self.mask.size} cells{lost}"
 
     def plot(self, path: Any = None, log: bool | None = None) -> Any:
         """Return an altair chart, a coloured cell for each loss; a notebook shows it. Needs the extra `lab`.

@@ -8,6 +8,7 @@ from fallline.errors import ArgumentError
 from fallline.landscape.intervals import mean_interval
 from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator, check_count
 from fallline.landscape.progress import Progress
+from fallline.landscape.wording import number
 
 METHODS = ("auto", "hutchinson", "hutch++")
 _FEWEST = 3  # products: two values have an interval twelve times their standard error
@@ -32,6 +33,11 @@ class Trace:
     ci95: tuple[float, float]
     matvecs: int
     method: str
+
+    def __str__(self) -> str:
+        low, high = map(number, self.ci95)
+        interval = "" if self.method == "exact" else f", 95 % interval {low} to {high}"
+        return f"{number(self.estimate, self.stderr)}{interval}; {self.method}, {self.matvecs} products"
 
 
 def trace(

@@ -10,6 +10,7 @@ from torch import nn
 
 from fallline.errors import ArgumentError
 from fallline.landscape.directions import Direction, as_direction, chosen, dot, norm, principal
+from fallline.landscape.wording import number
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,11 @@ class Trajectory:
         """How far `surface` must go to each side to hold the path."""
         first, second = 1.1 * np.abs(self.points).max(0)
         return float(first) or 1.0, float(second) or 1.0
+
+    def __str__(self) -> str:
+        shares = " and ".join(f"{100 * share:.0f} %" for share in self.explained)
+        off = number(float(self.distance.max()))
+        return f"{len(self.points)} points, {shares} of their variance in the plane, at most {off} off it"
 
     def plot(self) -> Any:
         """Return an altair chart of the path; a notebook shows it. Needs the extra `lab`."""
