@@ -1,10 +1,11 @@
-"""What measurements of the landscape say when they are printed: a line, with the digits that they have."""
+"""What results say when they are printed: a line, with the digits that they have."""
 
 import pytest
 import torch
 from torch import nn
 
 import fallline as fl
+from fallline.lab.race import race
 from fallline.landscape import (
     classify_point,
     critical_sharpness,
@@ -17,6 +18,7 @@ from fallline.landscape import (
     trajectory,
 )
 from fallline.landscape.wording import number
+from studies import another
 
 
 @pytest.mark.parametrize(
@@ -81,3 +83,24 @@ def test_what_is_found_of_a_model_is_a_line():
     assert along == "3 points, 100 % and 0 % of their variance in the plane, at most 0 off it"
     found = lr_range(model, opt, loss, [data] * 50, steps=20)
     assert str(found) == found.verdict
+
+
+def test_a_study_prints_ranks_verdicts_and_warnings(study):
+    lines = str(study).splitlines()
+    assert lines[0] == f"study of digits in {study.store.folder}"
+    best = study.leaderboard()[0]
+    assert lines[1].startswith(f"1. {best['arm']}: test loss {best['test_loss']:.4g} ± ")
+    assert lines[3].endswith(". sgd@lr=1e30: failed 2 of 2")
+    assert lines[4:] == [f"• {r.sentence}" for r in study.results.values()] + [f"! {w}" for w in study.warnings()]
+    unfinished = another(study)
+    unfinished.searches = {}
+    assert str(unfinished).endswith(": not finished")
+
+
+def test_a_race_prints_a_line_an_arm():
+    found = race("ravine", ["sgd", "momentum@lr=1e-4"], steps=60)
+    assert str(found).splitlines() == [
+        "ravine, 60 steps",
+        f"sgd at lr {found.ranking[0].lr:.3g}: {found.ranking[0].reached} steps to the goal",
+        "momentum@lr=1e-4 at lr 0.0001: the goal is not reached",
+    ]

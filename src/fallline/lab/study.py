@@ -221,6 +221,18 @@ class Study:
 
         return to_tensorboard(self, Path(folder))
 
+    def __str__(self) -> str:
+        head = f"study of {self.spec.task} in {self.store.folder}"
+        if not self.searches or any(self.store.outcome(trial) is None for trial in self.trials):
+            return f"{head}: not finished"
+        ranks = []
+        for row in self.leaderboard():
+            value = f"{self.headline.replace('_', ' ')} {row[self.headline]:.4g} ± {row[f'{self.headline}_sd']:.2g}"
+            result = f"failed {row['failed']} of {row['seeds']}" if row["failed"] else value
+            ranks.append(f"{row['rank']}. {row['arm']}: {result}")
+        said = [f"• {result}" for result in self.results.values()]
+        return "\n".join([head, *ranks, *said, *(f"! {warning}" for warning in self.warnings())])
+
     def _repr_html_(self) -> str:
         from fallline.lab.report.notebook import summary_html
 

@@ -44,6 +44,9 @@ class Result:
     failed: int
     baseline_failed: int
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 def compare_all(
     values: Mapping[str, Sequence[float | None]],

@@ -61,6 +61,14 @@ class Race:
     goal: float
     runs: tuple[Run, ...]
 
+    def __str__(self) -> str:
+        lines = [
+            f"{run.arm} at lr {run.lr:.3g}: "
+            + ("the goal is not reached" if run.reached is None else f"{run.reached} steps to the goal")
+            for run in self.ranking
+        ]
+        return "\n".join([f"{self.problem.name}, {self.steps} steps", *lines])
+
     @property
     def ranking(self) -> list[Run]:
         """The runs, fewest steps to the goal first; those that miss it by their last value."""
