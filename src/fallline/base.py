@@ -145,7 +145,7 @@ class Optimizer(torch.optim.Optimizer):
             cohort.age += 1
         numbers = [self._numbers(cohort) for cohort in plan.cohorts]
         norms = self._norms(plan, grads, numbers)
-        if self.defaults["clip_grad_norm"] is not None:
+        if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
         for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
             bucket.step(bucket_grads, numbers, norms)
