@@ -146,12 +146,23 @@ def test_a_state_dict_of_the_base_alone_loads():
     assert (opt.param_groups[0]["sam_rho"], opt.param_groups[0]["lr"]) == (0.4, 0.05)
 
 
+@pytest.mark.parametrize("style", ["closure", "phases"])
 @pytest.mark.parametrize("make", [torch.optim.lr_scheduler.StepLR, fl.StepDecay])
 @EVERY_BASE
-def test_schedulers_see_one_optimizer(base, make, recwarn):
+def test_schedulers_and_hooks_see_one_step_of_one_optimizer(base, make, style, recwarn):
     params, opt = trained(base, 0)
-    schedule = make(opt, 1, 0.5)
-    opt.step(closure_of(opt, params))
+    schedule, heard = make(opt, 1, 0.5), []
+    opt.register_step_pre_hook(lambda *_: heard.append("before"))
+    opt.register_step_post_hook(lambda *_: heard.append("after"))
+    closure = closure_of(opt, params)
+    if style == "closure":
+        opt.step(closure)
+    else:
+        closure()
+        opt.first_step()
+        closure()
+        opt.second_step()
     schedule.step()
     assert opt.base.param_groups[0]["lr"] == 0.025
+    assert heard == ["before", "after"]
     assert not recwarn.list

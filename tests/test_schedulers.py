@@ -122,6 +122,18 @@ def test_a_late_group_sharing_a_tensor_lr_gets_its_base_not_what_was_filled_in()
     assert train(optimizer, scheduler, 4) == [[0.125] * 2, [0.25] * 2, [0.375] * 2, [0.5] * 2]
 
 
+def test_groups_that_share_a_tensor_lr_have_schedules_of_their_own():
+    rate = torch.tensor(0.5, dtype=torch.float64)
+    optimizer = torch.optim.SGD([{"params": [parameter()]} for _ in range(3)], lr=rate)
+    scheduler = fs.Linear(optimizer, 4, min_lr=[0.5, 0.1, 0.1])
+    assert train(optimizer, scheduler, 4)[1:] == [
+        [0.5, 0.3, 0.3],
+        [0.5, close(0.2, rel=1e-15), close(0.2, rel=1e-15)],
+        [0.5, 0.1, 0.1],
+    ]
+    assert optimizer.param_groups[0]["lr"] is rate
+
+
 def test_a_scheduler_leaves_no_hook_behind():
     optimizer = sgd(1.0)
     scheduler = fs.Cosine(optimizer, 10)

@@ -148,6 +148,17 @@ def test_a_state_dict_with_tensor_options_comes_back_from_a_file(info, kwargs):
     assert same_bits(train(opt, range(3, 6)), train(other, range(3, 6))) and same_state(opt, other)
 
 
+@EVERY_INFO
+def test_groups_that_share_a_tensor_lr_load_rates_of_their_own(info):
+    rate = torch.tensor(0.5)
+    opt = OURS[info.name]([{"params": [p]} for p in params_of()], lr=rate)
+    rates = [0.25, 0.125]
+    saved = OURS[info.name]([{"params": [p], "lr": lr} for p, lr in zip(params_of(), rates, strict=True)])
+    opt.load_state_dict(saved.state_dict())
+    assert [group["lr"].item() for group in opt.param_groups] == rates
+    assert opt.param_groups[0]["lr"] is rate
+
+
 @EVERY_BACKEND
 @EVERY_INFO
 def test_a_nan_written_to_a_live_lr_is_followed_as_in_torch(info, backend):

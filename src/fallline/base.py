@@ -145,7 +145,7 @@ class Optimizer(torch.optim.Optimizer):
             cohort.age += 1
         numbers = [self._numbers(cohort) for cohort in plan.cohorts]
         norms = self._norms(plan, grads, numbers)
-        if self.defaults["clip_grad_norm"] is not None:
+        if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
         for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
             bucket.step(bucket_grads, numbers, norms)
@@ -239,9 +239,12 @@ class Optimizer(torch.optim.Optimizer):
         except ArgumentError as error:
             self.defaults["clip_grad_norm"] = kept
             raise StateError(f"{error}; or was it saved by another optimizer?") from None
+        filled: dict[int, float] = {}  # by tensor: groups may share the constructor's, and be saved with other rates
         for own, group in zip(self.param_groups, groups, strict=True):
             if isinstance(own["lr"], torch.Tensor):  # schedulers and compiled steps hold on to this very tensor
-                group["lr"] = own["lr"].fill_(_number(group["lr"]))
+                lr, rate = own["lr"], _number(group["lr"])
+                alike = filled.setdefault(id(lr), rate) == rate
+                group["lr"] = lr.fill_(rate) if alike else torch.full_like(lr, rate)
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)

@@ -64,7 +64,8 @@ class Plan:
     def _steps_hold(self) -> bool:
         assert self.steps is not None and self.ages is not None
         current = list(map(dict.get, self.counting, repeat("step")))
-        return _same(current, self.views) and torch.equal(self.steps, self.ages)
+        here = self.views[0].data_ptr() == self.steps.data_ptr()  # another plan may have moved them
+        return here and _same(current, self.views) and torch.equal(self.steps, self.ages)
 
 
 def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:

@@ -31,7 +31,15 @@ def make_plan(
         updates: of each group.
         backend: what the optimizer asks for, one of BACKENDS.
         places: the number of each parameter, on which random numbers depend; None counts them.
+
+    Raises:
+        ArgumentError, GradientError: options or a gradient cannot be used; no step has begun.
     """
+    if len({update.clip_norm for update in updates}) > 1:
+        raise ArgumentError(
+            f"{name}: clip_grad_norm must be given for all groups or for none, for the norm is taken over all of them, "
+            f"got {', '.join(str(group['clip_grad_norm']) for group in groups)}; set it in every group"
+        )
     active = [
         (index, param)
         for index, group in enumerate(groups)

@@ -55,6 +55,8 @@ class FusedBucket(TracedBucket):
             if not self._unmoved():
                 return False
             kept = all(map(is_, grads, [ref() for ref in self._grads]))
+            if kept and [g for g in grads if g is None]:  # None is also what a dead reference returns
+                return False
             moved = None if kept and self._grad_addresses.hold(grads) else Addresses(grads)
         except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
             return False

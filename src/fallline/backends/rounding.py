@@ -58,7 +58,8 @@ def random_bits(key: Any, index: torch.Tensor, column: int) -> torch.Tensor:
 
 
 def round_randomly(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Return float32 values rounded to bfloat16: up if their lower 16 bits exceed what is left by the random ones."""
+    """Return values, as float32, rounded to bfloat16: up if their lower 16 bits exceed what the random ones leave."""
+    values = values.float()  # a 0-d tensor is float64 when a norm has been at it, others when the parameter is
     raw = values.contiguous().view(torch.int32)
     rounded = ((raw + bits.to(torch.int32)) & -65536).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)

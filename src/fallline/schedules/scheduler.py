@@ -172,8 +172,7 @@ class Scheduler(KnownKeywords, LRScheduler):
         self.last_epoch = k
         self._step_count = k + 1
         for key, column in values.items():
-            for group, value in zip(self.optimizer.param_groups, column, strict=True):
-                write(group, key, value)
+            write(self.optimizer.param_groups, key, column)
         groups = self.optimizer.param_groups
         self.base_lrs: list[float | torch.Tensor] = [float(group.get("initial_lr", group["lr"])) for group in groups]
         self._last_lr: list[float | torch.Tensor] = [float(group["lr"]) for group in groups]

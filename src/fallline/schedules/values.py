@@ -1,5 +1,6 @@
 """The values of a parameter group that can be scheduled, wherever an optimizer keeps them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +18,18 @@ def read(group: dict[str, Any], key: str) -> Any:
     return group[key] if key in group else group["betas"][0]
 
 
-def write(group: dict[str, Any], key: str, value: float) -> None:
-    """Put a number where the value was; a tensor is filled in place."""
-    if isinstance(old := read(group, key), torch.Tensor):
-        old.fill_(value)
-    elif key in group:
-        group[key] = value
-    else:
-        group["betas"] = (value, *group["betas"][1:])
+def write(groups: Sequence[dict[str, Any]], key: str, values: Sequence[float]) -> None:
+    """Put a number for each group where its value was.
+
+    A tensor is filled in place. One that groups share, as they do the constructor's, is replaced in those that get
+    another number than the first of them.
+    """
+    filled: dict[int, float] = {}
+    for group, value in zip(groups, values, strict=True):
+        new: Any = value
+        if isinstance(old := read(group, key), torch.Tensor):
+            new = old.fill_(value) if filled.setdefault(id(old), value) == value else torch.full_like(old, value)
+        if key in group:
+            group[key] = new
+        else:
+            group["betas"] = (new, *group["betas"][1:])

@@ -116,3 +116,9 @@ def groups_without_gradients_are_left_alone(subject: Subject) -> None:
         opt.step()
     need(same_bits([p.detach() for p in busy], train(twin, range(3))), "an idle group changed the others")
     need(same_bits([idle.detach()], [parameter(2, seed=9).detach()]), "a parameter without a gradient moved")
+    for gone in (busy[:1], busy):  # gradients that were there in the step before
+        before = [p.detach().clone() for p in gone]
+        for param in gone:
+            param.grad = None
+        opt.step()
+        need(same_bits([p.detach() for p in gone], before), "a parameter whose gradient is gone moved")

@@ -158,8 +158,7 @@ class SAM(torch.optim.Optimizer):
         """
         if not self._climbed:
             raise StateError("SAM: second_step() must follow first_step(), got none; call it after the first backward")
-        self._descend()
-        self.base.step()
+        self.step()  # hooks of SAM hear of it, and PyTorch's schedulers see that a step was made
         if zero_grad:
             self.zero_grad()
 
@@ -183,10 +182,11 @@ class SAM(torch.optim.Optimizer):
                     "SAM: step() needs a closure or a first_step() before it, got neither; pass a closure that clears "
                     "gradients, computes the loss, calls backward and returns the loss"
                 )
-            elif hasattr(self, "found_inf") and self._found_inf():
-                self._descend()
             else:
-                self.second_step()
+                skipped = hasattr(self, "found_inf") and self._found_inf()
+                self._descend()
+                if not skipped:
+                    self.base.step()
             return None
         with torch.enable_grad():
             loss = closure()
@@ -197,7 +197,8 @@ class SAM(torch.optim.Optimizer):
         except BaseException:
             self._descend()
             raise
-        self.second_step()
+        self._descend()
+        self.base.step()
         return loss
 
     def _descend(self) -> None:

@@ -59,9 +59,7 @@ class StepInBackward:
         if self._accumulating:
             return
         opt = self._opt
-        if opt._plan is not None and opt._plan.buckets:  # the whole has stepped, so what parts know of ages is old
-            self._parts.clear()
-        opt._plan = None
+        opt._plan = None  # what it knows of the ages is soon old; a part finds out by itself when the whole has stepped
         self._find_groups()
         if param not in self._owners:  # its group has been taken away: nobody updates it any more
             return
