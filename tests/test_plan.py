@@ -149,6 +149,22 @@ def test_failures_never_win_and_near_ties_go_away_from_them():
     assert chosen == min(point["lr"] for point in search.points)  # all the rest is equally good
 
 
+def test_an_arm_with_nothing_to_search_is_said_to_be_untuned(tmp_path):
+    arm = "sgd@lr=1@weight_decay=0"
+    study = Study(spec([arm, "adam"]), Store(tmp_path))
+    _, study.searches = outcomes(study.spec, valley(1e-2))
+    assert study.warnings() == [f"{arm}: nothing was tuned, since every searched hyperparameter is fixed"]
+
+
+@pytest.mark.parametrize(("equal", "steps"), [("grad-evals", [40] * 3), ("steps", []), ("trials", [])])
+def test_runs_at_equal_steps_are_made_only_where_the_others_are_shorter(equal, steps):
+    study = spec(["sam(momentum)", "adam"], equal=equal)
+    _, searches = outcomes(study, valley(1e-2))
+    sam, adam = (confirm(study, search, "equal-steps") for search in searches.values())
+    assert [trial.steps for trial in sam] == steps and adam == []
+    assert [t.seed for t in sam] == [t.seed for t in confirm(study, searches["sam(momentum)"])][: len(steps)]
+
+
 def test_nothing_is_confirmed_when_everything_failed():
     study = spec(["adam"])
     _, searches = outcomes(study, lambda t: None)

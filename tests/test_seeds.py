@@ -22,8 +22,9 @@ def tuned(study, loss):
     return tune(study, known)[1]
 
 
-def spec(optimizer="adam", **options):
-    return Spec("digits", 40, make_arms([optimizer], ["cosine"]), **{"trials": 8, "seeds": 3, **options})
+def spec(*optimizers, **options):
+    arms = make_arms(optimizers or ["adam"], ["cosine"])
+    return Spec("digits", 40, arms, **{"trials": 8, "seeds": 3, **options})
 
 
 def valley(trial):
@@ -73,6 +74,23 @@ def test_extensions_draw_a_decade_further_with_points_of_their_own():
     places = [[(x - low) / (high - low) for x in xs] for xs, (low, high) in zip(rounds, ends, strict=True)]
     for one, other in itertools.combinations(places, 2):  # no round repeats the unit cube of another
         assert all(abs(x - y) > 1e-6 for x, y in itertools.product(one, other))
+
+
+def test_arms_share_the_points_of_extensions_too():
+    places = []
+    for search in tuned(spec("adam", "momentum"), endless).values():  # both are extended upwards, twice
+        (dimension,) = search.arm.space.searched(8, {}, {})
+        ends = [(1, 9, dimension.low, dimension.high), (9, 13, dimension.high, 10 * dimension.high)]
+        ends.append((13, 17, 10 * dimension.high, 100 * dimension.high))
+        rates = [(math.log(p["lr"] / a) / math.log(b / a)) for i, k, a, b in ends for p in search.points[i:k]]
+        places.append(rates)
+    assert places[0] == pytest.approx(places[1], abs=1e-9)
+
+
+def test_every_search_has_points_of_its_own():
+    (search,) = tuned(spec(searches=3, trials=16), valley).values()
+    drawn = [(point["lr"], point["weight_decay"]) for point in search.points[1:]]
+    assert len(set(drawn)) == len(drawn) == 48
 
 
 def extended_momentum(loss, least=0.7, most=0.995):

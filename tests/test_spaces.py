@@ -1,14 +1,18 @@
 """The published ranges: what is searched of each optimizer, from where to where, and at which budget."""
 
+import inspect
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
+import fallline as fl
 from fallline.cli.compare import QUICK, STANDARD, THOROUGH, Effort
 from fallline.lab.optimizers import get_space
-from fallline.lab.spaces import SPACES
+from fallline.lab.spaces import AXES, SPACES, Dimension, sobol
 
 L2, DECOUPLED = (1e-6, 1e-2), (1e-3, 1.0)
 MOMENTUM, BETA1, BETA2, ALPHA = (5e-3, 0.3), (2e-2, 0.5), (1e-3, 0.1), (1e-3, 0.1)  # of 1 − value
@@ -54,6 +58,53 @@ def test_dimensions_come_in_at_the_published_budgets(arm, trials):
 
 def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():
     assert RANGES.keys() >= {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lamb", "lion"} <= SPACES.keys()
+
+
+@pytest.mark.parametrize("count", [2, 8, 64])
+def test_a_power_of_two_of_points_has_one_in_each_of_as_many_equal_parts_of_every_axis(count):
+    """What makes a Sobol sequence better than random points; it is lost when its first point is left out."""
+    points = sobol(5, count)
+    assert {axis: sorted(int(count * point[axis]) for point in points) for axis in AXES} == dict.fromkeys(
+        AXES, list(range(count))
+    )
+
+
+@pytest.mark.parametrize("arm", [*SPACES, "sam(adamw)"])
+def test_no_two_hyperparameters_of_an_arm_share_a_column(arm):
+    axes = [d.axis for d in get_space(arm).dimensions]
+    assert len(set(axes)) == len(axes)  # or they would rise and fall together
+
+
+def test_choices_have_equal_parts_of_the_unit_interval_and_stand_in_the_middle_of_theirs():
+    choice = Dimension("warmup", "warmup", choices=WARMUP)
+    assert [choice.value(unit) for unit in (0.0, 0.2499, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.0, 0.02, 0.05, 0.1, 0.1]
+    assert [choice.unit(value) for value in WARMUP] == [0.125, 0.375, 0.625, 0.875]
+    assert Counter(choice.value((i + 0.5) / 100) for i in range(100)) == dict.fromkeys(WARMUP, 25)
+
+
+@pytest.mark.parametrize(("arm", "adaptive"), [("sam(adamw)", False), ("asam(adamw)", True)])
+def test_the_default_rho_is_that_of_the_paper(arm, adaptive):
+    given = inspect.signature(fl.SAM).parameters["rho"].default  # Foret et al. 2021; Kwon et al. 2021 take ten times it
+    assert get_space(arm).defaults["rho"] == pytest.approx(10 * given if adaptive else given)
+
+
+@pytest.mark.parametrize(
+    ("arm", "decay"),
+    [
+        ("torch.optim:NAdam", L2),
+        ("torch.optim:Adamax", L2),
+        ("torch.optim:AdamW", DECOUPLED),
+        ("torch.optim:Muon", DECOUPLED),
+        ("nadamw", DECOUPLED),
+    ],
+)
+def test_the_decay_of_any_class_is_searched_where_its_kind_is(arm, decay):
+    if arm.startswith("torch") and not hasattr(torch.optim, arm.partition(":")[2]):
+        pytest.skip("this torch has no such class")
+    space = get_space(arm)
+    (dimension,) = [d for d in space.dimensions if d.name == "weight_decay"]
+    assert (dimension.low, dimension.high) == decay
+    assert space.defaults["weight_decay"] == 0 or decay[0] <= space.defaults["weight_decay"] <= decay[1]
 
 
 def test_the_efforts_are_those_of_the_docs():

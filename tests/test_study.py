@@ -56,6 +56,7 @@ def test_an_arm_that_always_fails_is_ranked_last_and_said_to_fail(tmp_path):
     study = fl.compare("digits", ["adam", "sgd@lr=1e30"], out=tmp_path, **TINY)
     assert study.results["sgd@lr=1e30"].verdict is Verdict.FAILED
     assert [row["arm"] for row in study.leaderboard()] == ["adam", "sgd@lr=1e30"]
+    assert study.leaderboard()[1]["interior"] is False
     assert any("every tuning trial failed" in warning for warning in study.warnings())
     assert study.report(tmp_path / "report.html").exists()
 

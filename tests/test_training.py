@@ -1,5 +1,6 @@
 """The lab's own loop: checkpoints, accumulation, precision, closures, averages, norms, spikes."""
 
+import dataclasses
 import math
 
 import pytest
@@ -29,6 +30,20 @@ class Dropout(Digits):
         return torch.nn.Sequential(super().model(), torch.nn.Dropout(0.2))
 
 
+@pytest.mark.parametrize("stage", ["tune", "confirm", "equal-steps"])
+def test_a_run_is_scored_by_the_weights_of_its_last_step(stage):
+    one = dataclasses.replace(trial(stage=stage), evaluations=8)
+    training = start(one)
+    assert training.run() is None
+    splits = ["val"] if stage == "tune" else ["val", "test"]
+    expected = {k: v for split in splits for k, v in evaluate(training.task, training.model, split).items()}
+    expected["train_loss"] = math.fsum(training.losses[35:]) / 5  # since the evaluation before
+    outcome, _ = run(one)
+    assert outcome.metrics == {**expected, "spikes": 0}
+    assert [row["step"] for row in outcome.curve] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert [row["lr_factor"] for row in outcome.curve] == [training.factors[4 + 5 * i] for i in range(8)]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sam(sgd)"])
 def test_a_run_that_is_killed_between_checkpoints_goes_on_bit_equal(optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Dropout(**settings))
@@ -52,6 +67,28 @@ def test_a_run_that_is_killed_between_checkpoints_goes_on_bit_equal(optimizer, t
     assert again == whole
     assert steps[17] == 14 and len(steps) < 40 + 3 * 7  # it went on from a checkpoint, not from the start
     assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]  # one, and no half-written file
+
+
+def test_a_run_is_taken_up_with_its_place_in_the_data_under_accumulation_and_with_what_failing_is(
+    tmp_path, monkeypatch
+):
+    class Pairs(Digits):
+        accumulate = 2
+
+    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Pairs(**settings))
+    # the second blows up: finite, and over 3 × the loss of its first step, which it must still know
+    for number, options in enumerate(({"lr": 0.1}, {"lr": 30.0})):
+        one = trial("sgd", **options)
+        whole, _ = run(one)
+        assert (whole.failure is None) == (number == 0)
+        end = 40 if whole.failure is None else whole.failure["step"]
+        checkpoint = Checkpoint(tmp_path / f"{number}.pt", end // 2)
+        interrupted = start(one)
+        for k in range(end - 1):
+            assert interrupted.step(k) is None
+            if k + 1 == end // 2:
+                interrupted._save(checkpoint.path)
+        assert run(one, checkpoint=checkpoint)[0] == whole
 
 
 def test_accumulation_averages_the_gradients_of_its_batches():

@@ -10,7 +10,7 @@ import fallline as fl
 from fallline.lab.arms import make_arms
 from fallline.lab.optimizers import keywords
 from fallline.lab.plan import tune
-from fallline.lab.schedules import learning_rates
+from fallline.lab.schedules import SCHEDULES, learning_rates
 from fallline.lab.spaces import SPACES, derived
 from fallline.lab.spec import Spec
 from fallline.lab.tasks import Digits, digits
@@ -103,6 +103,17 @@ def test_schedules_share_length_warm_up_and_end():
     assert drops == [30, 60, 90] and curves["step"][-1] == pytest.approx(1e-3)
     assert curves["cosine"][-1] == 0.0
     assert curves["cosine"] == [fl.schedules.warmup_cosine(5, 100)(k) for k in range(100)]
+
+
+def test_every_schedule_warms_up_alike_and_falls_as_it_says_to_the_last_step():
+    curves = {name: learning_rates(name, 100) for name in SCHEDULES}
+    assert all(curve[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) for curve in curves.values())
+    s = range(6, 101)  # the step, counted from 1; 5 warm up
+    assert curves["linear"][5:] == pytest.approx([1 - (i - 5) / 95 for i in s])
+    assert curves["wsd"][5:] == pytest.approx([1 - max(0, i - 80) / 20 for i in s])
+    assert curves["inverse_sqrt"][5:] == pytest.approx([math.sqrt(5 / i) for i in s])
+    assert all(len(curve) == 100 for curve in curves.values())
+    assert curves["cosine"][-1] == curves["linear"][-1] == curves["wsd"][-1] == 0.0 < curves["wsd"][-2]
 
 
 def test_evaluation_leaves_training_as_it_was():

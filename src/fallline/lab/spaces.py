@@ -160,7 +160,8 @@ def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
     lr = signature["lr"]
     dimensions, values = [_lr(lr / 30, lr * 30)], {"lr": lr}
     if "weight_decay" in signature:
-        dimensions.append(_DECOUPLED if decoupled else _L2)
+        # A default above the range of L2 (Muon's 0.1) is no L2: the range must hold what trial 0 tries.
+        dimensions.append(_DECOUPLED if decoupled or (signature["weight_decay"] or 0) > _L2.high else _L2)
         values["weight_decay"] = signature["weight_decay"]
     if isinstance(betas := signature.get("betas"), tuple) and len(betas) == 2:
         dimensions += _ADAM_TAIL[:2]
