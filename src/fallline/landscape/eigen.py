@@ -224,7 +224,7 @@ class _Search:
 
     def _thresholds(self) -> tuple[float, float]:
         chosen = self.values[self._wanted(self.values)].sort().values
-        gap = max(self.tol * self.scale, math.sqrt(_TINY))
+        gap = self.tol * self.scale or math.sqrt(_TINY)  # of a matrix of zeros any will do
         if self.which == "LM":
             limit = chosen.abs().min().item() + gap
             return -limit, limit
