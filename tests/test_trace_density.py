@@ -93,6 +93,13 @@ def test_the_density_is_one():
     assert share == pytest.approx(1 / len(OUTLIERS), rel=0.7)  # 8 probes: standard deviation √(2/8) of it
 
 
+def test_the_curve_is_as_sharp_at_every_scale():
+    one = spectral_density(spectrum(OUTLIERS), probes=2, steps=20)
+    small = spectral_density(spectrum(OUTLIERS) * 2.0**-120, probes=2, steps=20)  # a power of 2: the same digits
+    assert small.width == pytest.approx(one.width * 2.0**-120)
+    assert torch.allclose(small.density * 2.0**-120, one.density)
+
+
 def test_the_interval_of_the_negative_mass_is_the_t_interval_over_probes():
     stats = pytest.importorskip("scipy.stats")
     found = spectral_density(spectrum(NORMAL), probes=5, steps=8)

@@ -96,7 +96,7 @@ def _summary(found: list[tuple[torch.Tensor, torch.Tensor]], zero: float, matvec
     nodes = torch.cat([values for values, _ in found])
     weights = torch.cat([part for _, part in found]) / len(found)
     largest = nodes.abs().max().item()
-    spread = max(nodes.max().item() - nodes.min().item(), 1e-3 * largest, 1e-30)
+    spread = max(nodes.max().item() - nodes.min().item(), 1e-3 * largest) or 1e-30
     width = _WIDTH * spread
     grid = torch.linspace(nodes.min().item() - 4 * width, nodes.max().item() + 4 * width, _GRID, dtype=torch.float64)
     bumps = torch.exp(-((grid[:, None] - nodes) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
