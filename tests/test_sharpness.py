@@ -185,6 +185,27 @@ def test_a_loss_that_overflows_far_away_counts_as_higher():
     assert found.eta == pytest.approx(2.0, rel=0.01)
 
 
+def test_a_loss_that_falls_until_it_is_nan_has_risen_there():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1.0)  # the loss is √(4 − w): it falls along +1, until it ends at w = 4
+    found = critical_sharpness(model, lambda m, x: (4 - m.weight).sqrt().sum(), torch.ones(1), torch.tensor([1.0]))
+    low, high = found.bracket
+    assert low <= 3 < high and found.eta == pytest.approx(3, rel=0.01)
+
+
+def test_steps_and_directions_that_are_not_finite_are_refused():
+    model, loss_fn, data = energy(AXES)
+    for options, message in (
+        ({"direction": -AXES, "first": math.inf}, "first must be finite and > 0"),
+        ({"direction": -AXES, "first": math.nan}, "first must be finite and > 0"),
+        ({"direction": AXES * math.nan}, "direction must be finite, got NaN or Inf in that of weight"),
+        ({"direction": None}, "direction must fit the parameters"),
+        ({"direction": 1.0}, "direction must fit the parameters"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^critical_sharpness: {message}"):
+            critical_sharpness(model, loss_fn, data, **options)
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "condition"),
     [

@@ -1,6 +1,7 @@
 """Critical sharpness: how far one may go along a direction before the loss is higher than where one stands."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ def critical_sharpness(
     For a direction −gradient and a quadratic loss it is the curvature along it: g'·H·g/‖g‖². With the update that an
     optimizer made, a value of 2 says that the loss rises beyond a step as long as that one; the optimizer is stable
     along it below. Steps are halved until one lowers the loss, then grow by a quarter until one raises it; a rise
-    between two of them that ends before the second is passed over.
+    between two of them that ends before the second is passed over. A loss that is NaN counts as higher.
 
     Args:
         model, loss_fn, params, weight, mode: as for `Hessian`.
@@ -82,15 +83,11 @@ def critical_sharpness(
         3.0
     """
     objective = Objective("critical_sharpness", model, loss_fn, batch, params, weight, mode)
-    flat = isinstance(direction, torch.Tensor) and direction.shape == (objective.n,)
-    parts = list(objective.split(torch.as_tensor(direction)) if flat else direction)
-    if [getattr(part, "shape", None) for part in parts] != [p.shape for p in objective.params]:
+    parts = _parts(objective, direction)
+    if not all(isinstance(x, int | float) for x in (first, tol)) or not (0 < first < math.inf and 0 < tol < 1):
         raise ArgumentError(
-            f"critical_sharpness: direction must fit the parameters, got other shapes than ({objective.n},) or "
-            f"those of {', '.join(objective.names[:3])} …; pass one vector, or a tensor for each"
+            f"critical_sharpness: first must be finite and > 0, and tol in (0, 1), got {first=}, {tol=}"
         )
-    if not all(isinstance(x, int | float) for x in (first, tol)) or not (first > 0 and 0 < tol < 1):
-        raise ArgumentError(f"critical_sharpness: first must be > 0 and tol in (0, 1), got {first=}, {tol=}")
     evaluations = 0
 
     def loss(eta: float) -> float:
@@ -110,12 +107,28 @@ def critical_sharpness(
             )
     if high == low:
         high = low * 1.25
-        while not loss(high) > here:
+        while loss(high) <= here:  # NaN is no fall
             low, high = high, high * 1.25
             if high > first * _FARTHEST:
                 return CriticalSharpness(0.0, float("inf"), (low, float("inf")), evaluations)
     while high - low > tol * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if loss(middle) > here else (middle, high)
+        low, high = (middle, high) if loss(middle) <= here else (low, middle)
     eta = (low + high) / 2
     return CriticalSharpness(2 / eta, eta, (low, high), evaluations)
+
+
+def _parts(objective: Objective, direction: Any) -> list[torch.Tensor]:
+    """Return a direction as tensors like the parameters."""
+    flat = isinstance(direction, torch.Tensor) and direction.shape == (objective.n,)
+    parts = list(objective.split(direction) if flat else direction if isinstance(direction, Iterable) else [direction])
+    if [getattr(part, "shape", None) for part in parts] != [p.shape for p in objective.params]:
+        raise ArgumentError(
+            f"critical_sharpness: direction must fit the parameters, got other shapes than ({objective.n},) or "
+            f"those of {', '.join(objective.names[:3])} …; pass one vector, or a tensor for each"
+        )
+    if broken := [n for n, part in zip(objective.names, parts, strict=True) if not bool(part.isfinite().all())]:
+        raise ArgumentError(
+            f"critical_sharpness: direction must be finite, got NaN or Inf in that of {broken[0]}; pass −gradient"
+        )
+    return parts
