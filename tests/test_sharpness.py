@@ -147,6 +147,8 @@ def test_optimizers_that_do_not_fit_are_one_clear_error():
         sharpness(H, fl.SGD([torch.nn.Parameter(torch.ones(1))]))
     with pytest.raises(ArgumentError, match="H must be a Hessian with an optimizer, got Dense"):
         sharpness(torch.eye(2), fl.SGD(model.parameters()))
+    with pytest.raises(ArgumentError, match="must minimize the loss, got maximize=True for weight"):
+        sharpness(H, fl.SGD(model.parameters(), lr=0.1, maximize=True))  # it climbs: its curvature is that of −loss
 
 
 def test_critical_sharpness_of_a_quadratic_is_its_curvature_along_the_gradient():

@@ -70,7 +70,7 @@ def sharpness(
         tol, seed, start, progress: as for `eigsh`.
 
     Raises:
-        ArgumentError: an argument cannot be used, or a parameter of H is not in the optimizer.
+        ArgumentError: an argument cannot be used, or a parameter of H is not in the optimizer, or is maximized by it.
         StateError: the optimizer has not made a step yet, and its rule needs one.
 
     Example:
@@ -107,6 +107,11 @@ def _precondition(H: Operator, optimizer: Any) -> tuple[Operator, float, bool]:
     for name, p in zip(H.objective.names, H.objective.params, strict=True):
         if id(p) not in groups:
             raise ArgumentError(f"sharpness: every parameter of H must be in the optimizer, got {name}; pass params=")
+        if groups[id(p)].get("maximize", False):
+            raise ArgumentError(
+                f"sharpness: the optimizer must minimize the loss, got maximize=True for {name}; take the loss with "
+                "the other sign, and maximize=False"
+            )
         try:
             diagonal, limit = rule.stability_of(optimizer.state.get(p, {}), groups[id(p)])
         except KeyError:
