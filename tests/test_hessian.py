@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, LossError
 from fallline.landscape import GaussNewton, Hessian, Preconditioned, trace
 from landscapes import MODELS, build, loss, matrix, quadratic, split, true_hessian
 
@@ -194,6 +194,8 @@ def test_gauss_newton_of_a_linear_model_is_the_hessian():
     assert (matrix(G) - true_hessian(model, batch)).abs().max() < 1e-12
     with pytest.raises(ArgumentError, match="one tensor, in one call a batch, got 2 calls"):
         GaussNewton(model, lambda m, b: loss(m, b) + loss(m, b), batch)
+    with pytest.raises(LossError, match="loss must depend on what the model returns"):
+        GaussNewton(model, lambda m, b: (m(b[0]), m.weight.square().sum())[1], batch)
 
 
 def test_a_preconditioned_matrix_has_the_eigenvalues_of_the_quotient():

@@ -164,7 +164,7 @@ def check_graph(where: str, loss: torch.Tensor, number: int) -> None:
     if not loss.requires_grad:
         raise LossError(
             f"{where}: loss must depend on the parameters, got one without a graph for batch {number}; "
-            "take out .detach(), .item() and torch.no_grad()"
+            "take out .detach(), .item(), torch.no_grad() and torch.inference_mode()"
         )
 
 

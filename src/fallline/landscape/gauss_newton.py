@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, LossError
 from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic
 from fallline.landscape.hessian import Measured
@@ -66,7 +66,9 @@ class GaussNewton(Measured):
             got = f"{len(outputs)} calls" if len(outputs) != 1 else type(outputs[0]).__name__
             raise ArgumentError(f"GaussNewton: model must return one tensor, in one call a batch, got {got}; wrap it")
         output, params = outputs[0], self.objective.params
-        (slope,) = torch.autograd.grad(loss, output, create_graph=True)
+        (slope,) = torch.autograd.grad(loss, output, create_graph=True, allow_unused=True)
+        if slope is None:
+            raise LossError("GaussNewton: loss must depend on what the model returns, got one that does not; use it")
         # J·v, as the derivative by u of J'·u: backward passes alone, which every operation has.
         u = torch.zeros_like(output, requires_grad=True)
         pulled = torch.autograd.grad(output, params, u, create_graph=True, allow_unused=True)
