@@ -226,6 +226,11 @@ def test_sparse_gradients_are_refused():
         Hessian(model, lambda m, x: m(x).square().mean(), torch.tensor([1, 2]))
 
 
+def test_a_loss_in_float64_is_the_same_to_more_than_six_digits():
+    with pytest.raises(LossError, match=r"^Hessian: .*same at every evaluation"):
+        Hessian(**failing({"loss_fn": lambda m, b: loss(m, b) * (1 + 1e-7 * torch.rand((), generator=draws).double())}))
+
+
 def test_gauss_newton_finds_a_loss_that_is_not_always_the_same():
     with pytest.raises(LossError, match=r"^GaussNewton: .*same at every evaluation"):
         GaussNewton(**failing({"loss_fn": lambda m, b: loss(m, b) * torch.rand((), generator=draws)}))

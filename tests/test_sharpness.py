@@ -164,6 +164,16 @@ def test_critical_sharpness_of_a_quadratic_is_its_curvature_along_the_gradient()
     assert critical_sharpness(model, loss_fn, data, [-found.eta * g[None]]).evaluations < 20
 
 
+@pytest.mark.parametrize("first", [2.0**-25, 1.0, 2.0**25])
+def test_the_first_step_may_be_far_from_the_critical_one(first):
+    model, loss_fn, data = energy(AXES)
+    g = AXES * model.weight.detach()[0]
+    found = critical_sharpness(model, loss_fn, data, -g, first=first, tol=0.1)
+    low, high = found.bracket
+    assert low < 2 * (g @ g / (g @ (AXES * g))).item() <= high < low * 1.12
+    assert found.eta == pytest.approx((low + high) / 2) and found.value == pytest.approx(2 / found.eta)
+
+
 def test_a_loss_that_never_rises_has_no_critical_sharpness():
     model = torch.nn.Linear(1, 1, bias=False)
     found = critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), torch.tensor([-1.0]))

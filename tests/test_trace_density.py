@@ -114,6 +114,21 @@ def test_zeros_are_not_negative():
     assert spectral_density(torch.zeros(5, 5), probes=2, steps=3).negative_mass == 0
 
 
+@pytest.mark.parametrize(
+    ("low", "dtype", "mass"),
+    [(-1e-3, torch.float32, 0.9), (-1e-5, torch.float32, 0), (-1e-5, torch.float64, 0.9), (-1e-9, torch.float64, 0)],
+)
+def test_what_rounding_makes_is_not_negative(low, dtype, mass):
+    found = spectral_density(torch.diag(torch.tensor([1.0] * 4 + [low] * 36, dtype=dtype)), probes=20, steps=4)
+    assert found.negative_mass == pytest.approx(mass, abs=0.05)
+    assert 0 <= found.negative_ci95[0] <= found.negative_ci95[1] <= 1
+
+
+def test_the_interval_of_a_part_is_of_parts():
+    low, high = spectral_density(torch.diag(torch.tensor([1.0, -1.0])), probes=2, steps=2).negative_ci95
+    assert (low, high) == (0, 1)  # two probes: the t-interval is 12.7 standard errors to each side
+
+
 def test_progress_tells_of_every_product():
     steps = []
     trace(spectrum(NORMAL), 30, progress=steps.append)
