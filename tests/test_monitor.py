@@ -76,6 +76,15 @@ def test_a_gradient_that_grows_tenfold_makes_the_second_moment_stale():
     assert rows[100]["second_moment_staleness"] == pytest.approx(math.sqrt(100 * (1 - 0.999**101) / hat), rel=1e-3)
 
 
+def test_second_moments_below_eps_squared_are_not_stale():
+    weight = nn.Linear(4, 4, bias=False).double()
+    optimizer, rows = fl.AdamW(weight.parameters(), lr=1e-4, eps=1e-6), []
+    with Monitor(weight, optimizer, every=1, sinks=[rows.append]):
+        (weight(torch.ones(1, 4, dtype=torch.float64)).sum() * 1e-8).backward()
+        optimizer.step()
+    assert rows[0]["second_moment_staleness"] == pytest.approx(1e-2, rel=1e-3)  # eps bounds the step: |g|/eps
+
+
 def test_rmsprops_mean_is_taken_as_it_divides():
     model = net()
     (row,) = run(model, torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.99), 1)

@@ -32,6 +32,20 @@ def test_a_loss_that_rises_and_falls_again_has_stopped_falling_where_it_rose():
     assert read(rates, lucky, 2.3, True).high < 0.01
 
 
+def test_the_suggestion_is_before_the_end_however_steep_the_loss_falls_after_it():
+    rates = np.geomspace(1e-7, 10, 100)
+    x = np.log10(rates)
+    first, second = 0.6 / (1 + np.exp(-6 * (x + 4))), 1.2 / (1 + np.exp(-20 * (x + 1)))
+    found = read(rates, 2.3 - first - second + np.exp(-10 * (x + 2.6) ** 2), 2.3, True)  # a hump between them
+    assert 10**-4.3 < found.suggestion < 10**-3.7 and found.low < found.suggestion < found.high < 10**-3
+
+
+def test_the_range_begins_where_a_tenth_of_the_fall_is_done():
+    rates, truth, _ = noisy(0)
+    tenth = 10 ** (-3 - np.log(9) / 6)  # of a logistic fall of steepness 6 about 1e-3
+    assert read(rates, truth, 2.3, True).low == pytest.approx(tenth, rel=0.25)  # smoothing begins it a little earlier
+
+
 def test_local_lines_are_numpys_weighted_fits():
     x, y = np.linspace(-7, 1, 40), np.random.default_rng(0).standard_normal(40)
     value, slope = local_lines(x, y)
