@@ -49,6 +49,11 @@ def quadratic(matrix):
     return model, lambda m, batch: m.weight[0] @ batch @ m.weight[0] / 2, matrix
 
 
+def energy(curvature):
+    """A model with one parameter w in 3 dimensions, and Σ curvature·w²/2."""
+    return quadratic(torch.diag(curvature))
+
+
 def true_hessian(model, batch):
     """The Hessian (n, n) by `torch.func`, in the model's present mode.
 
