@@ -1,6 +1,7 @@
 """The monitor's scalars equal what is worked out by hand, and it changes nothing."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,6 +271,9 @@ def test_what_cannot_be_used_is_said_in_a_sentence():
         ArgumentTypeError, match="sinks must be functions, paths of JSONL files or SummaryWriters, got 3"
     ):
         Monitor(model, optimizer, sinks=[3])
+    for sinks in ("monitor.jsonl", Path("monitor.jsonl"), print):  # of a string, each letter would be a file
+        with pytest.raises(ArgumentTypeError, match="sinks must be a list, got sinks="):
+            Monitor(model, optimizer, sinks=sinks)
     with pytest.raises(ArgumentTypeError, match="optimizer must be"):
         Monitor(model, model)
     with pytest.raises(ArgumentTypeError, match="model must be"):

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from os import PathLike
 from typing import Any
 
 import torch
@@ -83,6 +84,8 @@ class Monitor:
             raise ArgumentTypeError(f"Monitor: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ArgumentError(f"Monitor: every must be an int >= 1, got every={every!r}; 10 is usual")
+        if isinstance(sinks, str | PathLike) or not isinstance(sinks, Iterable):
+            raise ArgumentTypeError(f"Monitor: sinks must be a list, got sinks={sinks!r}; put it into one")
         self.row: dict[str, float] = {}
         self._optimizer, self._every, self._scaler = updater_of(optimizer), every, scaler
         self._wrapped = self._optimizer is not optimizer  # SAM's two passes are no two batches
