@@ -215,6 +215,7 @@ def test_progress_says_first_what_it_costs_and_counts_updates():
             ArgumentError,
             "optimizer must train the model, got one without any",
         ),
+        ({"weight": 3}, ArgumentTypeError, "weight must be a function of a batch, got 3"),
         ({"keep": [3]}, ArgumentTypeError, "keep must be a list of objects with a state dict, got a int in it"),
     ],
 )

@@ -1,6 +1,5 @@
 """Sharpness against quadratics: the limits are where the optimizers themselves begin to diverge."""
 
-
 import pytest
 import torch
 

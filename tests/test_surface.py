@@ -211,6 +211,7 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
         ({"directions": [torch.zeros(3)]}, ArgumentTypeError, "directions must be a pair"),
         ({"directions": [torch.zeros(3)] * 2}, ArgumentError, "must have 34 numbers, one a parameter, got 3"),
         ({"directions": [[torch.zeros(3)]] * 2}, ArgumentError, "must have a tensor for each of 0.weight"),
+        ({"directions": [torch.full((34,), torch.nan)] * 2}, ArgumentError, "finite, got NaN or Inf in 0.weight"),
         ({"directions": [{"0.weight": torch.zeros(4, 3)}] * 2}, ArgumentError, "got none for 0.bias"),
         ({"mode": "test"}, ArgumentError, "mode must be one of eval, train, got 'test'"),
         ({"vectors": "none"}, ArgumentError, "vectors must be one of zero, element, tensor"),

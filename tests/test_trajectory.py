@@ -61,5 +61,7 @@ def test_given_directions_are_made_orthonormal():
     assert found.plot().to_dict()
     with pytest.raises(ArgumentError, match="must span a plane"):
         trajectory(model, path, ([torch.tensor([2.0, 0.0])], [torch.tensor([5.0, 0.0])]))
+    with pytest.raises(ArgumentError, match="a point of a path, must be finite, got NaN or Inf in"):
+        trajectory(model, [*path, [p.detach() / 0 for p in model.parameters()]])
     with pytest.raises(ArgumentError, match="at least 3 points, got 2"):
         trajectory(model, path[:2])

@@ -86,7 +86,7 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
         params: the parameters by name.
 
     Raises:
-        ArgumentError: names, number or shapes do not fit.
+        ArgumentError: names, number or shapes do not fit, or a number is not finite.
     """
     if isinstance(given, torch.Tensor):
         size = sum(p.numel() for p in params.values())
@@ -115,6 +115,10 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
         raise ArgumentError(
             f"{where}: a direction must have a tensor for each of {', '.join(params)}, in this order and of their "
             f"shapes, got shapes {shapes}; list(model.parameters()) has them"
+        )
+    if broken := [name for name, tensor in zip(params, found, strict=True) if not bool(tensor.isfinite().all())]:
+        raise ArgumentError(
+            f"{where}: a direction, or a point of a path, must be finite, got NaN or Inf in {broken[0]}; leave it out"
         )
     return [t.to(p.device, torch.promote_types(t.dtype, p.dtype)) for t, p in zip(found, params.values(), strict=True)]
 
