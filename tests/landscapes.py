@@ -49,6 +49,11 @@ def quadratic(matrix):
     return model, lambda m, batch: m.weight[0] @ batch @ m.weight[0] / 2, matrix
 
 
+def energy(curvature):
+    """Return a model with one parameter w, the loss Σ curvature·w²/2, and data."""
+    return quadratic(torch.diag(curvature))
+
+
 def true_hessian(model, batch):
     """The Hessian (n, n) by `torch.func`, in the model's present mode.
 

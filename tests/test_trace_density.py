@@ -124,11 +124,6 @@ def test_what_rounding_makes_is_not_negative(low, dtype, mass):
     assert 0 <= found.negative_ci95[0] <= found.negative_ci95[1] <= 1
 
 
-def test_the_interval_of_a_part_is_of_parts():
-    low, high = spectral_density(torch.diag(torch.tensor([1.0, -1.0])), probes=2, steps=2).negative_ci95
-    assert (low, high) == (0, 1)  # two probes: the t-interval is 12.7 standard errors to each side
-
-
 def test_progress_tells_of_every_product():
     steps = []
     trace(spectrum(NORMAL), 30, progress=steps.append)
