@@ -50,7 +50,7 @@ def quadratic(matrix):
 
 
 def energy(curvature):
-    """A model with one parameter w in 3 dimensions, and Σ curvature·w²/2."""
+    """Return a model with one parameter w, the loss Σ curvature·w²/2, and data."""
     return quadratic(torch.diag(curvature))
 
 
