@@ -15,9 +15,10 @@ from fallline.options import COMMON, NUMBERS, check_options, check_params, param
 from fallline.plan import Cohort, Plan
 from fallline.planning import make_plan
 from fallline.rule import EMA, Rule, Update
+from fallline.scalars import Scalar as Scalar  # optimizers take it from here, with Params and Dtype
+from fallline.scalars import number, refill
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
-Scalar: TypeAlias = float | torch.Tensor
 Dtype: TypeAlias = torch.dtype
 
 
@@ -92,7 +93,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(param_group, Mapping):
             group = {**self.defaults, **param_group}
             self._check_group(group)
-            param_group = {"base_lr": _number(group["lr"]), **param_group}
+            param_group = {"base_lr": number(group["lr"]), **param_group}
             if "params" in group:  # without them it is refused below
                 param_group["params"] = check_params(type(self).__name__, group)
         super().add_param_group(param_group)
@@ -182,13 +183,13 @@ class Optimizer(torch.optim.Optimizer):
             value = group[name]
             if isinstance(value, (tuple, list)):
                 stem = name.removesuffix("s")
-                numbers |= {f"{stem}{i}": v if keep else _number(v) for i, v in enumerate(value, start=1)}
+                numbers |= {f"{stem}{i}": v if keep else number(v) for i, v in enumerate(value, start=1)}
             else:
-                numbers[name] = value if keep else _number(value)
-        base = _number(group.get("initial_lr", group["base_lr"]))
+                numbers[name] = value if keep else number(value)
+        base = number(group.get("initial_lr", group["base_lr"]))
         numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
         scale = getattr(self, "grad_scale", None)
-        numbers["grad_scale"] = None if scale is None else _number(scale)
+        numbers["grad_scale"] = None if scale is None else number(scale)
         return numbers
 
     @contextmanager
@@ -239,12 +240,9 @@ class Optimizer(torch.optim.Optimizer):
         except ArgumentError as error:
             self.defaults["clip_grad_norm"] = kept
             raise StateError(f"{error}; or was it saved by another optimizer?") from None
-        filled: dict[int, float] = {}  # by tensor: groups may share the constructor's, and be saved with other rates
-        for own, group in zip(self.param_groups, groups, strict=True):
-            if isinstance(own["lr"], torch.Tensor):  # schedulers and compiled steps hold on to this very tensor
-                lr, rate = own["lr"], _number(group["lr"])
-                alike = filled.setdefault(id(lr), rate) == rate
-                group["lr"] = lr.fill_(rate) if alike else torch.full_like(lr, rate)
+        rates = refill([own["lr"] for own in self.param_groups], [group["lr"] for group in groups])
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -255,7 +253,3 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = None
-
-
-def _number(value: Scalar) -> float:
-    return value.item() if isinstance(value, torch.Tensor) else value

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from fallline.scalars import refill
 
 KEYS = ("lr", "weight_decay", "momentum")
 
@@ -19,17 +19,9 @@ def read(group: dict[str, Any], key: str) -> Any:
 
 
 def write(groups: Sequence[dict[str, Any]], key: str, values: Sequence[float]) -> None:
-    """Put a number for each group where its value was.
-
-    A tensor is filled in place. One that groups share, as they do the constructor's, is replaced in those that get
-    another number than the first of them.
-    """
-    filled: dict[int, float] = {}
-    for group, value in zip(groups, values, strict=True):
-        new: Any = value
-        if isinstance(old := read(group, key), torch.Tensor):
-            new = old.fill_(value) if filled.setdefault(id(old), value) == value else torch.full_like(old, value)
+    """Put a number for each group where its value was; a tensor is filled in place."""
+    for group, value in zip(groups, refill([read(group, key) for group in groups], values), strict=True):
         if key in group:
-            group[key] = new
+            group[key] = value
         else:
-            group["betas"] = (new, *group["betas"][1:])
+            group["betas"] = (value, *group["betas"][1:])
