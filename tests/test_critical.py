@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fallline.errors import ArgumentError, LossError
+from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 from fallline.landscape import critical_sharpness
 from landscapes import energy
 
@@ -41,8 +41,12 @@ def test_a_loss_that_never_rises_has_no_critical_sharpness():
     assert found.value == 0 and found.eta == math.inf
     with pytest.raises(ArgumentError, match="direction must lower the loss"):
         critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), torch.tensor([1.0]))
-    for direction in ([torch.ones(3)], torch.ones(3), "down"):
-        with pytest.raises(ArgumentError, match="direction must fit the parameters"):
+    for direction, message in (
+        ([torch.ones(3)], r"must have a tensor for each of weight, .*got shapes \[\(3,\)\]"),
+        (torch.ones(3), "a flat direction must have 1 numbers, one a parameter, got 3"),
+        ("down", "must be a state dict, a list of tensors or a flat tensor, got a str"),
+    ):
+        with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
             critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), direction)
 
 
@@ -71,11 +75,11 @@ def test_steps_and_directions_that_are_not_finite_are_refused():
     for options, message in (
         ({"direction": -AXES, "first": math.inf}, "first must be finite and > 0"),
         ({"direction": -AXES, "first": math.nan}, "first must be finite and > 0"),
-        ({"direction": AXES * math.nan}, "direction must be finite, got NaN or Inf in that of weight"),
-        ({"direction": None}, "direction must fit the parameters"),
-        ({"direction": 1.0}, "direction must fit the parameters"),
+        ({"direction": AXES * math.nan}, "a direction, or a point of a path, must be finite, got NaN or Inf in weight"),
+        ({"direction": None}, "a direction, .* got a NoneType"),
+        ({"direction": 1.0}, "a direction, .* got a float"),
     ):
-        with pytest.raises(ArgumentError, match=f"^critical_sharpness: {message}"):
+        with pytest.raises((ArgumentError, ArgumentTypeError), match=f"^critical_sharpness: {message}"):
             critical_sharpness(model, loss_fn, data, **options)
 
 

@@ -1,16 +1,15 @@
 """Critical sharpness: how far one may go along a direction before the loss is higher than where one stands."""
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
 from fallline.landscape.averaging import LossFn, Weight
 from fallline.landscape.checks import check_deterministic
+from fallline.landscape.directions import as_direction
 from fallline.landscape.objective import Objective, Params
 from fallline.landscape.restoring import displaced
 from fallline.landscape.wording import number
@@ -47,7 +46,7 @@ def critical_sharpness(
     model: nn.Module,
     loss_fn: LossFn,
     batch: Any,
-    direction: torch.Tensor | Sequence[torch.Tensor],
+    direction: Any,
     *,
     params: Params | None = None,
     weight: Weight | None = None,
@@ -65,7 +64,7 @@ def critical_sharpness(
     Args:
         model, loss_fn, params, weight, mode: as for `Hessian`.
         batch: one batch, or several as for `Hessian`.
-        direction: the update, of shape (n,), or tensors like the parameters.
+        direction: the update: a dict by name, tensors in the order of the parameters, or one flat tensor, (n,).
         first: the step that is tried first, in units of the direction.
         tol: width of the bracket, relative.
 
@@ -74,6 +73,7 @@ def critical_sharpness(
         LossError: as for `Hessian`.
 
     Example:
+        >>> import torch
         >>> w = nn.Linear(1, 1, bias=False)
         >>> w.weight.data.fill_(1.0).item()
         1.0
@@ -83,7 +83,7 @@ def critical_sharpness(
         3.0
     """
     objective = Objective("critical_sharpness", model, loss_fn, batch, params, weight, mode)
-    parts = _parts(objective, direction)
+    parts = as_direction("critical_sharpness", direction, dict(zip(objective.names, objective.params, strict=True)))
     if not all(isinstance(x, int | float) for x in (first, tol)) or not (0 < first < math.inf and 0 < tol < 1):
         raise ArgumentError(
             f"critical_sharpness: first must be finite and > 0, and tol in (0, 1), got {first=}, {tol=}"
@@ -116,19 +116,3 @@ def critical_sharpness(
         low, high = (middle, high) if loss(middle) <= here else (low, middle)
     eta = (low + high) / 2
     return CriticalSharpness(2 / eta, eta, (low, high), evaluations)
-
-
-def _parts(objective: Objective, direction: Any) -> list[torch.Tensor]:
-    """Return a direction as tensors like the parameters."""
-    flat = isinstance(direction, torch.Tensor) and direction.shape == (objective.n,)
-    parts = list(objective.split(direction) if flat else direction if isinstance(direction, Iterable) else [direction])
-    if [getattr(part, "shape", None) for part in parts] != [p.shape for p in objective.params]:
-        raise ArgumentError(
-            f"critical_sharpness: direction must fit the parameters, got other shapes than ({objective.n},) or "
-            f"those of {', '.join(objective.names[:3])} …; pass one vector, or a tensor for each"
-        )
-    if broken := [n for n, part in zip(objective.names, parts, strict=True) if not bool(part.isfinite().all())]:
-        raise ArgumentError(
-            f"critical_sharpness: direction must be finite, got NaN or Inf in that of {broken[0]}; pass −gradient"
-        )
-    return parts

@@ -118,7 +118,8 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
         )
     if broken := [name for name, tensor in zip(params, found, strict=True) if not bool(tensor.isfinite().all())]:
         raise ArgumentError(
-            f"{where}: a direction, or a point of a path, must be finite, got NaN or Inf in {broken[0]}; leave it out"
+            f"{where}: a direction, or a point of a path, must be finite, got NaN or Inf in {broken[0]}; "
+            "look where it comes from"
         )
     return [t.to(p.device, torch.promote_types(t.dtype, p.dtype)) for t, p in zip(found, params.values(), strict=True)]
 
