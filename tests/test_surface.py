@@ -205,6 +205,7 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
     [
         ({"n": 10}, ArgumentError, "n must be an odd int >= 3, got n=10"),
         ({"n": 1.0}, ArgumentError, "n must be an odd int"),
+        ({"seed": 1.5}, ArgumentError, "seed must be a whole number of at most 64 bits, got seed=1.5"),
         ({"span": 0}, ArgumentError, "span must be a finite number > 0 or two of them, got span=0"),
         ({"directions": "hessian"}, ArgumentError, "directions must be filter, eig, pca, a pair or a function"),
         ({"directions": "pca"}, ArgumentError, "path must have at least 3 points"),

@@ -162,6 +162,11 @@ def test_what_is_left_is_said_in_seconds_and_bytes():
         (lambda A: spectral_density(A, probes=1), "spectral_density: probes must be at least 2"),
         (lambda A: spectral_density(A, steps=1), "spectral_density: steps must be at least 2"),
         (lambda A: trace(A, 30.0), "trace: matvecs must be at least 3, got matvecs=30.0"),
+        (
+            lambda A: trace(A, seed=1.5),
+            "trace: seed must be a whole number of at most 64 bits, got seed=1.5; 0 is usual",
+        ),
+        (lambda A: spectral_density(A, seed="a"), "spectral_density: seed must be a whole number"),
         (lambda A: spectral_density(A, "4"), "spectral_density: probes must be at least 2, got probes='4'"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from fallline.landscape.intervals import mean_interval
 from fallline.landscape.lanczos import Lanczos
-from fallline.landscape.operators import Meter, Symmetric, as_operator, check_count
+from fallline.landscape.operators import Meter, Symmetric, as_operator, check_count, seeded
 from fallline.landscape.progress import Progress
 from fallline.landscape.wording import number
 
@@ -79,7 +79,7 @@ def spectral_density(
         check_count("spectral_density", name, value, 2, "4 and 40 are usual")
     n = operator.shape[0]
     steps = min(steps, n)
-    meter, generator = Meter(operator, probes * steps, steps, progress), torch.Generator().manual_seed(seed)
+    meter, generator = Meter(operator, probes * steps, steps, progress), seeded("spectral_density", seed)
     found = []
     for _ in range(probes):
         basis = Lanczos(meter, steps, generator)

@@ -8,7 +8,7 @@ import torch
 from fallline.errors import ArgumentError
 from fallline.landscape.lanczos import Lanczos
 from fallline.landscape.missing import miss_probability
-from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator
+from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator, check_count, seeded
 from fallline.landscape.progress import Progress
 from fallline.landscape.wording import number
 
@@ -110,6 +110,7 @@ def eigsh(
 
 def _vectors(n: int, k: int, dtype: torch.dtype, memory: int) -> int:
     """Return how many basis vectors there are, besides room for k of the result and k in exchange."""
+    check_count("eigsh", "memory", memory, 1, "leave it out for 1 << 30 bytes")
     size = n * torch.finfo(dtype).bits // 8
     least, wanted = min(n, k + 3), min(n, max(_BASIS, 4 * k))
     room = memory // size - 2 * k
@@ -132,7 +133,7 @@ class _Search:
         progress: Progress | None,
     ) -> None:
         self.H, self.k, self.which, self.tol = H, k, which, tol
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = seeded("eigsh", seed)
         self.room = room
         self.meter = Meter(H, limit, room + 2 * k, progress)
         self.scale = 0.0

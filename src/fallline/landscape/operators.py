@@ -3,6 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
@@ -121,6 +122,17 @@ def check_count(owner: str, name: str, value: Any, least: int, usual: str) -> No
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ArgumentError(f"{owner}: {name} must be at least {least}, got {name}={value!r}; {usual}")
+
+
+def seeded(owner: str, seed: Any) -> torch.Generator:
+    """Return a generator of random numbers with a seed.
+
+    Raises:
+        ArgumentError: the seed is none.
+    """
+    if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**64:
+        raise ArgumentError(f"{owner}: seed must be a whole number of at most 64 bits, got {seed=!r}; 0 is usual")
+    return torch.Generator().manual_seed(int(seed))
 
 
 class Dense(Operator):

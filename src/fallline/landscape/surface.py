@@ -35,6 +35,7 @@ from fallline.landscape.directions import (
 )
 from fallline.landscape.eigen import eigsh
 from fallline.landscape.hessian import Hessian
+from fallline.landscape.operators import seeded
 from fallline.landscape.progress import Clock, Progress
 from fallline.landscape.restoring import restoring, undrawn
 from fallline.landscape.wording import number
@@ -240,7 +241,7 @@ def _check(directions: Any, n: Any, mode: str, vectors: str, path: Any) -> None:
 def _pair(given: Any, moved: Mapping[str, torch.Tensor], vectors: str, path: Sequence[Any] | None, seed: int) -> Pair:
     """Return the two directions."""
     if isinstance(given, str) and given == "filter":
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded("surface", seed)
         return filter_normalised(moved, generator, vectors), filter_normalised(moved, generator, vectors)
     if isinstance(given, str):
         found, _ = principal([as_direction("surface", point, moved) for point in path or ()])

@@ -6,7 +6,7 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.landscape.intervals import mean_interval
-from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator, check_count
+from fallline.landscape.operators import Meter, Operator, Symmetric, as_operator, check_count, seeded
 from fallline.landscape.progress import Progress
 from fallline.landscape.wording import number
 
@@ -74,6 +74,7 @@ def trace(
     if method not in METHODS:
         raise ArgumentError(f"trace: method must be one of {', '.join(METHODS)}, got {method=}; leave it out")
     check_count("trace", "matvecs", matvecs, _FEWEST, "30 is usual")
+    generator = seeded("trace", seed)
     n = operator.shape[0]
     if method == "auto" and n <= matvecs:
         return _exact(operator, Meter(operator, n, 2, progress))
@@ -82,7 +83,7 @@ def trace(
     rest = matvecs - 2 * sketch
     if rest < 2:
         raise ArgumentError(f"trace: matvecs must be at least 6 for hutch++, got {matvecs=}; take hutchinson")
-    meter, generator = Meter(operator, matvecs, 2 * sketch + 3, progress), torch.Generator().manual_seed(seed)
+    meter = Meter(operator, matvecs, 2 * sketch + 3, progress)
 
     def signs() -> torch.Tensor:
         draw = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
