@@ -117,6 +117,26 @@ def test_the_page_has_the_whole_command():
     assert _command("digits", None, None, 0, 64, 21, 0, None, None) == "fallline landscape digits --items 64"
 
 
+def test_the_weights_are_called_what_they_are(fallline, tmp_path):
+    from fallline.lab.arms import make_arms
+
+    (arm,) = make_arms(["sgd"], ["constant"])
+    torch.save(torch.nn.Linear(3, 1, bias=False).state_dict(), tmp_path / "c.pt")
+    places = [
+        measured(arm=arm, cells=0, steps=steps, checkpoint=checkpoint).place
+        for checkpoint in (None, tmp_path / "c.pt")
+        for steps in (0, 1, 2)
+    ]
+    assert places == [
+        "the initial weights",
+        "the weights after 1 step of sgd",
+        "the weights after 2 steps of sgd",
+        "the weights of c.pt",
+        "the weights of c.pt after 1 step of sgd",
+        "the weights of c.pt after 2 steps of sgd",
+    ]
+
+
 def test_batches_weigh_by_the_tasks_own_sizes(fallline):
     found = measure_curvature(get_task("line.py:Tokens"), items=10, cells=0)
     assert found.point.largest == pytest.approx((7 * 4 + 3 * 1) / 10, rel=1e-6)

@@ -126,19 +126,17 @@ def measure_curvature(
     check_device(device)
     torch.manual_seed(derive(seed, "init"))
     model = task.model().to(device)
-    optimizer, place = None, "the initial weights"
+    optimizer = None
     if arm is not None:
         options = arm.space.options({**arm.space.defaults, **arm.fixed})
         optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
     if checkpoint is not None:
         _load(checkpoint, model, optimizer)
-        place = f"the weights of {checkpoint.name}"
     torch.manual_seed(derive(seed, "dropout"))
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
     loss = loss_of(task, device)
     if optimizer is not None and steps:
         _train(model, optimizer, loss, batches, steps)
-        place += f" after {steps} steps of {arm.name if arm else ''}"
     data: list[Any] = []
     while sum(map(task.size, data)) < items:
         data.append(next(batches))
@@ -149,7 +147,7 @@ def measure_curvature(
         found = _sharpness(H, optimizer, lambda step: report("sharpness", step))
     return Curvature(
         task=task.name,
-        place=place,
+        place=_place(checkpoint, steps, arm),
         items=sum(map(task.size, data)),
         batches=len(data),
         parameters=H.shape[0],
@@ -165,6 +163,14 @@ def measure_curvature(
         lr=None if optimizer is None else float(optimizer.param_groups[0]["lr"]),
         matvecs=H.matvecs,
     )
+
+
+def _place(checkpoint: Path | None, steps: int, arm: Arm | None) -> str:
+    """Return what the weights are, for people."""
+    if checkpoint is None and not steps:
+        return "the initial weights"
+    found = "the weights" if checkpoint is None else f"the weights of {checkpoint.name}"
+    return found + (f" after {steps} step{'s' * (steps != 1)} of {arm.name}" if steps and arm is not None else "")
 
 
 def _surfaces(
