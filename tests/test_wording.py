@@ -5,18 +5,8 @@ import torch
 from torch import nn
 
 import fallline as fl
+from fallline import landscape
 from fallline.lab.race import race
-from fallline.landscape import (
-    classify_point,
-    critical_sharpness,
-    eigsh,
-    lr_range,
-    sharpness,
-    spectral_density,
-    surface,
-    trace,
-    trajectory,
-)
 from fallline.landscape.wording import number
 from studies import another
 
@@ -45,16 +35,19 @@ MATRIX = torch.diag(torch.tensor([2.0, -0.5, 0.25, 0.125], dtype=torch.float64))
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (lambda: eigsh(MATRIX, 2), "2.0000 ± 0.0001, 0.2500 ± 0.0001; converged: a missed one has probability"),
         (
-            lambda: eigsh(torch.diag(torch.linspace(0, 1, 50)), 3, max_matvecs=8),
+            lambda: landscape.eigsh(MATRIX, 2),
+            "2.0000 ± 0.0001, 0.2500 ± 0.0001; converged: a missed one has probability",
+        ),
+        (
+            lambda: landscape.eigsh(torch.diag(torch.linspace(0, 1, 50)), 3, max_matvecs=8),
             "; not converged: a missed one has probability 1; 8",
         ),
-        (lambda: trace(MATRIX), "1.875; exact, 4 products"),
-        (lambda: trace(MATRIX, 3), " products"),
-        (lambda: classify_point(MATRIX), "saddle: λmin = −0.5000 ± 0.0001, λmax = 2.0000 ± 0.0001"),
-        (lambda: spectral_density(MATRIX), "eigenvalues from −0.5 to 2, "),
-        (lambda: sharpness(MATRIX), "2.0000 ± 0.0001; 8 products"),
+        (lambda: landscape.trace(MATRIX), "1.875; exact, 4 products"),
+        (lambda: landscape.trace(MATRIX, 3), "1.875, 95 % interval 1.875 to 1.875; hutchinson, 3 products"),
+        (lambda: landscape.classify_point(MATRIX), "saddle: λmin = −0.5000 ± 0.0001, λmax = 2.0000 ± 0.0001"),
+        (lambda: landscape.spectral_density(MATRIX), "eigenvalues from −0.5 to 2, "),
+        (lambda: landscape.sharpness(MATRIX), "2.0000 ± 0.0001; 8 products"),
     ],
 )
 def test_what_is_found_of_a_matrix_is_a_line(found, said):
@@ -71,17 +64,17 @@ def test_what_is_found_of_a_model_is_a_line():
         return 1.5 * model(batch).square().mean()  # of curvature 3
 
     opt = fl.SGD(model.parameters(), lr=0.5)
-    H = fl.landscape.Hessian(model, loss, data)
-    assert str(sharpness(H, opt)).startswith("3.0000 ± 0.0001, 0.75 of the limit 4; ")
-    low = str(critical_sharpness(model, loss, data, torch.tensor([-3.0])))
+    H = landscape.Hessian(model, loss, data)
+    assert str(landscape.sharpness(H, opt)).startswith("3.0000 ± 0.0001, 0.75 of the limit 4; ")
+    low = str(landscape.critical_sharpness(model, loss, data, torch.tensor([-3.0])))
     assert low.startswith("3.") and "the loss rises above its start at a step of 0.6" in low
-    flat = str(surface(model, loss, data, directions=(torch.ones(1), torch.ones(1)), n=3))
+    flat = str(landscape.surface(model, loss, data, directions=(torch.ones(1), torch.ones(1)), n=3))
     assert flat == "loss 1.5 at the weights, 0 to 13.5 on 9 cells"
     wide = nn.Linear(2, 1, bias=False)
     path = [{"weight": wide.weight.detach() + torch.tensor([[x, 0.0]])} for x in (2.0, 1.0, 0.0)]
-    along = str(trajectory(wide, path, (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))))
+    along = str(landscape.trajectory(wide, path, (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))))
     assert along == "3 points, 100 % and 0 % of their variance in the plane, at most 0 off it"
-    found = lr_range(model, opt, loss, [data] * 50, steps=20)
+    found = landscape.lr_range(model, opt, loss, [data] * 50, steps=20)
     assert str(found) == found.verdict
 
 

@@ -116,7 +116,8 @@ def lr_range(
         1.0
     """
     keep = list(keep) if isinstance(keep, Iterable) else [keep]
-    _check(model, optimizer, loss_fn, low, high, steps, accumulate, step, weight, keep)
+    _check(model, optimizer, loss_fn, low, high, steps, accumulate, step, keep)
+    check_functions("lr_range", loss_fn or step, weight)
     test = RisingRate(model, optimizer, loss_fn, accumulate, scaler, step, weight)
     rates = np.geomspace(low, high, steps)
     clock = Clock(steps, memory_of(model, optimizer), "updates", progress)
@@ -153,16 +154,7 @@ def lr_range(
 
 
 def _check(
-    model: Any,
-    optimizer: Any,
-    loss_fn: Any,
-    low: Any,
-    high: Any,
-    steps: Any,
-    accumulate: Any,
-    step: Any,
-    weight: Any,
-    keep: Any,
+    model: Any, optimizer: Any, loss_fn: Any, low: Any, high: Any, steps: Any, accumulate: Any, step: Any, keep: Any
 ) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"lr_range: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
@@ -182,7 +174,6 @@ def _check(
             )
     if (loss_fn is None) == (step is None):
         raise ArgumentTypeError("lr_range: one of loss_fn and step must be given, got both or none; pass loss_fn")
-    check_functions("lr_range", loss_fn or step, weight)
     for name, value in (("low", low), ("high", high)):
         if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
             raise ArgumentError(f"lr_range: {name} must be a finite number > 0, got {name}={value!r}; leave it out")
