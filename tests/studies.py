@@ -1,6 +1,9 @@
 """Studies to report on: changed after the fact, so that no training is needed for every oddity."""
 
+import math
 from dataclasses import replace
+
+import numpy as np
 
 from fallline.lab.plan import confirm
 from fallline.lab.study import Study
@@ -51,3 +54,13 @@ def traced(study):
 
     copy.outcome = outcome
     return copy
+
+
+def standard_error_by_hand(study, arm, baseline):
+    """Of the mean log ratio of test losses: s²/n over the seeds and s_e²/1797 over the digits, written out."""
+    logs, spreads = [], []
+    for own, other in zip(*(confirm(study.spec, study.searches[name]) for name in (arm, baseline)), strict=True):
+        logs.append(math.log(study.outcome(own).metrics["test_loss"] / study.outcome(other).metrics["test_loss"]))
+        a, b = (study.store.items(trial).astype(float) for trial in (own, other))
+        spreads.append(np.var(a / a.mean() - b / b.mean(), ddof=1))
+    return math.sqrt(np.var(logs, ddof=1) / len(logs) + np.mean(spreads) / 1797)

@@ -166,7 +166,10 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--horizon", "2"], "horizon: must be in (0, 1], got horizon=2"),
         (["--horizon", "0.02"], "must be at least 20 in every run"),
         (["--trials", "0"], "trials: must be a power of two (a Sobol sequence is balanced only there), got trials=0"),
-        (["--seeds", "0"], "seeds: must be at least 2, or there is no interval, got seeds=0"),
+        (
+            ["--seeds", "0"],
+            "seeds: must be a whole number >= 2, or two of them, FEWEST < MOST, got seeds=0",
+        ),
         (["--searches", "0"], "searches: must be at least 1, got searches=0"),
         (["--steps", "0"], "steps: must be at least 20 in every run"),
         (["--schedules", "none.py:shape"], "schedules: none.py must be a file, got 'none.py:shape'"),

@@ -224,7 +224,7 @@ def test_a_specification_survives_json_and_its_digest_ignores_the_order_of_arms(
     ("make", "words"),
     [
         (lambda: spec(trials=10), "trials: must be a power of two.*got trials=10; pass 8 or 16"),
-        (lambda: spec(seeds=1), "seeds: must be at least 2.*got seeds=1"),
+        (lambda: spec(seeds=1), "seeds: must be a whole number >= 2.*got seeds=1"),
         (
             lambda: Spec("digits", 3, make_arms(["adam"], ["cosine"])),
             "steps: must be at least 20.*got 3 in the tuning of adam .steps=3",

@@ -99,7 +99,7 @@ def test_a_planted_difference_of_ten_percent_is_found():
     arm, baseline = pairs(4, 8, ratio=1.10, spread=0.02)
     result = compare_all({"good": baseline, "planted": arm}, "good", log_ratio=True)["planted"]
     assert result.verdict is Verdict.WORSE
-    assert "planted is worse than good: loss +" in result.sentence
+    assert "planted is worse than good on this test set: loss +" in result.sentence
 
 
 def test_holm_by_hand():
@@ -148,7 +148,11 @@ def test_verdicts():
     assert "failed on 2 of 5 seeds" in results["failed"].sentence
     assert results["failed"].comparison is None  # failures are never averaged
     assert compare_all(values, "base", log_ratio=True)["close"].verdict is Verdict.NOT_DISTINGUISHABLE
-    assert all(r.verdict is Verdict.FAILED for r in compare_all(values, "failed", log_ratio=True).values())
+    against_a_failure = compare_all(values, "failed", log_ratio=True)
+    assert all(r.verdict is Verdict.BETTER for r in against_a_failure.values())  # no arm is blamed for its baseline
+    assert against_a_failure["close"].sentence == "close is better than failed (the baseline failed 2 of 5)"
+    both = compare_all({**values, "other": [None, 1.0, 1.0, 1.0, 1.0]}, "failed", log_ratio=True)["other"]
+    assert both.verdict is Verdict.FAILED and "failed on 1 of 5 seeds and failed failed on 2" in both.sentence
 
 
 def test_larger_is_better_when_told_so():

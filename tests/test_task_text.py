@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.lab.tasks import Text, get_task
+from fallline.lab.tasks import Text, get_task, text
 from fallline.lab.tasks.transformer import Block, ByteTransformer
 from task_data import fixed
 
@@ -26,23 +26,44 @@ def prose(tmp_path):
 
 def test_windows_stay_within_their_split_and_targets_are_the_next_bytes(prose):
     task, whole = Text(text=str(prose)), prose.read_bytes()
-    parts = {"train": whole[:18_000], "val": whole[18_000:19_000], "test": whole[19_000:]}
-    for split, part in parts.items():
+    block = 65  # 20,000 bytes are 307 windows, too few for larger blocks
+    chosen = task.split_indices(307, val=0.05, test=0.05)
+    for split in ("train", "val", "test"):
+        blocks = [whole[block * i : block * (i + 1)] for i in chosen[split].tolist()]
         for inputs, targets in itertools.islice(task.batches(split, fixed()), 50):
             for first, second in zip(inputs.tolist(), targets.tolist(), strict=True):
                 assert len(first) == 64 and first[1:] == second[:-1]
                 window = bytes([*first, second[-1]])
-                assert window in part  # random bytes: no window of 65 occurs twice
+                assert window in blocks  # random bytes: no window of 65 occurs twice
 
 
 def test_evaluation_is_one_bounded_pass_over_windows_that_do_not_overlap(prose):
     short = torch.cat([inputs for inputs, _ in Text(text=str(prose)).batches("test", fixed())])
-    assert len(short) == 1000 // 65
+    assert len(short) == round(0.05 * 307)
     whole = prose.read_bytes()
-    starts = [whole.index(bytes(window)) for window in short.tolist()]
-    assert starts[0] == 19_000 and all(b - a >= 65 for a, b in itertools.pairwise(starts)) and starts[-1] == 20_000 - 65
+    starts = sorted(whole.index(bytes(window)) for window in short.tolist())
+    assert all(b - a >= 65 for a, b in itertools.pairwise(starts))
     library = [sum(len(inputs) for inputs, _ in Text().batches(split, fixed())) for split in ("val", "test")]
-    assert library == [96, 512]
+    assert library == [96, 1024]
+
+
+def test_training_windows_of_a_long_text_stay_within_their_block():
+    task = Text(batch_size=256)
+    windows = next(task.batches("train", fixed()))[0]
+    pool = text._pool("").flatten(1)
+    training = {bytes(pool[i].tolist()) for i in task.split_indices(len(pool), val=0.05, test=0.05)["train"].tolist()}
+    assert pool.shape[1] == 16 * 65
+    assert all(any(bytes(window) in block for block in training) for window in windows[:32].tolist())
+
+
+def test_the_losses_of_blocks_average_to_the_loss():
+    task = Text()
+    torch.manual_seed(0)
+    model, batch = task.model().eval(), next(task.batches("test", fixed()))
+    with torch.no_grad():
+        items, whole = task.losses(model, batch), task.evaluate(model, batch)
+    assert all(values.shape == (4,) for values in items.values())  # 64 windows are 4 blocks of 16
+    assert {name: values.mean().item() for name, values in items.items()} == pytest.approx(whole, rel=1e-5)
 
 
 def test_training_windows_are_decided_by_the_generator(prose):
@@ -68,7 +89,7 @@ def test_the_library_is_the_default_text():
     folders = {part for path in files for part in path.relative_to(library).parts[:-1]}
     assert not folders & {"test", "tests", "site-packages", "dist-packages"}
     total = sum(part.numel() for part in (inputs for inputs, _ in task.batches("test", fixed())))
-    assert total == 512 * 64
+    assert total == 1024 * 64
     assert task.data_digest() == Text(norm="post").data_digest()
 
 

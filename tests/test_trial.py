@@ -13,7 +13,7 @@ from fallline.lab.plan import tune
 from fallline.lab.schedules import SCHEDULES, learning_rates
 from fallline.lab.spaces import SPACES, derived
 from fallline.lab.spec import Spec
-from fallline.lab.tasks import Digits, digits
+from fallline.lab.tasks import Digits
 from fallline.lab.training import evaluate
 from fallline.lab.trial import Trial, derive, run
 from fallline.optimizers import OPTIMIZERS
@@ -64,8 +64,8 @@ def test_torch_optim_gives_the_same_losses(arm):
 
 def test_the_test_split_is_not_read_while_tuning(monkeypatch):
     splits = []
-    load = digits.load
-    monkeypatch.setattr(digits, "load", lambda split: splits.append(split) or load(split))
+    load = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda self, split: splits.append(split) or load(self, split))
     tuned, _ = run(trial())
     assert set(splits) == {"train", "val"}
     confirmed, _ = run(trial(stage="confirm"))
@@ -133,7 +133,7 @@ def test_evaluation_is_in_eval_mode_without_dropout_and_changes_no_running_mean(
     model = torch.nn.Sequential(torch.nn.Flatten(), norm, torch.nn.Dropout(0.5), torch.nn.Linear(64, 10)).train()
     found = evaluate(Digits(), model, "val")
     assert model.training and norm.num_batches_tracked == 0 and torch.equal(norm.running_mean, torch.zeros(64))
-    images, labels = digits.load("val")
+    images, labels = Digits().load("val")
     with torch.no_grad():  # at the start the running means are 0 and the variances 1: normalising changes little
         logits = model[3](images.flatten(1) / math.sqrt(1 + norm.eps))
     assert found["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
@@ -141,11 +141,11 @@ def test_evaluation_is_in_eval_mode_without_dropout_and_changes_no_running_mean(
 
 
 def test_the_split_is_fixed_and_disjoint():
-    parts = {split: digits.load(split)[0].flatten(1) for split in ("train", "val", "test")}
+    parts = {split: Digits().load(split)[0].flatten(1) for split in ("train", "val", "test")}
     assert {split: len(images) for split, images in parts.items()} == {"train": 1077, "val": 360, "test": 360}
     rows = [tuple(row.tolist()) for images in parts.values() for row in images]
     assert len(set(rows)) == len(rows)
-    assert digits.load("val")[1][:8].tolist() == [6, 1, 4, 4, 2, 7, 7, 9]  # the split is part of the task
+    assert Digits().load("val")[1][:8].tolist() == [6, 1, 4, 4, 2, 7, 7, 9]  # the split is part of the task
     assert abs(Digits().trivial_loss() - math.log(10)) < 0.02
 
 

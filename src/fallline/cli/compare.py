@@ -18,10 +18,10 @@ class Effort:
 
     trials: int
     searches: int
-    seeds: int
+    seeds: int | tuple[int, int]
 
 
-QUICK, STANDARD, THOROUGH = Effort(8, 1, 5), Effort(16, 1, 8), Effort(32, 3, 10)
+QUICK, STANDARD, THOROUGH = Effort(8, 1, 5), Effort(16, 1, (4, 16)), Effort(32, 3, 10)
 
 
 class Place(TypedDict):
@@ -56,7 +56,13 @@ def compare(
     budget: Annotated[str | None, typer.Option(help="The time there is, 10m: fits trials, seeds, steps.")] = None,
     trials: Annotated[int | None, typer.Option(help="Search points an arm, a power of two; 16 by default.")] = None,
     searches: Annotated[int | None, typer.Option(help="Independent searches an arm; 1 by default.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Fresh seeds to confirm each winner on; 8 by default.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|FEWEST..MOST",
+            help="Fresh seeds to confirm each winner on; 4..16, the default, stops when every comparison is decided.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
     equal: Annotated[str, typer.Option(help="What arms share: grad-evals, steps or trials.")] = "grad-evals",
     horizon: Annotated[float, typer.Option(help="Length of tuning runs, as part of the full length.")] = 1.0,
@@ -75,9 +81,13 @@ def compare(
         Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Arm to compare with; the first by default.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Relative difference that does not matter: 0.02 is 2 %.")] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Difference that does not matter, relative to the baseline's mean: 0.02 is 2 %."),
+    ] = None,
     self_check: Annotated[
-        bool, typer.Option("--self-check", help="Run the first arm twice, disjoint seeds: no difference may come out.")
+        bool,
+        typer.Option("--self-check", help="A/A test: run the first arm twice, on disjoint seeds."),
     ] = False,
     fork: Annotated[
         bool, typer.Option("--fork", help="Use a folder that holds another study; reuse equal trials.")
@@ -92,6 +102,7 @@ def compare(
     from fallline.lab import budget as planning
     from fallline.lab import conduct
     from fallline.lab.executors import count_workers, make_executor
+    from fallline.lab.sequential import Seeds, parse_seeds
     from fallline.lab.spec import Spec
     from fallline.lab.store import Store, read_study
     from fallline.lab.study import Study
@@ -102,7 +113,7 @@ def compare(
     given = parse_settings(settings or [], text)
     place: Place = {"jobs": jobs, "shard": shard, "ray": ray, "device": device}
 
-    def specify(trials: int, seeds: int, share: float = 1.0) -> Spec:
+    def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
         full = get_task(task, **given).steps if steps is None else steps
         return conduct.specify(
             task,
@@ -123,7 +134,7 @@ def compare(
         )
 
     if budget is None:
-        size = (chosen.trials if trials is None else trials, chosen.seeds if seeds is None else seeds)
+        size = (chosen.trials if trials is None else trials, chosen.seeds if seeds is None else parse_seeds(seeds))
         spec = specify(*size)
     else:
         if quick or thorough or trials is not None or seeds is not None:

@@ -13,7 +13,7 @@ def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> 
     """Write the report of one study, or the profile of several, and print where."""
     from fallline.lab.report.formats import check_formats, write_formats
     from fallline.lab.report.profile import write_profile
-    from fallline.lab.study import load
+    from fallline.lab.stages import load
 
     check_formats(formats)
     studies = [load(folder) for folder in folders]

@@ -67,6 +67,8 @@ def counting() -> Iterator[Callable[[str, "Step"], None]]:
 
 def verdict(study: "Study") -> None:
     """Print the leaderboard and a sentence for every comparison."""
+    from fallline.lab.stages import stopping
+
     console.print(_size(study.spec), style="bold")
     name, accuracy = study.headline.replace("_", " "), "test_accuracy"
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -89,6 +91,8 @@ def verdict(study: "Study") -> None:
     console.print()
     for result in study.results.values():
         say(result.sentence, "• ")
+    if reason := stopping(study):
+        say(reason, "• ")
     for warning in study.warnings():
         say(warning, "! ", style="yellow")
 
@@ -98,7 +102,7 @@ def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
     low, high = expected.trials
     console.print(_size(spec), style="bold")
     console.print(f"arms: {'; '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
-    console.print(f"trials: {low}, up to {high} if ranges are extended")
+    console.print(f"trials: {low}, up to {high} if ranges are extended or all seeds are needed")
     times = f"{_duration(expected.seconds[0])}, up to {_duration(expected.seconds[1])}"
     console.print(f"time: about {times}, with {workers} worker{'s' * (workers != 1)}")
     console.print(f"disk: up to {expected.bytes / 1e6:.1f} MB")
@@ -106,7 +110,7 @@ def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
 
 def status(study: "Study") -> None:
     """Print how many trials of each arm are finished, of those known to be needed so far."""
-    from fallline.lab.study import known_so_far
+    from fallline.lab.stages import known_so_far
 
     tuned = all(study.store.outcome(trial) is not None for trial in known_so_far(study))
     console.print(_size(study.spec), style="bold")
@@ -118,7 +122,7 @@ def status(study: "Study") -> None:
         stages = [[t for t in own if t.stage == "tune"], [t for t in own if t.stage != "tune"]]
         done = [[o for t in trials if (o := study.store.outcome(t)) is not None] for trials in stages]
         failed = sum(o.failure is not None for part in done for o in part)
-        confirmation = len(stages[1]) if tuned else max(len(stages[1]), study.spec.seeds)  # none where all failed
+        confirmation = len(stages[1]) if tuned else max(len(stages[1]), study.seeds)  # none where all failed
         table.add_row(arm, f"{len(done[0])} of {len(stages[0])}", f"{len(done[1])} of {confirmation}", str(failed))
     console.print(table)
     path("folder", study.store.folder)
@@ -127,10 +131,12 @@ def status(study: "Study") -> None:
 
 
 def _size(spec: "Spec") -> str:
+    from fallline.lab.sequential import seeds_text
+
     times = f" × {spec.searches} searches" if spec.searches > 1 else ""
     return (
-        f"{spec.task}: {spec.steps} steps; {spec.trials}{times} + 1 tuning trials and {spec.seeds} confirmation seeds "
-        "an arm"
+        f"{spec.task}: {spec.steps} steps; {spec.trials}{times} + 1 tuning trials and {seeds_text(spec.seeds)} "
+        "confirmation seeds per arm"
     )
 
 

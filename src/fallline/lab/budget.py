@@ -17,7 +17,7 @@ from fallline.lab.timing import Timing, time_arms
 START_S = 4.0  # seconds until the workers run
 _ROW_BYTES, _TRIAL_BYTES = 130, 2500  # of a row of a curve or trace as JSON, and of the rest of a trial
 
-# Trials, seeds and the share of the steps, from the largest study to the smallest.
+# Trials, seeds and the share of the steps, from the largest study to the smallest. Seeds are fixed, so that time is.
 _LADDER = (
     (32, 10, 1.0),
     (16, 8, 1.0),
@@ -37,7 +37,7 @@ class Estimate:
     """What a study is expected to take.
 
     Attributes:
-        trials: how many there are without extensions of ranges, and how many with all that are possible.
+        trials: how many there are at least (no extension of a range, fewest seeds), and at most.
         seconds: the same, with the workers there are.
         bytes: of disk, with all extensions.
     """
@@ -66,8 +66,8 @@ def parse_duration(text: str) -> float:
 def estimate(spec: Spec, timings: dict[str, Timing], workers: int) -> Estimate:
     """Return what a study is expected to take by the timings of its arms, with so many trials at a time."""
     _, searches = tune(spec, {})
-    least = [_seconds(spec, search, timings[arm], 0) for arm, search in searches.items()]
-    most = [_seconds(spec, search, timings[arm], ROUNDS) for arm, search in searches.items()]
+    least = [_seconds(spec, search, timings[arm], 0, spec.looks[0]) for arm, search in searches.items()]
+    most = [_seconds(spec, search, timings[arm], ROUNDS, spec.looks[-1]) for arm, search in searches.items()]
     counts = (sum(len(seconds) for seconds in least), sum(len(seconds) for seconds in most))
     times = tuple(START_S + sum(map(sum, seconds)) / min(workers, counts[0]) for seconds in (least, most))
     trace = 100  # rows, about, whatever the number of steps
@@ -126,8 +126,8 @@ def fitted(
     return fit(make_spec, seconds, workers), folder
 
 
-def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int) -> list[float]:
-    """Return the expected seconds of every trial of an arm, with so many rounds of extensions."""
+def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int, seeds: int) -> list[float]:
+    """Return the expected seconds of every trial of an arm, with so many rounds of extensions and seeds."""
     trials = tuning_trials(spec, search)
     extensions = rounds * spec.searches * max(1, spec.trials // 2) if search.ranges else 0
     tuning = [timing.seconds(trial) for trial in trials]
@@ -135,7 +135,7 @@ def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int) -> list[fl
     runs = [
         timing.seconds(replace(trials[0], steps=spec.steps_of(search.arm, stage)))
         for stage in stages
-        for _ in range(spec.seeds)
+        for _ in range(seeds)
     ]
     again = AGAIN * finalists(spec.trials) if search.ranges else 0
     return tuning + tuning[-1:] * (extensions + again) + runs

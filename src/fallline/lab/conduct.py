@@ -15,10 +15,12 @@ from fallline.lab.executors import Executor, make_executor
 from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
-from fallline.lab.plan import check_schedules, confirm, tune
+from fallline.lab.plan import check_schedules, tune
+from fallline.lab.sequential import Seeds
 from fallline.lab.spec import Spec
+from fallline.lab.stages import count_seeds, known_so_far
 from fallline.lab.store import Store, read_study
-from fallline.lab.study import Study, known_so_far
+from fallline.lab.study import Study
 from fallline.lab.tasks import Task, get_task
 from fallline.lab.tasks.own import name_of
 from fallline.lab.timing import time_arms
@@ -75,6 +77,7 @@ def specify(
         settings=settings or {},
         evaluations=count_evaluations(learning, steps),
         device=device,
+        resplit=learning.resplit,
         sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
@@ -154,7 +157,7 @@ def _complete(
     """Run what is missing, stage by stage; the plan is asked again after each, since extensions depend on outcomes."""
     outcomes: dict[str, Outcome] = {}
     began, ran = time.monotonic(), 0
-    to_confirm = study.spec.seeds * len(study.spec.arms)
+    to_confirm = study.spec.looks[0] * len(study.spec.arms)
 
     def complete(trials: list[Trial], expected: int, stage: str) -> None:
         nonlocal ran
@@ -179,14 +182,16 @@ def _complete(
         if all(trial.id in outcomes for trial in tuning):
             break
         complete(tuning, to_confirm, "tuning")
-    searches = study.searches.values()
-    confirmation = [t for stage in ("confirm", "equal-steps") for s in searches for t in confirm(study.spec, s, stage)]
-    complete(confirmation, 0, "confirming")
+    while True:
+        confirmation = count_seeds(study)
+        if all(study.store.outcome(trial) is not None for trial in confirmation):
+            return
+        complete(confirmation, 0, "confirming")
 
 
 def _time(study: Study) -> None:
     """Time the selected configurations side by side, now that nothing of the study runs beside them."""
-    chosen = {arm: confirm(study.spec, search) for arm, search in study.searches.items()}
+    chosen = {arm: study.confirmation_trials(arm) for arm in study.searches}
     spent = sum(c.seconds for t in study.trials if (c := study.store.costs(t)) is not None)
     shortest, longest = _TIMING_SECONDS
     seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
@@ -201,7 +206,7 @@ def compare(
     vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
     trials: int = 16,
-    seeds: int = 8,
+    seeds: Seeds = (4, 16),
     searches: int = 1,
     steps: int | None = None,
     equal: str = "grad-evals",
@@ -234,7 +239,8 @@ def compare(
         vary: what else is compared: values of a hyperparameter, of `warmup` or of a setting of the task, by name.
         settings: settings of the task that are not at their defaults, by name.
         trials: search points an arm, a power of two; the default configuration comes on top.
-        seeds: confirmation runs an arm, at least 2.
+        seeds: confirmation runs per arm: a number from 2, or the fewest and the most. Between these the study stops
+            at the first of its looks (after every fourth seed) at which every comparison is decided.
         searches: independent searches an arm.
         steps: optimizer steps a run, the task's by default.
         equal: "grad-evals": arms whose steps cost more gradients make fewer; "steps"; "trials": nothing but those.
@@ -249,7 +255,7 @@ def compare(
         checkpoint_every: save each run every so many steps, and take it up there.
         out: folder of the study; by default one under `fallline-runs` named by the specification.
         baseline: the arm that the others are compared with; the first by default.
-        margin: relative difference below which arms count as equivalent (0.02 is 2 %).
+        margin: difference below which arms count as equivalent, relative to the baseline's mean (0.02 is 2 %).
         self_check: run the first arm under two names with disjoint seeds; a sound study finds no difference.
         fork: go on in a folder that holds a study of another specification.
         progress: called after every trial with how far the study is.

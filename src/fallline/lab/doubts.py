@@ -1,13 +1,17 @@
 """What a reader of a study must know before trusting its numbers."""
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from fallline.lab.plan import tuning_trials
 from fallline.lab.selection import Search
+from fallline.lab.statistics import Comparison, compare, paired_differences
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
+
+DISAGREEMENT = 0.01  # level at which validation and test are said to disagree
 
 
 def doubts(study: "Study") -> list[str]:
@@ -20,6 +24,30 @@ def doubts(study: "Study") -> list[str]:
             found.append(f"{arm}: {_at_an_edge(search, *search.edge, search.end[1])}")
         elif not search.ranges:
             found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
+    return found + _disagreements(study)
+
+
+def _disagreements(study: "Study") -> list[str]:
+    """Return a sentence for every two arms of which validation and test say different things, beyond chance.
+
+    That is a paired t-test, over the seeds, on their difference on test minus that on validation.
+    """
+    trials = [trial for arm in study.searches for trial in study.confirmation_trials(arm)]
+    if not all(study.store.has(trial) for trial in trials):
+        return []
+    values = {arm: (study.confirmed(arm), study.confirmed(arm, study.metric)) for arm in study.arms}
+    complete = [arm for arm, rows in values.items() if None not in rows[0] and None not in rows[1]]
+    found = []
+    for one, other in itertools.combinations(complete, 2):
+        log_ratio = study.log_ratio and all(min(v or 0 for v in row) > 0 for a in (one, other) for row in values[a])
+        test, val = (paired_differences(values[other][k], values[one][k], log_ratio) for k in (0, 1))  # type: ignore[arg-type]
+        p = compare(test.tolist(), val.tolist(), log_ratio=False).p
+        if p < DISAGREEMENT:
+            said = [Comparison.told(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
+            found.append(
+                f"validation and test disagree on {other} against {one} beyond chance ({said[0]} on validation, "
+                f"{said[1]} on test, p = {p:.2g}): one of the two sets is small or was drawn differently"
+            )
     return found
 
 

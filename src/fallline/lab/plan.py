@@ -62,13 +62,15 @@ def trials_again(spec: Spec, search: Search) -> list[Trial]:
     return [_trial(spec, search, index, "tune", seed) for index in search.finalists for seed in seeds]
 
 
-def confirm(spec: Spec, search: Search, stage: str = "confirm") -> list[Trial]:
+def confirm(spec: Spec, search: Search, stage: str = "confirm", seeds: int | None = None) -> list[Trial]:
     """Return the confirmation trials of an arm: its selected configuration on fresh seeds, in the order of the seeds.
 
-    There are none when every tuning trial failed.
+    There are none when every tuning trial failed. Where the task splits its data itself, each seed has its own split,
+    the same for all arms.
 
     Args:
         spec, search: the study, and the arm's search in it.
+        seeds: how many; by default the most that the specification allows.
         stage: "confirm"; or "equal-steps", the same at the full number of steps for an arm that makes fewer because
             each takes several gradients, and none for other arms.
     """
@@ -76,8 +78,11 @@ def confirm(spec: Spec, search: Search, stage: str = "confirm") -> list[Trial]:
     if search.best is None or (stage == "equal-steps" and not makes_fewer_steps(spec, arm)):
         return []
     stream = f"confirm {arm.name}" if arm.twin else "confirm"
-    seeds = [derive(spec.seed, stream, i) for i in range(spec.seeds)]
-    return [_trial(spec, search, search.best, stage, seed) for seed in seeds]
+    trials = []
+    for i in range(spec.looks[-1] if seeds is None else seeds):
+        split = derive(spec.seed, "split", i) if spec.resplit else None
+        trials.append(_trial(spec, search, search.best, stage, derive(spec.seed, stream, i), split))
+    return trials
 
 
 def makes_fewer_steps(spec: Spec, arm: Arm) -> bool:
@@ -144,7 +149,7 @@ def _between(dimension: Dimension, low: float, high: float) -> Dimension:
     return replace(dimension, low=low, high=high)
 
 
-def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int) -> Trial:
+def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int, split: int | None = None) -> Trial:
     arm, point = search.arm, search.points[index]
     space = arm.space
     named = {spec.task, split_wrapper(space.optimizer)[1], arm.schedule}
@@ -164,4 +169,5 @@ def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int) -> Tri
         device=spec.device,
         sources={place: digest for place, digest in spec.sources.items() if place in named},
         landscape=spec.landscape and stage == "confirm",
+        split=split,
     )

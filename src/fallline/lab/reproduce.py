@@ -1,7 +1,7 @@
 """Runs a stored trial again and compares it with what was stored."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fallline.errors import StudyError
@@ -9,7 +9,7 @@ from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.loading import is_path, source_digest
 from fallline.lab.manifest import versions
 from fallline.lab.optimizers import split_wrapper
-from fallline.lab.store import read_study
+from fallline.lab.store import Store, read_study
 from fallline.lab.trial import Outcome, Trial, run
 
 
@@ -30,7 +30,7 @@ class Reproduction:
 
     @property
     def equal(self) -> bool:
-        """Whether every number is the same to the bit."""
+        """Whether every number is bit-for-bit identical."""
         return _plain(self.stored) == _plain(self.again)
 
 
@@ -46,7 +46,8 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
     """
     manifest = read_study(Path(folder))["manifest"]
     record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
-    trial, stored = Trial(**record["trial"]), Outcome(**record["outcome"])
+    trial = Trial(**record["trial"])
+    stored = Outcome(**record["outcome"], items=Store(Path(folder)).items(trial))
     changes = [*_versions(manifest["versions"]), *_sources(trial)]
     with as_in_a_worker():
         again, _ = run(trial)
@@ -73,7 +74,8 @@ def _sources(trial: Trial) -> list[str]:
 
 
 def _plain(outcome: Outcome) -> str:
-    return json.dumps(asdict(outcome), sort_keys=True)
+    items = None if outcome.items is None else outcome.items.tobytes().hex()
+    return json.dumps({**outcome.record(), "items": items}, sort_keys=True)
 
 
 def _differences(stored: Outcome, again: Outcome) -> list[str]:
@@ -85,5 +87,5 @@ def _differences(stored: Outcome, again: Outcome) -> list[str]:
         if then != now and not (then != then and now != now):  # NaN is NaN again
             found.append(f"{name} was {then!r}, is {now!r}")
     if not found and _plain(stored) != _plain(again):
-        found.append("the curves differ, the final numbers do not")
+        found.append("the curves or the single test examples differ, the final numbers do not")
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from fallline.errors import ArgumentError
 from fallline.lab.arms import Arm
+from fallline.lab.sequential import Seeds, check_seeds, looks_of
 from fallline.lab.tasks import Task, get_task
 
 EQUAL = ("grad-evals", "steps", "trials")
@@ -20,7 +21,8 @@ class Spec:
     Attributes:
         steps: optimizer steps of a run; fewer for an arm whose steps cost more, see `equal`.
         trials: points of the Sobol sequence per arm and search, a power of two; the default configuration comes on top.
-        seeds: confirmation runs per arm.
+        seeds: confirmation runs per arm; or the fewest and the most, between which the study stops when every
+            comparison is decided.
         seed: from which all other seeds derive.
         settings: the task's settings that are not at their defaults.
         equal: what arms have in common besides the number of trials: "grad-evals", the gradients of single examples
@@ -31,13 +33,14 @@ class Spec:
         device: where trials run.
         sources: hashes of the user's files, by where they are.
         landscape: whether the curvature is measured along the confirmation runs.
+        resplit: whether every confirmation seed draws its own split of the data.
     """
 
     task: str
     steps: int
     arms: tuple[Arm, ...]
     trials: int = 16
-    seeds: int = 8
+    seeds: Seeds = 8
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     equal: str = "grad-evals"
@@ -47,6 +50,7 @@ class Spec:
     device: str = "cpu"
     sources: Mapping[str, str] = field(default_factory=dict)
     landscape: bool = False
+    resplit: bool = False
 
     def __post_init__(self) -> None:
         get_task(self.task, **self.settings)
@@ -56,8 +60,7 @@ class Spec:
                 f"trials: must be a power of two (a Sobol sequence is balanced only there), got trials={self.trials}; "
                 f"pass {below} or {2 * below}"
             )
-        if self.seeds < 2:
-            raise ArgumentError(f"seeds: must be at least 2, or there is no interval, got seeds={self.seeds}; pass 5")
+        check_seeds(self.seeds)
         if self.searches < 1:
             raise ArgumentError(f"searches: must be at least 1, got searches={self.searches}; pass 1")
         if self.equal not in EQUAL:
@@ -87,6 +90,11 @@ class Spec:
                     f"steps: must be at least 20 in every run, or there is no curve, got {shortest} in the tuning of "
                     f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more"
                 )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many confirmation seeds the study may stop; a single number when it is fixed."""
+        return looks_of(self.seeds)
 
     @property
     def learning(self) -> Task:
@@ -127,4 +135,6 @@ class Spec:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Spec":
         """Return the specification that `to_json` wrote."""
-        return Spec(**{**data, "arms": tuple(Arm(**arm) for arm in data["arms"])})
+        seeds = data["seeds"]
+        arms = tuple(Arm(**arm) for arm in data["arms"])
+        return Spec(**{**data, "arms": arms, "seeds": tuple(seeds) if isinstance(seeds, list) else seeds})

@@ -2,6 +2,7 @@
 
 study.json           the specification, versions and machine
 trials/ID/trial.json a trial's specification and outcome     trials/ID/costs.json  its time and memory
+trials/ID/items.npy  the deciding metric of every test item (n,), float32, of a confirmation run
 ledger.jsonl         a line for every finished trial, in the order in which they finished
 results.csv          all outcomes, decided by the seeds alone     costs.csv  all times and memory
 checkpoints/ID.pt    where a long run has come to, until it is finished
@@ -20,6 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from fallline.errors import StudyError
 from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
@@ -105,7 +108,9 @@ class Store:
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
-            record = {"trial": asdict(trial), "outcome": asdict(outcome)}
+            record = {"trial": asdict(trial), "outcome": outcome.record()}
+            if outcome.items is not None:
+                np.save(draft / "items.npy", outcome.items, allow_pickle=False)
             (draft / "trial.json").write_text(json.dumps(record, indent=1))
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
             draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
@@ -151,6 +156,17 @@ class Store:
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
         return _build(Outcome, record.get("outcome"))
+
+    def has(self, trial: Trial) -> bool:
+        """Return whether there is an outcome of a trial, without reading it."""
+        return (self.folder / "trials" / trial.id / "trial.json").exists()
+
+    def items(self, trial: Trial) -> np.ndarray | None:
+        """Return the deciding metric of every test item (n,) of a confirmation run, or None where it was not kept."""
+        try:
+            return np.asarray(np.load(self.folder / "trials" / trial.id / "items.npy", allow_pickle=False))
+        except (OSError, ValueError):
+            return None
 
     def checkpoint(self, trial: Trial) -> Path:
         """Return where an unfinished run of a trial is saved; its folder is made, `save` removes it."""

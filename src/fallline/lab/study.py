@@ -4,16 +4,21 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fallline.errors import ArgumentError
+from fallline.lab.designs import Design
 from fallline.lab.doubts import doubts
-from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
+from fallline.lab.pairing import pair_design
+from fallline.lab.plan import confirm, trials_again, tuning_trials
 from fallline.lab.selection import Search
 from fallline.lab.spec import Spec
 from fallline.lab.statistics import summarize
-from fallline.lab.store import Store, read_study
+from fallline.lab.store import Store
 from fallline.lab.timing import Timing
 from fallline.lab.trial import Costs, Outcome, Trial
 from fallline.lab.verdicts import Result, compare_all, ranks
@@ -30,8 +35,9 @@ class Study:
     Attributes:
         spec: what decides its numbers.
         baseline: the arm that the others are compared with.
-        margin: relative difference that the user calls irrelevant (absolute for a metric that is no loss), or None.
+        margin: difference, relative to the baseline's mean, that the user calls irrelevant, or None.
         searches: the tuning of each arm, by name.
+        seeds: how many seeds each arm is confirmed on, so far or in the end.
         metric: what configurations are selected by, on validation.
         headline: the same on the test split, from confirmation runs only; no decision of the study has seen it.
         mode: "min" when smaller is better, else "max".
@@ -46,6 +52,9 @@ class Study:
         self.metric, self.mode = task.metric, task.mode
         self.headline = f"test_{self.metric.removeprefix('val_')}"
         self.searches: dict[str, Search] = {}
+        self.seeds = spec.looks[0]
+        self._results: dict[int, dict[str, Result]] = {}  # by the number of seeds
+        self._items: dict[str, np.ndarray | None] = {}  # by trial
         self._outcomes: dict[str, Outcome] = {}  # what is written is never written again
 
     @property
@@ -59,7 +68,7 @@ class Study:
         searches = self.searches.values()
         tuning = [trial for trials in (tuning_trials, trials_again) for s in searches for trial in trials(self.spec, s)]
         stages = ("confirm", "equal-steps")
-        return tuning + [t for stage in stages for s in searches for t in confirm(self.spec, s, stage)]
+        return tuning + [t for stage in stages for arm in self.searches for t in self.confirmation_trials(arm, stage)]
 
     def outcome(self, trial: Trial) -> Outcome:
         """Return the outcome of one of the study's trials."""
@@ -80,12 +89,16 @@ class Study:
         """
         outcomes = self.confirmation(arm, stage)
         if not outcomes:
-            return [None] * self.spec.seeds
+            return [None] * self.seeds
         return [None if o.failure else o.metrics[metric or self.headline] for o in outcomes]
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
         """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
-        return [self.outcome(trial) for trial in confirm(self.spec, self.searches[arm], stage)]
+        return [self.outcome(trial) for trial in self.confirmation_trials(arm, stage)]
+
+    def confirmation_trials(self, arm: str, stage: str = "confirm") -> list[Trial]:
+        """Return an arm's confirmation trials, by seed; none when every tuning trial failed."""
+        return confirm(self.spec, self.searches[arm], stage, self.seeds)
 
     @property
     def log_ratio(self) -> bool:
@@ -108,12 +121,33 @@ class Study:
             mode=self.mode,
             margin=self.margin,
             metric=self.headline.removeprefix("test_").replace("_", " "),
+            design=self.design,
+            looks=self.spec.looks,
         )
 
-    @functools.cached_property
+    @property
     def results(self) -> dict[str, Result]:
         """The comparison of every other arm with the baseline, on the headline metric."""
-        return self.compare_with(self.baseline)
+        if self.seeds not in self._results:
+            self._results[self.seeds] = self.compare_with(self.baseline)
+        return self._results[self.seeds]
+
+    def design(self, arm: str, baseline: str) -> Design:
+        """Return which sources of chance a comparison of two arms contains, none of whose runs has failed."""
+        own, other = (self._confirmation_with_items(name) for name in (arm, baseline))
+        return pair_design(own, other, self.spec.resplit)
+
+    def _confirmation_with_items(self, arm: str) -> list[Outcome]:
+        found = []
+        for trial in self.confirmation_trials(arm):
+            if trial.id not in self._items:
+                self._items[trial.id] = self.store.items(trial)
+            found.append(replace(self.outcome(trial), items=self._items[trial.id]))
+        return found
+
+    def is_decided(self) -> bool:
+        """Return whether every comparison with the baseline is decided, so that no further seeds are needed."""
+        return all(result.is_decided(self.margin) for result in self.results.values())
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """Return one record an arm, best first.
@@ -123,7 +157,14 @@ class Study:
         are single runs on the tuning seed, of the metric that selects (default_val_accuracy …).
         """
         values = {arm: self.confirmed(arm) for arm in self.arms}
-        order = ranks(values, log_ratio=self.log_ratio, mode=self.mode, margin=self.margin)
+        order = ranks(
+            values,
+            log_ratio=self.log_ratio,
+            mode=self.mode,
+            margin=self.margin,
+            design=self.design,
+            looks=self.spec.looks,
+        )
         rows = [{"rank": order[arm], **self._row(arm)} for arm in self.arms]
         sign = 1 if self.mode == "min" else -1
         return sorted(rows, key=lambda row: (row["rank"], _last_if_nan(sign * row[self.headline])))
@@ -137,14 +178,14 @@ class Study:
             "steps": self.spec.steps_of(search.arm, "confirm"),
             "lr": search.points[search.best]["lr"] if search.best is not None else math.nan,
             "failed": sum(value is None for value in self.confirmed(arm)),
-            "seeds": self.spec.seeds,
+            "seeds": self.seeds,
             "tuning_failed": sum(o.failure is not None for o in tuning),
             "tuning_trials": len(tuning),
             "interior": search.best is not None and search.edge is None,
             f"default_{self.metric}": tuning[0].metrics[self.metric] if not tuning[0].failure else math.nan,
             f"tuned_{self.metric}": tuning[search.best].metrics[self.metric] if search.best is not None else math.nan,
         }
-        metrics = next((o.metrics for o in map(self.outcome, confirm(self.spec, search)) if not o.failure), {})
+        metrics = next((o.metrics for o in self.confirmation(arm) if not o.failure), {})
         for metric in dict.fromkeys((self.headline, *sorted(metrics, reverse=True))):
             values = [value for value in (self.confirmed(arm, metric) if metrics else []) if value is not None]
             summary = summarize(values) if values and not row["failed"] else None  # survivors alone would flatter
@@ -167,7 +208,7 @@ class Study:
         for arm, search in self.searches.items():
             stages = ("confirm", "equal-steps")
             tuning = [*tuning_trials(self.spec, search), *trials_again(self.spec, search)]
-            trials = [*tuning, *(t for s in stages for t in confirm(self.spec, search, s))]
+            trials = [*tuning, *(t for s in stages for t in self.confirmation_trials(arm, s))]
             found = [c for c in map(self.store.costs, trials) if c is not None]  # no result needs them: may be lost
             spent = {name: math.fsum(getattr(c, name) for c in found) for name in ("seconds", "evaluation_s")}
             spent["tuning_s"] = math.fsum(c.seconds for c in map(self.store.costs, tuning) if c is not None)
@@ -237,32 +278,6 @@ class Study:
         from fallline.lab.report.notebook import summary_html
 
         return summary_html(self) if self.searches else repr(self)
-
-
-def load(folder: str | Path) -> Study:
-    """Return the finished study in a folder, with the baseline and margin it was last compared with.
-
-    Raises:
-        StudyError: the folder holds none.
-        ArgumentError: trials of the study are missing.
-    """
-    stored = read_study(Path(folder))
-    study = Study(Spec.from_json(stored["spec"]), Store(Path(folder)), **stored["analysis"])
-    known_so_far(study)
-    for trial in study.trials:
-        study.outcome(trial)
-    return study
-
-
-def known_so_far(study: Study) -> list[Trial]:
-    """Set the study's searches from what has been run, and return the tuning trials that are known to be needed."""
-    known: dict[str, Outcome] = {}
-    while True:
-        trials, study.searches = tune(study.spec, known)
-        fresh = {t.id: o for t in trials if t.id not in known and (o := study.store.outcome(t)) is not None}
-        if not fresh:
-            return trials
-        known |= fresh
 
 
 def _last_if_nan(value: float) -> float:

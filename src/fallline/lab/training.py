@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from fallline.errors import StudyError
 from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
+from fallline.lab.evaluation import evaluate, evaluate_items
 from fallline.lab.failing import Failure, Watch
 from fallline.lab.tasks import Task
 from fallline.spikes import count_spikes
@@ -146,7 +148,18 @@ class Training:
         return count_spikes([loss for loss in self.losses if math.isfinite(loss)])
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Return loss and metrics over a split with the weights that would be used.
+        """Return loss and metrics over a split with the weights that would be used."""
+        with self._evaluated_weights():
+            return evaluate(self.task, self.model, split, self.device)
+
+    def test(self) -> tuple[dict[str, float], np.ndarray | None, str]:
+        """Return the metrics of the test split, and the deciding one of every item; see `evaluate_items`."""
+        with self._evaluated_weights():
+            return evaluate_items(self.task, self.model, "test", self.task.metric.removeprefix("val_"), self.device)
+
+    @contextlib.contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        """Put the weights in place that would be used, and count the time.
 
         Those are the averages where the optimizer keeps some, and a schedule-free optimizer's own, which its method
         `eval` swaps in.
@@ -159,9 +172,8 @@ class Training:
             if callable(getattr(optimizer, "eval", None)):
                 optimizer.eval()
                 stack.callback(optimizer.train)
-            found = evaluate(self.task, self.model, split, self.device)
+            yield
         self.clock.evaluation += time.perf_counter() - began
-        return found
 
     def _update(self, parts: Sequence[Any]) -> float:
         """Make the optimizer step on these batches, whose gradients are averaged; return the loss before it."""
@@ -232,26 +244,6 @@ class Training:
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"]:
             torch.cuda.set_rng_state_all(saved["cuda_rng"])
-
-
-def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> dict[str, float]:
-    """Return loss and further metrics over a split, in eval mode, averaged by items, keyed like `val_loss`."""
-    model.eval()
-    sums: dict[str, float] = {}
-    items = 0
-    with torch.no_grad():
-        for part in task.batches(split, torch.Generator()):
-            batch = to_device(part, device)
-            size = task.size(batch)
-            items += size
-            with precision(task, device):
-                found = task.evaluate(model, batch)  # may have the loss from the same forward pass
-                if "loss" not in found:
-                    found = {"loss": task.loss(model, batch).item(), **found}
-            for key, value in found.items():
-                sums[f"{split}_{key}"] = sums.get(f"{split}_{key}", 0.0) + size * value
-    model.train()
-    return {key: value / items for key, value in sums.items()}
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

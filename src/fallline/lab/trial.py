@@ -5,9 +5,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from fallline.lab.optimizers import build_optimizer
@@ -37,6 +38,7 @@ class Trial:
         device: where it runs.
         sources: hashes of the user's files, by where they are.
         landscape: whether the curvature is measured on the way.
+        split: seed of the split of the data, for a task that splits them itself; None for the split of tuning.
     """
 
     stage: str
@@ -54,6 +56,7 @@ class Trial:
     device: str = "cpu"
     sources: Mapping[str, str] = field(default_factory=dict)
     landscape: bool = False
+    split: int | None = None
 
     @property
     def id(self) -> str:
@@ -71,6 +74,9 @@ class Outcome:
         curve: rows of step, lr_factor, train_loss (mean since the last row), val_loss, val_accuracy.
         trace: rows of step, loss of one batch, grad_norm, update_norm, at some of the steps.
         landscape: rows of step, sharpness, lambda_min, trace, critical_sharpness …; see `Waypoints`.
+        test_set: of a confirmation run: how many test "items" there are and whether each is an "example" or a "batch"
+            (`kind`), and the sizes of "pool", "train" and "test" of a task that splits its data itself.
+        items: the deciding metric of every test item (n,); None where it is not known. Kept in a file of its own.
     """
 
     failure: dict[str, Any] | None
@@ -78,6 +84,14 @@ class Outcome:
     curve: list[dict[str, float]]
     trace: list[dict[str, float]] = field(default_factory=list)
     landscape: list[dict[str, float]] = field(default_factory=list)
+    test_set: dict[str, Any] = field(default_factory=dict)
+    items: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return the outcome as plain data, without the items."""
+        record = asdict(replace(self, items=None))
+        del record["items"]
+        return record
 
 
 @dataclass
@@ -114,7 +128,7 @@ def derive(seed: int, *names: object) -> int:
 
 def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Training:
     """Return the training of a trial before its first step."""
-    task = get_task(trial.task, **trial.settings)
+    task = get_task(trial.task, split_seed=trial.split, **trial.settings)
     torch.manual_seed(derive(trial.seed, "init"))
     model = task.model().to(trial.device)
     optimizer = make_optimizer(trial.optimizer, task.param_groups(model), **trial.options)
@@ -149,15 +163,18 @@ def run(
     if failure is None and not metrics["val_loss"] < trivial:
         cause = f"validation loss {metrics['val_loss']:.4g} is no better than ignoring the input ({trivial:.4g})"
         failure = {"state": "not-learned", "step": trial.steps, "cause": cause}
+    items, test_set = None, {}
     if trial.stage != "tune" and failure is None:
-        metrics |= training.evaluate("test")
+        found, items, kind = training.test()
+        metrics |= found
+        test_set = {"items": 0 if items is None else len(items), "kind": kind, **(training.task.split_sizes or {})}
     failure = failure or _unusable(metrics, trial.steps)
     metrics["spikes"] = training.spikes()
     state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     spent = training.clock.costs()
     costs = Costs(time.perf_counter() - began, state_bytes=sum(t.nbytes for t in state), **spent)
     landscape = [] if training.waypoints is None else training.waypoints.rows
-    return Outcome(failure, metrics, training.curve, training.trace, landscape), costs
+    return Outcome(failure, metrics, training.curve, training.trace, landscape, test_set, items), costs
 
 
 def _unusable(metrics: Mapping[str, float], step: int) -> dict[str, Any] | None:

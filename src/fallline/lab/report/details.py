@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.plan import confirm
 from fallline.lab.report.analysis.targets import median
 from fallline.lab.report.measure import measure
 from fallline.lab.report.reached import fixed_target, targets, time_to_target
@@ -147,7 +146,7 @@ def spikes(study: "Study") -> Table | None:
     """Return the table of the spikes of the training loss; None when they were not counted."""
     rows = Records()
     for arm, search in study.searches.items():
-        outcomes = [study.outcome(trial) for trial in confirm(study.spec, search)]
+        outcomes = [study.outcome(trial) for trial in study.confirmation_trials(search.arm.name)]
         counts = [o.metrics["spikes"] for o in outcomes if "spikes" in o.metrics]
         if not counts:
             continue

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fallline.lab.designs import SeedsOnly
 from fallline.lab.report.measure import change, measure
 from fallline.lab.report.records import Records
 from fallline.lab.verdicts import Result, Verdict
 
 _SURE = {
     Verdict.BETTER: "better seed by seed",  # a ratio and a mean may order arms differently
-    Verdict.WORSE: "a real difference",
+    Verdict.WORSE: "a significant difference",
     Verdict.EQUIVALENT: "equivalent within the margin",
-    Verdict.NOT_DISTINGUISHABLE: "too little to tell them apart",
+    Verdict.NOT_DISTINGUISHABLE: "not distinguishable",
 }
 
 if TYPE_CHECKING:
@@ -33,12 +34,22 @@ def headline(study: "Study", leaders: Records) -> str:
         return _self_check(study)
     if len(leaders) == 1:
         return f"{first[0]}, tuned and confirmed on its own"
+    if len(first) == 1 and finished == 1:
+        return f"Only {first[0]} finished all its runs"
+    scope = _scope(study, [row["arm"] for row in leaders if row["finished"]])
     if len(first) == 1:
-        return f"{first[0]} is the best of {len(leaders)}" if finished > 1 else f"Only {first[0]} finished all its runs"
+        return f"{first[0]} is the best of {len(leaders)} {scope}"
     if len(first) == 2:
-        return f"{first[0]} and {first[1]} cannot be told apart at this budget"
+        return f"{first[0]} and {first[1]} are not distinguishable {scope}"
     who = f"{', '.join(first[:-1])} and {first[-1]}" if len(first) == 3 else f"{len(first)} of {len(leaders)} arms"
-    return f"No single winner at this budget: {who} share the first rank"
+    return f"No single winner {scope}: {who} share the first rank"
+
+
+def _scope(study: "Study", arms: Sequence[str]) -> str:
+    """Return what the ranks hold for: the narrowest scope of the comparisons with the best mean."""
+    scopes = {study.design(arm, arms[0]).scope for arm in arms[1:]}
+    narrow = SeedsOnly().scope
+    return narrow if narrow in scopes else scopes.pop()
 
 
 def answer(study: "Study", against: Sequence[Result]) -> str:

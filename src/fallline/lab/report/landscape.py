@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.plan import confirm
 from fallline.lab.report.document import Block, Figures, Section, Tabled
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Column, Table
@@ -22,7 +21,7 @@ def records(study: "Study") -> Records:
     """Return a record for every arm, stage and confirmation run: arm, seed, stage, step and what was measured."""
     rows = Records()
     for arm, search in study.searches.items():
-        for trial in confirm(study.spec, search):
+        for trial in study.confirmation_trials(search.arm.name):
             for stage, row in zip(STAGES, study.outcome(trial).landscape, strict=False):  # a run that failed has fewer
                 rows.append({"arm": arm, "seed": trial.seed, "stage": stage, **row})
     return rows

@@ -1,9 +1,12 @@
 """What a study is judged by, and how figures and tables name it."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fallline.lab.report.text import number
 from fallline.lab.statistics import Comparison
+from fallline.lab.verdicts import margin_in_units
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -79,6 +82,22 @@ class Measure:
 def measure(study: "Study") -> Measure:
     """Return what a study is judged by."""
     return Measure(study.metric, study.mode, study.spec.learning.unit, study.log_ratio, study.has_losses_below_0)
+
+
+def margin_size(study: "Study", margin: float) -> float:
+    """Return a margin as differences are compared: itself for ratios, else in the metric's own unit."""
+    if study.log_ratio:
+        return margin
+    means = [r.comparison.baseline_mean for r in study.results.values() if r.comparison is not None]
+    return margin_in_units(margin, means[0]) if means else math.nan
+
+
+def margin_text(study: "Study", margin: float) -> str:
+    """Return the user's margin in words: relative, with its size in the metric's own unit where that is compared."""
+    relative = f"{100 * margin:g} %"
+    if study.log_ratio:
+        return relative
+    return f"{relative} of {study.baseline}'s mean ({number(margin_size(study, margin), '.3g')})"
 
 
 def change(c: Comparison, value: float, form: str = "+") -> str:

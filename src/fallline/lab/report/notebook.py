@@ -34,6 +34,6 @@ def summary_html(study: "Study") -> str:
     lines += [f"Warning: {warning}" for warning in study.warnings()]
     items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
     spec = study.spec
-    what = f"{spec.task}: {len(rows)} arms, {spec.steps} steps, {spec.seeds} confirmation seeds each"
+    what = f"{spec.task}: {len(rows)} arms, {spec.steps} steps, {study.seeds} confirmation seeds per arm"
     how = escape(answer(study, against_best(study)))
     return f"<p><strong>{escape(headline(study, rows))}</strong><br>{escape(what)}<br>{how}</p><ul>{items}</ul>"

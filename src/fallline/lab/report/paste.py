@@ -8,6 +8,7 @@ from fallline.lab.arms import Arm
 from fallline.lab.loading import is_path
 from fallline.lab.optimizers import split_wrapper
 from fallline.lab.schedules import DROPS, STABLE, WARMUP, warmup_steps
+from fallline.lab.sequential import seeds_text
 from fallline.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def command(study: "Study") -> str:
     # An arm is called as it was asked for, with its schedule and what is varied behind it where there are several.
     texts = [_asked(arm) for arm in spec.arms]
     words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
-    words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", str(spec.seeds)]
+    words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", seeds_text(spec.seeds)]
     words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
     for name, values in _varied(spec.arms).items():
         words += ["--vary", f"{name}={','.join(values)}"]

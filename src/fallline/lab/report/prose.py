@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from fallline.lab.plan import confirm
+from fallline.lab.designs import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
 from fallline.lab.report.document import Block, Bullets, Code, Section, Text
-from fallline.lab.report.measure import measure
+from fallline.lab.report.measure import margin_text, measure
 from fallline.lab.report.paste import command
 from fallline.lab.report.text import plural
 from fallline.lab.report.tuned import searched
 from fallline.lab.schedules import WARMUP
 from fallline.lab.selection import AGAIN
+from fallline.lab.stages import stopping
 from fallline.lab.store import read_study
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def methods(study: "Study") -> Section:
 
 def _task(study: "Study") -> str:
     spec, kind = study.spec, measure(study)
-    trials = [t for search in study.searches.values() for t in confirm(spec, search)]
+    trials = [t for arm in study.searches for t in study.confirmation_trials(arm)]
     lengths = sorted({trial.steps for trial in trials} or {spec.steps})
     warmups = sorted({trial.warmup for trial in trials} or {WARMUP})
     length = " or ".join(str(steps) for steps in lengths)
@@ -74,8 +75,18 @@ def _confirmation(study: "Study") -> str:
     if any(arm.twin for arm in study.spec.arms):
         how = ", disjoint ones for each arm, since this is a self-check"
     return (
-        f"The selected configuration was trained on {study.spec.seeds} fresh seeds{how}. The test split was used once, "
-        "at the end of these runs."
+        f"The selected configuration was trained on {study.seeds} fresh seeds{how}. {_split(study)}"
+        f"{' ' if stopping(study) else ''}{stopping(study)}"
+    )
+
+
+def _split(study: "Study") -> str:
+    if not study.spec.resplit:
+        return "The test split was used once, at the end of these runs; it decided nothing but when to stop."
+    return (
+        "Every seed drew its own split of the data into training, validation and test, the same for all arms. Tuning "
+        "used one split of its own; its examples also occur in later test sets, which favours no arm as such. Test "
+        "figures decided nothing but when to stop."
     )
 
 
@@ -87,15 +98,39 @@ def _comparison(study: "Study") -> str:
         what = "log ratios of" if kind.log_ratio else "differences in"
         text = (
             f"Arms are compared with {study.baseline} by two-sided paired t-tests on the {what} "
-            f"{kind.name(kind.test)}, Holm-corrected over {plural(pairs, 'comparison')}, at a level of 5 %."
+            f"{kind.name(kind.test)}, Holm-corrected over {plural(pairs, 'comparison')}, at a level of 5 %"
+            f"{_looks(study)}. {_variance(study)}"
         )
     if study.results and study.margin is not None:
-        size = f"{100 * study.margin:g} %" if kind.log_ratio else f"{study.margin:g}"
-        text += f" Equivalent means an interval inside ±{size}, a margin given by the user."
+        text += f" Equivalent means an interval inside ±{margin_text(study, study.margin)}, a margin given by the user."
     return (
         f"{text} Where a seed failed, failures are counted instead. A run fails when its loss is not finite, blows up, "
         "or ends no better than a predictor that ignores its input."
     )
+
+
+def _looks(study: "Study") -> str:
+    looks = study.spec.looks
+    if len(looks) == 1:
+        return ""
+    return f" over all looks (after {', '.join(map(str, looks[:-1]))} and {looks[-1]} seeds)"
+
+
+def _variance(study: "Study") -> str:
+    """Return which sources of chance the intervals contain and how, for the designs that occur."""
+    designs = {type(r.comparison.design): r.comparison.design for r in study.results.values() if r.comparison}
+    said = {
+        FixedTestSet: "Seeds and test examples are both random: the variance of the mean difference is that of the "
+        "crossed two-way design, [MS_S + max(0, MS_E − MS_R)] / (S · E). The training set is fixed.",
+        RandomSplits: "Seeds, splits and examples are random: the variance of the mean difference is s²/n + s_e²/N, "
+        "with s² over the seeds, s_e² over the examples of a test set, and N the size of the pool.",
+        RandomSplitMeans: "Seeds and splits are random: the variance of the mean difference is "
+        "s² (1/n + n_test/n_train) (Nadeau and Bengio 2003), since the task has no method losses.",
+        SeedsOnly: "Only the seeds are random, so verdicts hold on this test set: "
+        + "; ".join(design.reason for design in designs.values() if design.reason)
+        + ".",
+    }
+    return " ".join(said[kind] for kind in said if kind in designs)
 
 
 def _figures(study: "Study") -> str:
@@ -118,12 +153,12 @@ def threats(study: "Study") -> Section:
         tuned = f"Only {names} {were} tuned; an arm that depends on what was fixed is at a disadvantage."
     equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
     items = [
-        "One task, one model, one split of the data: what wins here need not win elsewhere.",
-        "The intervals cover the seeds of the configurations that were selected, not the luck of the search: it used "
+        "One task and one model: what wins here need not win elsewhere.",
+        "The intervals cover the configurations that were selected, not the luck of the search: it used "
         f"{plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm, and another search may select "
         "other configurations, whose means differ by more than the intervals say.",
         tuned,
-        f"With {spec.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
+        f"With {study.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
         "show.",
         "The best arm is judged on the runs that made it look best, so its lead is a little too large.",
         f"Arms were given equal trials{equal}, not equal seconds.",

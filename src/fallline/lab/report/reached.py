@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.plan import confirm
 from fallline.lab.report.analysis.targets import first_step, grid, median
 from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
@@ -46,7 +45,7 @@ def time_to_target(study: "Study", target: float) -> Records:
     """
     rows = Records()
     for arm, search in study.searches.items():
-        trials = confirm(study.spec, search)
+        trials = study.confirmation_trials(search.arm.name)
         steps = steps_to(study, search, target)
         per_step: dict[str, list[float | None]] = {
             "examples": [_examples(trial) for trial in trials],
@@ -66,12 +65,12 @@ def time_to_target(study: "Study", target: float) -> Records:
 def steps_to(study: "Study", search: Search, target: float) -> list[float]:
     """Return the steps that each confirmation run of an arm took to a target; infinity where it was missed."""
     kind = measure(study)
-    outcomes = [study.outcome(trial) for trial in confirm(study.spec, search)]
+    outcomes = [study.outcome(trial) for trial in study.confirmation_trials(search.arm.name)]
     return [math.inf if o.failure else first_step(o.curve, kind.metric, target, kind.mode) for o in outcomes]
 
 
 def _runs(study: "Study") -> list[tuple[Trial, Any]]:
-    return [(t, study.outcome(t)) for search in study.searches.values() for t in confirm(study.spec, search)]
+    return [(t, study.outcome(t)) for arm in study.searches for t in study.confirmation_trials(arm)]
 
 
 def _examples(trial: Trial) -> float | None:

@@ -54,9 +54,9 @@ def leaderboard(study: "Study") -> Table:
         interior,
     ]
     note = (
-        f"Means over the confirmation runs: the configuration selected on validation, trained on {study.spec.seeds} "
-        "fresh seeds. The test split has decided nothing. An arm shares rank 1 unless it is worse than the best mean. "
-        "Optimum interior: the best values lie inside the range that was searched."
+        f"Means over the confirmation runs: the configuration selected on validation, trained on {study.seeds} "
+        "fresh seeds. The test split decided nothing but when to stop. An arm shares rank 1 unless it is worse than "
+        "the best mean. Optimum interior: the best values lie inside the range that was searched."
     )
     return Table("leaderboard", rows, tuple(columns), note)
 
@@ -191,7 +191,7 @@ def pairwise(study: "Study", name: str, results: Sequence[Result], note: str = "
         def cell(row: Row) -> Cell | str:
             c = by_arm[row["arm"]].comparison
             if c is None:
-                own, other = (f"{row[key]} of {study.spec.seeds}" for key in ("failed", "baseline_failed"))
+                own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
                 lost = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
                 return lost if keys == ("difference",) else NONE
             return " to ".join(change(c, getattr(c, key), form) for key in keys)

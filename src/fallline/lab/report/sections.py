@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import fallline.lab.report.chance as chance
 import fallline.lab.report.details as details
 import fallline.lab.report.landscape as landscape
 import fallline.lab.report.ledger as ledger
@@ -11,11 +12,12 @@ import fallline.lab.report.results as results
 from fallline.lab.report.charts import figures
 from fallline.lab.report.document import Block, Code, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.headline import answer, headline
-from fallline.lab.report.measure import measure
+from fallline.lab.report.measure import margin_text, measure
 from fallline.lab.report.paste import best_code
 from fallline.lab.report.tables import Table
 from fallline.lab.report.text import plural
 from fallline.lab.selection import AGAIN
+from fallline.lab.stages import stopping
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -46,7 +48,8 @@ def document(study: "Study") -> Document:
     compared = [study.results[row["arm"]] for row in rows if row["arm"] in study.results]
     return Document(
         headline=headline(study, rows),
-        subject=f"{spec.task} · {plural(len(rows), 'arm')} · {spec.steps} steps · {spec.seeds} confirmation seeds each",
+        subject=f"{spec.task} · {plural(len(rows), 'arm')} · {spec.steps} steps · {study.seeds} confirmation seeds "
+        "per arm",
         arms=study.arms,
         verdicts=[(result.arm, f"{result.sentence}.") for result in compared],
         notes=_how_to_read(study),
@@ -65,6 +68,7 @@ def tables(study: "Study") -> list[Table]:
         results.equal_steps(study),
         results.tuning(study),
         results.pairwise(study, "pairwise", list(study.results.values())) if study.results else None,
+        chance.chance(study, list(study.results.values())),
         details.sensitivity(study),
         details.target(study),
         details.target_grid(study),
@@ -88,7 +92,8 @@ def _how_to_read(study: "Study") -> list[str]:
     kind = measure(study)
     return [
         f"Above, mean ± SD of the {kind.title(kind.test)}, {kind.better} is better. In brackets the 95 % interval of "
-        f"its change, not corrected; p is corrected for the number of comparisons with {study.baseline}, the baseline."
+        f"its change, not corrected; p is corrected for the number of comparisons with {study.baseline}, the baseline.",
+        *([stopping(study)] if stopping(study) else []),
     ]
 
 
@@ -105,11 +110,10 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
             if twins
             else "with the same initialisation and order of the data in both arms"
         )
-        caption = f"Circles: one seed each, {seeds}. Bar: mean and 95 % t interval. "
+        caption = f"Circles: one seed each, {seeds}. Bar: mean and 95 % interval over all sources of chance. "
         caption += f"{'Left' if kind.mode == 'min' else 'Right'} of 0 is better."
         if study.margin is not None:
-            size = f"{100 * study.margin:g} %" if kind.log_ratio else f"{study.margin:g}"
-            caption += f" Grey: the ±{size} that do not matter."
+            caption += f" Grey: the ±{margin_text(study, study.margin)} that do not matter."
         blocks.append(Figures({"differences": drawn["differences"]}, caption, legend=False))
     else:
         lost = (
@@ -121,11 +125,14 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
     scale = "log ratios shown as percent" if kind.log_ratio else "in the metric's own unit"
     note = (
         f"{paired}; differences are {scale}. Only p (Holm) decides; intervals are not corrected for the number of "
-        "comparisons. p (sign flips) is exact and given for 8 to 20 seeds. Probability of superiority: share of seeds "
-        "won. Minimum detectable: the difference found four times in five at this n and spread, at the level left to "
-        "each comparison; the intervals are those of one comparison alone."
+        "comparisons. p (sign flips) is exact, over the seeds alone, and given for 8 to 20 seeds. Probability of "
+        "superiority: share of seeds won. Minimum detectable: the difference that would be found with 80 % power with "
+        "this n and all sources of chance, at the level left to each comparison; the intervals are those of one "
+        "comparison alone."
     )
     blocks.append(Tabled(results.pairwise(study, "pairwise", rows, note)))
+    if (sources := chance.chance(study, rows)) is not None:
+        blocks += [Tabled(sources), *filter(None, [chance.advice(rows)])]
     against = results.against_best(study)
     if len(against) > 1 and against[0].baseline != study.baseline:
         blocks.append(Text("", lead=f"Differences to {against[0].baseline}, the best mean"))

@@ -27,11 +27,12 @@ _BUILT_IN: tuple[type[Task], ...] = (Digits, DigitsCNN, FashionMNIST, CIFAR10, C
 TASKS: dict[str, type[Task]] = {cls.name: cls for cls in _BUILT_IN}
 
 
-def get_task(name: str, **settings: Any) -> Task:
+def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Task:
     """Return a task: a built-in one by its name, or the class at FILE.py:NAME or package.module:NAME.
 
     Args:
         name: which task.
+        split_seed: which split of its data, for a task that splits them itself; the one of tuning by default.
         **settings: settings of the task that differ from its defaults.
 
     Raises:
@@ -44,10 +45,10 @@ def get_task(name: str, **settings: Any) -> Task:
             raise ArgumentError(
                 f"task: {name} must be a class decorated with @fallline.task, got {got}; `fallline new-task` writes one"
             )
-        return cls(**settings)
+        return cls(split_seed=split_seed, **settings)
     if name not in TASKS:
         raise ArgumentError(
             f"task: must be one of {', '.join(TASKS)} or FILE.py:NAME, got {name!r}; "
             + suggest(name, TASKS, "leave it out for digits")
         )
-    return TASKS[name](**settings)
+    return TASKS[name](split_seed=split_seed, **settings)

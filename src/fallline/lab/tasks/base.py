@@ -26,6 +26,10 @@ class Task(ABC):
         unit: of the loss, for axes and tables; "" when it has none.
         precision: "float32", or "bfloat16" to run model and loss under autocast.
         accumulate: batches whose gradients are averaged into one step.
+        resplit: whether the data are one pool that the task splits by `split_indices`; every confirmation seed then
+            draws a split of its own.
+        split_seed: which split; the default is the one that configurations are tuned on.
+        split_sizes: the sizes of "pool", "train", "val" and "test" at the last call of `split_indices`; None before.
     """
 
     name: ClassVar[str]
@@ -37,14 +41,19 @@ class Task(ABC):
     unit: ClassVar[str] = "nats"
     precision: ClassVar[str] = "float32"
     accumulate: ClassVar[int] = 1
+    resplit: ClassVar[bool] = False
+    split_seed: int = 0
+    split_sizes: Mapping[str, int] | None = None
 
-    def __new__(cls: type[T], **settings: Any) -> T:
+    def __new__(cls: type[T], *, split_seed: int | None = None, **settings: Any) -> T:
         """Create the task with other settings than its defaults; they are attributes before any `__init__` runs.
 
         Raises:
             ArgumentError: the task has no such setting, or it is of another type than its default.
         """
         task = super().__new__(cls)
+        if split_seed is not None:
+            task.split_seed = split_seed
         for key, value in {**cls.settings, **settings}.items():
             setattr(task, key, cls._setting(key, value))
         return task
@@ -84,6 +93,42 @@ class Task(ABC):
         while not isinstance(batch, torch.Tensor):
             batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
         return len(batch)
+
+    def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor | Mapping[str, torch.Tensor] | None:
+        """Return the loss of every item of a batch, (n,); their mean is `loss`. By default None, which means unknown.
+
+        With them a verdict holds for new test examples too. A mapping gives further metrics of `evaluate` by item, such
+        as {"loss": …, "accuracy": …}. Items must be independent of each other: a contiguous text gives one value per
+        block, not one per byte.
+        """
+        return None
+
+    def split_indices(self, count: int, val: float = 0.2, test: float = 0.2) -> dict[str, torch.Tensor]:
+        """Return which of `count` examples are in "train", "val" and "test": (n,) indices each, drawn by `split_seed`.
+
+        Args:
+            count: size of the pool.
+            val, test: how many examples; below 1, which share of the pool.
+
+        Raises:
+            ArgumentError: a part would be empty.
+
+        Example:
+            >>> from fallline.lab.tasks import Digits
+            >>> {name: len(part) for name, part in Digits().split_indices(10).items()}
+            {'train': 6, 'val': 2, 'test': 2}
+        """
+        sizes = [round(count * part) if part < 1 else int(part) for part in (val, test)]
+        if min(*sizes, count - sum(sizes)) < 1:
+            raise ArgumentError(
+                f"split_indices: train, val and test must have an example each, got val={val:g}, test={test:g} of "
+                f"{count}; leave val and test out for a fifth each"
+            )
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
+        names = ("train", "val", "test")
+        parts = dict(zip(names, order.split([count - sum(sizes), *sizes]), strict=True))
+        self.split_sizes = {"pool": count, **{name: len(part) for name, part in parts.items()}}
+        return parts
 
     def trivial_loss(self) -> float | None:
         """Return the validation loss of the best predictor that ignores its input; worse is "not learned".

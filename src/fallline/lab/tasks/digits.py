@@ -8,21 +8,17 @@ from torch import nn
 
 from fallline.lab.tasks.images import Batch, Images
 
-_SPLIT_SEED = 1797  # the split is part of the task: the same for every study
-_SIZES = {"train": 1077, "val": 360, "test": 360}
+_HELD_OUT = 360  # images in each of validation and test; 1,077 are left for training
 
 
 @functools.cache
-def load(split: str) -> Batch:
-    """Return the images (n, 1, 8, 8) scaled to [0, 1] and the labels (n,) of a split."""
+def load_pool() -> Batch:
+    """Return all images (1797, 1, 8, 8), scaled to [0, 1], and labels (1797,)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32).div_(16).unsqueeze(1)
-    labels = torch.tensor(data.target, dtype=torch.int64)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    parts = dict(zip(_SIZES, order.split(list(_SIZES.values())), strict=True))
-    return images[parts[split]], labels[parts[split]]
+    return images, torch.tensor(data.target, dtype=torch.int64)
 
 
 class Digits(Images):
@@ -31,6 +27,8 @@ class Digits(Images):
     name: ClassVar[str] = "digits"
     steps: ClassVar[int] = 400
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), MLP 64-128-128-10, cross-entropy, batch 64"
+    resplit: ClassVar[bool] = True
+    split_seed: int = 1797
 
     def model(self) -> nn.Module:
         """Return a perceptron with two hidden layers of 128 units."""
@@ -40,7 +38,9 @@ class Digits(Images):
 
     def load(self, split: str) -> Batch:
         """Return images (n, 1, 8, 8) and labels (n,) of a split."""
-        return load(split)
+        images, labels = load_pool()
+        chosen = self.split_indices(len(labels), val=_HELD_OUT, test=_HELD_OUT)[split]
+        return images[chosen], labels[chosen]
 
 
 class DigitsCNN(Digits):

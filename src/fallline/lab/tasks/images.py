@@ -84,6 +84,15 @@ class Images(Task):
             "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         }
 
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return cross-entropy and accuracy of every image, (n,) each."""
+        images, labels = batch
+        logits = model(images)
+        return {
+            "loss": nn.functional.cross_entropy(logits, labels, reduction="none"),
+            "accuracy": (logits.argmax(1) == labels).double(),
+        }
+
     def data_digest(self) -> str:
         """Return a hash of the images and labels of every split."""
         digest = hashlib.sha256()

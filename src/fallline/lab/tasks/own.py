@@ -13,7 +13,13 @@ from fallline.lab.tasks.base import Task
 
 # The arguments that the lab passes to each method, self not counted.
 _REQUIRED = {"model": "", "batches": "split, generator", "loss": "model, batch"}
-_OPTIONAL = {"evaluate": "model, batch", "size": "batch", "param_groups": "model", "trivial_loss": ""}
+_OPTIONAL = {
+    "evaluate": "model, batch",
+    "losses": "model, batch",
+    "size": "batch",
+    "param_groups": "model",
+    "trivial_loss": "",
+}
 _PRECISIONS = ("float32", "bfloat16")
 _SETTING = (bool, int, float, str)  # what a command line can say and a specification on disk can hold
 _FEWEST_STEPS = 20  # as for a study: fewer make no curve
@@ -30,6 +36,7 @@ def task(
     accumulate: int = 1,
     unit: str = "",
     summary: str | None = None,
+    resplit: bool = False,
     **settings: Any,
 ) -> Callable[[type], type[Task]]:
     """Make a class with `model`, `batches` and `loss` a task, on which optimizers are compared.
@@ -45,6 +52,8 @@ def task(
         accumulate: batches whose gradients are averaged into one step.
         unit: of the loss, for axes and tables, such as "nats".
         summary: one line for people; the first line of the class's docstring, or its name, by default.
+        resplit: the data are one pool without an official split, and `batches` takes its examples by
+            `self.split_indices(count)`: every confirmation seed then draws a split of its own.
         **settings: what a study may set or vary, with its default, such as `batch_size=64`; each is an attribute,
             there before `__init__` runs.
 
@@ -88,6 +97,7 @@ def task(
             "summary": first_line if summary is None else summary,
             "settings": {**inherited, **settings},
             "name": cls.__name__,
+            "resplit": resplit,
             "__init__": lambda self, **settings: initialise(self),
             **{key: getattr(cls, key) for key in ("__module__", "__qualname__", "__doc__")},
         }

@@ -19,32 +19,35 @@ from fallline.lab.tasks.transformer import NORMS, ByteTransformer
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 CONTEXT = 64  # bytes that the model sees
-_SHARES = {"train": 0.9, "val": 0.05, "test": 0.05}  # one after the other, so that no window crosses a border
-_WINDOWS = {"val": 96, "test": 512}  # evaluated at most; validation is evaluated twenty times a run
+_SHARE = 0.05  # of the blocks in each of validation and test
+_WINDOWS = {"val": 96, "test": 1024}  # evaluated at most; validation is evaluated twenty times per run
+_WINDOWS_PER_BLOCK = 16  # about 1 KB: neighbouring windows are alike, so that a block counts as one example
+_BLOCKS = 400  # at least, if the text has so many windows
 _EVALUATED_AT_ONCE = 64  # windows
 _LIBRARY_BYTES = 2_000_000
 # Not the library's own text, the same everywhere, or there only on some systems.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
-def _splits(text: str) -> dict[str, torch.Tensor]:
-    """Return the bytes (n,) of each split."""
+def _pool(text: str) -> torch.Tensor:
+    """Return the text as bytes (blocks, windows per block, 65)."""
     path = Path(text).expanduser()
-    return _split(text, path.stat().st_mtime_ns if text and path.exists() else 0)
+    return _blocks(text, path.stat().st_mtime_ns if text and path.exists() else 0)
 
 
 @functools.cache
-def _split(text: str, changed: int) -> dict[str, torch.Tensor]:
+def _blocks(text: str, changed: int) -> torch.Tensor:
     data = _bytes(text)
-    shortest = math.ceil(2 * (CONTEXT + 1) / min(_SHARES.values()))  # two windows in each split
+    shortest = math.ceil(2 * (CONTEXT + 1) / _SHARE)  # two windows in each split
     if len(data) < shortest:
         raise ArgumentError(
             f"task text: text must be a file of at least {shortest} bytes, got {len(data)} in {text!r}; "
             "pass a longer one"
         )
-    ends = [round(len(data) * share) for share in (0.9, 0.95)]
-    whole = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return dict(zip(_SHARES, whole.tensor_split(ends), strict=True))
+    windows = len(data) // (CONTEXT + 1)
+    per_block = max(1, min(_WINDOWS_PER_BLOCK, windows // _BLOCKS))
+    kept = windows // per_block * per_block * (CONTEXT + 1)
+    return torch.frombuffer(bytearray(data[:kept]), dtype=torch.uint8).view(-1, per_block, CONTEXT + 1)
 
 
 def _bytes(text: str) -> bytes:
@@ -91,7 +94,8 @@ class Text(Task):
     steps: ClassVar[int] = 600
     summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, pre-norm transformer of 4 blocks"
     settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "norm": "pre", "text": ""}
-    unit: ClassVar[str] = "nats a byte"
+    unit: ClassVar[str] = "nats per byte"
+    resplit: ClassVar[bool] = True
     batch_size: int
     norm: str
     text: str
@@ -107,24 +111,35 @@ class Text(Task):
         if self.batch_size < 1:
             raise ArgumentError(f"task {self.name}: batch_size must be at least 1, got batch_size={self.batch_size}")
         if self.text:
-            _splits(self.text)
+            _pool(self.text)
 
     def model(self) -> nn.Module:
         """Return a transformer of width 64 with 4 blocks of 4 heads."""
         return ByteTransformer(CONTEXT, width=64, depth=4, heads=4, norm=self.norm)
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield random windows of the training text without end, or evenly spaced ones of another split once."""
-        data = _splits(self.text)[split]
+        """Yield random windows of the training blocks without end, or those of another split once.
+
+        Validation takes windows from all of its blocks, the test split whole blocks, at most _WINDOWS.
+        """
+        pool = _pool(self.text)
+        blocks = pool[self.split_indices(len(pool), val=_SHARE, test=_SHARE)[split]]
+        if split == "train":
+            yield from self._training_windows(blocks.flatten(1), generator)
+        windows = blocks.flatten(0, 1).long()
+        if split == "val":
+            windows = windows[_spread(len(windows), _WINDOWS[split])]
+        for chunk in windows[: _WINDOWS[split]].split(_EVALUATED_AT_ONCE):
+            yield chunk[:, :-1], chunk[:, 1:]
+
+    def _training_windows(self, blocks: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield batches of windows at random places within blocks (n, bytes), without end."""
         offsets = torch.arange(CONTEXT + 1)
-        if split != "train":
-            windows = data[_starts(len(data), _WINDOWS[split])[:, None] + offsets].long()
-            for chunk in windows.split(_EVALUATED_AT_ONCE):
-                yield chunk[:, :-1], chunk[:, 1:]
-            return
+        last = blocks.shape[1] - CONTEXT
         while True:
-            starts = torch.randint(len(data) - CONTEXT, (self.batch_size, 1), generator=generator)
-            windows = data[starts + offsets].long()
+            rows = torch.randint(len(blocks), (self.batch_size, 1), generator=generator)
+            starts = torch.randint(last, (self.batch_size, 1), generator=generator)
+            windows = blocks[rows, starts + offsets].long()
             yield windows[:, :-1], windows[:, 1:]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -133,15 +148,25 @@ class Text(Task):
         return nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Return the loss, the same in bits, and the share of bytes foretold, from one forward pass."""
+        """Return the loss, the same in bits, and the share of bytes predicted, from one forward pass."""
         inputs, targets = batch
         logits = model(inputs).flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, targets.flatten()).item()
         accuracy = (logits.argmax(1) == targets.flatten()).double().mean().item()
         return {"loss": loss, "bits_per_byte": loss / math.log(2), "accuracy": accuracy}
 
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the metrics of every block of a test batch; of every window where they make no whole blocks."""
+        inputs, targets = batch
+        logits, per_block = model(inputs), _pool(self.text).shape[1]
+        shape = (-1, CONTEXT if len(targets) % per_block else per_block * CONTEXT)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        correct = (logits.argmax(2) == targets).double()
+        means = loss.view(shape).mean(1)
+        return {"loss": means, "bits_per_byte": means / math.log(2), "accuracy": correct.view(shape).mean(1)}
+
     def size(self, batch: Batch) -> int:
-        """Return how many bytes are foretold."""
+        """Return how many bytes are predicted."""
         return batch[1].numel()
 
     def trivial_loss(self) -> float:
@@ -156,10 +181,7 @@ class Text(Task):
 
     def data_digest(self) -> str:
         """Return a hash of the whole text."""
-        digest = hashlib.sha256()
-        for part in _splits(self.text).values():
-            digest.update(part.numpy().data)
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(_pool(self.text).numpy().data).hexdigest()[:16]
 
 
 class TextPost(Text):
@@ -170,12 +192,11 @@ class TextPost(Text):
     settings: ClassVar[Mapping[str, Any]] = {**Text.settings, "norm": "post"}
 
 
-def _starts(length: int, count: int) -> torch.Tensor:
-    """Return where evenly spaced windows begin, as many as fit without overlapping, at most `count`.
+def _spread(length: int, count: int) -> torch.Tensor:
+    """Return indices spread evenly over a length, at most `count`.
 
     Example:
-        >>> _starts(1000, 3).tolist()
-        [0, 467, 935]
+        >>> _spread(1000, 3).tolist()
+        [0, 499, 999]
     """
-    count = min(count, length // (CONTEXT + 1))
-    return torch.linspace(0, length - CONTEXT - 1, count).long()
+    return torch.linspace(0, length - 1, min(count, length)).long()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from fallline.lab.plan import confirm, tuning_trials
+from fallline.lab.plan import tuning_trials
 from fallline.lab.report.charts.encodings import (
     DIM,
     EXTENT,
@@ -81,7 +81,7 @@ def _rows(study: "Study", key: str, kind: Measure) -> tuple[Rows, Rows]:
     rows: Rows = []
     crosses: Rows = []
     for arm, search in study.searches.items():
-        outcomes = [study.outcome(trial) for trial in confirm(study.spec, search)]
+        outcomes = [study.outcome(trial) for trial in study.confirmation_trials(search.arm.name)]
         runs = {f"{i + 1} of {len(outcomes)}": [o.curve] for i, o in enumerate(outcomes)}
         if not any(o.failure for o in outcomes):
             runs = {f"mean of {len(outcomes)}": [o.curve for o in outcomes]}
@@ -103,7 +103,7 @@ def _shapes(study: "Study") -> dict[tuple[str, int, float], list[float]]:
     """Return the factors on the learning rate of every schedule, length and warm-up that the arms confirmed."""
     shapes = {}
     for search in study.searches.values():
-        trial = (confirm(study.spec, search) or tuning_trials(study.spec, search))[0]
+        trial = (study.confirmation_trials(search.arm.name) or tuning_trials(study.spec, search))[0]
         warmup = trial.warmup
         shapes[trial.schedule, trial.steps, warmup] = factors_of(trial.schedule, trial.steps, warmup)
     return shapes
@@ -162,7 +162,8 @@ def strip(study: "Study") -> alt.LayerChart | None:
 
 def steps_axis(study: "Study", title: str | None) -> alt.X:
     """Return the axis of optimizer steps, long enough for the longest arm."""
-    longest = max([t.steps for s in study.searches.values() for t in confirm(study.spec, s)], default=study.spec.steps)
+    lengths = [trial.steps for arm in study.searches for trial in study.confirmation_trials(arm)]
+    longest = max(lengths, default=study.spec.steps)
     scale = alt.Scale(domain=[0, longest], nice=False)
     form = "~s" if longest >= 10_000 else "d"  # "0.1k" for 100 is harder to read
     return alt.X("step:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks(), format=form))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from fallline.lab.report.charts.encodings import DIM, INK, Rows, colour, data, finish, mark, ticks, tip
-from fallline.lab.report.measure import measure
+from fallline.lab.report.measure import margin_size, measure
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -24,7 +24,8 @@ def differences(study: "Study") -> alt.LayerChart | None:
     kind = measure(study)
     unit, form, scaled = ("%", "+.2f", 100.0) if kind.log_ratio else ("", "+.4f", 1.0)
     values = [row[key] for row in (*seeds, *means) for key in ("change", "low", "high") if key in row]
-    edges = [0.0, *((-scaled * study.margin, scaled * study.margin) if study.margin is not None else ())]
+    size = scaled * margin_size(study, study.margin) if study.margin is not None else 0.0
+    edges = [0.0, -size, size]
     scale = alt.Scale(domain=[min(values + edges), max(values + edges)], nice=True)
     title = f"{kind.name(kind.test)}, change against {study.baseline}{' (%)' if unit else ''}"
     x = alt.X("change:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks()))

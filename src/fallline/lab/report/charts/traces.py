@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from fallline.lab.plan import confirm
 from fallline.lab.report.charts.curves import steps_axis
 from fallline.lab.report.charts.encodings import (
     EXTENT,
@@ -61,7 +60,7 @@ def _rows(study: "Study", key: str) -> Rows:
     rows: Rows = []
     for arm, search in study.searches.items():
         at: dict[float, list[float]] = defaultdict(list)
-        for trial in confirm(study.spec, search):
+        for trial in study.confirmation_trials(search.arm.name):
             for row in study.outcome(trial).trace:
                 value = positive(row.get(key, 0.0))
                 if value is not None:

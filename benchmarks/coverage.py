@@ -1,0 +1,335 @@
+"""Does the 95 % interval of the lab cover the difference on new data? Writes docs/coverage.md.
+
+    python benchmarks/coverage.py            # 5 minutes on one core
+
+A source of 100,000 examples with heavy tails stands for the world. The two arms are linear models under SGD with other
+learning rates and weight decays, so that they differ in truth; that true difference is known, since the mean squared
+error over the whole source is a quadratic form of the weights. Studies are drawn from the source as the lab draws them
+and judged by the lab's own code. A null hypothesis of one arm twice would have no effect of the pool and prove nothing.
+"""
+
+import argparse
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+from fallline.lab.designs import Design, FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
+from fallline.lab.statistics import compare
+
+STUDIES, SOURCE, FEATURES = 1000, 100_000, 12
+STEPS, BATCH = 60, 16
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A linear model under SGD: learning rate, weight decay, and the spread of its initial weights."""
+
+    lr: float
+    decay: float
+    init: float = 0.3
+
+
+ARMS = (Arm(0.02, 0.0), Arm(0.05, 0.05))
+
+
+@functools.cache
+def source() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs (100000, 12) and targets (100000,): no line fits them, and their noise has heavy tails."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((SOURCE, FEATURES))
+    x[:, -1] = 1.0
+    signal = x @ draw.standard_normal(FEATURES) / 2 + 0.5 * np.sin(2 * x[:, 0]) * x[:, 1]
+    noise = draw.standard_t(5, SOURCE) * np.exp(0.4 * x[:, 2])  # some examples are much harder than others
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(signal + noise, dtype=torch.float32)
+
+
+@functools.cache
+def moments() -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Return E[x xᵀ], E[x y] and E[y²] over the source."""
+    x, y = (part.double() for part in source())
+    return x.T @ x / SOURCE, x.T @ y / SOURCE, float((y * y).mean())
+
+
+def true_loss(weights: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error over the whole source of weights (runs, 12)."""
+    xx, xy, yy = moments()
+    w = weights.double()
+    return (w @ xx * w).sum(1) - 2 * w @ xy + yy
+
+
+def train(arm: Arm, rows: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return the weights (runs, 12) of runs on their training sets.
+
+    Args:
+        arm: what is trained.
+        rows: (runs, n) indices into the source.
+        seed: of initialisation and order, which are the same for every arm.
+    """
+    x, y = source()
+    draw = torch.Generator().manual_seed(seed)
+    weights = arm.init * torch.randn(len(rows), FEATURES, generator=draw)
+    for _ in range(STEPS):
+        picked = rows.gather(1, torch.randint(rows.shape[1], (len(rows), BATCH), generator=draw))
+        inputs, targets = x[picked], y[picked]
+        errors = torch.einsum("rbf,rf->rb", inputs, weights) - targets
+        gradient = 2 * torch.einsum("rbf,rb->rf", inputs, errors) / BATCH
+        weights = weights - arm.lr * (gradient + arm.decay * weights)
+    return weights
+
+
+def item_losses(weights: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
+    """Return the squared errors (runs, n) of weights (runs, 12) on examples (runs, n) of the source."""
+    x, y = source()
+    return np.asarray((torch.einsum("rnf,rf->rn", x[rows], weights) - y[rows]).square().double())
+
+
+def split(pools: torch.Tensor, seeds: int, seed: int, test: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return training (studies · seeds, ·) and test indices, a fresh split of each study's pool for every seed."""
+    draw = torch.Generator().manual_seed(seed)
+    size = pools.shape[1]
+    order = torch.rand(len(pools) * seeds, size, generator=draw).argsort(1)
+    shuffled = pools.repeat_interleave(seeds, 0).gather(1, order)
+    held_out = round(test * size)
+    return shuffled[:, 2 * held_out :], shuffled[:, :held_out]  # as much again is for validation
+
+
+def sample(studies: int, size: int, seed: int) -> torch.Tensor:
+    """Return (studies, size) indices into the source."""
+    return torch.randint(SOURCE, (studies, size), generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a rule gave over many studies.
+
+    Attributes:
+        covered: share of the studies whose interval holds the truth.
+        width: mean half-width.
+        needed: half-width that would cover 95 % if it were known: 1.96 standard deviations of the error.
+    """
+
+    covered: float
+    width: float
+    needed: float
+
+
+def tally(
+    items: Sequence[np.ndarray], truths: Sequence[float], seeds: int, design: Callable[[list[np.ndarray]], Design]
+) -> Tally:
+    """Judge studies by the lab's own comparison.
+
+    Args:
+        items: for each of the two arms, losses (studies, seeds, n).
+        truths: the true log ratio of each study.
+        seeds: how many are used.
+        design: makes the design from the two arms' losses of a study.
+    """
+    hits, widths, errors = [], [], []
+    for number, truth in enumerate(truths):
+        own = [part[number, :seeds] for part in items]
+        second, first = (part.mean(1).tolist() for part in (own[1], own[0]))
+        c = compare(second, first, log_ratio=True, design=design([own[1], own[0]]))
+        hits.append(c.low <= truth <= c.high)
+        widths.append((c.high - c.low) / 2)
+        errors.append(c.difference - truth)
+    return Tally(float(np.mean(hits)), float(np.mean(widths)), float(norm.ppf(0.975) * np.std(errors)))
+
+
+def log_ratio_of_new_runs(size: int, runs: int = 40_000) -> float:
+    """Return the true mean log ratio of the two arms over training sets of a size and over seeds."""
+    rows = sample(runs, size, seed=99)
+    first, second = (true_loss(train(arm, rows, seed=98)) for arm in ARMS)
+    return float((second / first).log().mean())
+
+
+def splits_table() -> list[str]:
+    """Return the rows of the studies that split their pool themselves."""
+    lines = []
+    for size in (600, 1800):
+        pools, most = sample(STUDIES, size, seed=size), 16
+        training, test = split(pools, most, seed=size + 1)
+        shape = (STUDIES, most, test.shape[1])
+        items = [item_losses(train(arm, training, seed=size + 2), test).reshape(shape) for arm in ARMS]
+        truth = [log_ratio_of_new_runs(training.shape[1])] * STUDIES
+        # The former protocol: one split of the pool, on which every seed is trained and tested.
+        once, tested = (part.repeat_interleave(most, 0) for part in split(pools, 1, seed=size + 3))
+        fixed = [item_losses(train(arm, once, seed=size + 2), tested).reshape(shape) for arm in ARMS]
+        ratio = test.shape[1] / training.shape[1]
+        for seeds in (8, 16):
+            rules = {
+                "s²/n + s_e²/N": tally(items, truth, seeds, lambda own: RandomSplits(*map(list, own), pool=size)),  # noqa: B023
+                "s² (1/n + n_test/n_train), without single losses": tally(
+                    items,
+                    truth,
+                    seeds,
+                    lambda own: RandomSplitMeans(ratio),  # noqa: B023
+                ),
+                "seeds alone, one split (the former rule)": tally(fixed, truth, seeds, lambda own: SeedsOnly()),
+            }
+            lines += [_row(f"pool of {size:,}, {seeds} seeds", rule, found) for rule, found in rules.items()]
+    return lines
+
+
+def fixed_table(extra: int = 400) -> list[str]:
+    """Return the rows of the studies with a fixed training and test set; `extra` further seeds give the truth."""
+    lines, most = [], 16
+    training = sample(STUDIES, 1000, seed=5)
+    weights = [train(arm, training.repeat_interleave(most, 0), seed=6) for arm in ARMS]
+    truth = np.zeros(STUDIES)
+    for part in range(extra // 50):
+        first, second = (true_loss(train(arm, training.repeat_interleave(50, 0), seed=100 + part)) for arm in ARMS)
+        truth += np.asarray((second / first).log().reshape(STUDIES, 50).mean(1)) * 50 / extra
+    for size in (360, 2000):
+        test = sample(STUDIES, size, seed=size).repeat_interleave(most, 0)
+        items = [item_losses(w, test).reshape(STUDIES, most, size) for w in weights]
+        for seeds in (8, 16):
+            rules = {
+                "crossed, seeds × examples": tally(
+                    items, truth.tolist(), seeds, lambda own: FixedTestSet(*map(list, own))
+                ),
+                "seeds alone (the former rule)": tally(items, truth.tolist(), seeds, lambda own: SeedsOnly()),
+            }
+            lines += [_row(f"test set of {size:,}, {seeds} seeds", rule, found) for rule, found in rules.items()]
+    return lines
+
+
+def _row(case: str, rule: str, found: Tally) -> str:
+    """Return a line of a table; a false difference is an interval around which the truth is not."""
+    return (
+        f"| {case} | {rule} | {100 * found.covered:.1f} % | {100 * (1 - found.covered):.1f} % | {found.width:.4f} | "
+        f"{found.needed:.4f} |"
+    )
+
+
+def real_table(most: int = 16, bank: int = 2000) -> list[str]:
+    """Return the rows of real data: how often a study's interval holds the mean over all splits of the pool."""
+    from sklearn.datasets import load_breast_cancer, load_digits
+
+    lines = []
+    for name, data in (("digits", load_digits()), ("breast cancer", load_breast_cancer())):
+        x = torch.tensor((data.data - data.data.mean(0)) / (data.data.std(0) + 1e-6), dtype=torch.float32)
+        y = torch.tensor(data.target)
+        pool = torch.arange(len(y))[None]
+        training, test = split(pool, bank, seed=1)
+        items = [_softmax_losses(x, y, training, test, lr) for lr in (0.02, 0.1)]
+        truth = float(np.log(items[1].mean(1) / items[0].mean(1)).mean())
+        draw = np.random.default_rng(2)
+        chosen = np.stack([draw.choice(bank, most, replace=False) for _ in range(STUDIES)])
+        drawn = [part[chosen] for part in items]
+        for seeds in (8, 16):
+            found = tally(drawn, [truth] * STUDIES, seeds, lambda own: RandomSplits(*map(list, own), pool=len(y)))  # noqa: B023
+            alone = tally(drawn, [truth] * STUDIES, seeds, lambda own: SeedsOnly())
+            lines.append(_row(f"{name}, {seeds} seeds", "s²/n + s_e²/N", found))
+            lines.append(_row(f"{name}, {seeds} seeds", "s²/n, a new split for each seed", alone))
+    return lines
+
+
+def _softmax_losses(
+    x: torch.Tensor, y: torch.Tensor, training: torch.Tensor, test: torch.Tensor, lr: float
+) -> np.ndarray:
+    """Return the cross-entropies (runs, n) on their test sets of softmax regressions under SGD, 100 steps of 32."""
+    draw = torch.Generator().manual_seed(3)
+    classes = int(y.max()) + 1
+    weights = 0.1 * torch.randn(len(training), x.shape[1], classes, generator=draw)
+    for _ in range(100):
+        picked = training.gather(1, torch.randint(training.shape[1], (len(training), 32), generator=draw))
+        error = torch.softmax(x[picked] @ weights, 2) - torch.nn.functional.one_hot(y[picked], classes)
+        weights = weights - lr * (x[picked].transpose(1, 2) @ error) / 32
+    losses = []
+    for part, rows in zip(weights.split(100), test.split(100), strict=True):
+        logits = (x[rows] @ part).flatten(0, 1)
+        losses.append(torch.nn.functional.cross_entropy(logits, y[rows].flatten(), reduction="none").view(rows.shape))
+    return np.asarray(torch.cat(losses).double())
+
+
+def tuning_bias(size: int = 600, seeds: int = 8) -> str:
+    """Return how far tuning on one split of the pool shifts the difference on later splits of it, in SD of a pair.
+
+    Every study tunes learning rate and weight decay of two kinds of arms on the validation part of one split; the same
+    settings are then confirmed on splits of that pool, and on splits of another pool from the same source.
+    """
+    pools, others = sample(STUDIES, size, seed=31), sample(STUDIES, size, seed=32)
+    kinds = [[Arm(lr, decay) for lr in (0.01, 0.02, 0.04, 0.06)] for decay in (0.0, 0.1)]
+    training, _ = split(pools, 1, seed=33)
+    order = torch.rand(STUDIES, size, generator=torch.Generator().manual_seed(33)).argsort(1)
+    held_out = round(0.2 * size)
+    validation = pools.gather(1, order)[:, held_out : 2 * held_out]
+    chosen = []
+    for arms in kinds:
+        scores = np.stack([item_losses(train(arm, training, seed=34), validation).mean(1) for arm in arms])
+        chosen.append(scores.argmin(0))
+    differences = []
+    for pool in (pools, others):
+        rows, test = split(pool, seeds, seed=35)
+        means = []
+        for arms, best in zip(kinds, chosen, strict=True):
+            every = np.stack(
+                [item_losses(train(arm, rows, seed=36), test).mean(1).reshape(STUDIES, seeds) for arm in arms]
+            )
+            means.append(every[best, np.arange(STUDIES)])
+        differences.append(np.log(means[1] / means[0]))
+    spread = float(np.sqrt(differences[1].var(1, ddof=1).mean()))
+    gap = differences[0].mean(1) - differences[1].mean(1)
+    shift, error = float(gap.mean()) / spread, float(gap.std() / math.sqrt(STUDIES)) / spread
+    return (
+        f"Tuning on one split of a pool of {size} moves the mean difference on later splits of it by {shift:+.3f} "
+        f"± {error:.3f} (standard error) of the SD of a pair, against splits of a pool that the tuning has not seen."
+    )
+
+
+def main() -> None:
+    """Run the simulations and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=PAGE)
+    out = parser.parse_args().out
+    torch.set_num_threads(1)
+    head = ["| studies | rule | covered | false differences | half-width | needed |", "|:--|:--|--:|--:|--:|--:|"]
+    lines = [
+        "# Coverage of the intervals",
+        "",
+        f"Written by `python benchmarks/coverage.py`: {STUDIES:,} studies per row, two different arms, the true "
+        "difference known. Covered: the 95 % interval holds it (wanted: at least 93 %). False differences: it does "
+        "not, that is, a study of two arms without a difference would name one (wanted: at most 6 %). Half-width: of "
+        "the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
+        "",
+        "## The lab draws the splits",
+        "",
+        "A pool from a source of 100,000 examples; each seed with its own split of it, a fifth for testing. The truth "
+        "is the mean over new training sets of this size from the source, tested on all of it.",
+        "",
+        *head,
+        *splits_table(),
+        "",
+        "## Fixed training and test sets",
+        "",
+        "1,000 training examples and the test set from the same source. The truth of each study is the mean over "
+        "seeds on its training set, tested on the whole source.",
+        "",
+        *head,
+        *fixed_table(),
+        "",
+        "## Real data",
+        "",
+        "Softmax regression under SGD at two learning rates; the truth is the mean over 2,000 splits of all the data, "
+        "so that the part of the pool is not needed here and the interval is wide.",
+        "",
+        *head,
+        *real_table(),
+        "",
+        "## Tuning on a split of the same pool",
+        "",
+        tuning_bias(),
+    ]
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
