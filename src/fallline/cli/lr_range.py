@@ -77,15 +77,16 @@ def _measure(
 
     from fallline.lab.device import check_device, loss_of
     from fallline.lab.optimizers import build_optimizer
+    from fallline.lab.seeding import seed_everything
     from fallline.lab.trial import derive
     from fallline.landscape import lr_range as measure
 
     check_device(device)
-    torch.manual_seed(derive(seed, "init"))
+    seed_everything(derive(seed, "init"))
     model = task.model().to(device)
     options = arm.space.options({**arm.space.defaults, **arm.fixed})
     optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
-    torch.manual_seed(derive(seed, "dropout"))
+    seed_everything(derive(seed, "dropout"))
     loss = loss_of(task, device)
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
     with counting() as report:

@@ -7,10 +7,25 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from fallline.batches import count_rows
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.data import Progress
 
 T = TypeVar("T", bound="Task")
+
+# What is tried of a task before its first trial; `fallline.lab.checks` has the functions.
+CHECKS = (
+    "model",
+    "batches",
+    "size",
+    "splits",
+    "overlap",
+    "param_groups",
+    "loss",
+    "evaluate",
+    "deterministic",
+    "overfit",
+)
 
 
 class Task(ABC):
@@ -26,6 +41,7 @@ class Task(ABC):
         unit: of the loss, for axes and tables; "" when it has none.
         precision: "float32", or "bfloat16" to run model and loss under autocast.
         accumulate: batches whose gradients are averaged into one step.
+        skip_checks: names of checks of the contract that are not made, see CHECKS; the report lists them.
     """
 
     name: ClassVar[str]
@@ -37,6 +53,7 @@ class Task(ABC):
     unit: ClassVar[str] = "nats"
     precision: ClassVar[str] = "float32"
     accumulate: ClassVar[int] = 1
+    skip_checks: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls: type[T], **settings: Any) -> T:
         """Create the task with other settings than its defaults; they are attributes before any `__init__` runs.
@@ -80,10 +97,20 @@ class Task(ABC):
         """Return the mean loss of a batch, a scalar."""
 
     def size(self, batch: Any) -> int:
-        """Return how many items a batch holds; averages over batches weigh by it. By default, rows of a tensor."""
-        while not isinstance(batch, torch.Tensor):
-            batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
-        return len(batch)
+        """Return how many items a batch holds; averages over batches weigh by it.
+
+        By default, the length of the first tensor that has one; of a batch of texts, how many there are.
+
+        Raises:
+            ArgumentError: there is nothing to count.
+        """
+        rows = count_rows(batch)
+        if rows is None:
+            raise ArgumentError(
+                f"task {self.name}: size must be defined for batches without a tensor, got a batch of type "
+                f"{type(batch).__name__}; write def size(self, batch) and return its number of items"
+            )
+        return rows
 
     def trivial_loss(self) -> float | None:
         """Return the validation loss of the best predictor that ignores its input; worse is "not learned".
