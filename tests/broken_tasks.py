@@ -214,7 +214,10 @@ BROKEN = {
     ModelIsNoModule: ("model", "model must return a torch.nn.Module, got function; return the network itself"),
     ModelIsFrozen: ("model", "must have parameters that require gradients, got none; unfreeze"),
     ModelIsKept: ("model", "must return a new model on every call, got the same twice; build it inside the method"),
-    ModelStartsFromNoSeed: ("model", "the same values for the same seed, got others in 3.bias; initialise from the global"),
+    ModelStartsFromNoSeed: (
+        "model",
+        "the same values for the same seed, got others in 3.bias; initialise from the global",
+    ),
     ModelRaises: ("model", "(broken_tasks.py, line "),
     BatchesIgnoreTheGenerator: (
         "batches",

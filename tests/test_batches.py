@@ -54,7 +54,7 @@ class Frozen:
 
 @dataclasses.dataclass
 class Slotted:
-    __slots__ = ("x", "n")
+    __slots__ = ("n", "x")
     x: torch.Tensor
     n: int
 
@@ -176,7 +176,9 @@ def test_sparse_and_nested_tensors_have_a_content():
         assert as_bytes(sparse) == as_bytes(dense)
         assert examples(sparse) == examples(dense)
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
-    assert as_bytes(nested) != as_bytes(torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged))
+    assert as_bytes(nested) != as_bytes(
+        torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged)
+    )
     assert as_bytes(object()) == as_bytes(object())
 
 

@@ -183,12 +183,16 @@ def test_every_check_can_be_skipped_by_its_name(check):
 def test_one_check_is_skipped_and_no_other():
     both = type("Both", (ValIsPartOfTrain, ValIsDrawnAnew), {})
     assert [name for name, _ in breaches(ValIsPartOfTrain)] == ["overlap"]
-    assert breaches(ValIsPartOfTrain, skip_checks=("overlap",)) == [] == breaches(ValIsPartOfTrain, skip_checks="overlap")
+    assert (
+        breaches(ValIsPartOfTrain, skip_checks=("overlap",)) == [] == breaches(ValIsPartOfTrain, skip_checks="overlap")
+    )
     assert [name for name, _ in breaches(both, skip_checks=("overlap",))] == ["deterministic"]
 
 
 def test_unknown_checks_are_refused():
-    with pytest.raises(ArgumentError, match=r"skip_checks must name checks among model, .*, got 'overlaps'; did you mean"):
+    with pytest.raises(
+        ArgumentError, match=r"skip_checks must name checks among model, .*, got 'overlaps'; did you mean"
+    ):
         fl.task(steps=40, skip_checks=("overlaps",))
     assert fl.task(steps=40, skip_checks=["overfit", "model"])(Sound).skip_checks == ("model", "overfit")
 

@@ -116,8 +116,9 @@ def as_bytes(leaf: Any) -> bytes:
         return f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes()
     if isinstance(leaf, torch.Tensor):
         return f"{leaf.dtype}{shape_of(leaf)}".encode() + row_bytes(leaf if leaf.dim() else leaf[None]).tobytes()
-    if type(leaf).__repr__ is object.__repr__ or isinstance(leaf, _OPAQUE):
-        return type(leaf).__qualname__.encode()  # its repr is an address, another one in every process
+    cls: Any = type(leaf)
+    if cls.__repr__ is object.__repr__ or isinstance(leaf, _OPAQUE):
+        return str(cls.__qualname__).encode()  # its repr is an address, another one in every process
     return repr(leaf).encode()
 
 

@@ -120,6 +120,8 @@ def compare(
             seed=seed,
             device=device,
             landscape=landscape,
+            out=out,
+            examined=status,
         )
 
     if budget is None:

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import torch
-
 import fallline.lab.checks as checks
 import fallline.lab.probing as probing
 from fallline.errors import FalllineError, StudyError
@@ -69,7 +67,9 @@ def raise_errors(task: Task, found: Examination) -> Examination:
     Raises:
         StudyError: there are errors; all are listed.
     """
-    errors = [f"{finding.message} (check {finding.check!r})" for finding in found.findings if finding.severity == "error"]
+    errors = [
+        f"{finding.message} (check {finding.check!r})" for finding in found.findings if finding.severity == "error"
+    ]
     if errors:
         listed = errors[0] if len(errors) == 1 else "".join(f"\n  {i}. {text}" for i, text in enumerate(errors, 1))
         raise StudyError(f"task {task.name}: {listed}")
@@ -116,7 +116,12 @@ def examine(task: Task, only: Collection[str] = CHECKS) -> Examination:
         splits = usable("splits", checks.check_splits)
         if batches and splits:
             usable("overlap", checks.check_overlap)
-        if model and batches and usable("param_groups", checks.check_param_groups) and usable("loss", checks.check_loss):
+        if (
+            model
+            and batches
+            and usable("param_groups", checks.check_param_groups)
+            and usable("loss", checks.check_loss)
+        ):
             if splits and usable("evaluate", checks.check_evaluate):
                 usable("deterministic", checks.check_deterministic)
             usable("overfit", checks.check_overfit)

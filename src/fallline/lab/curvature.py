@@ -12,6 +12,7 @@ import torch
 from fallline.errors import ArgumentError, LandscapeWarning, StateError
 from fallline.lab.arms import Arm
 from fallline.lab.device import check_device, loss_of
+from fallline.lab.groups import scale_groups
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.seeding import seed_everything
 from fallline.lab.tasks import Task
@@ -130,7 +131,8 @@ def measure_curvature(
     optimizer = None
     if arm is not None:
         options = arm.space.options({**arm.space.defaults, **arm.fixed})
-        optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
+        groups = scale_groups(task.param_groups(model), options, arm.space.defaults)
+        optimizer = build_optimizer(arm.space.optimizer, groups, **options)
     if checkpoint is not None:
         _load(checkpoint, model, optimizer)
     seed_everything(derive(seed, "dropout"))

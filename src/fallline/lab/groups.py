@@ -30,8 +30,8 @@ def scale_groups(groups: Iterable[Any], options: Mapping[str, Any], defaults: Ma
         value = options.get(key)
         if not _is_number(value) or not any(key in group for group in named):
             continue
-        own = [group.get(key, defaults.get(key)) or 0.0 for group in named]
-        highest = max(map(float, own))
+        own: list[Any] = [group.get(key, defaults.get(key)) or 0.0 for group in named]
+        highest = max(float(rate) for rate in own)
         for group, rate in zip(named, own, strict=True):
             # A group without a value has the trial's where the optimizer's default is 0, which has no ratio.
             if highest > 0 and (key in group or rate > 0):

@@ -26,7 +26,8 @@ def seed_everything(seed: int) -> None:
 
 def generator_states() -> dict[str, Any]:
     """Return the states of the global generators as plain values and tensors, which a checkpoint can hold."""
-    kind, keys, *position = np.random.get_state()
+    state: Any = np.random.get_state()
+    kind, keys, *position = state
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

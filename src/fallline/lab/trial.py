@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fallline.lab.optimizers import build_optimizer
+from fallline.lab.groups import scale_groups
+from fallline.lab.optimizers import build_optimizer, get_space
 from fallline.lab.schedules import WARMUP, learning_rates
 from fallline.lab.seeding import seed_everything, seeded
 from fallline.lab.tasks import Task, get_task
@@ -120,7 +121,8 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     _load_once(task)
     seed_everything(derive(trial.seed, "init"))
     model = task.model().to(trial.device)
-    optimizer = make_optimizer(trial.optimizer, task.param_groups(model), **trial.options)
+    groups = scale_groups(task.param_groups(model), trial.options, get_space(trial.optimizer).defaults)
+    optimizer = make_optimizer(trial.optimizer, groups, **trial.options)
     if isinstance(optimizer, SAM):
         optimizer.model = model  # running statistics are updated by the first pass only
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))
