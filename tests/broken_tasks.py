@@ -1,6 +1,9 @@
 """A sound task, and one for every way in which a task can be broken, with what its check says."""
 
+import itertools
 import random
+import time
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,10 +53,10 @@ class ModelIsKept(Sound):
         return self.kept
 
 
-class ModelStartsFromNumpy(Sound):
+class ModelStartsFromNoSeed(Sound):
     def model(self):
         model = super().model()
-        nn.init.constant_(model[3].bias, np.random.rand() + random.random())
+        nn.init.constant_(model[3].bias, np.random.default_rng().random() + random.SystemRandom().random())
         return model
 
 
@@ -155,6 +158,23 @@ class LossOfTheWrongShape(Sound):
         return nn.functional.cross_entropy(model(batch[0]), batch[1][:7])
 
 
+class LossHasNoiseWithoutSeed(Sound):
+    def loss(self, model, batch):
+        return super().loss(model, batch) * (1 + model.training * 1e-3 * np.random.default_rng().random())
+
+
+class LossDependsOnTheTime(Sound):
+    def loss(self, model, batch):
+        return super().loss(model, batch) + model.training * 1e-3 * (time.perf_counter() % 1)
+
+
+class LossCountsItsCalls(Sound):
+    calls = itertools.count(1)  # of the class: shared by all trials of a process
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) * (1 + model.training / next(self.calls))
+
+
 class EvaluateReturnsTensors(Sound):
     def evaluate(self, model, batch):
         return {"accuracy": (model(batch[0]).argmax(1) == batch[1]).double().mean()}
@@ -181,6 +201,36 @@ class ValIsDrawnAnew(Sound):
             yield (points + torch.randn(points.shape) if split == "val" else points), labels
 
 
+class LossesAreOneNumber(Sound):
+    def losses(self, model, batch):
+        return self.loss(model, batch)
+
+
+class LossesAreSums(Sound):
+    def losses(self, model, batch):
+        return 2 * nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+class LossesOfAnUnknownMetric(Sound):
+    def losses(self, model, batch):
+        return {"acc": (model(batch[0]).argmax(1) == batch[1]).double()}
+
+
+class SplitIsTheTasksOwn(Sound):
+    """Declared with resplit=True."""
+
+
+class SplitIsKeptOutside(Sound):
+    """Declared with resplit=True."""
+
+    kept: ClassVar = {}
+
+    def batches(self, split, generator):
+        rows = self.kept.setdefault("rows", self.split_indices(96, val=16, test=16))
+        self.train, self.val, self.test = rows["train"], rows["val"], rows["test"]
+        return super().batches(split, generator)
+
+
 class InputsAreIgnored(Sound):
     def loss(self, model, batch):
         return super().loss(model, (torch.zeros_like(batch[0]), batch[1] * 0 + torch.arange(len(batch[1])) % 2))
@@ -195,7 +245,10 @@ BROKEN = {
     ModelIsNoModule: ("model", "model must return a torch.nn.Module, got function; return the network itself"),
     ModelIsFrozen: ("model", "must have parameters that require gradients, got none; unfreeze"),
     ModelIsKept: ("model", "must return a new model on every call, got the same twice; build it inside the method"),
-    ModelStartsFromNumpy: ("model", "the same values for the same seed, got others in 3.bias; initialise from torch's"),
+    ModelStartsFromNoSeed: (
+        "model",
+        "the same values for the same seed, got others in 3.bias; initialise from the global",
+    ),
     ModelRaises: ("model", "(broken_tasks.py, line "),
     BatchesIgnoreTheGenerator: (
         "batches",
@@ -223,11 +276,19 @@ BROKEN = {
         "loss",
         "Expected input batch_size (16) to match target batch_size (7). (broken_tasks.py, line",
     ),
+    LossHasNoiseWithoutSeed: ("loss", "must be the same for the same model, batch and seed, got 0."),
+    LossDependsOnTheTime: ("loss", "and use neither the time nor a count kept outside the task"),
+    LossCountsItsCalls: ("loss", "must be the same for the same model, batch and seed, got "),
     EvaluateReturnsTensors: ("evaluate", "got {'accuracy': tensor(0.2500, dtype=torch.float64)}; call .item()"),
     EvaluateReturnsNothing: ("evaluate", "must return a dict of numbers, got NoneType"),
     EvaluateHasOtherKeys: ("evaluate", "must return 'accuracy', by which configurations are selected, got acc; add it"),
+    LossesAreOneNumber: ("losses", "must return a tensor (n,) with one value per item, got shape (); use reduction"),
+    LossesAreSums: ("losses", "the mean of losses must be the loss that loss or evaluate returns, got 1."),
+    LossesOfAnUnknownMetric: ("losses", "must be the acc that loss or evaluate returns, got 0."),
+    SplitIsTheTasksOwn: ("resplit", "must take its examples by self.split_indices(count), got no call of it; write"),
+    SplitIsKeptOutside: ("resplit", "from self.split_seed alone, got the same test set for another seed; call"),
     DropoutInEvaluation: ("deterministic", "must give the same numbers twice, got ("),
     ValIsDrawnAnew: ("deterministic", "and draw nothing in val"),
-    InputsAreIgnored: ("overfit", "must be learned by heart in 200 steps of Adam, got a loss from 0."),
+    InputsAreIgnored: ("overfit", "must overfit one batch in 200 steps of Adam, got a loss from 0."),
     NoBetterThanTrivial: ("overfit", "no better than ignoring the input (1e-09); see that the model is given"),
 }

@@ -33,6 +33,7 @@ _CORE = {
 _PARTS = {"optimizers", "schedules", "recipes", "landscape", "linting", "problems", "spikes", "testing", "wrappers"}
 MAY_IMPORT = {
     "errors": set(),
+    "batches": set(),
     "ops": {"errors"},
     "rule": {"errors", "ops"},
     "scalars": set(),
@@ -46,15 +47,15 @@ MAY_IMPORT = {
     "base": _CORE,
     "optimizers": {"errors", "ops", "rule", "base"},
     "schedules": {"errors", "scalars"},
-    "landscape": {"errors", "spikes"},
+    "landscape": {"batches", "errors", "spikes"},
     "problems": {"errors"},
     "spikes": set(),
     "wrappers": {"errors", "rule", "base", "optimizers"},
     "recipes": {"errors", "optimizers", "schedules"},
     "linting": {"errors", "rule", "base", "optimizers", "schedules", "spikes"},
     "testing": _CORE | {"optimizers"},
-    "lab": _CORE | _PARTS,
-    "cli": _CORE | _PARTS | {"lab"},
+    "lab": _CORE | _PARTS | {"batches"},
+    "cli": _CORE | _PARTS | {"batches", "lab"},
     "__main__": {"cli"},
     "__init__": _CORE | _PARTS,
 }

@@ -103,7 +103,7 @@ def compare(
     from fallline.lab import conduct
     from fallline.lab.executors import count_workers, make_executor
     from fallline.lab.sequential import Seeds, parse_seeds
-    from fallline.lab.spec import Spec
+    from fallline.lab.spec import Spec, check_analysis
     from fallline.lab.store import Store, read_study
     from fallline.lab.study import Study
     from fallline.lab.tasks import get_task
@@ -131,6 +131,8 @@ def compare(
             seed=seed,
             device=device,
             landscape=landscape,
+            out=out,
+            examined=status,
         )
 
     if budget is None:
@@ -141,7 +143,7 @@ def compare(
             raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
         seconds = planning.parse_duration(budget)
         spec, out = planning.fitted(specify, seconds, count_workers(**place), out)
-    conduct.check_analysis(spec, baseline, margin)
+    check_analysis(spec, baseline, margin)
     folder = out or conduct.default_folder(spec)
     if status:
         read_study(folder, "out")  # or say that there is none

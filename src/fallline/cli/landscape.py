@@ -50,6 +50,7 @@ def landscape(
     from fallline.errors import LandscapeWarning
     from fallline.lab.arms import make_single
     from fallline.lab.curvature import measure_curvature
+    from fallline.lab.preflight import check_training
     from fallline.lab.report.curvature import write_curvature
     from fallline.lab.tasks import get_task
 
@@ -57,10 +58,12 @@ def landscape(
     if out.suffix != ".html":
         raise ArgumentError(f"--out: must end in .html, got {out}; landscape.html is the usual name")
     arm = None if optimizer is None else make_single([optimizer])[0]
+    learning = get_task(task, **parse_settings(settings or [], text))
+    check_training(task, learning)
     with counting() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
         found = measure_curvature(
-            get_task(task, **parse_settings(settings or [], text)),
+            learning,
             arm=arm,
             checkpoint=checkpoint,
             steps=steps,

@@ -46,6 +46,7 @@ def lr_range(
     It costs as many updates as --steps, and stops earlier when the loss leaves all bounds.
     """
     from fallline.lab.arms import make_single
+    from fallline.lab.preflight import check_training
     from fallline.lab.tasks import get_task
 
     keep_data_in(data_dir)
@@ -55,6 +56,7 @@ def lr_range(
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:
         raise ArgumentError(f"--optimizer: lr must be left to the test, got {optimizer}; see --low and --high")
+    check_training(task, found)
     result = _measure(found, arm, low, high, steps, accumulate, seed, device)
     console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")
     for line in picture(result, low, high):
@@ -76,16 +78,19 @@ def _measure(
     import torch
 
     from fallline.lab.device import check_device, loss_of
+    from fallline.lab.groups import scale_groups
     from fallline.lab.optimizers import build_optimizer
+    from fallline.lab.seeding import seed_everything
     from fallline.lab.trial import derive
     from fallline.landscape import lr_range as measure
 
     check_device(device)
-    torch.manual_seed(derive(seed, "init"))
+    seed_everything(derive(seed, "init"))
     model = task.model().to(device)
     options = arm.space.options({**arm.space.defaults, **arm.fixed})
-    optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
-    torch.manual_seed(derive(seed, "dropout"))
+    groups = scale_groups(task.param_groups(model), options, arm.space.defaults)
+    optimizer = build_optimizer(arm.space.optimizer, groups, **options)
+    seed_everything(derive(seed, "dropout"))
     loss = loss_of(task, device)
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
     with counting() as report:

@@ -1,24 +1,24 @@
 """From a question to a finished study: specify, open the folder, run what is missing, time the arms."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fallline.errors import ArgumentError, StudyError, TaskWarning, suggest
+from fallline.errors import StudyError
 from fallline.lab.arms import make_arms
-from fallline.lab.contract import check_task
+from fallline.lab.contract import Examination
 from fallline.lab.device import check_device
 from fallline.lab.executors import Executor, make_executor
 from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
 from fallline.lab.plan import check_schedules, tune
+from fallline.lab.preflight import RUNS, check_arms, examine_task, notes
 from fallline.lab.sequential import Seeds
-from fallline.lab.spec import Spec
-from fallline.lab.stages import count_seeds, known_so_far
+from fallline.lab.spec import Spec, check_analysis
+from fallline.lab.stages import count_seeds
 from fallline.lab.store import Store, read_study
 from fallline.lab.study import Study
 from fallline.lab.tasks import Task, get_task
@@ -54,12 +54,17 @@ def specify(
     self_check: bool = False,
     steps: int | None = None,
     device: str = "cpu",
+    out: str | Path | None = None,
+    examined: bool = False,
     **options: Any,
 ) -> Spec:
     """Return the specification of a study; the arguments are those of `compare`, `options` those of `Spec`.
 
+    The task is examined before anything else calls its methods, unless it has been `examined`.
+
     Raises:
         ArgumentError: an argument cannot be used.
+        StudyError: the task breaks its contract.
     """
     check_device(device)
     task = name_of(task)
@@ -67,6 +72,10 @@ def specify(
     arms = make_arms(optimizers, schedules, vary, learning.settings)
     if self_check:
         arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
+    given = dict(settings or {})
+    found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
+    if not examined:
+        check_arms(task, given, arms)
     places = {task, *schedules, *(split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in arms)}
     digests = {place: source_digest(place) for place in sorted(places) if is_path(place)}
     steps = learning.steps if steps is None else steps
@@ -75,7 +84,7 @@ def specify(
         steps,
         arms,
         settings=settings or {},
-        evaluations=count_evaluations(learning, steps),
+        evaluations=count_evaluations(learning, steps, found.val_items),
         device=device,
         resplit=learning.resplit,
         sources={place: digest for place, digest in digests.items() if digest is not None},
@@ -85,38 +94,28 @@ def specify(
     return spec
 
 
-def count_evaluations(task: Task, steps: int) -> int:
+def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> int:
     """Return how many times a run can be evaluated within EVALUATION_SHARE of its training, by counting items.
 
     A forward pass is taken for a third of a step, so that the number depends on no clock.
+
+    Args:
+        task, steps: what is run, and how long.
+        val_items: items of the validation split; they are counted if they are not known.
     """
     import torch
 
     generator = torch.Generator()
     a_step = task.accumulate * task.size(next(task.batches("train", generator)))
-    a_pass = sum(task.size(batch) for batch in task.batches("val", generator)) / 3
+    if val_items is None:
+        val_items = sum(task.size(batch) for batch in task.batches("val", generator))
+    a_pass = val_items / 3
     return max(2, min(EVALUATIONS, int(EVALUATION_SHARE * steps * a_step / a_pass)))
-
-
-def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> None:
-    """Check what decides no number of a study, only what is made of them.
-
-    Raises:
-        ArgumentError: `baseline` or `margin` cannot be used.
-    """
-    names = [arm.name for arm in spec.arms]
-    if baseline is not None and baseline not in names:
-        raise ArgumentError(
-            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; "
-            + suggest(baseline, names, "leave it out for the first")
-        )
-    if margin is not None and not 0 < margin < 1:
-        raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")
 
 
 def default_folder(spec: Spec) -> Path:
     """Return the folder of a study for which the user has named none."""
-    return Path("fallline-runs") / f"{folder_name(spec.task)}-{spec.digest()}"
+    return RUNS / f"{folder_name(spec.task)}-{spec.digest()}"
 
 
 def run_study(
@@ -132,10 +131,7 @@ def run_study(
     Raises:
         StudyError: the folder holds another study, the data have changed, or the outcomes cannot be written.
     """
-    if not any(study.store.outcome(trial) for trial in known_so_far(study)):
-        for finding in check_task(study.spec.learning):
-            warnings.warn(finding.message, TaskWarning, stacklevel=2)
-    found = manifest(study.spec.learning)
+    found = manifest(study.spec.learning) | notes(study.spec.learning)
     study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, found, fork)
     kept = read_study(study.store.folder)["manifest"]
     if kept.get("data") != found["data"] and not fork:
@@ -281,6 +277,7 @@ def compare(
         seed=seed,
         device=device,
         landscape=landscape,
+        out=out,
     )
     check_analysis(spec, baseline, margin)
     folder = Path(out) if out is not None else default_folder(spec)

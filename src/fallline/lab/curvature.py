@@ -12,7 +12,9 @@ import torch
 from fallline.errors import ArgumentError, LandscapeWarning, StateError
 from fallline.lab.arms import Arm
 from fallline.lab.device import check_device, loss_of
+from fallline.lab.groups import scale_groups
 from fallline.lab.optimizers import build_optimizer
+from fallline.lab.seeding import seed_everything
 from fallline.lab.tasks import Task
 from fallline.lab.trial import derive
 from fallline.landscape import (
@@ -124,15 +126,16 @@ def measure_curvature(
             f"landscape: cells must be odd and at least 3, or 0 for no surface, got {cells=}; 21 is usual"
         )
     check_device(device)
-    torch.manual_seed(derive(seed, "init"))
+    seed_everything(derive(seed, "init"))
     model = task.model().to(device)
     optimizer = None
     if arm is not None:
         options = arm.space.options({**arm.space.defaults, **arm.fixed})
-        optimizer = build_optimizer(arm.space.optimizer, task.param_groups(model), **options)
+        groups = scale_groups(task.param_groups(model), options, arm.space.defaults)
+        optimizer = build_optimizer(arm.space.optimizer, groups, **options)
     if checkpoint is not None:
         _load(checkpoint, model, optimizer)
-    torch.manual_seed(derive(seed, "dropout"))
+    seed_everything(derive(seed, "dropout"))
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
     loss = loss_of(task, device)
     if optimizer is not None and steps:

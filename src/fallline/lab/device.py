@@ -1,11 +1,12 @@
 """Where a task runs, and in which precision."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from fallline.batches import move
 from fallline.errors import ArgumentError
 from fallline.lab.tasks import Task
 
@@ -34,14 +35,8 @@ def precision(task: Task, device: str) -> contextlib.AbstractContextManager[Any]
 
 
 def to_device(batch: Any, device: str) -> Any:
-    """Return a batch with all its tensors on a device."""
-    if device == "cpu":
-        return batch
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    return type(batch)(to_device(value, device) for value in batch) if isinstance(batch, tuple | list) else batch
+    """Return a batch with all its tensors on a device, in containers of the same types."""
+    return batch if device == "cpu" else move(batch, device)
 
 
 def loss_of(task: Task, device: str) -> Callable[[torch.nn.Module, Any], torch.Tensor]:

@@ -1,12 +1,17 @@
 """What a reader of a study must know before trusting its numbers."""
 
+import contextlib
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from fallline.errors import ArgumentError, StudyError
+from fallline.lab.groups import SCALED
 from fallline.lab.plan import tuning_trials
 from fallline.lab.selection import Search
 from fallline.lab.statistics import Comparison, compare, paired_differences
+from fallline.lab.store import read_study
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -15,8 +20,8 @@ DISAGREEMENT = 0.01  # level at which validation and test are said to disagree
 
 
 def doubts(study: "Study") -> list[str]:
-    """Return a sentence for every arm whose tuning leaves one."""
-    found = []
+    """Return a sentence for every skipped check of the task, and for every arm whose tuning leaves a doubt."""
+    found = _skipped_checks(study)
     for arm, search in study.searches.items():
         if search.best is None:
             found.append(f"{arm}: {_all_failed(study, search)}")
@@ -24,6 +29,8 @@ def doubts(study: "Study") -> list[str]:
             found.append(f"{arm}: {_at_an_edge(search, *search.edge, search.end[1])}")
         elif not search.ranges:
             found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
+        if (same := _without_effect(study, search)) is not None:
+            found.append(f"{arm}: {same}")
     return found + _disagreements(study)
 
 
@@ -49,6 +56,59 @@ def _disagreements(study: "Study") -> list[str]:
                 f"{said[1]} on test, p = {p:.2g}): one of the two sets is small or was drawn differently"
             )
     return found
+
+
+def _without_effect(study: "Study", search: Search) -> str | None:
+    """Return what is to be said of tuning trials that came out bit-for-bit equal with different hyperparameters."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    trials = tuning_trials(study.spec, search)
+    for trial, point in zip(trials, search.points, strict=True):
+        with contextlib.suppress(ArgumentError):  # not run yet
+            outcome = study.outcome(trial)
+            if outcome.curve and outcome.failure is None:
+                groups.setdefault(repr((trial.seed, outcome.metrics, outcome.curve)), []).append(point)
+    equal = [points for points in groups.values() if any(point != points[0] for point in points)]
+    if not equal:
+        return None
+    names = [d.name for d in search.ranges if any(len({repr(p[d.name]) for p in ps}) > 1 for ps in equal)]
+    listed = " and ".join(names) or "hyperparameters"
+    return (
+        f"{sum(map(len, equal))} of its {len(trials)} tuning trials are bit-for-bit equal although {listed} "
+        f"{'differ' if len(names) != 1 else 'differs'}, so that searching {listed} has no effect there; "
+        + _cause(study, search, names)
+    )
+
+
+def _cause(study: "Study", search: Search, names: Sequence[str]) -> str:
+    """Return why hyperparameters had no effect, as far as it is known."""
+    groups = _manifest(study).get("groups", [])
+    options = {name: "betas" if name in ("beta1", "beta2") else name for name in names}
+    own = [n for n, o in options.items() if groups and all(o in g["own"] and n not in SCALED for g in groups)]
+    still = [n for n in names if n in SCALED and groups and all(g.get(n) == 0 for g in groups)]
+    if own:
+        return f"param_groups of the task sets {' and '.join(own)} itself, in every group"
+    if still:
+        return f"param_groups of the task sets {' and '.join(still)} to 0 in every group"
+    return f"{search.arm.optimizer} ignores it, or the updates are lost in rounding, or the task does not use them"
+
+
+def _skipped_checks(study: "Study") -> list[str]:
+    """Return a sentence if checks of the task were skipped when the study began."""
+    names: list[str] = _manifest(study).get("skipped_checks", [])
+    if not names:
+        return []
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    was = "checks" if len(names) > 1 else "check"
+    verb = "were" if len(names) > 1 else "was"
+    return [f"the {was} {listed} of the task {verb} skipped, as its skip_checks asks; what they test is not verified"]
+
+
+def _manifest(study: "Study") -> Mapping[str, Any]:
+    """Return the manifest of a study; nothing where its folder has none yet."""
+    try:
+        return read_study(study.store.folder).get("manifest", {})  # type: ignore[no-any-return]
+    except StudyError:
+        return {}
 
 
 def _all_failed(study: "Study", search: Search) -> str:

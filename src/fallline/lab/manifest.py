@@ -5,12 +5,12 @@ import itertools
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from fallline.batches import as_bytes, leaves, row_bytes, shape_of
 from fallline.lab.tasks import Task
 
 PACKAGES = ("fallline", "torch", "numpy", "numba", "scipy", "scikit-learn")
@@ -41,19 +41,13 @@ def data_digest(task: Task) -> str:
     for split in ("train", "val", "test"):
         batches = task.batches(split, torch.Generator().manual_seed(0))
         for batch in itertools.islice(batches, _TRAINING_BATCHES if split == "train" else None):
-            for tensor in _tensors(batch):
-                digest.update(str((split, tensor.dtype, tuple(tensor.shape))).encode())
-                digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            for leaf in leaves(batch):
+                if isinstance(leaf, torch.Tensor):  # as in the manifests of former versions
+                    digest.update(str((split, leaf.dtype, shape_of(leaf))).encode())
+                    digest.update(row_bytes(leaf if leaf.dim() else leaf[None]).tobytes())
+                else:
+                    digest.update(split.encode() + as_bytes(leaf))
     return digest.hexdigest()[:16]
-
-
-def _tensors(batch: Any) -> Iterable[torch.Tensor]:
-    if isinstance(batch, torch.Tensor):
-        yield batch.cpu()
-    elif isinstance(batch, Mapping):
-        yield from itertools.chain.from_iterable(map(_tensors, batch.values()))
-    elif isinstance(batch, tuple | list):
-        yield from itertools.chain.from_iterable(map(_tensors, batch))
 
 
 def _processor() -> str:

@@ -11,7 +11,6 @@ from fallline.lab.tasks import Task
 from fallline.lab.trial import Outcome
 
 EDGE = 0.1  # the outer part of a range in which an optimum counts as "at the edge"
-NEAR_TIE = 0.02  # relative difference of validation losses below which the point farther from failures is taken
 AGAIN = 2  # further seeds on which finalists are tried: the lowest of many single runs is partly luck
 FINALISTS = 3  # at most, and one for every four search points
 
@@ -84,12 +83,32 @@ def settle(search: Search, runs: Mapping[int, Sequence[Outcome]], found: Sequenc
         found: the outcome of every point.
         task: says which metric is compared.
     """
-    means = {}
+    means, finite = {}, {}
     for index, outcomes in runs.items():
         scores = _scores(outcomes, task)
         if all(map(math.isfinite, scores)):
             means[index] = math.fsum(scores) / len(scores)
-    return _select(search, means, _scores(found, task)) if means else search
+            finite[index] = scores
+    return _select(search, means, _scores(found, task), _noise(list(finite.values()))) if means else search
+
+
+def _noise(runs: Sequence[Sequence[float]]) -> float:
+    """Return the standard error of the difference of two finalists' means; 0 where it cannot be estimated.
+
+    What a seed does to all finalists alike is no noise, since every finalist is tried on the same seeds: it is taken
+    out, as in an analysis of variance by finalist and seed.
+    """
+    seeds = len(runs[0]) if runs else 0
+    if len(runs) < 2 or seeds < 2:
+        return 0.0
+    by_run = [math.fsum(scores) / seeds for scores in runs]
+    by_seed = [math.fsum(column) / len(runs) for column in zip(*runs, strict=True)]
+    mean = math.fsum(by_run) / len(runs)
+    residuals = [
+        score - by_run[i] - by_seed[j] + mean for i, scores in enumerate(runs) for j, score in enumerate(scores)
+    ]
+    variance = math.fsum(r * r for r in residuals) / ((len(runs) - 1) * (seeds - 1))
+    return math.sqrt(2 * variance / seeds)
 
 
 def _scores(outcomes: Sequence[Outcome], task: Task) -> list[float]:
@@ -99,11 +118,14 @@ def _scores(outcomes: Sequence[Outcome], task: Task) -> list[float]:
     return [value if math.isfinite(value) else math.inf for value in values]
 
 
-def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[float]) -> Search:
-    """Return the search with the best candidate selected; a near tie goes to the point farthest from failures."""
+def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[float], noise: float = 0.0) -> Search:
+    """Return the search with the best candidate selected; a near tie goes to the point farthest from failures.
+
+    Near is what differs by no more than the noise. That of single runs is unknown, so only equal ones are tied.
+    """
     lowest = min(candidates.values())
     failed = [search.points[i] for i, score in enumerate(scores) if score == math.inf]
-    near = [i for i, score in candidates.items() if score - lowest <= NEAR_TIE * abs(lowest)]
+    near = [i for i, score in candidates.items() if score - lowest <= noise]
     best = max(near, key=lambda i: (_distance(search, search.points[i], failed), -candidates[i], -i))
     top = [search.points[i] for i in sorted(candidates, key=lambda i: (candidates[i], i))[:3]]
     edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges if not d.choices]

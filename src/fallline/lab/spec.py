@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, suggest
 from fallline.lab.arms import Arm
 from fallline.lab.sequential import Seeds, check_seeds, looks_of
 from fallline.lab.tasks import Task, get_task
@@ -138,3 +138,19 @@ class Spec:
         seeds = data["seeds"]
         arms = tuple(Arm(**arm) for arm in data["arms"])
         return Spec(**{**data, "arms": arms, "seeds": tuple(seeds) if isinstance(seeds, list) else seeds})
+
+
+def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> None:
+    """Check what decides no number of a study, only what is made of them.
+
+    Raises:
+        ArgumentError: `baseline` or `margin` cannot be used.
+    """
+    names = [arm.name for arm in spec.arms]
+    if baseline is not None and baseline not in names:
+        raise ArgumentError(
+            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; "
+            + suggest(baseline, names, "leave it out for the first")
+        )
+    if margin is not None and not 0 < margin < 1:
+        raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")

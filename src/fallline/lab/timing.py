@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fallline.lab.device import precision
+from fallline.lab.device import precision, to_device
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.training import Training
 from fallline.lab.trial import Trial, start
@@ -100,7 +100,7 @@ def _kept(run: Training) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision(run.task, run.device):
-        loss = run.task.loss(run.model, next(run.batches))
+        loss = run.task.loss(run.model, to_device(next(run.batches), run.device))
     del loss  # until here the graph has held what it kept, so that no two have had the same address
     return sum(kept.values())
 

@@ -17,6 +17,7 @@ from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
 from fallline.lab.evaluation import evaluate, evaluate_items
 from fallline.lab.failing import Failure, Watch
+from fallline.lab.seeding import generator_states, restore_generators
 from fallline.lab.tasks import Task
 from fallline.spikes import count_spikes
 
@@ -213,8 +214,7 @@ class Training:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng": generator_states(),
             "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
             "waypoints": None if self.waypoints is None else self.waypoints.state(),
         }
@@ -241,9 +241,7 @@ class Training:
             self.waypoints.load(saved["waypoints"])
         for _ in range(len(self.losses) * self.task.accumulate):
             next(self.batches)
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"]:
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        restore_generators(saved["rng"])
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:

@@ -1,5 +1,6 @@
 """One training run: a resolved specification in, an outcome out; the same bits wherever and whenever it runs."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fallline.lab.optimizers import build_optimizer
+from fallline.lab.groups import scale_groups
+from fallline.lab.optimizers import build_optimizer, get_space
 from fallline.lab.schedules import WARMUP, learning_rates
-from fallline.lab.tasks import get_task
+from fallline.lab.seeding import seed_everything, seeded
+from fallline.lab.tasks import Task, get_task
 from fallline.lab.training import Checkpoint, Training
 from fallline.lab.waypoints import Waypoints
 from fallline.wrappers import SAM
@@ -129,18 +132,39 @@ def derive(seed: int, *names: object) -> int:
 def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Training:
     """Return the training of a trial before its first step."""
     task = get_task(trial.task, split_seed=trial.split, **trial.settings)
-    torch.manual_seed(derive(trial.seed, "init"))
+    _load_once(task)
+    seed_everything(derive(trial.seed, "init"))
     model = task.model().to(trial.device)
-    optimizer = make_optimizer(trial.optimizer, task.param_groups(model), **trial.options)
+    groups = scale_groups(task.param_groups(model), trial.options, get_space(trial.optimizer).defaults)
+    optimizer = make_optimizer(trial.optimizer, groups, **trial.options)
     if isinstance(optimizer, SAM):
         optimizer.model = model  # running statistics are updated by the first pass only
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))
-    torch.manual_seed(derive(trial.seed, "dropout"))
+    seed_everything(derive(trial.seed, "dropout"))
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
     training = Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
     if trial.landscape:
         training.waypoints = Waypoints(task, factors, derive(trial.seed, "landscape"), trial.device)
     return training
+
+
+_loaded: set[tuple[type[Task], str]] = set()
+
+
+def _load_once(task: Task) -> None:
+    """Have a task load in this process what it loads once, before a trial draws random numbers.
+
+    Imports and cached functions that run in the first trial of a process only may draw from the global generators:
+    the numbers of that trial would differ, and so would data that are drawn from them. Here they are always alike.
+    """
+    key = (type(task), repr({name: getattr(task, name) for name in task.settings}))
+    if key in _loaded:
+        return
+    _loaded.add(key)
+    with seeded(0), contextlib.suppress(Exception):  # an error is raised again where it can be reported
+        task.model()
+        for split in ("train", "val", "test"):
+            next(iter(task.batches(split, torch.Generator().manual_seed(0))))
 
 
 def run(

@@ -1,5 +1,6 @@
 """Batches and what they count: averages over data weigh by items or tokens, never by batches."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from fallline.batches import count_rows
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
 
 LossFn: TypeAlias = Callable[[Any, Any], torch.Tensor]
@@ -28,12 +30,12 @@ class ModelLoss(nn.Module):
 
 
 def as_batches(where: str, data: Any) -> Iterable[Any]:
-    """Return data as batches: a loader or a list as it is, a tensor, tuple or dict as one batch.
+    """Return data as batches: a loader or a list as it is, a tensor, tuple, dict or dataclass as one batch.
 
     Raises:
         ArgumentTypeError: the data can be neither.
     """
-    if isinstance(data, torch.Tensor | tuple | Mapping):
+    if isinstance(data, torch.Tensor | tuple | Mapping) or dataclasses.is_dataclass(data):
         return [data]
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise ArgumentTypeError(
@@ -100,20 +102,18 @@ def batches_of(where: str, data: Any) -> Iterator[Any]:
 
 
 def items(batch: Any) -> int:
-    """Return how many rows the first tensor of a batch has.
+    """Return how many rows the first tensor of a batch has that has any; how many texts there are without one.
 
     Raises:
-        ArgumentTypeError: there is no tensor in it.
+        ArgumentTypeError: there is nothing to count.
     """
-    first = batch
-    while not isinstance(first, torch.Tensor):
-        if not isinstance(first, tuple | list | Mapping) or not first:
-            raise ArgumentTypeError(
-                f"weight: must be given for batches without a tensor in front, got a batch of {type(batch).__name__}; "
-                "pass weight=lambda batch: the number of its items or tokens"
-            )
-        first = next(iter(first.values() if isinstance(first, Mapping) else first))
-    return len(first) if first.dim() else 1
+    rows = count_rows(batch)
+    if rows is None:
+        raise ArgumentTypeError(
+            f"weight: must be given for batches without a tensor, got a batch of {type(batch).__name__}; "
+            "pass weight=lambda batch: the number of its items or tokens"
+        )
+    return rows
 
 
 def weight_of(where: str, batch: Any, weight: Weight | None) -> float:

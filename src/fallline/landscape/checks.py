@@ -1,12 +1,13 @@
 """What is tried before a curvature is believed: that the loss is a function, and that it is differentiated rightly."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from fallline.batches import map_tensors
 from fallline.errors import GradientError, LossError
 from fallline.landscape.objective import Objective
 from fallline.landscape.products import PRODUCTS, finite_difference
@@ -146,11 +147,7 @@ def doubled(objective: Objective) -> Iterator[Callable[[Any], Any]]:
 
 
 def _to_double(batch: Any) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.double() if batch.is_floating_point() else batch
-    if isinstance(batch, Mapping):
-        return {key: _to_double(value) for key, value in batch.items()}
-    return type(batch)(map(_to_double, batch)) if type(batch) in (list, tuple) else batch
+    return map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, batch)
 
 
 def _farthest(objective: Objective, difference: torch.Tensor) -> str:

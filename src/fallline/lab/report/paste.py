@@ -1,14 +1,19 @@
 """What a reader of a report can paste: the winner as Python code, and the command that repeats the study."""
 
+import contextlib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fallline.errors import StudyError
 from fallline.lab.arms import Arm
+from fallline.lab.groups import scale_groups
 from fallline.lab.loading import is_path
 from fallline.lab.optimizers import split_wrapper
 from fallline.lab.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.lab.sequential import seeds_text
+from fallline.lab.store import read_study
 from fallline.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -29,20 +34,43 @@ def best_code(study: "Study") -> str:
     if search.best is None or best["failed"]:
         return ""
     arm, point = search.arm, search.points[search.best]
-    imports, optimizer, step = _optimizer(arm, arm.space.options(point))
+    options = arm.space.options(point)
+    groups = _groups(study, arm, options)
+    imports, optimizer, step = _optimizer(arm, options, "groups" if groups else "model.parameters()")
     steps = study.spec.steps_of(arm, "confirm")
     more, schedule = _schedule(arm.schedule, steps, warmup_steps(steps, point.get("warmup", WARMUP)))
     first = sorted({"import fallline as fl", *imports, *more}, key=lambda line: (line.startswith("from"), line))
-    return "\n".join([*first, "", *optimizer, *schedule, step, ""])
+    return "\n".join([*first, "", *groups, *optimizer, *schedule, step, ""])
 
 
-def _optimizer(arm: Arm, options: dict[str, Any]) -> tuple[list[str], list[str], str]:
+def _groups(study: "Study", arm: Arm, options: Mapping[str, Any]) -> list[str]:
+    """Return the lines that make the `groups` of the task, with the values of a trial; none where it has none."""
+    stored: list[dict[str, Any]] = []
+    with contextlib.suppress(StudyError):  # a study that is not in a folder
+        stored = read_study(study.store.folder)["manifest"].get("groups", [])
+    values = [{key: value for key, value in group.items() if key != "own"} for group in stored]
+    scaled = [_rounded(group) for group in scale_groups(values, options, arm.space.defaults)]
+    if not stored:
+        return []
+    return [
+        f"# task: an object of the class that the study names {study.spec.task}, which made these groups of parameters",
+        "groups = list(task.param_groups(model))",
+        f"for group, own in zip(groups, {scaled!r}):",
+        "    group.update(own)",
+    ]
+
+
+def _rounded(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _round(value) for key, value in group.items()}
+
+
+def _optimizer(arm: Arm, options: dict[str, Any], params: str) -> tuple[list[str], list[str], str]:
     """Return imports, the lines that build the optimizer `opt`, and the comment on a step."""
     wrapper, inner = split_wrapper(arm.space.optimizer)
     imports, cls = _named(inner, "torch.optim") if is_path(inner) else ([], f"fl.{OPTIMIZERS[inner].__name__}")
     rho = options.pop("rho", None) if wrapper else None
     keywords = ", ".join(f"{key}={_round(value)!r}" for key, value in options.items())
-    made = f"{cls}(model.parameters(), {keywords})"
+    made = f"{cls}({params}, {keywords})"
     if not wrapper:
         return imports, [f"opt = {made}"], _PLAIN
     adaptive = ", adaptive=True" if wrapper == "asam" else ""

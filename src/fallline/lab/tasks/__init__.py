@@ -4,6 +4,7 @@ from typing import Any
 
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.loading import is_path, load_object
+from fallline.lab.seeding import seeded
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
 from fallline.lab.tasks.digits import Digits, DigitsCNN
@@ -30,6 +31,9 @@ TASKS: dict[str, type[Task]] = {cls.name: cls for cls in _BUILT_IN}
 def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Task:
     """Return a task: a built-in one by its name, or the class at FILE.py:NAME or package.module:NAME.
 
+    Its `__init__` runs with the global generators seeded, always alike: data that it draws are the same in every trial
+    and every process.
+
     Args:
         name: which task.
         split_seed: which split of its data, for a task that splits them itself; the one of tuning by default.
@@ -45,10 +49,12 @@ def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Ta
             raise ArgumentError(
                 f"task: {name} must be a class decorated with @fallline.task, got {got}; `fallline new-task` writes one"
             )
-        return cls(split_seed=split_seed, **settings)
+        with seeded(0):
+            return cls(split_seed=split_seed, **settings)
     if name not in TASKS:
         raise ArgumentError(
             f"task: must be one of {', '.join(TASKS)} or FILE.py:NAME, got {name!r}; "
             + suggest(name, TASKS, "leave it out for digits")
         )
-    return TASKS[name](split_seed=split_seed, **settings)
+    with seeded(0):
+        return TASKS[name](split_seed=split_seed, **settings)

@@ -7,10 +7,27 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from fallline.batches import count_rows
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.data import Progress
 
 T = TypeVar("T", bound="Task")
+
+# What is tried of a task before its first trial; `fallline.lab.checks` has the functions.
+CHECKS = (
+    "model",
+    "batches",
+    "size",
+    "splits",
+    "overlap",
+    "resplit",
+    "param_groups",
+    "loss",
+    "evaluate",
+    "losses",
+    "deterministic",
+    "overfit",
+)
 
 
 class Task(ABC):
@@ -30,6 +47,7 @@ class Task(ABC):
             draws a split of its own.
         split_seed: which split; the default is the one that configurations are tuned on.
         split_sizes: the sizes of "pool", "train", "val" and "test" at the last call of `split_indices`; None before.
+        skip_checks: names of checks of the contract that are not made, see CHECKS; the report lists them.
     """
 
     name: ClassVar[str]
@@ -44,6 +62,7 @@ class Task(ABC):
     resplit: ClassVar[bool] = False
     split_seed: int = 0
     split_sizes: Mapping[str, int] | None = None
+    skip_checks: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls: type[T], *, split_seed: int | None = None, **settings: Any) -> T:
         """Create the task with other settings than its defaults; they are attributes before any `__init__` runs.
@@ -89,10 +108,20 @@ class Task(ABC):
         """Return the mean loss of a batch, a scalar."""
 
     def size(self, batch: Any) -> int:
-        """Return how many items a batch holds; averages over batches weigh by it. By default, rows of a tensor."""
-        while not isinstance(batch, torch.Tensor):
-            batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
-        return len(batch)
+        """Return how many items a batch holds; averages over batches weigh by it.
+
+        By default, the length of the first tensor that has one; of a batch of texts, how many there are.
+
+        Raises:
+            ArgumentError: there is nothing to count.
+        """
+        rows = count_rows(batch)
+        if rows is None:
+            raise ArgumentError(
+                f"task {self.name}: size must be defined for batches without a tensor, got a batch of type "
+                f"{type(batch).__name__}; write def size(self, batch) and return its number of items"
+            )
+        return rows
 
     def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor | Mapping[str, torch.Tensor] | None:
         """Return the loss of every item of a batch, (n,); their mean is `loss`. By default None, which means unknown.

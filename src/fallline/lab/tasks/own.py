@@ -3,13 +3,13 @@
 import inspect
 import keyword
 from abc import ABCMeta
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.lab.loading import path_of
 from fallline.lab.tasks import TASKS
-from fallline.lab.tasks.base import Task
+from fallline.lab.tasks.base import CHECKS, Task
 
 # The arguments that the lab passes to each method, self not counted.
 _REQUIRED = {"model": "", "batches": "split, generator", "loss": "model, batch"}
@@ -37,6 +37,7 @@ def task(
     unit: str = "",
     summary: str | None = None,
     resplit: bool = False,
+    skip_checks: Sequence[str] = (),
     **settings: Any,
 ) -> Callable[[type], type[Task]]:
     """Make a class with `model`, `batches` and `loss` a task, on which optimizers are compared.
@@ -54,6 +55,7 @@ def task(
         summary: one line for people; the first line of the class's docstring, or its name, by default.
         resplit: the data are one pool without an official split, and `batches` takes its examples by
             `self.split_indices(count)`: every confirmation seed then draws a split of its own.
+        skip_checks: checks of the contract that are not made, by name, such as `("overlap",)`; the report lists them.
         **settings: what a study may set or vary, with its default, such as `batch_size=64`; each is an attribute,
             there before `__init__` runs.
 
@@ -85,6 +87,7 @@ def task(
     better = mode if mode is not None or metric != "val_loss" else "min"
     given = {"steps": steps, "metric": metric, "mode": better, "precision": precision, "accumulate": accumulate}
     _check_arguments(given, settings)
+    skipped = _known_checks(skip_checks)
 
     def decorate(cls: type) -> type[Task]:
         _check_class(cls, metric, settings)
@@ -95,6 +98,7 @@ def task(
             **given,
             "unit": unit,
             "summary": first_line if summary is None else summary,
+            "skip_checks": skipped,
             "settings": {**inherited, **settings},
             "name": cls.__name__,
             "resplit": resplit,
@@ -157,6 +161,18 @@ def _check_arguments(given: Mapping[str, Any], settings: Mapping[str, Any]) -> N
                 f"task: the default of a setting must be a bool, int, float or str, got {key}={value!r}; "
                 "pass a number or a name, and make the object from it in a method"
             )
+
+
+def _known_checks(names: Any) -> tuple[str, ...]:
+    """Return the checks to skip."""
+    given = (names,) if isinstance(names, str) else tuple(names)
+    for name in given:
+        if name not in CHECKS:
+            raise ArgumentError(
+                f"task: skip_checks must name checks among {', '.join(CHECKS)}, got {name!r}; "
+                + suggest(name, CHECKS, "leave it out")
+            )
+    return tuple(check for check in CHECKS if check in given)
 
 
 def _check_class(cls: type, metric: str, settings: Mapping[str, Any]) -> None:
