@@ -24,6 +24,8 @@ from fallline.lab.statistics import compare
 
 STUDIES, SOURCE, FEATURES = 1000, 100_000, 12
 STEPS, BATCH = 60, 16
+SHARED = "s²/n + c/N (the lab's)"
+CROSSED = "crossed, seeds × examples (the lab's)"
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 
@@ -90,14 +92,24 @@ def item_losses(weights: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
     return np.asarray((torch.einsum("rnf,rf->rn", x[rows], weights) - y[rows]).square().double())
 
 
-def split(pools: torch.Tensor, seeds: int, seed: int, test: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return training (studies · seeds, ·) and test indices, a fresh split of each study's pool for every seed."""
+@dataclass(frozen=True)
+class Splits:
+    """Fresh splits of each study's pool, one per seed: rows of the source, and where in the pool the test ones are."""
+
+    training: torch.Tensor  # (studies · seeds, ·)
+    test: torch.Tensor
+    places: np.ndarray  # as `test`, within the pool
+
+
+def split(pools: torch.Tensor, seeds: int, seed: int, test: float = 0.2) -> Splits:
+    """Return a split of each study's pool (studies, size) for every seed; as much again as for testing is not used."""
     draw = torch.Generator().manual_seed(seed)
     size = pools.shape[1]
     order = torch.rand(len(pools) * seeds, size, generator=draw).argsort(1)
     shuffled = pools.repeat_interleave(seeds, 0).gather(1, order)
     held_out = round(test * size)
-    return shuffled[:, 2 * held_out :], shuffled[:, :held_out]  # as much again is for validation
+    places = np.asarray(order[:, :held_out]).astype(np.uint64)
+    return Splits(shuffled[:, 2 * held_out :], shuffled[:, :held_out], places)
 
 
 def sample(studies: int, size: int, seed: int) -> torch.Tensor:
@@ -121,7 +133,11 @@ class Tally:
 
 
 def tally(
-    items: Sequence[np.ndarray], truths: Sequence[float], seeds: int, design: Callable[[list[np.ndarray]], Design]
+    items: Sequence[np.ndarray],
+    truths: Sequence[float],
+    seeds: int,
+    design: Callable[..., Design],
+    places: np.ndarray | None = None,
 ) -> Tally:
     """Judge studies by the lab's own comparison.
 
@@ -129,52 +145,92 @@ def tally(
         items: for each of the two arms, losses (studies, seeds, n).
         truths: the true log ratio of each study.
         seeds: how many are used.
-        design: makes the design from the two arms' losses of a study.
+        design: makes the design from the two arms' losses of a study, and from `places` of it if given.
+        places: which example each loss is of, (studies, seeds, n).
     """
     hits, widths, errors = [], [], []
     for number, truth in enumerate(truths):
-        own = [part[number, :seeds] for part in items]
-        second, first = (part.mean(1).tolist() for part in (own[1], own[0]))
-        c = compare(second, first, log_ratio=True, design=design([own[1], own[0]]))
+        own = [list(part[number, :seeds]) for part in (items[1], items[0])]
+        more = [] if places is None else [list(places[number, :seeds])]
+        values = [[float(row.mean()) for row in part] for part in own]
+        c = compare(*values, log_ratio=True, design=design(*own, *more))
         hits.append(c.low <= truth <= c.high)
         widths.append((c.high - c.low) / 2)
         errors.append(c.difference - truth)
     return Tally(float(np.mean(hits)), float(np.mean(widths)), float(norm.ppf(0.975) * np.std(errors)))
 
 
-def log_ratio_of_new_runs(size: int, runs: int = 40_000) -> float:
+def ridge(penalty: float, rows: torch.Tensor) -> torch.Tensor:
+    """Return the weights (runs, 12) of ridge regressions: nothing but the data varies."""
+    x, y = source()
+    found = []
+    for part in rows.split(2000):
+        inputs, targets = x[part].double(), y[part].double().unsqueeze(2)
+        square = inputs.mT @ inputs + penalty * rows.shape[1] * torch.eye(FEATURES, dtype=torch.float64)
+        found.append(torch.linalg.solve(square, inputs.mT @ targets)[..., 0])
+    return torch.cat(found).float()
+
+
+def sgd_pair(rows: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Return the weights of both arms under SGD."""
+    return [train(arm, rows, seed) for arm in ARMS]
+
+
+def ridge_pair(rows: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Return the weights of two ridge regressions."""
+    return [ridge(penalty, rows) for penalty in (0.0, 2.0)]
+
+
+Pair = Callable[[torch.Tensor, int], list[torch.Tensor]]
+
+
+def log_ratio_of_new_runs(pair: Pair, size: int, runs: int = 40_000) -> float:
     """Return the true mean log ratio of the two arms over training sets of a size and over seeds."""
-    rows = sample(runs, size, seed=99)
-    first, second = (true_loss(train(arm, rows, seed=98)) for arm in ARMS)
+    first, second = map(true_loss, pair(sample(runs, size, seed=99), 98))
     return float((second / first).log().mean())
 
 
-def splits_table() -> list[str]:
+def random_splits(pool: float) -> Callable[..., Design]:
+    """Return what makes the design of a study that splits a pool, with or without knowing which example is which."""
+
+    def design(arm: list[np.ndarray], baseline: list[np.ndarray], places: Sequence[np.ndarray] = ()) -> Design:
+        return RandomSplits(arm, baseline, list(places), pool)
+
+    return design
+
+
+def seeds_alone(arm: list[np.ndarray], baseline: list[np.ndarray]) -> Design:
+    """Return the design in which seeds alone vary."""
+    return SeedsOnly()
+
+
+def splits_table(pair: Pair, sizes: Sequence[int], most: int = 16) -> list[str]:
     """Return the rows of the studies that split their pool themselves."""
     lines = []
-    for size in (600, 1800):
-        pools, most = sample(STUDIES, size, seed=size), 16
-        training, test = split(pools, most, seed=size + 1)
-        shape = (STUDIES, most, test.shape[1])
-        items = [item_losses(train(arm, training, seed=size + 2), test).reshape(shape) for arm in ARMS]
-        truth = [log_ratio_of_new_runs(training.shape[1])] * STUDIES
+    for size in sizes:
+        pools = sample(STUDIES, size, seed=size)
+        drawn = split(pools, most, seed=size + 1)
+        shape = (STUDIES, most, drawn.test.shape[1])
+        items = [item_losses(w, drawn.test).reshape(shape) for w in pair(drawn.training, size + 2)]
+        truth = [log_ratio_of_new_runs(pair, drawn.training.shape[1])] * STUDIES
         # The former protocol: one split of the pool, on which every seed is trained and tested.
-        once, tested = (part.repeat_interleave(most, 0) for part in split(pools, 1, seed=size + 3))
-        fixed = [item_losses(train(arm, once, seed=size + 2), tested).reshape(shape) for arm in ARMS]
-        ratio = test.shape[1] / training.shape[1]
-        for seeds in (8, 16):
-            rules = {
-                "s²/n + s_e²/N": tally(items, truth, seeds, lambda own: RandomSplits(*map(list, own), pool=size)),  # noqa: B023
-                "s² (1/n + n_test/n_train), without single losses": tally(
-                    items,
-                    truth,
-                    seeds,
-                    lambda own: RandomSplitMeans(ratio),  # noqa: B023
-                ),
-                "seeds alone, one split (the former rule)": tally(fixed, truth, seeds, lambda own: SeedsOnly()),
-            }
-            lines += [_row(f"pool of {size:,}, {seeds} seeds", rule, found) for rule, found in rules.items()]
+        once = split(pools, 1, seed=size + 3)
+        training, test = (part.repeat_interleave(most, 0) for part in (once.training, once.test))
+        fixed = [item_losses(w, test).reshape(shape) for w in pair(training, size + 2)]
+        ratio = drawn.test.shape[1] / drawn.training.shape[1]
+        for seeds in (4, 8, 16):
+            case = f"pool of {size:,}, {seeds} seeds"
+            lines += [
+                _row(case, SHARED, tally(items, truth, seeds, random_splits(size), drawn.places.reshape(shape))),
+                _row(case, "s²/n + s_e²/N", tally(items, truth, seeds, random_splits(size))),
+                _row(case, "s² (1/n + n_test/n_train)", tally(items, truth, seeds, _nadeau_bengio(ratio))),
+                _row(case, "seeds alone, one split (the former rule)", tally(fixed, truth, seeds, seeds_alone)),
+            ]
     return lines
+
+
+def _nadeau_bengio(ratio: float) -> Callable[..., Design]:
+    return lambda arm, baseline: RandomSplitMeans(ratio)
 
 
 def fixed_table(extra: int = 400) -> list[str]:
@@ -190,13 +246,11 @@ def fixed_table(extra: int = 400) -> list[str]:
         test = sample(STUDIES, size, seed=size).repeat_interleave(most, 0)
         items = [item_losses(w, test).reshape(STUDIES, most, size) for w in weights]
         for seeds in (8, 16):
-            rules = {
-                "crossed, seeds × examples": tally(
-                    items, truth.tolist(), seeds, lambda own: FixedTestSet(*map(list, own))
-                ),
-                "seeds alone (the former rule)": tally(items, truth.tolist(), seeds, lambda own: SeedsOnly()),
-            }
-            lines += [_row(f"test set of {size:,}, {seeds} seeds", rule, found) for rule, found in rules.items()]
+            case = f"test set of {size:,}, {seeds} seeds"
+            lines += [
+                _row(case, CROSSED, tally(items, truth.tolist(), seeds, FixedTestSet)),
+                _row(case, "seeds alone (the former rule)", tally(items, truth.tolist(), seeds, seeds_alone)),
+            ]
     return lines
 
 
@@ -217,17 +271,19 @@ def real_table(most: int = 16, bank: int = 2000) -> list[str]:
         x = torch.tensor((data.data - data.data.mean(0)) / (data.data.std(0) + 1e-6), dtype=torch.float32)
         y = torch.tensor(data.target)
         pool = torch.arange(len(y))[None]
-        training, test = split(pool, bank, seed=1)
-        items = [_softmax_losses(x, y, training, test, lr) for lr in (0.02, 0.1)]
-        truth = float(np.log(items[1].mean(1) / items[0].mean(1)).mean())
+        drawn = split(pool, bank, seed=1)
+        items = [_softmax_losses(x, y, drawn.training, drawn.test, lr) for lr in (0.02, 0.1)]
+        truth = [float(np.log(items[1].mean(1) / items[0].mean(1)).mean())] * STUDIES
         draw = np.random.default_rng(2)
         chosen = np.stack([draw.choice(bank, most, replace=False) for _ in range(STUDIES)])
-        drawn = [part[chosen] for part in items]
+        studies, places = [part[chosen] for part in items], drawn.places[chosen]
         for seeds in (8, 16):
-            found = tally(drawn, [truth] * STUDIES, seeds, lambda own: RandomSplits(*map(list, own), pool=len(y)))  # noqa: B023
-            alone = tally(drawn, [truth] * STUDIES, seeds, lambda own: SeedsOnly())
-            lines.append(_row(f"{name}, {seeds} seeds", "s²/n + s_e²/N", found))
-            lines.append(_row(f"{name}, {seeds} seeds", "s²/n, a new split for each seed", alone))
+            case, size = f"{name}, {seeds} seeds", len(y)
+            lines += [
+                _row(case, SHARED, tally(studies, truth, seeds, random_splits(size), places)),
+                _row(case, "s²/n + s_e²/N", tally(studies, truth, seeds, random_splits(size))),
+                _row(case, "s²/n", tally(studies, truth, seeds, seeds_alone)),
+            ]
     return lines
 
 
@@ -257,21 +313,21 @@ def tuning_bias(size: int = 600, seeds: int = 8) -> str:
     """
     pools, others = sample(STUDIES, size, seed=31), sample(STUDIES, size, seed=32)
     kinds = [[Arm(lr, decay) for lr in (0.01, 0.02, 0.04, 0.06)] for decay in (0.0, 0.1)]
-    training, _ = split(pools, 1, seed=33)
-    order = torch.rand(STUDIES, size, generator=torch.Generator().manual_seed(33)).argsort(1)
-    held_out = round(0.2 * size)
-    validation = pools.gather(1, order)[:, held_out : 2 * held_out]
+    tuned = split(pools, 1, seed=33)  # its test part serves as validation
     chosen = []
     for arms in kinds:
-        scores = np.stack([item_losses(train(arm, training, seed=34), validation).mean(1) for arm in arms])
+        scores = np.stack([item_losses(train(arm, tuned.training, seed=34), tuned.test).mean(1) for arm in arms])
         chosen.append(scores.argmin(0))
     differences = []
     for pool in (pools, others):
-        rows, test = split(pool, seeds, seed=35)
+        drawn = split(pool, seeds, seed=35)
         means = []
         for arms, best in zip(kinds, chosen, strict=True):
             every = np.stack(
-                [item_losses(train(arm, rows, seed=36), test).mean(1).reshape(STUDIES, seeds) for arm in arms]
+                [
+                    item_losses(train(arm, drawn.training, seed=36), drawn.test).mean(1).reshape(STUDIES, seeds)
+                    for arm in arms
+                ]
             )
             means.append(every[best, np.arange(STUDIES)])
         differences.append(np.log(means[1] / means[0]))
@@ -299,13 +355,22 @@ def main() -> None:
         "not, that is, a study of two arms without a difference would name one (wanted: at most 6 %). Half-width: of "
         "the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
         "",
+        "s² is the variance of the differences over n seeds, N the size of the pool, s_e² the variance of single "
+        "examples' differences within a test set, and c the covariance of an example's differences in the test sets of different "
+        "seeds: what the example does in every run. Most of s_e² is another one in every run, so that it is too large.",
+        "",
         "## The lab draws the splits",
         "",
         "A pool from a source of 100,000 examples; each seed with its own split of it, a fifth for testing. The truth "
         "is the mean over new training sets of this size from the source, tested on all of it.",
         "",
         *head,
-        *splits_table(),
+        *splits_table(sgd_pair, (600, 1800)),
+        "",
+        "The same for two ridge regressions, in which the data are the only source of chance:",
+        "",
+        *head,
+        *splits_table(ridge_pair, (600,)),
         "",
         "## Fixed training and test sets",
         "",
@@ -318,7 +383,7 @@ def main() -> None:
         "## Real data",
         "",
         "Softmax regression under SGD at two learning rates; the truth is the mean over 2,000 splits of all the data, "
-        "so that the part of the pool is not needed here and the interval is wide.",
+        "so that the part of the pool is not needed here and the intervals with it are wide.",
         "",
         *head,
         *real_table(),

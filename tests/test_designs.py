@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from fallline.lab.designs import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
+from fallline.lab.evaluation import ITEM
 from fallline.lab.pairing import pair_design
 from fallline.lab.statistics import compare
 from fallline.lab.trial import Outcome
@@ -48,7 +49,7 @@ def test_own_splits_have_the_variance_of_seeds_and_that_of_the_pool():
     arm, base = tables(2)
     d = np.log(arm.mean(1) / base.mean(1))
     spread = np.mean([np.var(a / a.mean() - b / b.mean(), ddof=1) for a, b in zip(arm, base, strict=True)])
-    found = RandomSplits(list(arm), list(base), pool=200).variance(d, log_ratio=True)
+    found = RandomSplits(list(arm), list(base), [], pool=200).variance(d, log_ratio=True)
     assert found.seeds == pytest.approx(d.var(ddof=1) / 6) and found.examples == pytest.approx(spread / 200)
     assert found.sampling == pytest.approx(min(found.seeds, spread / 40 / 6))
 
@@ -75,9 +76,47 @@ def test_the_linearisation_is_the_derivative(log_ratio):
         assert (whole - without) * 1999 == pytest.approx(contribution, rel=0.02, abs=1e-3)
 
 
-def runs(table, **facts):
+def test_the_pool_adds_the_covariance_of_an_example_with_itself_in_other_seeds():
+    arm, base = tables(8, seeds=3, items=60)
+    draw = np.random.default_rng(8)
+    examples = [draw.choice(90, 60, replace=False).astype(np.uint64) + 1 for _ in range(3)]
+    u = [dict(zip(row.tolist(), a - b, strict=True)) for row, a, b in zip(examples, arm, base, strict=True)]
+    means = [np.mean(list(row.values())) for row in u]
+    products = [
+        (u[s][e] - means[s]) * (u[t][e] - means[t])
+        for s, t in ((0, 1), (0, 2), (1, 2))
+        for e in u[s].keys() & u[t].keys()
+    ]
+    d = arm.mean(1) - base.mean(1)
+    found = RandomSplits(list(arm), list(base), examples, pool=90).variance(d, log_ratio=False)
+    assert found.examples == pytest.approx(max(0.0, np.mean(products)) / 90)
+    unknown = RandomSplits(list(arm), list(base), [], pool=90).variance(d, log_ratio=False)
+    few = [row + np.uint64(50 * seed) for seed, row in enumerate(examples)]
+    assert RandomSplits(list(arm), list(base), few, pool=90).variance(d, False) == unknown  # too few in common
+
+
+def test_the_covariance_is_what_an_example_does_in_every_seed():
+    """Contributions of known variance: 0.5² common to all seeds, 1.0² another one in every seed."""
+    draw = np.random.default_rng(9)
+    common, rows = 0.5 * draw.standard_normal(2000), [draw.choice(2000, 800, replace=False) for _ in range(12)]
+    arm = [2 + common[row] + draw.standard_normal(800) for row in rows]
+    base = [np.full(800, 2.0)] * 12
+    d = np.array([part.mean() - 2 for part in arm])
+    examples = [row.astype(np.uint64) + 1 for row in rows]
+    found = RandomSplits(arm, base, examples, pool=2000).variance(d, log_ratio=False).examples * 2000
+    assert found == pytest.approx(0.25, abs=0.02)
+    assert RandomSplits(arm, base, [], pool=2000).variance(d, False).examples * 2000 == pytest.approx(1.25, abs=0.05)
+
+
+def runs(table, shuffled=False, **facts):
     kept = {"items": table.shape[1], "kind": "example", **facts}
-    return [Outcome(None, {}, [], test_set=kept, items=row.astype(np.float32)) for row in table]
+    found = []
+    for number, row in enumerate(table):
+        items = np.empty(len(row), ITEM)
+        items["metric"], items["example"] = row, np.arange(1, len(row) + 1)
+        order = np.random.default_rng(number).permutation(len(row)) if shuffled else slice(None)
+        found.append(Outcome(None, {}, [], test_set=kept, items=items[order]))
+    return found
 
 
 def without_items(found, **facts):
@@ -90,13 +129,18 @@ def test_what_runs_have_kept_decides_what_a_verdict_holds_for():
     assert isinstance(fixed, FixedTestSet) and fixed.limit == "the 40 test examples"
     few = pair_design(*(runs(table) for table in tables(4, items=19)), resplit=False)
     assert isinstance(few, SeedsOnly) and "only 19 examples" in few.reason
+    shuffled = pair_design(runs(tables(4)[0], shuffled=True), base, resplit=False)
+    assert all(np.array_equal(a, b) for a, b in zip(shuffled.arm, fixed.arm, strict=True))  # paired by content
+    other = runs(tables(4)[0])
+    other[2].items["example"][0] = 77
+    assert "not the same in all runs" in pair_design(other, base, resplit=False).reason
     lost = pair_design(arm, without_items(base), resplit=False)
     assert isinstance(lost, SeedsOnly) and "items.npy" in lost.reason
     none = pair_design(without_items(arm, items=0), without_items(base, items=0), resplit=False)
     assert none.scope == "on this test set" and "no method losses" in none.reason
     sizes = {"pool": 200, "train": 120, "val": 40, "test": 40}
     split = pair_design(runs(tables(4)[0], **sizes), runs(tables(4)[1], **sizes), resplit=True)
-    assert isinstance(split, RandomSplits) and split.pool == 200
+    assert isinstance(split, RandomSplits) and split.pool == 200 and len(split.examples) == 6
     blind = without_items(runs(tables(4)[0], **sizes), items=0)
     assert pair_design(blind, blind, resplit=True) == RandomSplitMeans(40 / 120)
 

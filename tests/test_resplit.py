@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 
@@ -77,11 +76,18 @@ def test_the_items_of_a_run_are_those_of_its_split(study):
     """Their mean is the test loss, and their number that of the test set, in this process and read back from disk."""
     for trial, outcome in zip(study.confirmation_trials("adam"), study.confirmation("adam"), strict=True):
         items = study.store.items(trial)
-        assert items.shape == (360,) and items.dtype == np.float32
-        assert items.mean(dtype=float) == pytest.approx(outcome.metrics["test_loss"], rel=1e-5)
+        assert items.shape == (360,) and len(set(items["example"])) == 360
+        assert items["metric"].mean(dtype=float) == pytest.approx(outcome.metrics["test_loss"], rel=1e-5)
         sizes = {"pool": 1797, "train": 1077, "val": 360, "test": 360}
         assert outcome.test_set == {"items": 360, "kind": "example", **sizes}
-    assert isinstance(study.results["adam"].comparison.design, RandomSplits)
+    design = study.results["adam"].comparison.design
+    assert isinstance(design, RandomSplits)
+    ours = [set(row.tolist()) for row in design.examples]
+    chosen = [
+        set(Digits(split_seed=t.split).split_indices(1797, val=360, test=360)["test"].tolist())
+        for t in study.confirmation_trials("adam")
+    ]
+    assert [len(ours[0] & other) for other in ours] == [len(chosen[0] & other) for other in chosen]  # told by content
     assert load(study.store.folder).results == study.results
 
 

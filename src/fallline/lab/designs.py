@@ -3,6 +3,11 @@
 NOTE [linearisation] The log ratio of two means changes, to first order, by A_e / mean(A) − B_e / mean(B) per example e.
 Each seed is linearised around its own means, so that the mean over its examples is exactly the seed's log ratio and the
 part of the seeds equals that of the paired t-test.
+
+NOTE [pool] With a new split for each seed, the variance of the differences over the seeds is that of one pool. What the
+pool adds is what the same example does in every seed: the covariance of its contributions in the test sets of different
+seeds. The whole spread of single examples is an upper bound of it, three to six times as large on real networks, since
+most of that spread is another one in every run.
 """
 
 from collections.abc import Sequence
@@ -12,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 LEAST_ITEMS = 20  # test items below which their spread says too little about new examples
+LEAST_PAIRS = 100  # of an example's contributions in two seeds, below which their covariance is too uncertain
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,14 @@ class RandomSplits:
 
     Attributes:
         arm, baseline: the metric of every test item (E,) by seed.
+        examples: which example each item is (E,) by seed; none where that is not known.
         pool: how many items the pool has.
         unit: what an item is, in the plural.
     """
 
     arm: Sequence[np.ndarray]
     baseline: Sequence[np.ndarray]
+    examples: Sequence[np.ndarray]
     pool: float
     unit: str = "examples"
     scope: str = "with new seeds and new test examples (each seed with its own split)"
@@ -128,15 +136,17 @@ class RandomSplits:
         return f"the {self.pool:,.0f} {self.unit} of the pool"
 
     def variance(self, differences: np.ndarray, log_ratio: bool) -> Variance:
-        """Return s²/n + s_e²/N.
+        """Return s²/n + c/N.
 
-        s² is the variance of the differences, s_e² the variance of the items within a test set, averaged over seeds,
-        and N the size of the pool.
+        s² is the variance of the differences, c the covariance of an example's contributions in the test sets of
+        different seeds, and N the size of the pool. Where it is not known which example an item is, c is the variance
+        of the items within a test set, averaged over seeds: valid and wide.
         """
-        within = [_variance(_contributions(a, b, log_ratio)) for a, b in zip(self.arm, self.baseline, strict=True)]
-        seeds, spread = _variance(differences) / len(differences), float(np.mean(within))
+        parts = [_contributions(a, b, log_ratio) for a, b in zip(self.arm, self.baseline, strict=True)]
+        seeds, spread = _variance(differences) / len(differences), float(np.mean([_variance(part) for part in parts]))
+        shared = _covariance(parts, self.examples) if self.examples else None
         sampling = min(seeds, spread / len(self.arm[0]) / len(differences))
-        return Variance(seeds, spread / self.pool, sampling)
+        return Variance(seeds, (spread if shared is None else max(0.0, shared)) / self.pool, sampling)
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,18 @@ def _contributions(arm: np.ndarray, baseline: np.ndarray, log_ratio: bool) -> np
     a, b = arm.astype(float), baseline.astype(float)
     difference = a / a.mean() - b / b.mean() if log_ratio else a - b
     return np.asarray(difference - difference.mean())
+
+
+def _covariance(parts: Sequence[np.ndarray], examples: Sequence[np.ndarray]) -> float | None:
+    """Return the mean product of an example's contributions in two seeds; None when there are too few such pairs."""
+    names, positions = np.unique(np.concatenate(examples), return_inverse=True)
+    rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    sums, counts = (
+        np.bincount(rows * len(names) + positions, weights, len(parts) * len(names)).reshape(len(parts), -1)
+        for weights in (np.concatenate(parts), None)
+    )
+    pairs = (counts.sum(0) ** 2 - (counts**2).sum(0)).sum()  # each of them twice, as in the numerator
+    return float((sums.sum(0) ** 2 - (sums**2).sum(0)).sum() / pairs) if pairs >= 2 * LEAST_PAIRS else None
 
 
 def _variance(values: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from fallline.errors import ArgumentError, StudyError
 from fallline.lab.groups import SCALED
 from fallline.lab.plan import tuning_trials
 from fallline.lab.selection import Search
-from fallline.lab.statistics import Comparison, compare, paired_differences
+from fallline.lab.statistics import Comparison, compare, holm, paired_differences
 from fallline.lab.store import read_study
 
 if TYPE_CHECKING:
@@ -37,23 +37,27 @@ def doubts(study: "Study") -> list[str]:
 def _disagreements(study: "Study") -> list[str]:
     """Return a sentence for every two arms of which validation and test say different things, beyond chance.
 
-    That is a paired t-test, over the seeds, on their difference on test minus that on validation.
+    That is a paired t-test, over the seeds, on their difference on test minus that on validation, at a level of 1 %
+    over all pairs of arms (Holm).
     """
     trials = [trial for arm in study.searches for trial in study.confirmation_trials(arm)]
     if not all(study.store.has(trial) for trial in trials):
         return []
     values = {arm: (study.confirmed(arm), study.confirmed(arm, study.metric)) for arm in study.arms}
     complete = [arm for arm, rows in values.items() if None not in rows[0] and None not in rows[1]]
-    found = []
-    for one, other in itertools.combinations(complete, 2):
-        log_ratio = study.log_ratio and all(min(v or 0 for v in row) > 0 for a in (one, other) for row in values[a])
-        test, val = (paired_differences(values[other][k], values[one][k], log_ratio) for k in (0, 1))  # type: ignore[arg-type]
-        p = compare(test.tolist(), val.tolist(), log_ratio=False).p
+    pairs, found = list(itertools.combinations(complete, 2)), []
+    log_ratio = study.log_ratio and all(v is not None and v > 0 for arm in complete for v in values[arm][1])
+    differences = [
+        [paired_differences(values[other][k], values[one][k], log_ratio) for k in (0, 1)]  # type: ignore[arg-type]
+        for one, other in pairs
+    ]
+    corrected = holm([compare(test.tolist(), val.tolist(), log_ratio=False).p for test, val in differences])
+    for (one, other), (test, val), p in zip(pairs, differences, corrected, strict=True):
         if p < DISAGREEMENT:
             said = [Comparison.told(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
             found.append(
                 f"validation and test disagree on {other} against {one} beyond chance ({said[0]} on validation, "
-                f"{said[1]} on test, p = {p:.2g}): one of the two sets is small or was drawn differently"
+                f"{said[1]} on test, corrected p = {p:.2g}): one of the two sets is small or was drawn differently"
             )
     return found
 

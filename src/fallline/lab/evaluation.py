@@ -1,14 +1,18 @@
 """The metrics of a model over a split: means over its items and, where the task gives them, the items themselves."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from fallline.batches import as_bytes, examples, leaves
 from fallline.lab.designs import LEAST_ITEMS
 from fallline.lab.device import precision, to_device
 from fallline.lab.tasks import Task
+
+ITEM = np.dtype([("metric", "<f4"), ("example", "<u8")])  # of a test item: the deciding metric, the hash of its content
 
 
 def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> dict[str, float]:
@@ -26,14 +30,16 @@ def evaluate_items(
         metric: key of the metric without its split: "loss".
 
     Returns:
-        The metrics; the metric of every item (n,) as float32, whose mean is the metric over the split; and what an item
+        The metrics; every item (n,) as ITEM, the mean of whose "metric" is the metric over the split; and what an item
         is: "example" for a task with `losses`, "batch" for the means of at least LEAST_ITEMS batches. With neither, no
         items.
     """
     parts: list[tuple[int, np.ndarray | None, float]] = []
+    batches: list[list[bytes]] = []
 
     def visit(batch: Any, size: int, found: Mapping[str, float]) -> None:
         parts.append(_part(task, model, metric, batch, size, found))
+        batches.append(examples(batch) or [b"|".join(map(as_bytes, leaves(batch)))])
 
     metrics, total = _evaluate(task, model, split, device, visit)
     kind = "batch" if any(values is None for _, values, _ in parts) else "example"
@@ -43,7 +49,22 @@ def evaluate_items(
         return metrics, None, kind
     # An item of a large batch counts for more where `size` says so, as it does in the metric over the split.
     weighted = [values * (size / len(values)) * (count / total) for size, values in rows]
-    return metrics, np.concatenate(weighted).astype(np.float32), kind
+    items = np.empty(count, ITEM)
+    items["metric"] = np.concatenate(weighted)
+    items["example"] = np.concatenate(
+        [_hashes(contents, len(values)) for contents, (_, values) in zip(batches, rows, strict=True)]
+    )
+    return metrics, items, kind
+
+
+def _hashes(contents: list[bytes], items: int) -> np.ndarray:
+    """Return a hash of the content of every item of a batch, (items,); 0 when its rows cannot be shared among them."""
+    if len(contents) % items:
+        return np.zeros(items, np.uint64)
+    each = len(contents) // items
+    joined = (b"|".join(contents[each * i : each * (i + 1)]) for i in range(items))
+    digests = (hashlib.blake2b(content, digest_size=8).digest() for content in joined)
+    return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
 
 
 def _part(

@@ -8,6 +8,7 @@ from fallline.lab.designs import LEAST_ITEMS, Design, FixedTestSet, RandomSplitM
 from fallline.lab.trial import Outcome
 
 _UNITS = {"example": "examples", "batch": "batches"}
+_Items = list[np.ndarray]
 
 
 def pair_design(arm: Sequence[Outcome], baseline: Sequence[Outcome], resplit: bool) -> Design:
@@ -20,20 +21,31 @@ def pair_design(arm: Sequence[Outcome], baseline: Sequence[Outcome], resplit: bo
     facts = arm[0].test_set
     unit = _UNITS.get(facts.get("kind", ""), "items")
     pairs = [(a.items, b.items) for a, b in zip(arm, baseline, strict=True)]
-    known = [(a, b) for a, b in pairs if a is not None and b is not None and a.shape == b.shape]
-    items: tuple[list[np.ndarray], list[np.ndarray]] = ([a for a, _ in known], [b for _, b in known])
+    known = [(_ordered(a), _ordered(b)) for a, b in pairs if a is not None and b is not None]
+    alike = all(np.array_equal(a["example"], b["example"]) for a, b in known)
+    own, other = ([pair[side]["metric"] for pair in known] for side in (0, 1))
+    examples = [a["example"] for a, _ in known]
     if resplit:
-        if len(known) < len(pairs):
+        if len(known) < len(pairs) or not alike:
             return RandomSplitMeans(facts["test"] / facts["train"])
-        return RandomSplits(*items, pool=facts["pool"] * facts["items"] / facts["test"], unit=unit)
+        named = [row for row in examples if row.all()]
+        pool = facts["pool"] * facts["items"] / facts["test"]
+        return RandomSplits(own, other, named if len(named) == len(examples) else [], pool, unit)
     if len(known) < len(pairs):
         return SeedsOnly(_reason(facts.get("items", 0)))
+    if not alike or any(not np.array_equal(row, examples[0]) for row in examples):
+        return SeedsOnly("the test set is not the same in all runs")
     if facts["items"] < LEAST_ITEMS:
         return SeedsOnly(f"the test set has only {facts['items']} {unit}, fewer than {LEAST_ITEMS}")
-    return FixedTestSet(*items, unit=f"test {unit}")
+    return FixedTestSet(own, other, f"test {unit}")
+
+
+def _ordered(items: np.ndarray) -> np.ndarray:
+    """Return test items in an order that does not depend on that in which they were read."""
+    return items[np.argsort(items["example"], kind="stable")]
 
 
 def _reason(items: int) -> str:
     if items:
-        return "the files of the single test examples (items.npy) are missing or do not match"
+        return "the files of the single test examples (items.npy) are missing"
     return f"the task has no method losses for this metric, and its test set has fewer than {LEAST_ITEMS} batches"

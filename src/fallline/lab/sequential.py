@@ -11,9 +11,9 @@ _STANDARD = (4, 8, 12, 16)
 # Nominal levels at 4, 8, 12 and 16 pairs by the level over all looks: linear spending, calibrated on the t process.
 # Bounds for a normal process would give 11 to 15 % errors at four pairs. benchmarks/sequential.py computes them again.
 _NOMINAL = {
-    LEVEL: (0.01265, 0.01433, 0.01789, 0.02210),
-    LEVEL / 2: (0.00633, 0.00694, 0.00834, 0.01017),
-    LEVEL / 3: (0.00422, 0.00456, 0.00541, 0.00645),
+    LEVEL: (0.0125, 0.0142, 0.0179, 0.0221),
+    LEVEL / 2: (0.00625, 0.00685, 0.00835, 0.01016),
+    LEVEL / 3: (0.00416, 0.00449, 0.00538, 0.00649),
 }
 
 
@@ -87,7 +87,7 @@ def nominal_level(level: float, seeds: int, looks: Sequence[int]) -> float:
 
     Example:
         >>> nominal_level(0.05, 4, (4, 8, 12, 16)), nominal_level(0.01, 4, (4, 8, 12, 16)), nominal_level(0.05, 8, (8,))
-        (0.01265, 0.0025, 0.05)
+        (0.0125, 0.0025, 0.05)
     """
     if len(looks) == 1:
         return level

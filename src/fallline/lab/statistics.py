@@ -212,7 +212,7 @@ def holm(p_values: Sequence[float], looks: Sequence[int] = (), seeds: int = 0) -
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
         >>> [round(p, 3) for p in holm([0.006, 0.013], (4, 8, 12, 16), 4)]
-        [0.047, 0.051]
+        [0.048, 0.052]
     """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)

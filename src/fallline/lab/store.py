@@ -2,7 +2,7 @@
 
 study.json           the specification, versions and machine
 trials/ID/trial.json a trial's specification and outcome     trials/ID/costs.json  its time and memory
-trials/ID/items.npy  the deciding metric of every test item (n,), float32, of a confirmation run
+trials/ID/items.npy  of a confirmation run: the deciding metric and the hash of every test item, see `evaluation.ITEM`
 ledger.jsonl         a line for every finished trial, in the order in which they finished
 results.csv          all outcomes, decided by the seeds alone     costs.csv  all times and memory
 checkpoints/ID.pt    where a long run has come to, until it is finished
@@ -162,7 +162,7 @@ class Store:
         return (self.folder / "trials" / trial.id / "trial.json").exists()
 
     def items(self, trial: Trial) -> np.ndarray | None:
-        """Return the deciding metric of every test item (n,) of a confirmation run, or None where it was not kept."""
+        """Return every test item (n,) of a confirmation run, of dtype `evaluation.ITEM`; None if they were not kept."""
         try:
             return np.asarray(np.load(self.folder / "trials" / trial.id / "items.npy", allow_pickle=False))
         except (OSError, ValueError):

@@ -79,7 +79,7 @@ class Outcome:
         landscape: rows of step, sharpness, lambda_min, trace, critical_sharpness …; see `Waypoints`.
         test_set: of a confirmation run: how many test "items" there are and whether each is an "example" or a "batch"
             (`kind`), and the sizes of "pool", "train" and "test" of a task that splits its data itself.
-        items: the deciding metric of every test item (n,); None where it is not known. Kept in a file of its own.
+        items: every test item (n,) of dtype `evaluation.ITEM`; None where they are not known. Kept in another file.
     """
 
     failure: dict[str, Any] | None
