@@ -27,7 +27,7 @@ def scale_groups(groups: Iterable[Any], options: Mapping[str, Any], defaults: Ma
     found = [dict(group) if isinstance(group, Mapping) else group for group in groups]
     named = [group for group in found if isinstance(group, dict)]
     for key in SCALED:
-        value = options.get(key)
+        value: Any = options.get(key)
         if not _is_number(value) or not any(key in group for group in named):
             continue
         own: list[Any] = [group.get(key, defaults.get(key)) or 0.0 for group in named]

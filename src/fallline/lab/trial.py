@@ -40,6 +40,8 @@ class Trial:
         device: where it runs.
         sources: hashes of the user's files, by where they are.
         landscape: whether the curvature is measured on the way.
+        counts_gradients: whether `steps` are evaluations of the gradient, as many as other arms make, and not steps of
+            the optimizer, which take several each.
     """
 
     stage: str
@@ -57,6 +59,7 @@ class Trial:
     device: str = "cpu"
     sources: Mapping[str, str] = field(default_factory=dict)
     landscape: bool = False
+    counts_gradients: bool = False
 
     @property
     def id(self) -> str:
@@ -129,6 +132,7 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     seed_everything(derive(trial.seed, "dropout"))
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
     training = Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
+    training.counts_gradients = trial.counts_gradients
     if trial.landscape:
         training.waypoints = Waypoints(task, factors, derive(trial.seed, "landscape"), trial.device)
     return training
