@@ -356,8 +356,9 @@ def main() -> None:
         "the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
         "",
         "s² is the variance of the differences over n seeds, N the size of the pool, s_e² the variance of single "
-        "examples' differences within a test set, and c the covariance of an example's differences in the test sets of different "
-        "seeds: what the example does in every run. Most of s_e² is another one in every run, so that it is too large.",
+        "examples' differences within a test set, and c the covariance of an example's differences in the test sets of "
+        "different seeds: what the example does in every run. Most of s_e² is another one in every run, so that it is "
+        "too large.",
         "",
         "## The lab draws the splits",
         "",

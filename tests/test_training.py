@@ -201,7 +201,7 @@ def test_a_schedule_free_optimizer_is_switched_for_evaluation():
 
     training = start(trial(), lambda name, params, **options: Free(params, lr=0.1))
     training.evaluate("val")
-    assert modes == ["eval", "train"]
+    assert modes == ["train", "eval", "train"]  # before the first step too
 
 
 def test_the_trace_holds_the_norms_of_gradient_and_update():

@@ -198,11 +198,13 @@ def _try(arm: Arm) -> None:
         raise ArgumentError(
             f"vary: warmup must be in [0, 1), the part of the steps, got warmup={warmup:g}; 0.05 is usual"
         )
-    try:
-        build_optimizer(
-            space.optimizer,
-            [torch.nn.Parameter(torch.zeros(2, 2))],
-            **space.options({**space.defaults, **arm.fixed}),
-        )
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"optimizers: {arm.name} cannot be built ({error})") from error
+    options = space.options({**space.defaults, **arm.fixed})
+    first: Exception | None = None
+    for shapes in (((2, 2), (2,)), ((2, 2),)):  # some take matrices only
+        try:
+            build_optimizer(space.optimizer, [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes], **options)
+        except (TypeError, ValueError) as error:
+            first = first or error
+        else:
+            return
+    raise ArgumentError(f"optimizers: {arm.name} cannot be built ({first})") from first

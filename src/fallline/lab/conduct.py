@@ -15,7 +15,7 @@ from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
 from fallline.lab.plan import check_schedules, tune
-from fallline.lab.preflight import RUNS, check_arms, examine_task, notes
+from fallline.lab.preflight import RUNS, check_arms, count_validation, examine_task, notes
 from fallline.lab.sequential import Seeds
 from fallline.lab.spec import Spec, check_analysis
 from fallline.lab.stages import count_seeds
@@ -107,9 +107,7 @@ def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> i
 
     generator = torch.Generator()
     a_step = task.accumulate * task.size(next(task.batches("train", generator)))
-    if val_items is None:
-        val_items = sum(task.size(batch) for batch in task.batches("val", generator))
-    a_pass = val_items / 3
+    a_pass = (count_validation(task) if val_items is None else val_items) / 3
     return max(2, min(EVALUATIONS, int(EVALUATION_SHARE * steps * a_step / a_pass)))
 
 

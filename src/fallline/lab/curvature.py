@@ -15,6 +15,7 @@ from fallline.lab.device import check_device, loss_of
 from fallline.lab.groups import scale_groups
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.seeding import seed_everything
+from fallline.lab.switching import switch_to_evaluation, switch_to_training
 from fallline.lab.tasks import Task
 from fallline.lab.trial import derive
 from fallline.landscape import (
@@ -219,6 +220,7 @@ def _sharpness(H: Hessian, optimizer: Any, progress: Callable[[Step], None]) -> 
 
 
 def _train(model: torch.nn.Module, optimizer: Any, loss: Any, batches: Any, steps: int) -> None:
+    switch_to_training(optimizer)
     for _ in range(steps):
         batch = next(batches)
 
@@ -229,6 +231,7 @@ def _train(model: torch.nn.Module, optimizer: Any, loss: Any, batches: Any, step
             return value
 
         optimizer.step(closure)
+    switch_to_evaluation(optimizer)
     optimizer.zero_grad()
 
 

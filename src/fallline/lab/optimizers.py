@@ -78,6 +78,11 @@ def _wrapped(name: str, wrapper: str, base: Space) -> Space:
         raise ArgumentError(
             f"optimizers: must wrap as sam(NAME) or asam(NAME), once, got {name!r}; for example sam(momentum)"
         )
+    if base.measured:
+        raise ArgumentError(
+            f"optimizers: {wrapper} must wrap an optimizer that steps without a closure, got {name!r}; "
+            f"compare {base.optimizer} itself"
+        )
     dimension, default = _RHO[wrapper]
     return replace(
         base,
@@ -102,8 +107,14 @@ def _own(name: str) -> Space:
         )
     if not isinstance(signature["lr"], float | int):
         signature["lr"] = _UNKNOWN_LR
-    decoupled = bool(signature.get("decoupled_weight_decay", cls.__name__.endswith("W")))
-    return derived(name, signature, decoupled)
+    decoupled = bool(signature.get("decoupled_weight_decay", "AdamW" in cls.__name__ or cls.__name__.endswith("W")))
+    return replace(derived(name, signature, decoupled), measured=needs_closure(cls))
+
+
+def needs_closure(cls: type[torch.optim.Optimizer]) -> bool:
+    """Return whether `step` cannot be called without a closure, which it may then call several times."""
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 SPACES |= {

@@ -170,4 +170,5 @@ def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int, split:
         sources={place: digest for place, digest in spec.sources.items() if place in named},
         landscape=spec.landscape and stage == "confirm",
         split=split,
+        counts_gradients=space.measured and spec.equal == "grad-evals",
     )

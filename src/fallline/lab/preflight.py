@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import fallline.lab.checks as checks
 from fallline.errors import ArgumentError, StudyError, TaskWarning
 from fallline.lab.arms import Arm
 from fallline.lab.contract import TRAINING, Examination, check_task, examine, raise_errors
@@ -49,13 +52,13 @@ def examine_task(place: str, task: Task, settings: dict[str, Any], folder: Path 
 
 
 def check_training(place: str, task: Task) -> None:
-    """Check what training alone needs of a user's task, and warn of what was found.
+    """Check what training alone needs of a user's task; what matters for comparisons only is not warned of.
 
     Raises:
         StudyError: the task breaks its contract.
     """
     if is_path(place):
-        _warn(Examination(check_task(task, TRAINING)))
+        check_task(task, TRAINING)
 
 
 def check_arms(place: str, settings: dict[str, Any], arms: Sequence[Arm]) -> None:
@@ -82,6 +85,23 @@ def check_arms(place: str, settings: dict[str, Any], arms: Sequence[Arm]) -> Non
                     "FILE.py:CLASS (docs/lab.md has one)"
                 ) from error
         _taken.add(key)
+
+
+def count_validation(task: Task) -> int:
+    """Return the items of the validation split, where the examination had too little time to read it to its end.
+
+    Raises:
+        StudyError: it has more batches than a split may have.
+    """
+    items = 0
+    for count, batch in enumerate(task.batches("val", torch.Generator()), 1):
+        if count > checks.ENDLESS:
+            raise StudyError(
+                f'task {task.name}: batches("val", …) must end after one pass, got over {checks.ENDLESS} batches; '
+                'go round and round only if split == "train"'
+            )
+        items += task.size(batch)
+    return items
 
 
 def notes(task: Task) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Space:
         defaults: the documented default of every dimension, by name: trial 0 of a search.
         constant: constructor options that belong to the arm (`nesterov=True`).
         passes: backward passes a step, 2 for SAM.
+        measured: whether a step calls its closure as often as it likes, as L-BFGS, so that only running it shows how
+            many passes it takes; `passes` is 1 then.
     """
 
     optimizer: str
@@ -73,6 +75,7 @@ class Space:
     defaults: Mapping[str, Any]
     constant: Mapping[str, Any] = field(default_factory=dict)
     passes: int = 1
+    measured: bool = False
 
     def __post_init__(self) -> None:
         if "warmup" not in self.defaults:  # the schedule's, tuned with the rest where the budget is large

@@ -40,7 +40,8 @@ class Timing:
 
     def seconds(self, trial: Trial) -> float:
         """Return what a trial of this kind takes on one worker."""
-        return 1e-3 * self.step_ms[0] * trial.steps + self.evaluation_s * trial.evaluations
+        steps = trial.steps / self.passes if trial.counts_gradients else trial.steps
+        return 1e-3 * self.step_ms[0] * steps + self.evaluation_s * trial.evaluations
 
 
 def time_arms(trials: Mapping[str, Trial], seconds: float) -> dict[str, Timing]:

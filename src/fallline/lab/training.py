@@ -1,7 +1,6 @@
 """The lab's own training loop: it owns seeds, schedule, evaluation and the watch for failure, whatever the task."""
 
 import contextlib
-import inspect
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,9 @@ from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
 from fallline.lab.evaluation import evaluate, evaluate_items
 from fallline.lab.failing import Failure, Watch
+from fallline.lab.optimizers import needs_closure
 from fallline.lab.seeding import generator_states, restore_generators
+from fallline.lab.switching import evaluation_weights, switch_to_training
 from fallline.lab.tasks import Task
 from fallline.spikes import count_spikes
 
@@ -61,6 +62,9 @@ class Training:
         curve, trace: as in `Outcome`.
         clock: what it took.
         waypoints: measures the landscape on the way; None if that was not asked for.
+        gradients: how many were evaluated, which is how often the closure was called.
+        counts_gradients: whether the schedule's steps are evaluations of the gradient, of which a step of the
+            optimizer takes several; the run ends when a further step could need more than are left.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Training:
         self.trace: list[dict[str, float]] = []
         self.clock = Clock()
         self.waypoints: Waypoints | None = None
+        self.gradients, self.counts_gradients = 0, False
+        self._most_gradients = 0  # of a step
         steps = len(factors)
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
         self._watch = Watch(warmup=round(steps * warmup))
@@ -88,45 +94,64 @@ class Training:
         self._parameters = list(model.parameters())  # walking the modules for them takes as long as their norms
         self._base = [group["lr"] for group in optimizer.param_groups]
         self._row_from = 0
-        closure = inspect.signature(optimizer.step).parameters.get("closure")
-        self._needs_closure = hasattr(optimizer, "first_step") or (
-            closure is not None and closure.default is inspect.Parameter.empty
-        )
+        switch_to_training(optimizer)
+        self._needs_closure = hasattr(optimizer, "first_step") or needs_closure(type(optimizer))
 
     def run(self, checkpoint: Checkpoint | None = None) -> Failure | None:
         """Train to the end of the schedule; return the failure that ended it early, if one did."""
         if checkpoint is not None and checkpoint.path.exists():
             self._resume(checkpoint.path)
-        for step in range(len(self.losses), len(self.factors)):
+        while self._goes_on():
+            step = self.position
             failure = self.step(step)
             if failure is not None:
                 return failure
-            if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+            if checkpoint is not None and step // checkpoint.every < self.position // checkpoint.every:
                 self._save(checkpoint.path)
+        if self.counts_gradients and self.position < len(self.factors):
+            if self.waypoints is not None:
+                self.waypoints.after(len(self.factors), self.model)
+            if not self.curve or self.curve[-1]["step"] < self.position:
+                return self._row(self.position - 1)
         return None
+
+    @property
+    def position(self) -> int:
+        """How much of the schedule is behind: steps, or evaluations of the gradient."""
+        return self.gradients if self.counts_gradients else len(self.losses)
+
+    def _goes_on(self) -> bool:
+        needed = self._most_gradients if self.counts_gradients and self.losses else 1
+        return self.position + needed <= len(self.factors)
 
     def step(self, step: int) -> Failure | None:
         """Make one step, and evaluate where a row of the curve is due; return the failure, if it failed."""
-        sampled = step % self._stride == 0
-        moves = self.waypoints is not None and self.waypoints.wants_update(step)
+        sampled = not self.trace or step // self._stride > self.trace[-1]["step"] // self._stride
+        moves = self.waypoints is not None and (self.counts_gradients or self.waypoints.wants_update(step))
         before = [p.detach().clone() for p in self._parameters] if sampled or moves else []
         self.bare_step(step)
         if sampled:
             self.trace.append({"step": step, "loss": self.losses[-1], **self._norms(before)})
         failure = self._watch.step(step, self.losses[-1])
-        if failure is None and step + 1 in self._rows:
-            mean = math.fsum(self.losses[self._row_from :]) / (len(self.losses) - self._row_from)
-            row = {"step": step + 1, "lr_factor": self.factors[step], "train_loss": mean}
-            self.curve.append({**row, **self.evaluate("val")})
-            self._row_from = len(self.losses)
-            failure = self._watch.row(step + 1, mean)
+        passed = range(step + 1, self.position + 1)
+        if failure is None and not self._rows.isdisjoint(passed):
+            failure = self._row(step)
         if self.waypoints is not None and failure is None:
             if moves:
                 self.waypoints.keep(self.model, before, self._base[0] * self.factors[step])
             began = time.perf_counter()
-            self.waypoints.after(step + 1, self.model)
+            for point in passed:
+                self.waypoints.after(point, self.model)
             self.clock.evaluation += time.perf_counter() - began
         return failure
+
+    def _row(self, step: int) -> Failure | None:
+        """Add a row to the curve after the step that began at `step`; return the failure if the loss has blown up."""
+        mean = math.fsum(self.losses[self._row_from :]) / (len(self.losses) - self._row_from)
+        factor = self.factors[min(step, len(self.factors) - 1)]
+        self.curve.append({"step": self.position, "lr_factor": factor, "train_loss": mean, **self.evaluate("val")})
+        self._row_from = len(self.losses)
+        return self._watch.row(self.position, mean)
 
     def bare_step(self, step: int) -> None:
         """Make one step at the learning rate of this step, and nothing else."""
@@ -141,7 +166,9 @@ class Training:
                 "put while True: around the loop over the training set"
             ) from None
         self.clock.data.append(1e3 * (time.perf_counter() - start))
+        before = self.gradients
         self.losses.append(self._update(parts))
+        self._most_gradients = max(self._most_gradients, self.gradients - before)
         self.clock.step.append(1e3 * (time.perf_counter() - start))
 
     def spikes(self) -> int:
@@ -166,13 +193,7 @@ class Training:
         `eval` swaps in.
         """
         began = time.perf_counter()
-        optimizer: Any = getattr(self.optimizer, "base", self.optimizer)
-        with contextlib.ExitStack() as stack:
-            if self.losses and optimizer.param_groups[0].get("ema_decay") is not None:
-                stack.enter_context(optimizer.ema_weights())
-            if callable(getattr(optimizer, "eval", None)):
-                optimizer.eval()
-                stack.callback(optimizer.train)
+        with evaluation_weights(self.optimizer, averages=bool(self.losses)):
             yield
         self.clock.evaluation += time.perf_counter() - began
 
@@ -184,6 +205,7 @@ class Training:
             nonlocal inside
             began = time.perf_counter()
             self.clock.passes += 1
+            self.gradients += 1
             self.optimizer.zero_grad()
             losses = []
             for part in parts:
@@ -215,6 +237,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": generator_states(),
+            "gradients": (self.gradients, self._most_gradients),
             "records": (self.losses, self.curve, self.trace, self._row_from, asdict(self._watch)),
             "waypoints": None if self.waypoints is None else self.waypoints.state(),
         }
@@ -237,6 +260,7 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.losses, self.curve, self.trace, self._row_from, watch = saved["records"]
         self._watch = Watch(**watch)
+        self.gradients, self._most_gradients = saved["gradients"]
         if self.waypoints is not None:
             self.waypoints.load(saved["waypoints"])
         for _ in range(len(self.losses) * self.task.accumulate):

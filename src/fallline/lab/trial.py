@@ -42,6 +42,8 @@ class Trial:
         sources: hashes of the user's files, by where they are.
         landscape: whether the curvature is measured on the way.
         split: seed of the split of the data, for a task that splits them itself; None for the split of tuning.
+        counts_gradients: whether `steps` are evaluations of the gradient, as many as other arms make, and not steps of
+            the optimizer, which take several each.
     """
 
     stage: str
@@ -60,6 +62,7 @@ class Trial:
     sources: Mapping[str, str] = field(default_factory=dict)
     landscape: bool = False
     split: int | None = None
+    counts_gradients: bool = False
 
     @property
     def id(self) -> str:
@@ -143,6 +146,7 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     seed_everything(derive(trial.seed, "dropout"))
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
     training = Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
+    training.counts_gradients = trial.counts_gradients
     if trial.landscape:
         training.waypoints = Waypoints(task, factors, derive(trial.seed, "landscape"), trial.device)
     return training

@@ -123,6 +123,8 @@ def lr_range(
     clock = Clock(steps, memory_of(model, optimizer), "updates", progress)
     with restoring(model, optimizer, scaler, data, keep):
         model.train()
+        if callable(switch := getattr(test.updater, "train", None)):  # a schedule-free optimizer
+            switch()
         optimizer.zero_grad()
         handle = test.updater.register_step_post_hook(test.count)
         try:

@@ -12,6 +12,7 @@ import torch
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.arms import Arm, make_single
 from fallline.lab.optimizers import build_optimizer, keywords
+from fallline.lab.switching import evaluation_weights, switch_to_training
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 
@@ -203,7 +204,9 @@ def _descents(
         return value
 
     track = [torch.stack(list(params)).detach()]
+    switch_to_training(stepper)
     for _ in range(steps):
         stepper.step(closure)
-        track.append(torch.stack(list(params)).detach())
+        with evaluation_weights(stepper):
+            track.append(torch.stack(list(params)).detach())
     return torch.stack(track, 1).numpy()

@@ -87,4 +87,6 @@ def _passes(search: Search) -> float:
 
 def _seconds(study: "Study", trial: Trial) -> float | None:
     costs = study.store.costs(trial)
-    return costs.step_ms / 1000 if costs else None
+    if costs is None:
+        return None
+    return costs.step_ms / 1000 / (costs.passes if trial.counts_gradients else 1)
