@@ -30,7 +30,18 @@ _CORE = {
     "state",
     "base",
 }
-_PARTS = {"optimizers", "schedules", "recipes", "landscape", "linting", "problems", "spikes", "testing", "wrappers"}
+_PARTS = {
+    "optimizers",
+    "schedules",
+    "recipes",
+    "landscape",
+    "levels",
+    "linting",
+    "problems",
+    "spikes",
+    "testing",
+    "wrappers",
+}
 MAY_IMPORT = {
     "errors": set(),
     "ops": {"errors"},
@@ -46,7 +57,8 @@ MAY_IMPORT = {
     "base": _CORE,
     "optimizers": {"errors", "ops", "rule", "base"},
     "schedules": {"errors", "scalars"},
-    "landscape": {"errors", "spikes"},
+    "landscape": {"errors", "levels", "spikes"},
+    "levels": set(),
     "problems": {"errors"},
     "spikes": set(),
     "wrappers": {"errors", "rule", "base", "optimizers"},

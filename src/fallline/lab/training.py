@@ -14,7 +14,7 @@ import torch
 from fallline.errors import StudyError
 from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
-from fallline.lab.failing import Failure, Watch
+from fallline.lab.failing import Failure, Watch, window_of
 from fallline.lab.tasks import Task
 from fallline.spikes import count_spikes
 
@@ -80,7 +80,7 @@ class Training:
         self.waypoints: Waypoints | None = None
         steps = len(factors)
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
-        self._watch = Watch(warmup=round(steps * warmup))
+        self._watch = Watch(warmup=round(steps * warmup), window=window_of(steps))
         self._stride = max(TRACE_EVERY, math.ceil(steps / TRACE))
         self._parameters = list(model.parameters())  # walking the modules for them takes as long as their norms
         self._base = [group["lr"] for group in optimizer.param_groups]
@@ -116,7 +116,6 @@ class Training:
             row = {"step": step + 1, "lr_factor": self.factors[step], "train_loss": mean}
             self.curve.append({**row, **self.evaluate("val")})
             self._row_from = len(self.losses)
-            failure = self._watch.row(step + 1, mean)
         if self.waypoints is not None and failure is None:
             if moves:
                 self.waypoints.keep(self.model, before, self._base[0] * self.factors[step])

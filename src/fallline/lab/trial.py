@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from fallline.lab.failing import Failure, has_risen
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.schedules import WARMUP, learning_rates
-from fallline.lab.tasks import get_task
+from fallline.lab.tasks import Task, get_task
 from fallline.lab.training import Checkpoint, Training
 from fallline.lab.waypoints import Waypoints
 from fallline.wrappers import SAM
@@ -141,17 +142,13 @@ def run(
     """
     began = time.perf_counter()
     training = start(trial, make_optimizer)
-    trivial = training.task.trivial_loss()
-    if trivial is None:
-        trivial = training.evaluate("val")["val_loss"]
+    untrained = _untrained(training)
     failure = training.run(checkpoint)
     metrics = {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
-    if failure is None and not metrics["val_loss"] < trivial:
-        cause = f"validation loss {metrics['val_loss']:.4g} is no better than ignoring the input ({trivial:.4g})"
-        failure = {"state": "not-learned", "step": trial.steps, "cause": cause}
+    failure = failure or _unusable(training.task, metrics, trial.steps) or _not_learned(training, metrics, untrained)
     if trial.stage != "tune" and failure is None:
         metrics |= training.evaluate("test")
-    failure = failure or _unusable(metrics, trial.steps)
+        failure = _unusable(training.task, metrics, trial.steps)
     metrics["spikes"] = training.spikes()
     state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     spent = training.clock.costs()
@@ -160,7 +157,31 @@ def run(
     return Outcome(failure, metrics, training.curve, training.trace, landscape), costs
 
 
-def _unusable(metrics: Mapping[str, float], step: int) -> dict[str, Any] | None:
-    """Return the failure of a run that ended with a metric that is not finite: it must not win."""
-    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+def _untrained(training: Training) -> float:
+    """Return the value of the deciding metric that a model reaches without learning; worse is "not learned"."""
+    task = training.task
+    trivial = task.trivial_loss() if task.metric == "val_loss" else None
+    return training.evaluate("val")[task.metric] if trivial is None else trivial
+
+
+def _not_learned(training: Training, metrics: Mapping[str, float], untrained: float) -> Failure | None:
+    """Return the failure of a run whose deciding metric is no better than that of an untrained model."""
+    task = training.task
+    value = metrics[task.metric]
+    if math.isnan(untrained) or (value < untrained if task.mode == "min" else value > untrained):
+        return None
+    is_trivial = task.metric == "val_loss" and task.trivial_loss() is not None
+    than = "ignoring the input" if is_trivial else "before training"
+    name = task.metric.replace("val_", "validation ", 1).replace("_", " ")
+    cause = f"{name} {value:.4g} is no better than {than} ({untrained:.4g})"
+    if has_risen(training.losses):
+        cause = f"{cause}; the training loss had risen to {max(training.losses):.3g} from {training.losses[0]:.3g}"
+        return {"state": "blown-up", "step": len(training.losses), "cause": cause}
+    return {"state": "not-learned", "step": len(training.losses), "cause": cause}
+
+
+def _unusable(task: Task, metrics: Mapping[str, float], step: int) -> Failure | None:
+    """Return the failure of a run that ended with a metric that decides, or a loss, that is not finite."""
+    deciding = {f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", task.metric[4:])}
+    bad = [f"{name} is {metrics[name]}" for name in metrics if name in deciding and not math.isfinite(metrics[name])]
     return {"state": "nonfinite", "step": step, "cause": ", ".join(bad)} if bad else None
