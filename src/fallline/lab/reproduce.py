@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fallline.errors import StudyError
+from fallline.lab.attempt import attempt
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.loading import is_path, source_digest
 from fallline.lab.manifest import versions
 from fallline.lab.optimizers import split_wrapper
 from fallline.lab.store import read_study
-from fallline.lab.trial import Outcome, Trial, run
+from fallline.lab.trial import Outcome, Trial
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
     trial, stored = Trial(**record["trial"]), Outcome(**record["outcome"])
     changes = [*_versions(manifest["versions"]), *_sources(trial)]
     with as_in_a_worker():
-        again, _ = run(trial)
+        again = attempt(trial).outcome
     return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
 
 

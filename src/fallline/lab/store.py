@@ -2,6 +2,7 @@
 
 study.json           the specification, versions and machine
 trials/ID/trial.json a trial's specification and outcome     trials/ID/costs.json  its time and memory
+trials/ID/traceback.txt   of an error that the trial raised
 ledger.jsonl         a line for every finished trial, in the order in which they finished
 results.csv          all outcomes, decided by the seeds alone     costs.csv  all times and memory
 checkpoints/ID.pt    where a long run has come to, until it is finished
@@ -25,6 +26,8 @@ from fallline.errors import StudyError
 from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
+
+TRACEBACK = "traceback.txt"
 
 _T = TypeVar("_T")
 
@@ -87,20 +90,21 @@ class Store:
         with writing(self.folder):
             write_atomically(self.folder / name, text)
 
-    def save(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
+    def save(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str = "") -> None:
         """Write a finished trial; its folder appears in one step, complete.
 
+        The traceback of an error that the trial raised is kept beside its outcome, in traceback.txt.
         When another process has finished the same trial in the meantime, what is there stays: the numbers are the same.
 
         Raises:
             StudyError: it cannot be written.
         """
         with writing(self.folder):
-            if self._write(trial, outcome, costs):
+            if self._write(trial, outcome, costs, traceback):
                 self._note(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
-    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> bool:
+    def _write(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str) -> bool:
         """Write a trial, and return whether it was not there yet."""
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
@@ -108,6 +112,8 @@ class Store:
             record = {"trial": asdict(trial), "outcome": asdict(outcome)}
             (draft / "trial.json").write_text(json.dumps(record, indent=1))
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
+            if traceback:
+                (draft / TRACEBACK).write_text(traceback, encoding="utf-8", errors="backslashreplace")
             draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
             while self.outcome(trial) is None:
                 if target.exists():  # damaged
@@ -151,6 +157,15 @@ class Store:
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
         return _build(Outcome, record.get("outcome"))
+
+    def traceback(self, trial: Trial) -> Path:
+        """Return where the traceback of a trial that raised an error is."""
+        return self.folder / "trials" / trial.id / TRACEBACK
+
+    def discard(self, trial: Trial) -> None:
+        """Remove a finished trial, so that it is run again."""
+        with writing(self.folder):
+            _move_away(self.folder / "trials" / trial.id)
 
     def checkpoint(self, trial: Trial) -> Path:
         """Return where an unfinished run of a trial is saved; its folder is made, `save` removes it."""

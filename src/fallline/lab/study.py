@@ -229,7 +229,8 @@ class Study:
         for row in self.leaderboard():
             value = f"{self.headline.replace('_', ' ')} {row[self.headline]:.4g} ± {row[f'{self.headline}_sd']:.2g}"
             result = f"failed {row['failed']} of {row['seeds']}" if row["failed"] else value
-            ranks.append(f"{row['rank']}. {row['arm']}: {result}")
+            rank = "–" if row["failed"] else f"{row['rank']}."
+            ranks.append(f"{rank} {row['arm']}: {result}")
         said = [f"• {result}" for result in self.results.values()]
         return "\n".join([head, *ranks, *said, *(f"! {warning}" for warning in self.warnings())])
 

@@ -67,7 +67,8 @@ class Outcome:
     """What a trial gave; decided by its specification alone.
 
     Attributes:
-        failure: None, or {"state": "nonfinite" | "blown-up" | "not-learned", "step": …, "cause": …}.
+        failure: None, or {"state": "nonfinite" | "blown-up" | "not-learned" | "error", "step": …, "cause": …}; an error
+            has "source" too, its type and the user's line.
         metrics: at the end of the schedule: train_loss, val_loss, val_accuracy …; test_* only when confirming; spikes.
         curve: rows of step, lr_factor, train_loss (mean since the last row), val_loss, val_accuracy.
         trace: rows of step, loss of one batch, grad_norm, update_norm, at some of the steps.
@@ -141,20 +142,37 @@ def run(
         checkpoint: where the run is saved every so many steps, and taken up again if it is there.
     """
     began = time.perf_counter()
-    training = start(trial, make_optimizer)
+    return finish(trial, start(trial, make_optimizer), checkpoint, began)
+
+
+def finish(trial: Trial, training: Training, checkpoint: Checkpoint | None, began: float) -> tuple[Outcome, Costs]:
+    """Return what comes of a training that `start` has returned, and what it took since `began`."""
     untrained = _untrained(training)
     failure = training.run(checkpoint)
-    metrics = {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
+    metrics = last_metrics(training)
     failure = failure or _unusable(training.task, metrics, trial.steps) or _not_learned(training, metrics, untrained)
     if trial.stage != "tune" and failure is None:
         metrics |= training.evaluate("test")
         failure = _unusable(training.task, metrics, trial.steps)
-    metrics["spikes"] = training.spikes()
-    state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-    spent = training.clock.costs()
-    costs = Costs(time.perf_counter() - began, state_bytes=sum(t.nbytes for t in state), **spent)
+    return outcome(training, failure, metrics), costs(training, began)
+
+
+def last_metrics(training: Training) -> dict[str, float]:
+    """Return the losses and metrics of the last evaluation; empty before the first."""
+    return {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
+
+
+def outcome(training: Training, failure: Failure | None, metrics: Mapping[str, float]) -> Outcome:
+    """Return the outcome of a training as far as it has come."""
     landscape = [] if training.waypoints is None else training.waypoints.rows
-    return Outcome(failure, metrics, training.curve, training.trace, landscape), costs
+    return Outcome(failure, {**metrics, "spikes": training.spikes()}, training.curve, training.trace, landscape)
+
+
+def costs(training: Training, began: float) -> Costs:
+    """Return what a training has taken so far."""
+    state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+    seconds = time.perf_counter() - began
+    return Costs(seconds, state_bytes=sum(t.nbytes for t in state), **training.clock.costs())
 
 
 def _untrained(training: Training) -> float:
