@@ -1,7 +1,7 @@
 """Runs a stored trial again and compares it with what was stored."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from fallline.errors import StudyError
@@ -47,10 +47,10 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
     """
     manifest = read_study(Path(folder))["manifest"]
     record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
-    trial, stored = Trial(**record["trial"]), Outcome(**record["outcome"])
+    trial, stored = Trial(**record["trial"]), Outcome.from_json(record["outcome"])
     changes = [*_versions(manifest["versions"]), *_sources(trial)]
     with as_in_a_worker():
-        again = attempt(trial).outcome
+        again = Outcome.from_json(attempt(trial).outcome.to_json())  # as if it had been stored, too
     return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
 
 
@@ -74,7 +74,7 @@ def _sources(trial: Trial) -> list[str]:
 
 
 def _plain(outcome: Outcome) -> str:
-    return json.dumps(asdict(outcome), sort_keys=True)
+    return json.dumps(outcome.to_json(), sort_keys=True)
 
 
 def _differences(stored: Outcome, again: Outcome) -> list[str]:

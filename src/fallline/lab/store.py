@@ -14,13 +14,14 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fallline.errors import StudyError
 from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
@@ -28,8 +29,6 @@ from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
 
 TRACEBACK = "traceback.txt"
-
-_T = TypeVar("_T")
 
 
 class Store:
@@ -109,8 +108,8 @@ class Store:
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
-            record = {"trial": asdict(trial), "outcome": asdict(outcome)}
-            (draft / "trial.json").write_text(json.dumps(record, indent=1))
+            record = {"trial": asdict(trial), "outcome": outcome.to_json()}
+            (draft / "trial.json").write_text(json.dumps(record, indent=1, allow_nan=False))
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
             if traceback:
                 (draft / TRACEBACK).write_text(traceback, encoding="utf-8", errors="backslashreplace")
@@ -149,14 +148,17 @@ class Store:
             record = _read(path) if path.parent.name not in noted else None
             if record is not None:
                 with contextlib.suppress(KeyError, TypeError):  # of another version of this library
-                    self._note(Trial(**record["trial"]), Outcome(**record["outcome"]))
+                    self._note(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None when there is none that can be read."""
         record = _read(self.folder / "trials" / trial.id / "trial.json")
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
-        return _build(Outcome, record.get("outcome"))
+        try:
+            return Outcome.from_json(record["outcome"])
+        except (AttributeError, KeyError, TypeError):
+            return None
 
     def traceback(self, trial: Trial) -> Path:
         """Return where the traceback of a trial that raised an error is."""
@@ -175,7 +177,11 @@ class Store:
 
     def costs(self, trial: Trial) -> Costs | None:
         """Return the stored costs of a trial, or None."""
-        return _build(Costs, _read(self.folder / "trials" / trial.id / "costs.json"))
+        record = _read(self.folder / "trials" / trial.id / "costs.json")
+        try:
+            return Costs(**record) if record is not None else None
+        except TypeError:
+            return None
 
     def write_tables(self, trials: Iterable[Trial]) -> None:
         """Write results.csv and costs.csv for these trials, in an order that does not depend on how they were run."""
@@ -272,18 +278,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _build(kind: type[_T], record: Any) -> _T | None:
-    """Return the dataclass with these fields, or None when they are not its fields."""
-    try:
-        return kind(**record)
-    except TypeError:
-        return None
-
-
 def _csv(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows)
     return text.getvalue()

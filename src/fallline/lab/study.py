@@ -81,7 +81,7 @@ class Study:
         outcomes = self.confirmation(arm, stage)
         if not outcomes:
             return [None] * self.spec.seeds
-        return [None if o.failure else o.metrics[metric or self.headline] for o in outcomes]
+        return [None if o.failure else o.metrics.get(metric or self.headline, math.nan) for o in outcomes]
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
         """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
@@ -147,7 +147,8 @@ class Study:
         metrics = next((o.metrics for o in map(self.outcome, confirm(self.spec, search)) if not o.failure), {})
         for metric in dict.fromkeys((self.headline, *sorted(metrics, reverse=True))):
             values = [value for value in (self.confirmed(arm, metric) if metrics else []) if value is not None]
-            summary = summarize(values) if values and not row["failed"] else None  # survivors alone would flatter
+            known = bool(values) and not row["failed"] and all(map(math.isfinite, values))
+            summary = summarize(values) if known else None  # survivors alone would flatter
             row[metric] = summary.mean if summary else math.nan
             row[f"{metric}_sd"] = summary.sd if summary else math.nan
         return row

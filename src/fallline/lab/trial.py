@@ -81,6 +81,35 @@ class Outcome:
     trace: list[dict[str, float]] = field(default_factory=list)
     landscape: list[dict[str, float]] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON can hold it: null for numbers that are not finite, which JSON does not know."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Outcome":
+        """Return the outcome that `to_json` has returned; numbers that were not finite are NaN.
+
+        Raises:
+            TypeError: the record has other fields.
+        """
+        return cls(**{name: value if name == "failure" else _with_nan(value) for name, value in record.items()})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
+
 
 @dataclass
 class Costs:
