@@ -69,7 +69,7 @@ class Watch:
             self.lowest = self.recent[half:]
         over = "over {} ×" if self.ratios else "by {} × its fall above"
         if steps >= self.warmup + half:
-            for earlier, start in self._starts():
+            for earlier, start in _starts(self.first[:half]):
                 if self._exceeds(FROM_START, earlier, start):
                     said = f"after warm-up is {over.format(FROM_START)} its start {start:.3g}"
                     return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {said}"}
@@ -78,16 +78,7 @@ class Watch:
             return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {said}"}
         return None
 
-    def _starts(self) -> Iterator[tuple[list[float], float]]:
-        """Yield the first losses and their level, the fewest first; a fall within them lowers no level."""
-        yield self.first[:1], self.first[0]
-        highest = -math.inf
-        for count in FIRST[1:]:
-            if count <= min(len(self.first), self.window // 2):
-                highest = max(highest, level(self.first[:count]))
-                yield self.first[:count], highest
-
-    def _exceeds(self, times: int, earlier: list[float], before: float) -> bool:
+    def _exceeds(self, times: int, earlier: Sequence[float], before: float) -> bool:
         """Return whether both halves of the window are far above earlier losses, whose level is `before`."""
         if self.ratios:
             limit = times * before
@@ -96,6 +87,16 @@ class Watch:
         half = self.window // 2
         halves = self.recent[half:], self.recent[:half]
         return all(level(part) > limit and is_above(part, earlier, ratios=self.ratios) for part in halves)
+
+
+def _starts(losses: Sequence[float]) -> Iterator[tuple[Sequence[float], float]]:
+    """Yield the first losses and their level, the fewest first; a fall within them does not lower the start."""
+    yield losses[:1], losses[0]
+    highest = -math.inf
+    for count in FIRST[1:]:
+        if count <= len(losses):
+            highest = max(highest, level(losses[:count]))
+            yield losses[:count], highest
 
 
 def window_of(steps: int) -> int:
