@@ -30,7 +30,18 @@ _CORE = {
     "state",
     "base",
 }
-_PARTS = {"optimizers", "schedules", "recipes", "landscape", "linting", "problems", "spikes", "testing", "wrappers"}
+_PARTS = {
+    "optimizers",
+    "schedules",
+    "recipes",
+    "landscape",
+    "levels",
+    "linting",
+    "problems",
+    "spikes",
+    "testing",
+    "wrappers",
+}
 MAY_IMPORT = {
     "errors": set(),
     "batches": set(),
@@ -47,7 +58,8 @@ MAY_IMPORT = {
     "base": _CORE,
     "optimizers": {"errors", "ops", "rule", "base"},
     "schedules": {"errors", "scalars"},
-    "landscape": {"batches", "errors", "spikes"},
+    "landscape": {"batches", "errors", "levels", "spikes"},
+    "levels": set(),
     "problems": {"errors"},
     "spikes": set(),
     "wrappers": {"errors", "rule", "base", "optimizers"},

@@ -100,14 +100,20 @@ class Unpicklable(Exception):
         super().__init__(message)
 
 
-def test_an_error_of_the_users_class_is_told_by_its_words_and_its_line(tmp_path):
+@pytest.mark.slow
+def test_an_error_of_the_users_class_is_the_trials_outcome(tmp_path):
     (tmp_path / "mine.py").write_text(RAISING)
     place = f"{tmp_path / 'mine.py'}:Mine"
     trial = replace(TRIAL, optimizer=place, options={}, sources={place: "hash"})
-    with local.LocalPool(tmp_path / "study", 1) as pool, pytest.raises(StudyError) as caught:
-        list(pool.run([trial]))
-    said = f"got Strange: no buffer (mine.py, line 10) in trial {trial.id} (adam); mend it"
-    assert said in str(caught.value)
+    with local.LocalPool(tmp_path / "study", 1) as pool:
+        assert list(pool.run([trial, OTHER])) == [trial, OTHER]
+    store = Store(tmp_path / "study")
+    assert store.outcome(trial).failure["cause"] == "Strange: no buffer (mine.py, line 10)"
+    assert 'raise Strange("no buffer", None)' in store.traceback(trial).read_text()
+    assert store.outcome(OTHER).failure is None and not store.traceback(OTHER).exists()
+
+
+def test_an_error_that_cannot_be_sent_is_told_by_its_words():
     error = local.sendable(Unpicklable("no batch", 3), TRIAL, Path())
     assert "got Unpicklable: no batch in trial" in str(error)
     known = ArgumentError("x")
@@ -131,9 +137,20 @@ def test_an_error_of_reading_is_no_full_disk(tmp_path, monkeypatch):
     def missing(*arguments, **keywords):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "data.bin")
 
-    monkeypatch.setattr("fallline.lab.trial.run", missing)
-    error = local.run_and_save(TRIAL, tmp_path)
-    assert "make room" not in str(error) and isinstance(error.__cause__, FileNotFoundError)
+    monkeypatch.setattr("fallline.lab.attempt.start", missing)
+    assert local.run_and_save(TRIAL, tmp_path) is None
+    cause = Store(tmp_path).outcome(TRIAL).failure["cause"]
+    assert cause.startswith("FileNotFoundError: [Errno 2] No such file or directory: 'data.bin' (test_pool.py, line")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_in_a_trial_is_no_outcome_of_it(code, tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fallline.lab.attempt.start", full)
+    assert "make room" in str(local.run_and_save(TRIAL, tmp_path))
+    assert Store(tmp_path).outcome(TRIAL) is None
 
 
 @pytest.mark.slow

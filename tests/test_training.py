@@ -76,8 +76,8 @@ def test_a_run_is_taken_up_with_its_place_in_the_data_under_accumulation_and_wit
         accumulate = 2
 
     monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Pairs(**settings))
-    # the second blows up: finite, and over 3 × the loss of its first step, which it must still know
-    for number, options in enumerate(({"lr": 0.1}, {"lr": 30.0})):
+    # the second blows up: finite, and over 3 × the loss of its first steps, which it must still know
+    for number, options in enumerate(({"lr": 0.1}, {"lr": 300.0})):
         one = trial("sgd", **options)
         whole, _ = run(one)
         assert (whole.failure is None) == (number == 0)
@@ -232,54 +232,6 @@ def test_spikes_are_counted_and_noise_is_not():
     near_zero[300] = 0.01  # a hundred times its neighbours, and of no interest
     assert count_spikes(near_zero) == 0
     assert count_spikes([]) == count_spikes([1.0]) == count_spikes([1.0] * 12 + [5.0]) - 1 == 0
-
-
-def test_a_metric_that_is_nan_at_the_end_is_a_failure(monkeypatch):
-    class Odd(Digits):
-        def evaluate(self, model, batch):
-            return {"accuracy": math.nan}
-
-    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Odd(**settings))
-    outcome, _ = run(trial())
-    assert outcome.failure["state"] == "nonfinite" and "val_accuracy is nan" in outcome.failure["cause"]
-
-
-def test_a_test_metric_that_is_nan_is_a_failure_of_the_confirmation_run(monkeypatch):
-    class Odd(Digits):
-        def batches(self, split, generator):
-            self.split = split
-            yield from super().batches(split, generator)
-
-        def evaluate(self, model, batch):
-            return {**super().evaluate(model, batch), **({"accuracy": math.nan} if self.split == "test" else {})}
-
-    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Odd(**settings))
-    assert run(trial())[0].failure is None
-    outcome, _ = run(trial(stage="confirm"))
-    assert outcome.failure["state"] == "nonfinite" and outcome.failure["cause"] == "test_accuracy is nan"
-
-
-def test_a_run_that_learned_the_training_set_only_has_not_learned(monkeypatch):
-    class Unrelated(Digits):
-        def batches(self, split, generator):
-            for images, labels in super().batches(split, generator):
-                yield images, labels if split == "train" else labels.roll(1)
-
-    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Unrelated(**settings))
-    outcome, _ = run(trial())
-    assert outcome.metrics["train_loss"] < 1 and outcome.failure["state"] == "not-learned"
-
-
-def test_without_a_trivial_loss_the_start_is_what_must_be_beaten(monkeypatch):
-    class Silent(Digits):
-        def trivial_loss(self):
-            return None
-
-    monkeypatch.setattr("fallline.lab.trial.get_task", lambda name, **settings: Silent(**settings))
-    still, _ = run(trial("sgd", lr=0.0))
-    assert still.failure["state"] == "not-learned"
-    learned, _ = run(trial("sgd", lr=0.1))
-    assert learned.failure is None
 
 
 def test_timing_counts_passes_state_and_memory_and_leaves_random_numbers_alone():

@@ -81,9 +81,16 @@ def test_an_infinite_loss_is_nonfinite_and_ends_the_run():
 
 
 def test_a_finite_divergence_is_blown_up():
-    outcome, _ = run(trial("sgd", lr=30.0, steps=100))
-    assert outcome.failure["state"] == "blown-up"
-    assert "3 ×" in outcome.failure["cause"] or "10 ×" in outcome.failure["cause"]
+    outcome, _ = run(trial("sgd", lr=300.0, steps=100))
+    assert outcome.failure["state"] == "blown-up" and outcome.failure["step"] < 50
+    assert "over 3 × its start 2.3" in outcome.failure["cause"]
+
+
+def test_a_divergence_that_comes_back_to_the_start_and_has_learned_nothing_is_blown_up():
+    outcome, _ = run(trial("sgd", lr=30.0, steps=100))  # 4e10 after 7 steps, then ln 10 to the end
+    assert outcome.failure["state"] == "blown-up" and outcome.failure["step"] == 100
+    assert "is no better than ignoring the input" in outcome.failure["cause"]
+    assert "the training loss had risen to 4e+10 from 2.3" in outcome.failure["cause"]
 
 
 def test_standing_still_is_not_learned():

@@ -66,6 +66,18 @@ def test_a_loss_that_has_run_away_ends_no_study():
     assert waypoints.rows == []
 
 
+def test_an_error_of_a_measurement_leaves_out_its_point_and_nothing_else(monkeypatch):
+    plain = run(PLAIN)[0]
+
+    def broken(*arguments, **options):
+        raise NotImplementedError("derivative for aten::_thing is not implemented")
+
+    monkeypatch.setattr("fallline.lab.waypoints.eigsh", broken)
+    with pytest.warns(fl.errors.LandscapeWarning, match="is left out, since measuring it raised NotImpl"):
+        measured = run(MEASURED)[0]
+    assert measured.landscape == [] and measured.failure is None and measured.metrics == plain.metrics
+
+
 def test_measuring_changes_no_number_of_the_run():
     plain, measured = run(PLAIN)[0], run(MEASURED)[0]
     assert [row["step"] for row in measured.landscape] == [1, 20, 40] and plain.landscape == []

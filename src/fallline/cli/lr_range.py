@@ -142,9 +142,10 @@ def picture(found: "LRRange", low: float, high: float) -> list[str]:
 
 def _bounds(found: "LRRange") -> tuple[float, float]:
     """Return the losses at the foot and the top of the picture."""
-    lowest = min(found.start, float(found.smooth.min()))
-    ceiling = found.start + max(found.start - lowest, 0.05 * abs(found.start))
-    return lowest, min(max(found.start, float(found.smooth.max())), ceiling)
+    start = float(found.smooth[0])  # not that of a single batch
+    lowest = float(found.smooth.min())
+    ceiling = start + max(start - lowest, 0.05 * abs(start))
+    return lowest, min(float(found.smooth.max()), ceiling)
 
 
 def _heights(found: "LRRange", low: float, decades: float, bottom: float, top: float) -> Sequence[float]:

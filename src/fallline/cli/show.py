@@ -66,7 +66,8 @@ def counting() -> Iterator[Callable[[str, "Step"], None]]:
 
 
 def verdict(study: "Study") -> None:
-    """Print the leaderboard and a sentence for every comparison."""
+    """Print the leaderboard, why runs failed, and a sentence for every comparison."""
+    from fallline.lab.failures import failure_sentences
     from fallline.lab.stages import stopping
 
     console.print(_size(study.spec), style="bold")
@@ -78,16 +79,19 @@ def verdict(study: "Study") -> None:
     for column in names:
         table.add_column(column, justify="left" if column == "arm" else "right", overflow="fold")
     for row in rows:
+        unconfirmed = study.searches[row["arm"]].best is None
         table.add_row(
-            str(row["rank"]),
+            "–" if row["failed"] else str(row["rank"]),  # as in the report
             row["arm"],
             _number(row["lr"], ".2g"),
             f"{_number(row[study.headline], '.4f')} ± {_number(row[f'{study.headline}_sd'], '.4f')}",
             *(_number(row.get(key, math.nan), ".2%") for key in other),
-            f"{row['failed']} of {row['seeds']}",
-            "yes" if row["interior"] else "no",
+            "–" if unconfirmed else f"{row['failed']} of {row['seeds']}",
+            "–" if unconfirmed else "yes" if row["interior"] else "no",
         )
     console.print(table)
+    for sentence in failure_sentences(study):
+        say(sentence, "× ", style="red")
     console.print()
     for result in study.results.values():
         say(result.sentence, "• ")

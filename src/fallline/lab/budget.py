@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, FalllineError, StudyError
 from fallline.lab.conduct import default_folder
+from fallline.lab.loading import describe
 from fallline.lab.plan import ROUNDS, makes_fewer_steps, tune, tuning_trials
 from fallline.lab.selection import AGAIN, Search, finalists
 from fallline.lab.spec import Spec
@@ -76,9 +77,19 @@ def estimate(spec: Spec, timings: dict[str, Timing], workers: int) -> Estimate:
 
 
 def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
-    """Return the timing of the default configuration of each arm."""
+    """Return the timing of the default configuration of each arm.
+
+    Raises:
+        StudyError: the task, the loss or an optimizer raises an error.
+    """
     _, searches = tune(spec, {})
-    return time_arms({arm: tuning_trials(spec, search)[0] for arm, search in searches.items()}, seconds)
+    trials = {arm: tuning_trials(spec, search)[0] for arm, search in searches.items()}
+    try:
+        return time_arms(trials, seconds)
+    except FalllineError:
+        raise
+    except Exception as error:
+        raise StudyError(f"task {spec.task}: must run without an error, got {describe(error)}; fix it") from error
 
 
 def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int) -> Spec:

@@ -11,6 +11,8 @@ from fallline.lab.arms import make_arms
 from fallline.lab.contract import Examination
 from fallline.lab.device import check_device
 from fallline.lab.executors import Executor, make_executor
+from fallline.lab.executors.shard import Shard
+from fallline.lab.failures import check_shared_error
 from fallline.lab.loading import folder_name, is_here, is_path, source_digest
 from fallline.lab.manifest import manifest
 from fallline.lab.optimizers import get_space, split_wrapper
@@ -176,6 +178,7 @@ def _complete(
         if all(trial.id in outcomes for trial in tuning):
             break
         complete(tuning, to_confirm, "tuning")
+        check_shared_error(study, tuning, shared_folder=isinstance(executor, Shard))
     while True:
         confirmation = count_seeds(study)
         if all(study.store.outcome(trial) is not None for trial in confirmation):
@@ -189,7 +192,8 @@ def _time(study: Study) -> None:
     spent = sum(c.seconds for t in study.trials if (c := study.store.costs(t)) is not None)
     shortest, longest = _TIMING_SECONDS
     seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
-    study.keep_timings(time_arms({arm: trials[0] for arm, trials in chosen.items() if trials}, seconds))
+    timed = {arm: trials[0] for arm, trials in chosen.items() if trials}
+    study.keep_timings(time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
 
 
 def compare(

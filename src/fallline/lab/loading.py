@@ -12,10 +12,13 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import torch
+
 from fallline.errors import ArgumentError, FalllineError
 
 _HERE = "here"  # the place of what only this process knows: classes of notebooks and prompts
 _known_here: dict[str, Any] = {}
+_PACKAGES = tuple(str(path) for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
 _PLAIN = (bool, int, float, str, tuple, dict)  # what a class holds besides its methods
 
 
@@ -167,11 +170,20 @@ def _file(what: str, text: str, place: str) -> ModuleType:
 
 
 def describe(error: BaseException, *files: Path | None) -> str:
-    """Return an error as `TypeError: message (my_task.py, line 7)`, with the innermost line, of `files` if given."""
+    """Return an error as `TypeError: message (my_task.py, line 7)`, with the place that `place_of` returns."""
+    place = place_of(error, *files)
+    return " ".join(f"{type(error).__name__}: {error}".split()) + (f" ({place})" if place else "")
+
+
+def place_of(error: BaseException, *files: Path | None) -> str:
+    """Return the innermost line of an error as `my_task.py, line 7`; "" when it has none.
+
+    It is that of `files` if given, else the innermost outside Fallline and PyTorch, else the innermost of all.
+    """
     frames, known = traceback.extract_tb(error.__traceback__), set(filter(None, files))
-    within = [frame for frame in frames if not known or Path(frame.filename).resolve() in known] or frames[-1:]
-    place = f" ({Path(within[-1].filename).name}, line {within[-1].lineno})" if within else ""
-    return " ".join(f"{type(error).__name__}: {error}".split()) + place
+    within = [frame for frame in frames if known and Path(frame.filename).resolve() in known]
+    within = within or [frame for frame in frames if not frame.filename.startswith(_PACKAGES)] or frames[-1:]
+    return f"{Path(within[-1].filename).name}, line {within[-1].lineno}" if within else ""
 
 
 def _name(path: Path) -> str:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fallline.errors import StudyError
+from fallline.lab.attempt import attempt
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.loading import is_path, source_digest
 from fallline.lab.manifest import versions
 from fallline.lab.optimizers import split_wrapper
 from fallline.lab.store import Store, read_study
-from fallline.lab.trial import Outcome, Trial, run
+from fallline.lab.trial import Outcome, Trial
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
     """
     manifest = read_study(Path(folder))["manifest"]
     record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
-    trial = Trial(**record["trial"])
-    stored = Outcome(**record["outcome"], items=Store(Path(folder)).items(trial))
+    trial, stored = Trial(**record["trial"]), Outcome.from_json(record["outcome"])
+    stored.items = Store(Path(folder)).items(trial)
     changes = [*_versions(manifest["versions"]), *_sources(trial)]
     with as_in_a_worker():
-        again, _ = run(trial)
+        made = attempt(trial).outcome
+    again = Outcome.from_json(made.to_json())  # as if it had been stored, too
+    again.items = made.items
     return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
 
 
@@ -75,7 +78,7 @@ def _sources(trial: Trial) -> list[str]:
 
 def _plain(outcome: Outcome) -> str:
     items = None if outcome.items is None else outcome.items.tobytes().hex()
-    return json.dumps({**outcome.record(), "items": items}, sort_keys=True)
+    return json.dumps({**outcome.to_json(), "items": items}, sort_keys=True)
 
 
 def _differences(stored: Outcome, again: Outcome) -> list[str]:

@@ -136,9 +136,12 @@ def _way_out(search: Search, found: Sequence[Outcome]) -> tuple[str, str] | None
     """Return at which side of the range of the learning rate to go on when every trial failed, or None.
 
     Where the lowest rate diverged, still lower ones may not; where none diverged and nothing was learned, higher ones
-    may learn.
+    may learn. Where all raised the same error, no learning rate is to blame.
     """
     if not any(d.name == "lr" for d in search.ranges):
+        return None
+    sources = {o.failure.get("source") for o in found if o.failure is not None}
+    if len(sources) == 1 and None not in sources:
         return None
     diverged = [o.failure is not None and o.failure["state"] != "not-learned" for o in found]
     if diverged[min(range(len(found)), key=lambda i: search.points[i]["lr"])]:

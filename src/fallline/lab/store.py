@@ -3,6 +3,7 @@
 study.json           the specification, versions and machine
 trials/ID/trial.json a trial's specification and outcome     trials/ID/costs.json  its time and memory
 trials/ID/items.npy  of a confirmation run: the deciding metric and the hash of every test item, see `evaluation.ITEM`
+trials/ID/traceback.txt   of an error that the trial raised
 ledger.jsonl         a line for every finished trial, in the order in which they finished
 results.csv          all outcomes, decided by the seeds alone     costs.csv  all times and memory
 checkpoints/ID.pt    where a long run has come to, until it is finished
@@ -14,13 +15,14 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
 
-_T = TypeVar("_T")
+TRACEBACK = "traceback.txt"
 
 
 class Store:
@@ -90,29 +92,32 @@ class Store:
         with writing(self.folder):
             write_atomically(self.folder / name, text)
 
-    def save(self, trial: Trial, outcome: Outcome, costs: Costs) -> None:
+    def save(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str = "") -> None:
         """Write a finished trial; its folder appears in one step, complete.
 
+        The traceback of an error that the trial raised is kept beside its outcome, in traceback.txt.
         When another process has finished the same trial in the meantime, what is there stays: the numbers are the same.
 
         Raises:
             StudyError: it cannot be written.
         """
         with writing(self.folder):
-            if self._write(trial, outcome, costs):
+            if self._write(trial, outcome, costs, traceback):
                 self._note(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
-    def _write(self, trial: Trial, outcome: Outcome, costs: Costs) -> bool:
+    def _write(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str) -> bool:
         """Write a trial, and return whether it was not there yet."""
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
-            record = {"trial": asdict(trial), "outcome": outcome.record()}
+            record = {"trial": asdict(trial), "outcome": outcome.to_json()}
             if outcome.items is not None:
                 np.save(draft / "items.npy", outcome.items, allow_pickle=False)
-            (draft / "trial.json").write_text(json.dumps(record, indent=1))
+            (draft / "trial.json").write_text(json.dumps(record, indent=1, allow_nan=False))
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
+            if traceback:
+                (draft / TRACEBACK).write_text(traceback, encoding="utf-8", errors="backslashreplace")
             draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
             while self.outcome(trial) is None:
                 if target.exists():  # damaged
@@ -148,14 +153,26 @@ class Store:
             record = _read(path) if path.parent.name not in noted else None
             if record is not None:
                 with contextlib.suppress(KeyError, TypeError):  # of another version of this library
-                    self._note(Trial(**record["trial"]), Outcome(**record["outcome"]))
+                    self._note(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None when there is none that can be read."""
         record = _read(self.folder / "trials" / trial.id / "trial.json")
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
-        return _build(Outcome, record.get("outcome"))
+        try:
+            return Outcome.from_json(record["outcome"])
+        except (AttributeError, KeyError, TypeError):
+            return None
+
+    def traceback(self, trial: Trial) -> Path:
+        """Return where the traceback of a trial that raised an error is."""
+        return self.folder / "trials" / trial.id / TRACEBACK
+
+    def discard(self, trial: Trial) -> None:
+        """Remove a finished trial, so that it is run again."""
+        with writing(self.folder):
+            _move_away(self.folder / "trials" / trial.id)
 
     def has(self, trial: Trial) -> bool:
         """Return whether there is an outcome of a trial, without reading it."""
@@ -176,7 +193,11 @@ class Store:
 
     def costs(self, trial: Trial) -> Costs | None:
         """Return the stored costs of a trial, or None."""
-        return _build(Costs, _read(self.folder / "trials" / trial.id / "costs.json"))
+        record = _read(self.folder / "trials" / trial.id / "costs.json")
+        try:
+            return Costs(**record) if record is not None else None
+        except TypeError:
+            return None
 
     def write_tables(self, trials: Iterable[Trial]) -> None:
         """Write results.csv and costs.csv for these trials, in an order that does not depend on how they were run."""
@@ -273,18 +294,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _build(kind: type[_T], record: Any) -> _T | None:
-    """Return the dataclass with these fields, or None when they are not its fields."""
-    try:
-        return kind(**record)
-    except TypeError:
-        return None
-
-
 def _csv(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows)
     return text.getvalue()

@@ -90,7 +90,7 @@ class Study:
         outcomes = self.confirmation(arm, stage)
         if not outcomes:
             return [None] * self.seeds
-        return [None if o.failure else o.metrics[metric or self.headline] for o in outcomes]
+        return [None if o.failure else o.metrics.get(metric or self.headline, math.nan) for o in outcomes]
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
         """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
@@ -188,7 +188,8 @@ class Study:
         metrics = next((o.metrics for o in self.confirmation(arm) if not o.failure), {})
         for metric in dict.fromkeys((self.headline, *sorted(metrics, reverse=True))):
             values = [value for value in (self.confirmed(arm, metric) if metrics else []) if value is not None]
-            summary = summarize(values) if values and not row["failed"] else None  # survivors alone would flatter
+            known = bool(values) and not row["failed"] and all(map(math.isfinite, values))
+            summary = summarize(values) if known else None  # survivors alone would flatter
             row[metric] = summary.mean if summary else math.nan
             row[f"{metric}_sd"] = summary.sd if summary else math.nan
         return row
@@ -270,7 +271,8 @@ class Study:
         for row in self.leaderboard():
             value = f"{self.headline.replace('_', ' ')} {row[self.headline]:.4g} ± {row[f'{self.headline}_sd']:.2g}"
             result = f"failed {row['failed']} of {row['seeds']}" if row["failed"] else value
-            ranks.append(f"{row['rank']}. {row['arm']}: {result}")
+            rank = "–" if row["failed"] else f"{row['rank']}."
+            ranks.append(f"{rank} {row['arm']}: {result}")
         said = [f"• {result}" for result in self.results.values()]
         return "\n".join([head, *ranks, *said, *(f"! {warning}" for warning in self.warnings())])
 

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +12,9 @@ from fallline.lab.device import precision, to_device
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.training import Training
 from fallline.lab.trial import Trial, start
+
+_From = TypeVar("_From")
+_To = TypeVar("_To")
 
 ROUNDS = 7  # in each of which every arm makes a burst of steps, so that load from elsewhere meets all alike
 _UNTIMED = 2  # first steps: they create the state and find their kernels
@@ -44,33 +47,45 @@ class Timing:
         return 1e-3 * self.step_ms[0] * steps + self.evaluation_s * trial.evaluations
 
 
-def time_arms(trials: Mapping[str, Trial], seconds: float) -> dict[str, Timing]:
+def time_arms(trials: Mapping[str, Trial], seconds: float, *, skip_errors: bool = False) -> dict[str, Timing]:
     """Return the timing of a trial of each arm, on one thread in this process, interleaved.
 
     Args:
         trials: by arm; their first steps are made.
         seconds: about how long all of it may take.
+        skip_errors: leave out arms whose task, loss or optimizer raises an error, instead of raising it.
     """
     with as_in_a_worker():
-        runs = {arm: start(trial) for arm, trial in trials.items()}
+        runs = _of_each(trials, start, skip_errors)
         began = time.perf_counter()
-        for run in runs.values():
-            _burst(run, _UNTIMED)
+        runs = _of_each(runs, lambda run: _burst(run, _UNTIMED), skip_errors)
         each = (time.perf_counter() - began) / max(1, _UNTIMED * len(runs))
         for run in runs.values():
             for times in (run.clock.step, run.clock.optimizer, run.clock.data):
                 times.clear()
         burst = max(1, min(20, int(seconds / max(each, 1e-4) / max(1, len(runs)) / ROUNDS)))
         for _ in range(ROUNDS):
-            for run in runs.values():
-                _burst(run, burst)
-        return {arm: _timing(run) for arm, run in runs.items()}
+            runs = _of_each(runs, lambda run: _burst(run, burst), skip_errors)
+        return _of_each(runs, _timing, skip_errors)
 
 
-def _burst(run: Training, steps: int) -> None:
+def _of_each(found: Mapping[str, _From], function: Callable[[_From], _To], skip_errors: bool) -> dict[str, _To]:
+    """Return what a function returns for each value, perhaps without those for which it raises an error."""
+    made: dict[str, _To] = {}
+    for name, value in found.items():
+        try:
+            made[name] = function(value)
+        except Exception:
+            if not skip_errors:
+                raise
+    return made
+
+
+def _burst(run: Training, steps: int) -> Training:
     """Make steps, without the evaluations between them, at the learning rates of the start of the schedule."""
     for _ in range(steps):
         run.bare_step(len(run.losses) % len(run.factors))
+    return run
 
 
 def _timing(run: Training) -> Timing:

@@ -15,7 +15,7 @@ from fallline.errors import StudyError
 from fallline.lab.device import precision, to_device
 from fallline.lab.drafts import draft_prefix
 from fallline.lab.evaluation import evaluate, evaluate_items
-from fallline.lab.failing import Failure, Watch
+from fallline.lab.failing import Failure, Watch, window_of
 from fallline.lab.optimizers import needs_closure
 from fallline.lab.seeding import generator_states, restore_generators
 from fallline.lab.switching import evaluation_weights, switch_to_training
@@ -89,7 +89,7 @@ class Training:
         self._most_gradients = 0  # of a step
         steps = len(factors)
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
-        self._watch = Watch(warmup=round(steps * warmup))
+        self._watch = Watch(warmup=round(steps * warmup), window=window_of(steps))
         self._stride = max(TRACE_EVERY, math.ceil(steps / TRACE))
         self._parameters = list(model.parameters())  # walking the modules for them takes as long as their norms
         self._base = [group["lr"] for group in optimizer.param_groups]
@@ -112,7 +112,7 @@ class Training:
             if self.waypoints is not None:
                 self.waypoints.after(len(self.factors), self.model)
             if not self.curve or self.curve[-1]["step"] < self.position:
-                return self._row(self.position - 1)
+                self._row(self.position - 1)
         return None
 
     @property
@@ -132,10 +132,10 @@ class Training:
         self.bare_step(step)
         if sampled:
             self.trace.append({"step": step, "loss": self.losses[-1], **self._norms(before)})
-        failure = self._watch.step(step, self.losses[-1])
+        failure = self._watch.step(len(self.losses) - 1, self.losses[-1])
         passed = range(step + 1, self.position + 1)
         if failure is None and not self._rows.isdisjoint(passed):
-            failure = self._row(step)
+            self._row(step)
         if self.waypoints is not None and failure is None:
             if moves:
                 self.waypoints.keep(self.model, before, self._base[0] * self.factors[step])
@@ -145,13 +145,12 @@ class Training:
             self.clock.evaluation += time.perf_counter() - began
         return failure
 
-    def _row(self, step: int) -> Failure | None:
-        """Add a row to the curve after the step that began at `step`; return the failure if the loss has blown up."""
+    def _row(self, step: int) -> None:
+        """Add a row to the curve after the step that began at `step`."""
         mean = math.fsum(self.losses[self._row_from :]) / (len(self.losses) - self._row_from)
         factor = self.factors[min(step, len(self.factors) - 1)]
         self.curve.append({"step": self.position, "lr_factor": factor, "train_loss": mean, **self.evaluate("val")})
         self._row_from = len(self.losses)
-        return self._watch.row(self.position, mean)
 
     def bare_step(self, step: int) -> None:
         """Make one step at the learning rate of this step, and nothing else."""

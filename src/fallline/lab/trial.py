@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fallline.lab.failing import Failure, has_risen
 from fallline.lab.groups import scale_groups
 from fallline.lab.optimizers import build_optimizer, get_space
 from fallline.lab.schedules import WARMUP, learning_rates
@@ -75,7 +76,8 @@ class Outcome:
     """What a trial gave; decided by its specification alone.
 
     Attributes:
-        failure: None, or {"state": "nonfinite" | "blown-up" | "not-learned", "step": …, "cause": …}.
+        failure: None, or {"state": "nonfinite" | "blown-up" | "not-learned" | "error", "step": …, "cause": …}; an error
+            has "source" too, its type and the user's line.
         metrics: at the end of the schedule: train_loss, val_loss, val_accuracy …; test_* only when confirming; spikes.
         curve: rows of step, lr_factor, train_loss (mean since the last row), val_loss, val_accuracy.
         trace: rows of step, loss of one batch, grad_norm, update_norm, at some of the steps.
@@ -93,11 +95,34 @@ class Outcome:
     test_set: dict[str, Any] = field(default_factory=dict)
     items: np.ndarray | None = field(default=None, compare=False, repr=False)
 
-    def record(self) -> dict[str, Any]:
-        """Return the outcome as plain data, without the items."""
-        record = asdict(replace(self, items=None))
-        del record["items"]
-        return record
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as JSON can hold it, without the items: null for numbers that are not finite."""
+        return {name: _finite(value) for name, value in asdict(replace(self, items=None)).items() if name != "items"}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Outcome":
+        """Return the outcome that `to_json` has returned; numbers that were not finite are NaN.
+
+        Raises:
+            TypeError: the record has other fields.
+        """
+        return cls(**{name: value if name == "failure" else _with_nan(value) for name, value in record.items()})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
 
 
 @dataclass
@@ -182,30 +207,68 @@ def run(
         checkpoint: where the run is saved every so many steps, and taken up again if it is there.
     """
     began = time.perf_counter()
-    training = start(trial, make_optimizer)
-    trivial = training.task.trivial_loss()
-    if trivial is None:
-        trivial = training.evaluate("val")["val_loss"]
+    return finish(trial, start(trial, make_optimizer), checkpoint, began)
+
+
+def finish(trial: Trial, training: Training, checkpoint: Checkpoint | None, began: float) -> tuple[Outcome, Costs]:
+    """Return what comes of a training that `start` has returned, and what it took since `began`."""
+    untrained = _untrained(training)
     failure = training.run(checkpoint)
-    metrics = {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
-    if failure is None and not metrics["val_loss"] < trivial:
-        cause = f"validation loss {metrics['val_loss']:.4g} is no better than ignoring the input ({trivial:.4g})"
-        failure = {"state": "not-learned", "step": trial.steps, "cause": cause}
+    metrics = last_metrics(training)
+    failure = failure or _unusable(training.task, metrics, trial.steps) or _not_learned(training, metrics, untrained)
     items, test_set = None, {}
     if trial.stage != "tune" and failure is None:
         found, items, kind = training.test()
         metrics |= found
         test_set = {"items": 0 if items is None else len(items), "kind": kind, **(training.task.split_sizes or {})}
-    failure = failure or _unusable(metrics, trial.steps)
-    metrics["spikes"] = training.spikes()
-    state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-    spent = training.clock.costs()
-    costs = Costs(time.perf_counter() - began, state_bytes=sum(t.nbytes for t in state), **spent)
+        failure = _unusable(training.task, metrics, trial.steps)
+    made = replace(outcome(training, failure, metrics), test_set=test_set, items=items)
+    return made, costs(training, began)
+
+
+def last_metrics(training: Training) -> dict[str, float]:
+    """Return the losses and metrics of the last evaluation; empty before the first."""
+    return {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
+
+
+def outcome(training: Training, failure: Failure | None, metrics: Mapping[str, float]) -> Outcome:
+    """Return the outcome of a training as far as it has come."""
     landscape = [] if training.waypoints is None else training.waypoints.rows
-    return Outcome(failure, metrics, training.curve, training.trace, landscape, test_set, items), costs
+    return Outcome(failure, {**metrics, "spikes": training.spikes()}, training.curve, training.trace, landscape)
 
 
-def _unusable(metrics: Mapping[str, float], step: int) -> dict[str, Any] | None:
-    """Return the failure of a run that ended with a metric that is not finite: it must not win."""
-    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+def costs(training: Training, began: float) -> Costs:
+    """Return what a training has taken so far."""
+    state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+    seconds = time.perf_counter() - began
+    return Costs(seconds, state_bytes=sum(t.nbytes for t in state), **training.clock.costs())
+
+
+def _untrained(training: Training) -> float:
+    """Return the value of the deciding metric that a model reaches without learning; worse is "not learned"."""
+    task = training.task
+    trivial = task.trivial_loss() if task.metric == "val_loss" else None
+    return training.evaluate("val")[task.metric] if trivial is None else trivial
+
+
+def _not_learned(training: Training, metrics: Mapping[str, float], untrained: float) -> Failure | None:
+    """Return the failure of a run whose deciding metric is no better than that of an untrained model."""
+    task = training.task
+    value = metrics[task.metric]
+    if math.isnan(untrained) or (value < untrained if task.mode == "min" else value > untrained):
+        return None
+    is_trivial = task.metric == "val_loss" and task.trivial_loss() is not None
+    than = "ignoring the input" if is_trivial else "before training"
+    name = task.metric.replace("val_", "validation ", 1).replace("_", " ")
+    cause = f"{name} {value:.4g} is no better than {than} ({untrained:.4g})"
+    if has_risen(training.losses):
+        cause = f"{cause}; the training loss had risen to {max(training.losses):.3g} from {training.losses[0]:.3g}"
+        return {"state": "blown-up", "step": len(training.losses), "cause": cause}
+    return {"state": "not-learned", "step": len(training.losses), "cause": cause}
+
+
+def _unusable(task: Task, metrics: Mapping[str, float], step: int) -> Failure | None:
+    """Return the failure of a run that ended with a metric that decides, or a loss, that is not finite."""
+    deciding = {f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", task.metric[4:])}
+    bad = [f"{name} is {metrics[name]}" for name in metrics if name in deciding and not math.isfinite(metrics[name])]
     return {"state": "nonfinite", "step": step, "cause": ", ".join(bad)} if bad else None

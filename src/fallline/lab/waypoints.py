@@ -2,12 +2,13 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError, FalllineError, LossError, StudyError
+from fallline.errors import ArgumentError, FalllineError, LandscapeWarning, LossError, StudyError
 from fallline.lab.device import loss_of
 from fallline.lab.tasks import Task
 from fallline.landscape import Hessian, critical_sharpness, eigsh, trace
@@ -60,6 +61,13 @@ class Waypoints:
             return
         except FalllineError as error:
             raise StudyError(f"landscape: {error}; leave --landscape out for task {self._task.name}") from error
+        except Exception as error:  # the run itself is sound
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(
+                f"landscape: the curvature after {step} steps is left out, since measuring it raised {said}",
+                LandscapeWarning,
+                stacklevel=2,
+            )
 
     def _measure(self, model: torch.nn.Module) -> Row:
         hessian = Hessian(model, self._loss, self._batches, weight=self._task.size)

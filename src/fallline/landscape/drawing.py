@@ -101,7 +101,8 @@ def _path(found: "Trajectory") -> list[Any]:
 def plot_range(found: "LRRange") -> Any:
     """Return a chart of a range test: losses, the smoothed curve, the range shaded and the suggestion as a line."""
     alt = _altair()
-    ceiling = found.start + max(found.start - float(found.smooth.min()), 0.1 * abs(found.start))
+    start = float(found.smooth[0])  # not that of a single batch
+    ceiling = start + max(start - float(found.smooth.min()), 0.1 * abs(start), 3 * found.noise)
     rows = [
         {
             "lr": float(lr),
@@ -112,7 +113,7 @@ def plot_range(found: "LRRange") -> Any:
         for lr, loss, smooth, slope in zip(found.lrs, found.losses, found.smooth, found.slope, strict=True)
     ]
     seen = [float(loss) for loss in found.losses if loss <= ceiling]  # not NaN, nor off the picture
-    ends = [min([*seen, float(found.smooth.min())]), max([*seen, found.start])]
+    ends = [min([*seen, float(found.smooth.min())]), max([*seen, start])]
     room = 0.05 * (ends[1] - ends[0]) or 0.05
     x = alt.X("lr:Q", title="learning rate", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~e"))
     y = alt.Scale(domain=[ends[0] - room, ends[1] + room], nice=False, zero=False)

@@ -137,7 +137,7 @@ def lr_range(
             check_batches(test.latest, model, loss_fn, step, trained(model, optimizer))
     start, after = losses[0], np.asarray(losses[1:])
     used = rates[: len(after)]
-    found = read(used, after, start, test.diverged)
+    found = read(used, after, test.level, test.diverged)
     return LRRange(
         used,
         np.where(np.isfinite(after), after, np.nan),

@@ -1,6 +1,7 @@
 """`Monitor`: scalars of a running training that cost next to nothing."""
 
 import math
+import statistics
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape.averaging import updater_of
 from fallline.landscape.recovery import warn
 from fallline.landscape.sinks import as_sink
-from fallline.spikes import WINDOW, is_spike
+from fallline.spikes import LEAST, WINDOW, is_spike
 
 _SHRUNK = 0.999  # of its length on arrival, below which a gradient has been clipped and not just rounded
 _MEMORY = 0.9  # a measured step, of the running means behind the noise scale
@@ -93,7 +94,7 @@ class Monitor:
         self._sinks = [as_sink(sink) for sink in sinks]
         self._steps, self._spikes = 0, 0
         self._losses: deque[float] = deque(maxlen=WINDOW)
-        self._first_loss: float | None = None
+        self._first_losses: list[float] = []
         self._clips: deque[bool] = deque(maxlen=WINDOW)
         self._noise = _NoiseScale()
         self._said = False
@@ -110,9 +111,10 @@ class Monitor:
     def loss(self, value: float | torch.Tensor) -> None:
         """Record the loss of a step."""
         number = value.item() if isinstance(value, torch.Tensor) else float(value)
-        if self._first_loss is None and math.isfinite(number):
-            self._first_loss = number
-        self._spikes += is_spike(number, self._losses, self._first_loss or 0.0)
+        start = statistics.median(self._first_losses) if self._first_losses else 0.0
+        self._spikes += is_spike(number, self._losses, start)
+        if len(self._first_losses) < LEAST and math.isfinite(number):
+            self._first_losses.append(number)
         self._losses.append(number)
 
     def close(self) -> None:

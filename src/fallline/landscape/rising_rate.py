@@ -23,8 +23,13 @@ from fallline.landscape.averaging import (
     weight_of,
 )
 from fallline.landscape.progress import Clock
+from fallline.levels import is_above, level, spread
 
+FIRST = 20  # losses whose median is the start
+LATEST = 5  # losses whose median must be above it: there is no time for more where the loss explodes
+ENOUGH = 10  # losses from which their noise can be estimated
 CEILING = 3.0  # times the size of the start that the loss may rise above it before the test ends
+AT_ONCE = 1000.0  # the same where the start is known from one batch only
 PATIENCE = 1000  # batches without an update, before it is taken that none will come
 _BASES = ("base_lr", "initial_lr")  # what a group calls its rate before any schedule
 
@@ -37,6 +42,7 @@ class RisingRate:
         updates, batches: so far.
         latest: the batches of the last two updates, each with its number.
         diverged: whether the loss left all bounds.
+        level: of the loss at the start, on which no single batch has much influence.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class RisingRate:
         self.updates = self.batches = 0
         self.latest: deque[tuple[int, Any]] = deque(maxlen=2 * accumulate)
         self.diverged = False
+        self.level = math.nan
 
     def count(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Count an update, unless the scaler had it skipped."""
@@ -78,8 +85,7 @@ class RisingRate:
             clock.tell(k, k)
             if k == 0:  # the first update takes longer: kernels are loaded, state is made
                 clock.start()
-            bound = losses[0] + CEILING * max(abs(losses[0]), losses[0] - min(losses))
-            if not math.isfinite(loss) or sorted(losses[-3:])[len(losses[-3:]) // 2] > bound:
+            if not math.isfinite(loss) or self._has_left(losses):
                 self.diverged = True
                 break
         if len(losses) < 2:
@@ -87,6 +93,30 @@ class RisingRate:
                 f"lr_range: data must last for two updates, got an end after {self.batches} batches; pass a loader"
             )
         return losses
+
+    def _has_left(self, losses: list[float]) -> bool:
+        """Return whether the losses are far above the start, by more than their noise; set `level` to that.
+
+        The latest losses are compared with those of the first updates, at rates that change nothing. A loss that
+        diverges at once has only one from before: with that all that follow are compared, and they must be higher by
+        far more, since a single batch may have almost no loss.
+        """
+        ratios = min(losses) > 0
+        self.level = level(losses[: min(FIRST, max(3, len(losses) // 5))]) if len(losses) > 4 else losses[0]
+        for count, later in ((1, losses[1:]), (FIRST, losses[FIRST:][-LATEST:])):
+            if len(later) < (1 if count == 1 else LATEST):
+                continue
+            earlier = losses[:count]
+            start = level(earlier)
+            size = max(abs(start), start - min(losses))
+            if level(later) <= start + size * (AT_ONCE if count == 1 else CEILING):
+                continue
+            least = 0.0 if max(count, len(later)) >= ENOUGH else 1.0 if ratios else size
+            before = None if count == 1 else spread([math.log(loss) for loss in earlier] if ratios else earlier)
+            if is_above(later, earlier, ratios=ratios, deviation=before, least=least):
+                self.level = start
+                return True
+        return False
 
     def _set(self, rate: float) -> None:
         for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fallline.levels import spread
+
 BANDWIDTH = 0.4  # decades to each side of a local fit
 FEWEST = 6  # points in one at least
 BEGUN = 0.1  # of the whole fall, from where on the range begins
 RISEN = 0.02  # of the whole fall, by which the loss must rise to have stopped falling
+EARLY = 10  # points at rates that are too low to change much: their noise stays below the ceiling
 SIGNIFICANT = 3.0  # standard deviations of the noise that a fall or a rise must exceed
 
 
@@ -39,11 +42,12 @@ def read(lrs: np.ndarray, losses: np.ndarray, start: float, diverged: bool) -> R
     Args:
         lrs: increasing learning rates, (n,), n >= 1.
         losses: after the update at each of them; what is not finite or far above the start counts as its ceiling.
-        start: the loss before the first.
+        start: the level of the loss before the first, of several batches if there are.
         diverged: whether the test ended because the loss left all bounds.
     """
     lowest = float(np.nanmin(np.where(np.isfinite(losses), losses, np.nan), initial=start))
-    ceiling = start + max(start - lowest, 0.1 * abs(start))
+    noise = spread(losses[:EARLY].tolist()) if len(losses) > EARLY and np.isfinite(losses[:EARLY]).all() else 0.0
+    ceiling = start + max(start - lowest, 0.1 * abs(start), SIGNIFICANT * noise)
     capped = np.where(np.isfinite(losses), np.minimum(losses, ceiling), ceiling)
     smooth, slope = local_lines(np.log10(lrs), capped)
     lowest_at = int(smooth.argmin())

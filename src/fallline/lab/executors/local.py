@@ -5,7 +5,6 @@ killed at any moment without the rest waiting for ever; `concurrent.futures` can
 """
 
 import contextlib
-import errno
 import multiprocessing
 import os
 import signal
@@ -18,10 +17,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from fallline.errors import FalllineError, StudyError
+from fallline.lab.attempt import DISK_FULL, Attempt, attempt
 from fallline.lab.loading import describe
 from fallline.lab.store import Store, unwritten
 from fallline.lab.training import Checkpoint
-from fallline.lab.trial import Costs, Outcome, Trial
+from fallline.lab.trial import Trial
 
 RETRIES = 2  # for a trial whose worker was killed (out of memory, say); one that diverged has an outcome instead
 
@@ -166,20 +166,17 @@ def _work(pipe: Connection, folder: Path, checkpoint_every: int | None) -> None:
 def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None) -> Exception | None:
     """Run a trial and write its outcome; return the error that must end the study, if there is one."""
     try:
-        outcome = run_from_checkpoint(trial, folder, checkpoint_every)
-        Store(folder).save(trial, *outcome)
+        Store(folder).save(trial, *run_from_checkpoint(trial, folder, checkpoint_every))
     except Exception as error:
         return sendable(error, trial, folder)
     return None
 
 
-def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None) -> tuple[Outcome, Costs]:
+def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None) -> Attempt:
     """Run a trial, from where the study's folder says that it has come to if it is saved every so many steps."""
-    from fallline.lab.trial import run
-
     if checkpoint_every is None:
-        return run(trial)
-    return run(trial, checkpoint=Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
+        return attempt(trial)
+    return attempt(trial, Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
 
 
 def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
@@ -188,7 +185,7 @@ def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
     A full disk is told as such. An error that is none of ours is the user's: it is told by its words and its line,
     since neither its class nor its traceback need survive the way.
     """
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return unwritten(folder, error)
     if isinstance(error, FalllineError):
         return error

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fallline.errors import ArgumentError, MissingExtraError, StudyError
+from fallline.lab.attempt import Attempt
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.executors.local import RETRIES, check_killed, run_from_checkpoint, sendable
 from fallline.lab.loading import source_digest
 from fallline.lab.manifest import versions
 from fallline.lab.store import Store
-from fallline.lab.trial import Costs, Outcome, Trial
+from fallline.lab.trial import Trial
 
 _PATIENCE_S = 5.0  # for the head node to answer; Ray itself tries for five minutes, and then ends the process
 
@@ -189,7 +190,7 @@ class Worker:
             f"{', '.join(different)} on {platform.node()}; install the same there"
         )
 
-    def run(self, trial: Trial) -> tuple[Outcome, Costs] | Exception:
+    def run(self, trial: Trial) -> Attempt | Exception:
         """Return what came of a trial, or the error that ends the study."""
         for place, digest in trial.sources.items():
             with contextlib.suppress(OSError):

@@ -9,8 +9,9 @@ import fallline.lab.report.landscape as landscape
 import fallline.lab.report.ledger as ledger
 import fallline.lab.report.prose as prose
 import fallline.lab.report.results as results
+from fallline.lab.failures import failure_sentences
 from fallline.lab.report.charts import figures
-from fallline.lab.report.document import Block, Code, Document, Figures, Section, Tabled, Text
+from fallline.lab.report.document import Block, Bullets, Code, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.measure import margin_text, measure
 from fallline.lab.report.paste import best_code
@@ -27,9 +28,7 @@ def document(study: "Study") -> Document:
     """Return the report of a finished study."""
     spec, rows, drawn = study.spec, results.leaders(study), figures(study)
     sections = [
-        Section(
-            "Leaderboard", _tabled([results.leaderboard(study), results.equal_steps(study), results.tuning(study)])
-        ),
+        Section("Leaderboard", _leaderboard(study)),
         _differences(study, drawn),
         _sensitivity(study, drawn),
         _training(study, drawn),
@@ -84,6 +83,14 @@ def tables(study: "Study") -> list[Table]:
 
 def _tabled(found: Iterable[Table | None]) -> list[Block]:
     return [Tabled(table) for table in found if table is not None]
+
+
+def _leaderboard(study: "Study") -> list[Block]:
+    """Return the leaderboard, below it why runs of its arms failed, and the tables that go with it."""
+    failed = failure_sentences(study)
+    reasons: list[Block] = [Text("", lead="Failures"), Bullets([f"{sentence}." for sentence in failed])]
+    others = _tabled([results.equal_steps(study), results.tuning(study)])
+    return [Tabled(results.leaderboard(study)), *(reasons if failed else []), *others]
 
 
 def _how_to_read(study: "Study") -> list[str]:

@@ -1,5 +1,6 @@
 """All curves of a study for TensorBoard: a run a trial."""
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +38,11 @@ def to_tensorboard(study: "Study", folder: Path) -> Path:
             for prefix, rows in (("", outcome.curve), ("trace/", outcome.trace)):
                 for row in rows:
                     for name, value in row.items():
-                        if name != "step":
+                        if name != "step" and math.isfinite(value):
                             writer.add_scalar(f"{prefix}{name}", value, int(row["step"]))
             for name, value in outcome.metrics.items():
+                if not math.isfinite(value):
+                    continue
                 writer.add_scalar(f"final/{name}", value, trial.steps)
     return folder
 
