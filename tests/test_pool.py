@@ -10,6 +10,7 @@ import pytest
 from fallline.errors import ArgumentError, StudyError
 from fallline.lab.arms import make_arms
 from fallline.lab.executors import local, make_executor
+from fallline.lab.imports import digest_of
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store
@@ -102,8 +103,8 @@ class Unpicklable(Exception):
 
 def test_an_error_of_the_users_class_is_told_by_its_words_and_its_line(tmp_path):
     (tmp_path / "mine.py").write_text(RAISING)
-    place = f"{tmp_path / 'mine.py'}:Mine"
-    trial = replace(TRIAL, optimizer=place, options={}, sources={place: "hash"})
+    file = tmp_path / "mine.py"
+    trial = replace(TRIAL, optimizer=f"{file}:Mine", options={}, sources={str(file): digest_of(file)})
     with local.LocalPool(tmp_path / "study", 1) as pool, pytest.raises(StudyError) as caught:
         list(pool.run([trial]))
     said = f"got Strange: no buffer (mine.py, line 10) in trial {trial.id} (adam); mend it"

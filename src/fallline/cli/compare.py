@@ -133,8 +133,8 @@ def compare(
     conduct.check_analysis(spec, baseline, margin)
     folder = out or conduct.default_folder(spec)
     if status:
-        read_study(folder, "out")  # or say that there is none
-        show.status(Study(spec, Store(folder), baseline, margin))
+        stored = Spec.from_json(read_study(folder, "out")["spec"])  # or say that there is none
+        show.status(Study(stored, Store(folder), baseline, margin))
         return
     executor = make_executor(folder, checkpoint_every=checkpoint_every, **place)
     if dry_run:

@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fallline.errors import ArgumentError, StudyError, TaskWarning, suggest
+from fallline.errors import ArgumentError, TaskWarning, suggest
 from fallline.lab.arms import make_arms
 from fallline.lab.contract import check_task
 from fallline.lab.device import check_device
 from fallline.lab.executors import Executor, make_executor
-from fallline.lab.loading import folder_name, is_here, is_path, source_digest
+from fallline.lab.identity import identify, import_edited_anew, places
+from fallline.lab.loading import folder_name, is_here
 from fallline.lab.manifest import manifest
-from fallline.lab.optimizers import get_space, split_wrapper
 from fallline.lab.plan import check_schedules, confirm, tune
+from fallline.lab.sources import imports_for, sources_of, unchanged
 from fallline.lab.spec import Spec
-from fallline.lab.store import Store, read_study
-from fallline.lab.study import Study, known_so_far
+from fallline.lab.store import Store, has_trials
+from fallline.lab.study import Study
 from fallline.lab.tasks import Task, get_task
 from fallline.lab.tasks.own import name_of
 from fallline.lab.timing import time_arms
@@ -60,26 +61,26 @@ def specify(
         ArgumentError: an argument cannot be used.
     """
     check_device(device)
+    import_edited_anew()
     task = name_of(task)
-    learning = get_task(task, **(settings or {}))
-    arms = make_arms(optimizers, schedules, vary, learning.settings)
+    with imports_for(task):
+        learning = get_task(task, **(settings or {}))
+        arms = make_arms(optimizers, schedules, vary, learning.settings)
+        steps = learning.steps if steps is None else steps
+        evaluations = count_evaluations(learning, steps)
     if self_check:
         arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
-    places = {task, *schedules, *(split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in arms)}
-    digests = {place: source_digest(place) for place in sorted(places) if is_path(place)}
-    steps = learning.steps if steps is None else steps
     spec = Spec(
         task,
         steps,
         arms,
         settings=settings or {},
-        evaluations=count_evaluations(learning, steps),
+        evaluations=evaluations,
         device=device,
-        sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
     check_schedules(spec)
-    return spec
+    return replace(spec, sources={place: sources_of(place) for place in places(spec)})
 
 
 def count_evaluations(task: Task, steps: int) -> int:
@@ -112,8 +113,8 @@ def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> No
 
 
 def default_folder(spec: Spec) -> Path:
-    """Return the folder of a study for which the user has named none."""
-    return Path("fallline-runs") / f"{folder_name(spec.task)}-{spec.digest()}"
+    """Return the folder of a study for which the user has named none; edited code does not change it."""
+    return Path("fallline-runs") / f"{folder_name(spec.task)}-{spec.question.digest()}"
 
 
 def run_study(
@@ -127,25 +128,29 @@ def run_study(
     """Run what a study is missing, time its arms, and write its tables.
 
     Raises:
-        StudyError: the folder holds another study, the data have changed, or the outcomes cannot be written.
+        StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
+            since; or the outcomes cannot be written.
     """
-    if not any(study.store.outcome(trial) for trial in known_so_far(study)):
-        for finding in check_task(study.spec.learning):
-            warnings.warn(finding.message, TaskWarning, stacklevel=2)
-    found = manifest(study.spec.learning)
-    study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, found, fork)
-    kept = read_study(study.store.folder)["manifest"]
-    if kept.get("data") != found["data"] and not fork:
-        raise StudyError(
-            f"task: the data must be those that the study in {str(study.store.folder)!r} began with, got hash "
-            f"{found['data']} instead of {kept.get('data')}; choose another --out"
-        )
+    checked = has_trials(study.store.folder, study.spec)
+    if not checked:  # before anything else calls the user's code
+        _check(study)
+    study.spec = identify(study.spec)
+    forked = study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, manifest(), fork=fork)
+    if checked and forked:
+        _check(study)
     with executor:
         _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
     if not study.timings():
         _time(study)
     study.store.write_tables(study.trials)
     return study
+
+
+def _check(study: Study) -> None:
+    with imports_for(study.spec.task):
+        findings = check_task(study.spec.learning)
+    for finding in findings:
+        warnings.warn(finding.message, TaskWarning, stacklevel=3)
 
 
 def _complete(
@@ -190,7 +195,10 @@ def _time(study: Study) -> None:
     spent = sum(c.seconds for t in study.trials if (c := study.store.costs(t)) is not None)
     shortest, longest = _TIMING_SECONDS
     seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
-    study.keep_timings(time_arms({arm: trials[0] for arm, trials in chosen.items() if trials}, seconds))
+    first = {arm: trials[0] for arm, trials in chosen.items() if trials}
+    files = {file: digest for trial in first.values() for file, digest in trial.sources.items()}
+    with unchanged(files, "The timing of the arms"):
+        study.keep_timings(time_arms(first, seconds))
 
 
 def compare(
@@ -251,7 +259,8 @@ def compare(
         baseline: the arm that the others are compared with; the first by default.
         margin: relative difference below which arms count as equivalent (0.02 is 2 %).
         self_check: run the first arm under two names with disjoint seeds; a sound study finds no difference.
-        fork: go on in a folder that holds a study of another specification.
+        fork: use a folder that holds a study of another specification, of other code or of other data; trials that
+            are equal are reused.
         progress: called after every trial with how far the study is.
         callbacks: each is called after every trial with the trial and its outcome.
 

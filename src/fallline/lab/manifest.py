@@ -4,11 +4,13 @@ import hashlib
 import itertools
 import os
 import platform
+import random
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from fallline.lab.tasks import Task
@@ -17,8 +19,8 @@ PACKAGES = ("fallline", "torch", "numpy", "numba", "scipy", "scikit-learn")
 _TRAINING_BATCHES = 20  # that enter the hash of the data; a stream of batches has no end
 
 
-def manifest(task: Task) -> dict[str, Any]:
-    """Return versions, hardware, git commit and the hash of the data."""
+def manifest() -> dict[str, Any]:
+    """Return versions, hardware and git commit."""
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -26,13 +28,26 @@ def manifest(task: Task) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": 1,
         "commit": _commit(),
-        "data": task.data_digest() or data_digest(task),
     }
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def digest_of_data(task: Task) -> str:
+    """Return the task's own hash of its data, or `data_digest`; random number generators stay where they were."""
+    streams = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            return task.data_digest() or data_digest(task)
+    finally:
+        random.setstate(streams[0])
+        np.random.set_state(streams[1])
 
 
 def data_digest(task: Task) -> str:

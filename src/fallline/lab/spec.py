@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fallline.errors import ArgumentError
@@ -29,7 +29,9 @@ class Spec:
         searches: independent searches of each arm, with a tuning seed each.
         evaluations: points of a curve.
         device: where trials run.
-        sources: hashes of the user's files, by where they are.
+        sources: for what is named by its place, the hashes of the user's files that it depends on; see `identify`.
+        versions: of the packages of which another version is another study.
+        data: the hash of the data, by arm.
         landscape: whether the curvature is measured along the confirmation runs.
     """
 
@@ -45,8 +47,10 @@ class Spec:
     searches: int = 1
     evaluations: int = 20
     device: str = "cpu"
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     landscape: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         get_task(self.task, **self.settings)
@@ -113,6 +117,11 @@ class Spec:
             return full
         own = round(full / self.gradients_a_step(arm)) if self.equal == "grad-evals" else full
         return round(self.horizon * own) if stage == "tune" else own
+
+    @property
+    def question(self) -> "Spec":
+        """The specification without the code, versions and data with which it is answered."""
+        return replace(self, sources={}, versions={}, data={})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` reads back."""

@@ -21,10 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fallline.errors import StudyError
+from fallline.errors import ArgumentError, StudyError
+from fallline.lab.differences import difference
 from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.spec import Spec
 from fallline.lab.trial import Costs, Outcome, Trial
+
+FORMAT = 2  # of study.json and of the trials; 1 had no key "format"
 
 _T = TypeVar("_T")
 
@@ -47,8 +50,8 @@ class Store:
                 f"out: the study's folder must be writable, got {str(folder)!r} ({error.strerror}); choose another"
             ) from None
 
-    def claim(self, spec: Spec, analysis: Mapping[str, Any], manifest: Mapping[str, Any], fork: bool) -> None:
-        """Bind the folder to a specification, or check that it is already bound to this one.
+    def claim(self, spec: Spec, analysis: Mapping[str, Any], manifest: Mapping[str, Any], fork: bool) -> bool:
+        """Bind the folder to a specification, or check that it is already bound to this one; return if it was forked.
 
         Args:
             spec: decides the numbers; a folder holds one.
@@ -57,15 +60,17 @@ class Store:
             fork: bind a folder that is bound to another specification anew; equal trials are reused.
 
         Raises:
-            StudyError: the folder holds a study of another specification and `fork` is False.
+            StudyError: the folder holds a study of another specification and `fork` is False, or one of another
+                version of this package.
         """
         path = self.folder / "study.json"
-        stored = _read(path)
-        if stored is not None and Spec.from_json(stored["spec"]).digest() != spec.digest():
+        stored = read_study(self.folder, "out") if path.exists() else None
+        differs = stored is not None and Spec.from_json(stored["spec"]).digest() != spec.digest()
+        if stored is not None and differs:
             if not fork:
                 raise StudyError(
                     f"out: {str(self.folder)!r} holds a study with another specification "
-                    f"({_difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to go on "
+                    f"({difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to go on "
                     "with the new one and reuse the trials that are equal"
                 )
             # Copied, not renamed: another process may do the same, and must find a specification at any moment.
@@ -73,10 +78,11 @@ class Store:
             self.write(f"study-{number}.json", json.dumps(stored, indent=1))
             stored = None
         kept = manifest if stored is None else stored["manifest"]
-        text = json.dumps({"spec": spec.to_json(), "analysis": analysis, "manifest": kept}, indent=1)
-        self.write(path.name, text)
+        record = {"format": FORMAT, "spec": spec.to_json(), "analysis": analysis, "manifest": kept}
+        self.write(path.name, json.dumps(record, indent=1))
         with writing(self.folder):
             self._tidy()
+        return differs
 
     def write(self, name: str, text: str) -> None:
         """Replace a file of the study in one step.
@@ -189,7 +195,7 @@ def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
         argument: where the user has named it, for the message.
 
     Raises:
-        StudyError: there is none.
+        StudyError: there is none, or another version of this package has made it.
     """
     stored = _read(folder / "study.json")
     if stored is None:
@@ -197,7 +203,22 @@ def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
             f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
             f"`fallline compare --out {folder}` makes one"
         )
+    if stored.get("format") != FORMAT:
+        made = "an earlier" if stored.get("format", 1) in range(FORMAT) else "a later"
+        raise StudyError(
+            f"{argument}: {str(folder)!r} holds a study that {made} version of Fallline made, and this version cannot "
+            "use its trials; use that version of Fallline for it, or choose another --out to run the study again"
+        )
     return stored
+
+
+def has_trials(folder: Path, spec: Spec) -> bool:
+    """Return whether a folder holds trials of the same study, of whatever code and data."""
+    try:
+        stored = Spec.from_json(read_study(folder)["spec"])
+    except (StudyError, ArgumentError):
+        return False
+    return stored.question.digest() == spec.question.digest() and any(folder.glob("trials/[!.]*"))
 
 
 @contextlib.contextmanager
@@ -233,20 +254,6 @@ def _move_away(target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another process was first
         target.rename(grave / target.name)
     shutil.rmtree(grave, ignore_errors=True)
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return what differs between two specifications: `steps: 40 -> 80; adam: added; sgd: schedule: step -> cosine`."""
-    changes = [f"{k}: {old.get(k)} -> {v}" for k, v in new.items() if k != "arms" and old.get(k) != v]
-    before, after = ({arm["name"]: arm for arm in spec["arms"]} for spec in (old, new))
-    changes += [f"{name}: removed" for name in sorted(before.keys() - after.keys())]
-    for name, arm in after.items():
-        if name not in before:
-            changes.append(f"{name}: added")
-        else:
-            was = before[name]
-            changes += [f"{name}: {k}: {was.get(k)} -> {v}" for k, v in arm.items() if was.get(k) != v]
-    return "; ".join(changes)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

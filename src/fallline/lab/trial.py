@@ -35,8 +35,10 @@ class Trial:
         settings: the task's settings that are not at their defaults.
         evaluations: points of the curve.
         device: where it runs.
-        sources: hashes of the user's files, by where they are.
+        sources: hashes of the user's files that it depends on, by their paths.
         landscape: whether the curvature is measured on the way.
+        versions: of the packages of which another version makes it another trial.
+        data: the hash of the data.
     """
 
     stage: str
@@ -54,6 +56,8 @@ class Trial:
     device: str = "cpu"
     sources: Mapping[str, str] = field(default_factory=dict)
     landscape: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def id(self) -> str:

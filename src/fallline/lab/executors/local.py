@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fallline.errors import FalllineError, StudyError
 from fallline.lab.loading import describe
+from fallline.lab.specified import as_specified
 from fallline.lab.store import Store, unwritten
 from fallline.lab.training import Checkpoint
 from fallline.lab.trial import Costs, Outcome, Trial
@@ -174,12 +175,17 @@ def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None
 
 
 def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None) -> tuple[Outcome, Costs]:
-    """Run a trial, from where the study's folder says that it has come to if it is saved every so many steps."""
+    """Run a trial, from where the study's folder says that it has come to if it is saved every so many steps.
+
+    Raises:
+        StudyError: the user's files, the data or the versions are, before or after, not those of the specification.
+    """
     from fallline.lab.trial import run
 
-    if checkpoint_every is None:
-        return run(trial)
-    return run(trial, checkpoint=Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
+    with as_specified(trial):
+        if checkpoint_every is None:
+            return run(trial)
+        return run(trial, checkpoint=Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
 
 
 def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
@@ -192,7 +198,7 @@ def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
         return unwritten(folder, error)
     if isinstance(error, FalllineError):
         return error
-    files = [Path(place.rpartition(":")[0]).resolve() for place in trial.sources]
+    files = [Path(file).resolve() for file in trial.sources]
     told = StudyError(
         f"trial: must run without an error, got {describe(error, *files)} in trial {trial.id} ({trial.arm}); mend it "
         "and repeat the command"
