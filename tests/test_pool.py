@@ -31,7 +31,7 @@ def test_a_full_disk_ends_the_study_with_one_sentence(tmp_path, monkeypatch):
 
 
 def test_an_error_of_a_trial_is_given_back(tmp_path):
-    broken = type(TRIAL)(**{**vars(TRIAL), "optimizer": "sdg"})
+    broken = replace(TRIAL, optimizer="sdg")
     with local.LocalPool(tmp_path, 1) as pool, pytest.raises(ValueError, match="got 'sdg'"):
         list(pool.run([broken]))
     assert pool._workers == []

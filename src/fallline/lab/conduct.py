@@ -12,14 +12,15 @@ from fallline.lab.arms import make_arms
 from fallline.lab.contract import check_task
 from fallline.lab.device import check_device
 from fallline.lab.executors import Executor, make_executor
-from fallline.lab.identity import identify, import_edited_anew, places
+from fallline.lab.identity import describe_study, identify, import_edited_anew, places
 from fallline.lab.loading import folder_name, is_here
 from fallline.lab.manifest import manifest
 from fallline.lab.plan import check_schedules, confirm, tune
 from fallline.lab.sources import imports_for, sources_of, unchanged
 from fallline.lab.spec import Spec
-from fallline.lab.store import Store, has_trials
+from fallline.lab.store import Store
 from fallline.lab.study import Study
+from fallline.lab.study_file import has_trials
 from fallline.lab.tasks import Task, get_task
 from fallline.lab.tasks.own import name_of
 from fallline.lab.timing import time_arms
@@ -135,7 +136,8 @@ def run_study(
     if not checked:  # before anything else calls the user's code
         _check(study)
     study.spec = identify(study.spec)
-    forked = study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, manifest(), fork=fork)
+    analysis = {"baseline": study.baseline, "margin": study.margin}
+    forked = study.store.claim(study.spec, analysis, manifest(), fork, describe_study(study.spec))
     if checked and forked:
         _check(study)
     with executor:

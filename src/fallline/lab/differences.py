@@ -36,5 +36,5 @@ def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _data(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = old["data"], new["data"]
-    changed = {(before[arm], h) for arm, h in after.items() if arm in before and before[arm] != h}
+    changed = {(before[key], h) for key, h in after.items() if key in before and before[key] != h}
     return [f"data: hash {was} -> {now}" for was, now in sorted(changed)]

@@ -1,17 +1,19 @@
 """What identifies the trials of a study besides its question: the user's files, versions and data."""
 
 import contextlib
-import json
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from fallline.lab.described import describe, factors_key
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.loading import is_path
 from fallline.lab.manifest import digest_of_data, versions
 from fallline.lab.optimizers import get_space, split_wrapper
+from fallline.lab.schedules import learning_rates
 from fallline.lab.sources import forget_edited, imports_for, sources_of
 from fallline.lab.spec import Spec
 from fallline.lab.tasks import get_task
@@ -30,16 +32,13 @@ def identify(spec: Spec) -> Spec:
         StudyError: a file was edited after this process had imported it.
     """
     data: dict[str, str] = {}
-    found: dict[str, str] = {}
     for arm in spec.arms:
         settings = spec.settings_of(arm)
-        key = json.dumps(settings, sort_keys=True)
-        if key not in found:
+        if (key := spec.data_key(arm)) not in data:
             with as_in_a_worker():
                 if is_path(spec.task):
                     _try_out(spec.task, settings)
-                found[key] = digest_of_data(get_task(spec.task, **settings))
-        data[arm.name] = found[key]
+                data[key] = digest_of_data(get_task(spec.task, **settings))
     installed = versions()
     return replace(
         spec,
@@ -59,6 +58,19 @@ def current(trial: Trial) -> Trial:
     sources = {file: h for place in sorted(filter(is_path, named)) for file, h in sources_of(place).items()}
     installed = versions()
     return replace(trial, sources=sources, versions={name: installed[name] for name in VERSIONS}, data=data)
+
+
+def describe_study(spec: Spec) -> dict[str, Any]:
+    """Return what a report of the study needs of the user's files, see `describe`."""
+    factors = {}
+    for arm in spec.arms:
+        searched = [d.choices for d in arm.space.searched(spec.trials, arm.fixed, arm.ranges) if d.name == "warmup"]
+        warmups = {{**arm.space.defaults, **arm.fixed}["warmup"], *(value for values in searched for value in values)}
+        for stage, warmup in itertools.product(("tune", "confirm", "equal-steps"), sorted(warmups)):
+            if is_path(arm.schedule):
+                run = arm.schedule, spec.steps_of(arm, stage), warmup
+                factors[factors_key(*run)] = learning_rates(*run)
+    return describe(spec.learning, {arm.optimizer: get_space(arm.optimizer) for arm in spec.arms}, factors)
 
 
 def import_edited_anew() -> None:

@@ -85,7 +85,7 @@ def _commit() -> str | None:
     """Return the commit of the current folder, with a + when files differ from it; None outside a repository."""
     git = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -165,5 +165,5 @@ def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int) -> Tri
         sources={file: digest for place in sorted(named) for file, digest in spec.sources.get(place, {}).items()},
         landscape=spec.landscape and stage == "confirm",
         versions=spec.versions,
-        data=spec.data.get(arm.name, ""),
+        data=spec.data.get(spec.data_key(arm), ""),
     )

@@ -9,7 +9,7 @@ from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.identity import current
 from fallline.lab.manifest import versions
 from fallline.lab.specified import as_specified
-from fallline.lab.store import read_study
+from fallline.lab.study_file import read_study
 from fallline.lab.trial import Outcome, Trial, run
 
 
@@ -45,7 +45,7 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
         StudyError: there is no such study, no such trial, or several; or a file changes while the trial runs.
     """
     manifest = read_study(Path(folder))["manifest"]
-    record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
+    record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text(encoding="utf-8"))
     trial, stored = Trial(**record["trial"]), Outcome(**record["outcome"])
     now = current(trial)
     changes = [*_versions(manifest["versions"]), *_differences_of_code(trial, now)]

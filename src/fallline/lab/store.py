@@ -21,13 +21,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fallline.errors import ArgumentError, StudyError
+from fallline.errors import StudyError
 from fallline.lab.differences import difference
 from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.spec import Spec
+from fallline.lab.study_file import FORMAT, read_json, read_spec, read_study
 from fallline.lab.trial import Costs, Outcome, Trial
-
-FORMAT = 2  # of study.json and of the trials; 1 had no key "format"
 
 _T = TypeVar("_T")
 
@@ -35,12 +34,18 @@ _T = TypeVar("_T")
 class Store:
     """Reads and writes the folder of one study.
 
+    Args:
+        folder: of the study.
+        writable: create it and check that it can be written to; False to read a study, wherever it is.
+
     Raises:
         StudyError: the folder cannot be created or written to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, writable: bool = True) -> None:
         self.folder = folder
+        if not writable:
+            return
         try:
             (folder / "trials").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -50,7 +55,14 @@ class Store:
                 f"out: the study's folder must be writable, got {str(folder)!r} ({error.strerror}); choose another"
             ) from None
 
-    def claim(self, spec: Spec, analysis: Mapping[str, Any], manifest: Mapping[str, Any], fork: bool) -> bool:
+    def claim(
+        self,
+        spec: Spec,
+        analysis: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        fork: bool,
+        described: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Bind the folder to a specification, or check that it is already bound to this one; return if it was forked.
 
         Args:
@@ -58,6 +70,7 @@ class Store:
             analysis: baseline and margin, which decide no number and may change from call to call.
             manifest: versions and machine, kept from the first call.
             fork: bind a folder that is bound to another specification anew; equal trials are reused.
+            described: what a report needs of the user's files, see `describe`.
 
         Raises:
             StudyError: the folder holds a study of another specification and `fork` is False, or one of another
@@ -65,7 +78,7 @@ class Store:
         """
         path = self.folder / "study.json"
         stored = read_study(self.folder, "out") if path.exists() else None
-        differs = stored is not None and Spec.from_json(stored["spec"]).digest() != spec.digest()
+        differs = stored is not None and read_spec(self.folder).digest() != spec.digest()
         if stored is not None and differs:
             if not fork:
                 raise StudyError(
@@ -79,6 +92,7 @@ class Store:
             stored = None
         kept = manifest if stored is None else stored["manifest"]
         record = {"format": FORMAT, "spec": spec.to_json(), "analysis": analysis, "manifest": kept}
+        record |= {"described": described} if described else {}
         self.write(path.name, json.dumps(record, indent=1))
         with writing(self.folder):
             self._tidy()
@@ -112,8 +126,8 @@ class Store:
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
             record = {"trial": asdict(trial), "outcome": asdict(outcome)}
-            (draft / "trial.json").write_text(json.dumps(record, indent=1))
-            (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
+            (draft / "trial.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+            (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1), encoding="utf-8")
             draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
             while self.outcome(trial) is None:
                 if target.exists():  # damaged
@@ -146,14 +160,14 @@ class Store:
                 path.unlink(missing_ok=True)
         noted = {line.get("id") for line in read_lines(self.folder / "ledger.jsonl")}
         for path in sorted((self.folder / "trials").glob("[!.]*/trial.json")):
-            record = _read(path) if path.parent.name not in noted else None
+            record = read_json(path) if path.parent.name not in noted else None
             if record is not None:
                 with contextlib.suppress(KeyError, TypeError):  # of another version of this library
                     self._note(Trial(**record["trial"]), Outcome(**record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None when there is none that can be read."""
-        record = _read(self.folder / "trials" / trial.id / "trial.json")
+        record = read_json(self.folder / "trials" / trial.id / "trial.json")
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
         return _build(Outcome, record.get("outcome"))
@@ -166,7 +180,7 @@ class Store:
 
     def costs(self, trial: Trial) -> Costs | None:
         """Return the stored costs of a trial, or None."""
-        return _build(Costs, _read(self.folder / "trials" / trial.id / "costs.json"))
+        return _build(Costs, read_json(self.folder / "trials" / trial.id / "costs.json"))
 
     def write_tables(self, trials: Iterable[Trial]) -> None:
         """Write results.csv and costs.csv for these trials, in an order that does not depend on how they were run."""
@@ -185,40 +199,6 @@ class Store:
             costs.append({"id": trial.id, "arm": trial.arm, **(asdict(spent) if spent else {})})
         self.write("results.csv", _csv(results))
         self.write("costs.csv", _csv(costs))
-
-
-def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
-    """Return specification and manifest of the study in a folder.
-
-    Args:
-        folder: of the study.
-        argument: where the user has named it, for the message.
-
-    Raises:
-        StudyError: there is none, or another version of this package has made it.
-    """
-    stored = _read(folder / "study.json")
-    if stored is None:
-        raise StudyError(
-            f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
-            f"`fallline compare --out {folder}` makes one"
-        )
-    if stored.get("format") != FORMAT:
-        made = "an earlier" if stored.get("format", 1) in range(FORMAT) else "a later"
-        raise StudyError(
-            f"{argument}: {str(folder)!r} holds a study that {made} version of Fallline made, and this version cannot "
-            "use its trials; use that version of Fallline for it, or choose another --out to run the study again"
-        )
-    return stored
-
-
-def has_trials(folder: Path, spec: Spec) -> bool:
-    """Return whether a folder holds trials of the same study, of whatever code and data."""
-    try:
-        stored = Spec.from_json(read_study(folder)["spec"])
-    except (StudyError, ArgumentError):
-        return False
-    return stored.question.digest() == spec.question.digest() and any(folder.glob("trials/[!.]*"))
 
 
 @contextlib.contextmanager
@@ -242,7 +222,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSONL file; lines that were cut off, or mixed on a network's disk, are left out."""
     records = []
     with contextlib.suppress(OSError):
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 records.append(json.loads(line))
     return [record for record in records if isinstance(record, dict)]
@@ -254,14 +234,6 @@ def _move_away(target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another process was first
         target.rename(grave / target.name)
     shutil.rmtree(grave, ignore_errors=True)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _build(kind: type[_T], record: Any) -> _T | None:

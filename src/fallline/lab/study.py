@@ -13,7 +13,8 @@ from fallline.lab.plan import confirm, trials_again, tune, tuning_trials
 from fallline.lab.selection import Search
 from fallline.lab.spec import Spec
 from fallline.lab.statistics import summarize
-from fallline.lab.store import Store, read_study
+from fallline.lab.store import Store
+from fallline.lab.study_file import read_spec, read_study
 from fallline.lab.timing import Timing
 from fallline.lab.trial import Costs, Outcome, Trial
 from fallline.lab.verdicts import Result, compare_all, ranks
@@ -47,6 +48,7 @@ class Study:
         self.headline = f"test_{self.metric.removeprefix('val_')}"
         self.searches: dict[str, Search] = {}
         self._outcomes: dict[str, Outcome] = {}  # what is written is never written again
+        self._confirmations: dict[tuple[str, str], tuple[Search, list[Trial]]] = {}  # by arm and stage
 
     @property
     def arms(self) -> list[str]:
@@ -85,7 +87,11 @@ class Study:
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
         """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
-        return [self.outcome(trial) for trial in confirm(self.spec, self.searches[arm], stage)]
+        search = self.searches[arm]
+        known = self._confirmations.get((arm, stage))
+        if known is None or known[0] is not search:
+            known = self._confirmations[arm, stage] = search, confirm(self.spec, search, stage)
+        return [self.outcome(trial) for trial in known[1]]
 
     @property
     def log_ratio(self) -> bool:
@@ -178,7 +184,7 @@ class Study:
     def timings(self) -> dict[str, Timing]:
         """Return what the timing pass measured, by arm; empty when it has not been made."""
         try:
-            stored = json.loads((self.store.folder / TIMING).read_text())
+            stored = json.loads((self.store.folder / TIMING).read_text(encoding="utf-8"))
             return {arm: Timing(**timing) for arm, timing in stored.items()}
         except (OSError, ValueError, TypeError):
             return {}
@@ -247,7 +253,7 @@ def load(folder: str | Path) -> Study:
         ArgumentError: trials of the study are missing.
     """
     stored = read_study(Path(folder))
-    study = Study(Spec.from_json(stored["spec"]), Store(Path(folder)), **stored["analysis"])
+    study = Study(read_spec(Path(folder)), Store(Path(folder), writable=False), **stored["analysis"])
     known_so_far(study)
     for trial in study.trials:
         study.outcome(trial)

@@ -1,5 +1,6 @@
 """One training run: a resolved specification in, an outcome out; the same bits wherever and whenever it runs."""
 
+import functools
 import hashlib
 import json
 import math
@@ -59,7 +60,7 @@ class Trial:
     versions: Mapping[str, str] = field(default_factory=dict)
     data: str = ""
 
-    @property
+    @functools.cached_property  # a report asks for it 100,000 times
     def id(self) -> str:
         """The hash of the specification; the name of the trial's folder."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]

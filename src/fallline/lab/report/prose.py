@@ -10,7 +10,7 @@ from fallline.lab.report.text import plural
 from fallline.lab.report.tuned import searched
 from fallline.lab.schedules import WARMUP
 from fallline.lab.selection import AGAIN
-from fallline.lab.store import read_study
+from fallline.lab.study_file import read_study
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

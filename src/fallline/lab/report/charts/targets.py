@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from fallline.lab.plan import confirm
 from fallline.lab.report.analysis.targets import median
 from fallline.lab.report.charts.curves import steps_axis
 from fallline.lab.report.charts.encodings import (
@@ -68,7 +67,7 @@ def _levels(study: "Study", fixed: float) -> list[float]:
     """Return targets from the easiest of the table to the best result of any run, evenly spaced on the scale."""
     kind = measure(study)
     easiest = targets(study)[-1]
-    outcomes = [study.outcome(t) for s in study.searches.values() for t in confirm(study.spec, s)]
+    outcomes = [outcome for arm in study.searches for outcome in study.confirmation(arm)]
     lowest = [kind.sign * o.metrics[kind.metric] for o in outcomes if not o.failure]
     hardest = kind.sign * min([kind.sign * fixed, *lowest])
     ends = [easiest, hardest]
