@@ -267,7 +267,7 @@ def report(rounds: int) -> Iterator[str]:
 def processor() -> str:
     """Return the processor's name where the system tells it."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
 
@@ -281,4 +281,4 @@ if __name__ == "__main__":
     for line in report(arguments.rounds):
         print(line, flush=True)
         lines.append(line)
-    arguments.write.write_text("\n".join(lines) + "\n")
+    arguments.write.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -53,7 +53,7 @@ def test_costs_have_a_timing_pass_of_their_own(sam):
 def test_data_that_have_changed_are_refused(tmp_path, monkeypatch):
     fl.compare("digits", ["adam"], out=tmp_path, **TINY)
     monkeypatch.setattr(Digits, "data_digest", lambda self: "other")
-    with pytest.raises(StudyError, match=r"the data must be those that the study .* began with, got hash other"):
+    with pytest.raises(StudyError, match=r"another specification \(data: hash \w{16} -> other\); .*--fork"):
         fl.compare("digits", ["adam"], out=tmp_path, **TINY)
 
 

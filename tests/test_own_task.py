@@ -9,7 +9,9 @@ import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.lab.loading import _constant, is_here, load_object, path_of, source_digest
+from fallline.lab.code_digest import _constant
+from fallline.lab.loading import is_here, load_object, path_of
+from fallline.lab.sources import sources_of
 from fallline.lab.tasks import Digits, Task, get_task
 from fallline.lab.tasks.own import name_of
 
@@ -223,7 +225,7 @@ def test_a_cell_that_is_run_again_replaces_the_class_and_changes_its_digest():
         space = {"Plain": Plain, "__name__": "nowhere"}
         exec("\n" * offset + source.replace("FACTOR", str(factor)), space)
         mine = own(space["Cell"])
-        return mine, source_digest(name_of(mine))
+        return mine, sources_of(name_of(mine))[name_of(mine)]
 
     (_, one), (again, same), (changed, other) = cell(3), cell(3, offset=5), cell(4)
     assert again is not changed and type(get_task("here:Cell")) is changed

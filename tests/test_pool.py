@@ -10,6 +10,7 @@ import pytest
 from fallline.errors import ArgumentError, StudyError
 from fallline.lab.arms import make_arms
 from fallline.lab.executors import local, make_executor
+from fallline.lab.imports import digest_of
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
 from fallline.lab.store import Store
@@ -30,7 +31,7 @@ def test_a_full_disk_ends_the_study_with_one_sentence(tmp_path, monkeypatch):
 
 
 def test_an_error_of_a_trial_is_given_back(tmp_path):
-    broken = type(TRIAL)(**{**vars(TRIAL), "optimizer": "sdg"})
+    broken = replace(TRIAL, optimizer="sdg")
     with local.LocalPool(tmp_path, 1) as pool, pytest.raises(ValueError, match="got 'sdg'"):
         list(pool.run([broken]))
     assert pool._workers == []
@@ -103,8 +104,8 @@ class Unpicklable(Exception):
 @pytest.mark.slow
 def test_an_error_of_the_users_class_is_the_trials_outcome(tmp_path):
     (tmp_path / "mine.py").write_text(RAISING)
-    place = f"{tmp_path / 'mine.py'}:Mine"
-    trial = replace(TRIAL, optimizer=place, options={}, sources={place: "hash"})
+    file = tmp_path / "mine.py"
+    trial = replace(TRIAL, optimizer=f"{file}:Mine", options={}, sources={str(file): digest_of(file)})
     with local.LocalPool(tmp_path / "study", 1) as pool:
         assert list(pool.run([trial, OTHER])) == [trial, OTHER]
     store = Store(tmp_path / "study")

@@ -88,8 +88,8 @@ def test_a_node_with_other_versions_is_told(tmp_path, monkeypatch):
 def test_a_node_with_another_file_or_none_is_told(tmp_path):
     (tmp_path / "mine.py").write_text("other = 1")
     for name in ("mine.py", "none.py"):
-        error = Worker(str(tmp_path), None).run(replace(TRIAL, sources={f"{tmp_path}/{name}:Mine": "0123"}))
-        assert isinstance(error, StudyError) and f"{name}:Mine must be there on every node" in str(error)
+        error = Worker(str(tmp_path), None).run(replace(TRIAL, sources={f"{tmp_path}/{name}": "0123"}))
+        assert isinstance(error, StudyError) and f"{name} must be there on every node" in str(error)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from fallline.lab.executors import make_executor, shard
 from fallline.lab.executors.shard import Shard, parse_shard, share_of
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
-from fallline.lab.store import Store, read_study
+from fallline.lab.store import Store
+from fallline.lab.study_file import read_study
 from fallline.lab.trial import Costs, Outcome
 
 TRIALS = tune(Spec("digits", 40, make_arms(["adam", "sgd"], ["cosine"]), 16, 2), {})[0]

@@ -10,7 +10,8 @@ from fallline.errors import StudyError
 from fallline.lab.arms import make_arms
 from fallline.lab.plan import tune
 from fallline.lab.spec import Spec
-from fallline.lab.store import Store, read_study
+from fallline.lab.store import Store
+from fallline.lab.study_file import read_study
 from fallline.lab.trial import Costs, Outcome
 
 SPEC = Spec("digits", 40, make_arms(["adam", "sgd"], ["cosine"]), 2, 2)

@@ -65,7 +65,7 @@ def optimizers() -> dict[str, str]:
     """Return the classes of optimizers and the modules they are in, in the order of the modules."""
     found = {}
     for path in sorted((PACKAGE / "optimizers").glob("*.py")):
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and "Optimizer" in [getattr(base, "id", "") for base in node.bases]:
                 found[node.name] = path.stem
     return found
@@ -88,7 +88,7 @@ def package() -> str:
 
 def exported(package: str) -> list[str]:
     """Return the capitalised and function names in a package's __all__, read without importing it."""
-    tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
+    tree = ast.parse((PACKAGE / package / "__init__.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             return [name for name in ast.literal_eval(node.value) if name != "OPTIMIZERS"]
@@ -134,6 +134,6 @@ if __name__ == "__main__":
     for name, text in FILES.items():  # the last reads what the one before it writes
         target = PACKAGE / name
         if "--check" not in sys.argv:
-            target.write_text(text())
-        elif not target.exists() or target.read_text() != text():
+            target.write_text(text(), encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != text():
             sys.exit(f"src/fallline/{name} is stale; run: make names")

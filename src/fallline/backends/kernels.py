@@ -237,10 +237,10 @@ def _import(name: str, path: Path) -> ModuleType:
 
 def _write_once(path: Path, text: str) -> None:
     """Create `path` in one step, with a fixed time stamp: Numba's index compares time and size with those it saw."""
-    if path.exists() and path.read_text() == text:
+    if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
     os.utime(temporary, (0, 0))
     Path(temporary).replace(path)

@@ -1,5 +1,6 @@
 """The commands, and how errors of use are told: one sentence, exit code 2."""
 
+import io
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -34,6 +35,9 @@ app = typer.Typer(
 
 def run() -> int:
     """Run the command line and return the exit code: 0, 2 for an error of use, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):  # under LC_ALL=C, printing "±" would end the command
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False, prog_name="fallline") or 0
     except CommandError as error:
@@ -63,7 +67,7 @@ def _sentence(error: Any) -> str:
 
 
 def _fail(message: str) -> int:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"fallline: {message}", markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"fallline: {message}")
     return 2
 
 

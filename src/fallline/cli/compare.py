@@ -104,10 +104,14 @@ def compare(
     from fallline.lab.executors import count_workers, make_executor
     from fallline.lab.sequential import Seeds, parse_seeds
     from fallline.lab.spec import Spec, check_analysis
-    from fallline.lab.store import Store, read_study
+    from fallline.lab.store import Store
     from fallline.lab.study import Study
+    from fallline.lab.study_file import read_spec
     from fallline.lab.tasks import get_task
 
+    if status and out is not None:  # which needs none of the user's files
+        show.status(Study(read_spec(out, "out"), Store(out, writable=False)))
+        return
     keep_data_in(data_dir)
     chosen = _effort(quick, thorough)
     given = parse_settings(settings or [], text)
@@ -146,8 +150,7 @@ def compare(
     check_analysis(spec, baseline, margin)
     folder = out or conduct.default_folder(spec)
     if status:
-        read_study(folder, "out")  # or say that there is none
-        show.status(Study(spec, Store(folder), baseline, margin))
+        show.status(Study(read_spec(folder, "out"), Store(folder, writable=False), baseline, margin))
         return
     executor = make_executor(folder, checkpoint_every=checkpoint_every, **place)
     if dry_run:

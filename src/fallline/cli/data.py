@@ -16,7 +16,7 @@ def show(name: str) -> None:
     from fallline.lab.tasks import get_task
 
     task = get_task(name)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         lines: dict[str, TaskID] = {}
 

@@ -73,7 +73,8 @@ def show(found: list[Finding], as_json: bool) -> None:
         print(json.dumps([finding.to_dict() for finding in found], indent=2, ensure_ascii=False))
         return
     for finding in found:
-        console.print(f"[{COLOURS[finding.severity]}]{finding.severity}[/]  [bold]{finding.id}[/]")
+        severity = (finding.severity, COLOURS[finding.severity])
+        console.print(Text.assemble(severity, "  ", (finding.id, "bold")))
         for label, text in (("", finding.message), ("fix: ", finding.fix), ("source: ", finding.source)):
             console.print(Padding(Text(label + text, style="dim" if label == "source: " else ""), (0, 0, 0, 2)))
     console.print(f"{len(found)} finding{'' if len(found) == 1 else 's'}")

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from fallline.landscape import Step
     from fallline.rule import Rule
 
-console = Console(highlight=False)
+# Names of arms, tasks and files are the user's: `[a]` is no markup there and `:fire:` no emoji.
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def progress_line() -> Iterator[Callable[["Progress"], None]]:
     """Show one line with the trials done and the time left, on a terminal; nothing elsewhere."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("trials{task.fields[left]}"),
+        TextColumn("trials{task.fields[left]}", markup=False),
     )
     errors = Console(stderr=True)
     with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
@@ -47,7 +48,12 @@ def progress_line() -> Iterator[Callable[["Progress"], None]]:
 def counting() -> Iterator[Callable[[str, "Step"], None]]:
     """Say before each measurement what it costs, and show one line with how far it is, on a terminal."""
     errors = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeRemainingColumn())
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}", markup=False),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=None, unit="")
         estimated = True

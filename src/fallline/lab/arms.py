@@ -27,6 +27,7 @@ class Arm:
         settings: settings of the task that belong to the arm, as when `batch_size` is what is compared.
         steps: of a run, where arms differ in it; the study's otherwise.
         twin: confirmation seeds of its own, disjoint from the other arms' (`--self-check`).
+        known_space: the search space as it was stored, of a study that was read from disk.
     """
 
     name: str
@@ -37,11 +38,12 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     steps: int | None = None
     twin: bool = False
+    known_space: Space | None = field(default=None, compare=False, repr=False)
 
     @property
     def space(self) -> Space:
         """The arm's search space."""
-        space = get_space(self.optimizer)
+        space = self.known_space or get_space(self.optimizer)
         dimensions = (d.within(*self.ranges[d.name]) if d.name in self.ranges else d for d in space.dimensions)
         return replace(space, dimensions=tuple(dimensions))
 

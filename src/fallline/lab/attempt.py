@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fallline.errors import FalllineError, StudyError
 from fallline.lab.failing import Failure
-from fallline.lab.loading import describe, place_of
+from fallline.lab.loading import describe, is_here, place_of
 from fallline.lab.training import Checkpoint, Training
 from fallline.lab.trial import Costs, Outcome, Trial, costs, finish, last_metrics, outcome, start
 
@@ -65,7 +65,7 @@ def ends_study(error: Exception, started: bool) -> bool:
 def _failed(trial: Trial, training: Training | None, began: float, error: Exception) -> Attempt:
     """Return the failure of a trial that raised an error, with what its training had recorded until then."""
     step = len(training.losses) if training is not None else 0
-    files = [Path(place.rpartition(":")[0]).resolve() for place in trial.sources]
+    files = [Path(file).resolve() for file in trial.sources if not is_here(file)]
     cause = _without_addresses(describe(error, *files))
     source = f"{type(error).__name__} ({place_of(error, *files)})"
     failure: Failure = {"state": "error", "step": step, "cause": cause, "source": source}

@@ -12,7 +12,7 @@ from fallline.lab.loading import describe
 from fallline.lab.plan import ROUNDS, makes_fewer_steps, tune, tuning_trials
 from fallline.lab.selection import AGAIN, Search, finalists
 from fallline.lab.spec import Spec
-from fallline.lab.store import read_study
+from fallline.lab.study_file import read_spec
 from fallline.lab.timing import Timing, time_arms
 
 START_S = 4.0  # seconds until the workers run
@@ -129,11 +129,11 @@ def fitted(
     largest = make_spec(*_LADDER[0])
     folder = out or default_folder(largest).with_name(f"{default_folder(largest).name}-{seconds:.0f}s")
     if (folder / "study.json").exists():
-        kept = Spec.from_json(read_study(folder)["spec"])
+        kept = read_spec(folder).question.digest()
         for rung in _LADDER:
             with contextlib.suppress(ArgumentError):
-                if make_spec(*rung).digest() == kept.digest():
-                    return kept, folder
+                if (spec := make_spec(*rung)).question.digest() == kept:
+                    return spec, folder
     return fit(make_spec, seconds, workers), folder
 
 

@@ -6,22 +6,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fallline.errors import StudyError
 from fallline.lab.arms import make_arms
 from fallline.lab.contract import Examination
 from fallline.lab.device import check_device
 from fallline.lab.executors import Executor, make_executor
 from fallline.lab.executors.shard import Shard
 from fallline.lab.failures import check_shared_error
-from fallline.lab.loading import folder_name, is_here, is_path, source_digest
+from fallline.lab.identity import describe_study, identify, import_edited_anew, places
+from fallline.lab.loading import folder_name, is_here
 from fallline.lab.manifest import manifest
-from fallline.lab.optimizers import get_space, split_wrapper
 from fallline.lab.plan import check_schedules, tune
-from fallline.lab.preflight import RUNS, check_arms, count_validation, examine_task, notes
+from fallline.lab.preflight import RUNS, check_anew, check_arms, count_validation, examine_task, notes
 from fallline.lab.sequential import Seeds
+from fallline.lab.sources import imports_for, sources_of, unchanged
 from fallline.lab.spec import Spec, check_analysis
 from fallline.lab.stages import count_seeds
-from fallline.lab.store import Store, read_study
+from fallline.lab.store import Store
 from fallline.lab.study import Study
 from fallline.lab.tasks import Task, get_task
 from fallline.lab.tasks.own import name_of
@@ -69,31 +69,31 @@ def specify(
         StudyError: the task breaks its contract.
     """
     check_device(device)
+    import_edited_anew()
     task = name_of(task)
-    learning = get_task(task, **(settings or {}))
-    arms = make_arms(optimizers, schedules, vary, learning.settings)
+    given = dict(settings or {})
+    with imports_for(task):
+        learning = get_task(task, **given)
+        arms = make_arms(optimizers, schedules, vary, learning.settings)
+        found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
+        if not examined:
+            check_arms(task, given, arms)
+        steps = learning.steps if steps is None else steps
+        evaluations = count_evaluations(learning, steps, found.val_items)
     if self_check:
         arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
-    given = dict(settings or {})
-    found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
-    if not examined:
-        check_arms(task, given, arms)
-    places = {task, *schedules, *(split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in arms)}
-    digests = {place: source_digest(place) for place in sorted(places) if is_path(place)}
-    steps = learning.steps if steps is None else steps
     spec = Spec(
         task,
         steps,
         arms,
-        settings=settings or {},
-        evaluations=count_evaluations(learning, steps, found.val_items),
+        settings=given,
+        evaluations=evaluations,
         device=device,
         resplit=learning.resplit,
-        sources={place: digest for place, digest in digests.items() if digest is not None},
         **options,
     )
     check_schedules(spec)
-    return spec
+    return replace(spec, sources={place: sources_of(place) for place in places(spec)})
 
 
 def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> int:
@@ -114,8 +114,8 @@ def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> i
 
 
 def default_folder(spec: Spec) -> Path:
-    """Return the folder of a study for which the user has named none."""
-    return RUNS / f"{folder_name(spec.task)}-{spec.digest()}"
+    """Return the folder of a study for which the user has named none; edited code does not change it."""
+    return RUNS / f"{folder_name(spec.task)}-{spec.question.digest()}"
 
 
 def run_study(
@@ -129,16 +129,14 @@ def run_study(
     """Run what a study is missing, time its arms, and write its tables.
 
     Raises:
-        StudyError: the folder holds another study, the data have changed, or the outcomes cannot be written.
+        StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
+            since; or the outcomes cannot be written.
     """
-    found = manifest(study.spec.learning) | notes(study.spec.learning)
-    study.store.claim(study.spec, {"baseline": study.baseline, "margin": study.margin}, found, fork)
-    kept = read_study(study.store.folder)["manifest"]
-    if kept.get("data") != found["data"] and not fork:
-        raise StudyError(
-            f"task: the data must be those that the study in {str(study.store.folder)!r} began with, got hash "
-            f"{found['data']} instead of {kept.get('data')}; choose another --out"
-        )
+    study.spec = identify(study.spec)
+    analysis = {"baseline": study.baseline, "margin": study.margin}
+    found = manifest() | notes(study.spec.learning)
+    if study.store.claim(study.spec, analysis, found, fork, describe_study(study.spec)):
+        check_anew(study.spec.task, study.spec.learning)
     with executor:
         _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
     if not study.timings():
@@ -193,7 +191,9 @@ def _time(study: Study) -> None:
     shortest, longest = _TIMING_SECONDS
     seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
     timed = {arm: trials[0] for arm, trials in chosen.items() if trials}
-    study.keep_timings(time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
+    files = {file: digest for trial in timed.values() for file, digest in trial.sources.items()}
+    with unchanged(files, "The timing of the arms"):
+        study.keep_timings(time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
 
 
 def compare(
@@ -255,7 +255,8 @@ def compare(
         baseline: the arm that the others are compared with; the first by default.
         margin: difference below which arms count as equivalent, relative to the baseline's mean (0.02 is 2 %).
         self_check: run the first arm under two names with disjoint seeds; a sound study finds no difference.
-        fork: go on in a folder that holds a study of another specification.
+        fork: use a folder that holds a study of another specification, of other code or of other data; trials that
+            are equal are reused.
         progress: called after every trial with how far the study is.
         callbacks: each is called after every trial with the trial and its outcome.
 

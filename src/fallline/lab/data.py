@@ -205,6 +205,6 @@ def _alone(lock: Path) -> Iterator[None]:
     except ImportError:  # Windows: fetch with one process, by `fallline data NAME`
         yield
         return
-    with lock.open("w") as file:
+    with lock.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -11,7 +11,7 @@ from fallline.lab.groups import SCALED
 from fallline.lab.plan import tuning_trials
 from fallline.lab.selection import Search
 from fallline.lab.statistics import Comparison, compare, holm, paired_differences
-from fallline.lab.store import read_study
+from fallline.lab.study_file import read_study
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

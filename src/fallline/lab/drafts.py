@@ -21,7 +21,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step, so that it is never seen half written; an OSError leaves the old one."""
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=draft_prefix())
     try:
-        with os.fdopen(handle, "w", newline="") as file:
+        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
             file.write(text)
         Path(draft).chmod(0o644)  # mkstemp keeps the file to its owner; a study's folder is there to be shared
         Path(draft).replace(path)

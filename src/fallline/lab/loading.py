@@ -1,25 +1,23 @@
 """What users name by where it is: FILE.py:NAME or package.module:NAME, found again in every worker."""
 
-import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
 import traceback
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from fallline.errors import ArgumentError, FalllineError
+from fallline.lab.imports import RecordingLoader, digest_of, recorded
 
 _HERE = "here"  # the place of what only this process knows: classes of notebooks and prompts
 _known_here: dict[str, Any] = {}
 _PACKAGES = tuple(str(path) for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
-_PLAIN = (bool, int, float, str, tuple, dict)  # what a class holds besides its methods
 
 
 def is_path(text: str) -> bool:
@@ -49,7 +47,7 @@ def load_object(what: str, text: str) -> Any:
     place, _, name = text.rpartition(":")
     if place == _HERE:
         return _here(what, text, name)
-    module = _file(what, text, place) if place.endswith(".py") else _module(what, text, place)
+    module = load_module(what, text)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -57,6 +55,16 @@ def load_object(what: str, text: str) -> Any:
             raise ArgumentError(f"{what}: {place} must define {name!r}, got {text!r}; it has {known}")
         found = getattr(found, part)
     return found
+
+
+def load_module(what: str, text: str) -> ModuleType:
+    """Return the module in which FILE.py:NAME or package.module:NAME is.
+
+    Raises:
+        ArgumentError: the file or the module is not there.
+    """
+    place = text.rpartition(":")[0]
+    return _file(what, text, place) if place.endswith(".py") else _module(what, text, place)
 
 
 def path_of(thing: Any) -> str:
@@ -82,21 +90,6 @@ def path_of(thing: Any) -> str:
             return f"{spec.name}:{thing.__qualname__}"
     _known_here[thing.__qualname__] = thing
     return f"{_HERE}:{thing.__qualname__}"
-
-
-def source_digest(text: str) -> str | None:
-    """Return the hash of the FILE in FILE.py:NAME, or of the code of here:NAME.
-
-    None when it names a module, whose version the manifest has.
-    """
-    place, _, name = text.rpartition(":")
-    if place.endswith(".py"):
-        return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:16]
-    if place != _HERE:
-        return None
-    members = inspect.getmembers(_here("task", text, name), lambda v: inspect.isfunction(v) or type(v) in _PLAIN)
-    code = [(k, _instructions(v.__code__) if inspect.isfunction(v) else v) for k, v in members if k[:2] != "__"]
-    return hashlib.sha256(repr(code).encode()).hexdigest()[:16]
 
 
 def folder_name(text: str) -> str:
@@ -126,17 +119,6 @@ def _at(module: ModuleType, name: str) -> Any:
     return found
 
 
-def _instructions(code: CodeType) -> tuple[Any, ...]:
-    """Return what a function does, without where it stands."""
-    constants = (_instructions(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts)
-    return (code.co_code, code.co_names, *constants)
-
-
-def _constant(value: Any) -> str:
-    # A set's order differs from process to process.
-    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
-
-
 def _here(what: str, text: str, name: str) -> Any:
     if name not in _known_here:
         raise ArgumentError(
@@ -150,7 +132,8 @@ def _module(what: str, text: str, place: str) -> ModuleType:
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)  # the command line does not put it there, as `python -m` does
     try:
-        return importlib.import_module(place)
+        with recorded():
+            return importlib.import_module(place)
     except ImportError as error:
         raise ArgumentError(
             f"{what}: {place!r} must be a module or a .py file, got {text!r} ({error}); check the spelling"
@@ -162,7 +145,7 @@ def _file(what: str, text: str, place: str) -> ModuleType:
     if not path.is_file():
         raise ArgumentError(f"{what}: {place} must be a file, got {text!r}; it is sought in {Path.cwd()}")
     try:
-        return _execute(path, path.stat().st_mtime_ns)
+        return _execute(path)
     except FalllineError:  # from a decorator in the file: a sentence already
         raise
     except Exception as error:
@@ -190,19 +173,25 @@ def _name(path: Path) -> str:
     return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
-@functools.cache
-def _execute(path: Path, changed: int) -> ModuleType:
+def _execute(path: Path) -> ModuleType:
     """Return the module in a file, run once in a process unless the file has changed."""
-    spec = importlib.util.spec_from_file_location(_name(path), path)
-    assert spec is not None and spec.loader is not None  # a .py file always has one
+    name, content = _name(path), digest_of(path)
+    known = sys.modules.get(name)
+    loader = getattr(getattr(known, "__spec__", None), "loader", None)
+    if known is not None and isinstance(loader, RecordingLoader) and loader.digest == content:
+        return known
+    loader = RecordingLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses and pickle look a class's module up
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up
     folder = str(path.parent)
     sys.path.insert(0, folder)  # it may import its neighbours
     try:
-        spec.loader.exec_module(module)
+        with recorded():
+            loader.exec_module(module)
     except BaseException:
-        del sys.modules[module.__name__]
+        del sys.modules[name]
         raise
     finally:
         sys.path.remove(folder)

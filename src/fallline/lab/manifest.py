@@ -4,10 +4,12 @@ import hashlib
 import itertools
 import os
 import platform
+import random
 import subprocess
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from fallline.batches import as_bytes, leaves, row_bytes, shape_of
@@ -17,8 +19,8 @@ PACKAGES = ("fallline", "torch", "numpy", "numba", "scipy", "scikit-learn")
 _TRAINING_BATCHES = 20  # that enter the hash of the data; a stream of batches has no end
 
 
-def manifest(task: Task) -> dict[str, Any]:
-    """Return versions, hardware, git commit and the hash of the data."""
+def manifest() -> dict[str, Any]:
+    """Return versions, hardware and git commit."""
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -26,13 +28,26 @@ def manifest(task: Task) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": 1,
         "commit": _commit(),
-        "data": task.data_digest() or data_digest(task),
     }
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def digest_of_data(task: Task) -> str:
+    """Return the task's own hash of its data, or `data_digest`; random number generators stay where they were."""
+    streams = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            return task.data_digest() or data_digest(task)
+    finally:
+        random.setstate(streams[0])
+        np.random.set_state(streams[1])
 
 
 def data_digest(task: Task) -> str:
@@ -64,7 +79,7 @@ def _commit() -> str | None:
     """Return the commit of the current folder, with a + when files differ from it; None outside a repository."""
     git = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -167,8 +167,10 @@ def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int, split:
         settings=spec.settings_of(arm),
         evaluations=spec.evaluations,
         device=spec.device,
-        sources={place: digest for place, digest in spec.sources.items() if place in named},
+        sources={file: digest for place in sorted(named) for file, digest in spec.sources.get(place, {}).items()},
         landscape=spec.landscape and stage == "confirm",
         split=split,
         counts_gradients=space.measured and spec.equal == "grad-evals",
+        versions=spec.versions,
+        data=spec.data.get(spec.data_key(arm), ""),
     )

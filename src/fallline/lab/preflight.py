@@ -14,10 +14,11 @@ from fallline.lab.arms import Arm
 from fallline.lab.contract import TRAINING, Examination, check_task, examine, raise_errors
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.groups import SCALED, own_options, scale_groups
-from fallline.lab.loading import folder_name, is_path, source_digest
+from fallline.lab.loading import folder_name, is_path
 from fallline.lab.optimizers import build_optimizer
 from fallline.lab.probing import make
-from fallline.lab.store import read_study
+from fallline.lab.sources import changes, imports_for
+from fallline.lab.study_file import read_study
 from fallline.lab.tasks import Task, get_task
 
 RUNS = Path("fallline-runs")  # where studies are stored for which no folder was named
@@ -133,12 +134,22 @@ def _folders(place: str, folder: Path | None) -> Collection[Path]:
 
 
 def _has_trials(folder: Path, place: str, settings: dict[str, Any]) -> bool:
-    """Return whether a folder holds finished trials of this task, with these settings and this source."""
+    """Return whether a folder holds finished trials of this task, with these settings and from the same files."""
     try:
         spec = read_study(folder)["spec"]
     except StudyError:
         return False
-    stored = spec.get("task"), spec.get("settings"), spec.get("sources", {}).get(place)
-    digest = source_digest(place) if is_path(place) else None
-    same = stored == (place, json.loads(json.dumps(settings)), digest)
-    return same and any((folder / "trials").glob("[!.]*/trial.json"))
+    same = (spec.get("task"), spec.get("settings")) == (place, json.loads(json.dumps(settings)))
+    return same and any((folder / "trials").glob("[!.]*/trial.json")) and not changes(spec["sources"].get(place, {}))
+
+
+def check_anew(place: str, task: Task) -> None:
+    """Check the contract of a task whose study is continued with other code or data, and warn of what was found.
+
+    Raises:
+        StudyError: the task breaks its contract.
+    """
+    if _key(task) not in _examined:
+        with imports_for(place):
+            _examined[_key(task)] = raise_errors(task, examine(task))
+        _warn(_examined[_key(task)])

@@ -7,10 +7,11 @@ from pathlib import Path
 from fallline.errors import StudyError
 from fallline.lab.attempt import attempt
 from fallline.lab.executors.here import as_in_a_worker
-from fallline.lab.loading import is_path, source_digest
+from fallline.lab.identity import current
 from fallline.lab.manifest import versions
-from fallline.lab.optimizers import split_wrapper
-from fallline.lab.store import Store, read_study
+from fallline.lab.specified import as_specified
+from fallline.lab.store import Store
+from fallline.lab.study_file import read_study
 from fallline.lab.trial import Outcome, Trial
 
 
@@ -43,15 +44,16 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
         trial_id: the trial's id, or as much of its beginning as tells it from the others.
 
     Raises:
-        StudyError: there is no such study, no such trial, or several.
+        StudyError: there is no such study, no such trial, or several; or a file changes while the trial runs.
     """
     manifest = read_study(Path(folder))["manifest"]
-    record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text())
+    record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text(encoding="utf-8"))
     trial, stored = Trial(**record["trial"]), Outcome.from_json(record["outcome"])
-    stored.items = Store(Path(folder)).items(trial)
-    changes = [*_versions(manifest["versions"]), *_sources(trial)]
-    with as_in_a_worker():
-        made = attempt(trial).outcome
+    stored.items = Store(Path(folder), writable=False).items(trial)
+    now = current(trial)
+    changes = [*_versions(manifest["versions"]), *_differences_of_code(trial, now)]
+    with as_in_a_worker(), as_specified(now):
+        made = attempt(now).outcome
     again = Outcome.from_json(made.to_json())  # as if it had been stored, too
     again.items = made.items
     return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
@@ -71,9 +73,11 @@ def _versions(then: dict[str, str]) -> list[str]:
     return [f"{name} was {then.get(name)}, is {now}" for name, now in versions().items() if then.get(name) != now]
 
 
-def _sources(trial: Trial) -> list[str]:
-    places = [p for p in (trial.task, split_wrapper(trial.optimizer)[1], trial.schedule) if is_path(p)]
-    return [f"{place} has changed" for place in places if source_digest(place) != trial.sources.get(place)]
+def _differences_of_code(then: Trial, now: Trial) -> list[str]:
+    """Return which of the user's files, and whether the data, are not those of a stored trial."""
+    files = sorted({*then.sources, *now.sources})
+    found = [f"{file} has changed" for file in files if then.sources.get(file) != now.sources.get(file)]
+    return found + (["the data have changed"] if then.data != now.data else [])
 
 
 def _plain(outcome: Outcome) -> str:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.arms import Arm
+from fallline.lab.described import described_task, factors_key, read_space
+from fallline.lab.schedules import learning_rates
 from fallline.lab.sequential import Seeds, check_seeds, looks_of
 from fallline.lab.tasks import Task, get_task
 
@@ -31,7 +33,11 @@ class Spec:
         searches: independent searches of each arm, with a tuning seed each.
         evaluations: points of a curve.
         device: where trials run.
-        sources: hashes of the user's files, by where they are.
+        sources: for what is named by its place, the hashes of the user's files that it depends on; see `identify`.
+        versions: of the packages of which another version is another study.
+        data: the hash of the data, by `data_key`.
+        described: what `describe` said of the task and of the user's optimizers, of a study that was read from disk; a
+            report then needs none of the user's files.
         landscape: whether the curvature is measured along the confirmation runs.
         resplit: whether every confirmation seed draws its own split of the data.
     """
@@ -48,11 +54,16 @@ class Spec:
     searches: int = 1
     evaluations: int = 20
     device: str = "cpu"
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     landscape: bool = False
     resplit: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    described: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.described:  # it was checked when the study began
+            return
         get_task(self.task, **self.settings)
         if self.trials < 1 or self.trials & (self.trials - 1):
             below = 1 << max(0, self.trials.bit_length() - 1)
@@ -99,11 +110,27 @@ class Spec:
     @property
     def learning(self) -> Task:
         """The task, with the settings that all arms share."""
-        return get_task(self.task, **self.settings)
+        return self._task(self.settings)
+
+    def task_of(self, arm: Arm) -> Task:
+        """Return the task with the settings of an arm."""
+        return self._task(self.settings_of(arm))
+
+    def _task(self, settings: Mapping[str, Any]) -> Task:
+        return described_task(self.described, settings) if self.described else get_task(self.task, **settings)
+
+    def factors(self, schedule: str, steps: int, warmup: float) -> list[float]:
+        """Return the factors on the learning rate of each step of a run."""
+        stored: dict[str, list[float]] = self.described.get("factors", {})
+        return stored.get(factors_key(schedule, steps, warmup)) or learning_rates(schedule, steps, warmup)
 
     def settings_of(self, arm: Arm) -> dict[str, Any]:
         """Return the task's settings in an arm."""
         return {**self.settings, **arm.settings}
+
+    def data_key(self, arm: Arm) -> str:
+        """Return under what the hash of an arm's data is kept: the task's settings decide what they are."""
+        return json.dumps(self.settings_of(arm), sort_keys=True)
 
     def gradients_a_step(self, arm: Arm) -> float:
         """Return how many gradients of single examples a step of the arm takes, in those of a plain step of the study.
@@ -122,9 +149,18 @@ class Spec:
         own = round(full / self.gradients_a_step(arm)) if self.equal == "grad-evals" else full
         return round(self.horizon * own) if stage == "tune" else own
 
+    @property
+    def question(self) -> "Spec":
+        """The specification without the code, versions and data with which it is answered."""
+        return replace(self, sources={}, versions={}, data={})
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` reads back."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        data: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, described={}))))
+        del data["described"]
+        for arm in data["arms"]:
+            del arm["known_space"]
+        return data
 
     def digest(self) -> str:
         """Return a hash that does not depend on the order of the arms, since that decides no number."""
@@ -133,11 +169,12 @@ class Spec:
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "Spec":
-        """Return the specification that `to_json` wrote."""
-        seeds = data["seeds"]
-        arms = tuple(Arm(**arm) for arm in data["arms"])
-        return Spec(**{**data, "arms": arms, "seeds": tuple(seeds) if isinstance(seeds, list) else seeds})
+    def from_json(data: Mapping[str, Any], described: Mapping[str, Any] | None = None) -> "Spec":
+        """Return the specification that `to_json` wrote, with what `describe` returned if that is known too."""
+        spaces = (described or {}).get("spaces", {})
+        arms = (Arm(**arm, known_space=read_space(spaces.get(arm["optimizer"]))) for arm in data["arms"])
+        seeds = tuple(data["seeds"]) if isinstance(data["seeds"], list) else data["seeds"]
+        return Spec(**{**data, "arms": tuple(arms), "seeds": seeds, "described": described or {}})
 
 
 def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> None:

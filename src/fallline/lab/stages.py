@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from fallline.lab.plan import tune
-from fallline.lab.spec import Spec
-from fallline.lab.store import Store, read_study
+from fallline.lab.store import Store
 from fallline.lab.study import Study
+from fallline.lab.study_file import read_spec, read_study
 from fallline.lab.trial import Outcome, Trial
 from fallline.lab.verdicts import Verdict
 
@@ -18,7 +18,7 @@ def load(folder: str | Path) -> Study:
         ArgumentError: trials of the study are missing.
     """
     stored = read_study(Path(folder))
-    study = Study(Spec.from_json(stored["spec"]), Store(Path(folder)), **stored["analysis"])
+    study = Study(read_spec(Path(folder)), Store(Path(folder), writable=False), **stored["analysis"])
     known_so_far(study)
     for trial in study.trials:
         study.outcome(trial)

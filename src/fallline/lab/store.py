@@ -27,8 +27,10 @@ from typing import Any
 import numpy as np
 
 from fallline.errors import StudyError
+from fallline.lab.differences import difference
 from fallline.lab.drafts import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.spec import Spec
+from fallline.lab.study_file import FORMAT, read_json, read_spec, read_study
 from fallline.lab.trial import Costs, Outcome, Trial
 
 TRACEBACK = "traceback.txt"
@@ -37,12 +39,18 @@ TRACEBACK = "traceback.txt"
 class Store:
     """Reads and writes the folder of one study.
 
+    Args:
+        folder: of the study.
+        writable: create it and check that it can be written to; False to read a study, wherever it is.
+
     Raises:
         StudyError: the folder cannot be created or written to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, writable: bool = True) -> None:
         self.folder = folder
+        if not writable:
+            return
         try:
             (folder / "trials").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -52,25 +60,35 @@ class Store:
                 f"out: the study's folder must be writable, got {str(folder)!r} ({error.strerror}); choose another"
             ) from None
 
-    def claim(self, spec: Spec, analysis: Mapping[str, Any], manifest: Mapping[str, Any], fork: bool) -> None:
-        """Bind the folder to a specification, or check that it is already bound to this one.
+    def claim(
+        self,
+        spec: Spec,
+        analysis: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        fork: bool,
+        described: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Bind the folder to a specification, or check that it is already bound to this one; return if it was forked.
 
         Args:
             spec: decides the numbers; a folder holds one.
             analysis: baseline and margin, which decide no number and may change from call to call.
             manifest: versions and machine, kept from the first call.
             fork: bind a folder that is bound to another specification anew; equal trials are reused.
+            described: what a report needs of the user's files, see `describe`.
 
         Raises:
-            StudyError: the folder holds a study of another specification and `fork` is False.
+            StudyError: the folder holds a study of another specification and `fork` is False, or one of another
+                version of this package.
         """
         path = self.folder / "study.json"
-        stored = _read(path)
-        if stored is not None and Spec.from_json(stored["spec"]).digest() != spec.digest():
+        stored = read_study(self.folder, "out") if path.exists() else None
+        differs = stored is not None and read_spec(self.folder).digest() != spec.digest()
+        if stored is not None and differs:
             if not fork:
                 raise StudyError(
                     f"out: {str(self.folder)!r} holds a study with another specification "
-                    f"({_difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to go on "
+                    f"({difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to go on "
                     "with the new one and reuse the trials that are equal"
                 )
             # Copied, not renamed: another process may do the same, and must find a specification at any moment.
@@ -78,10 +96,12 @@ class Store:
             self.write(f"study-{number}.json", json.dumps(stored, indent=1))
             stored = None
         kept = manifest if stored is None else stored["manifest"]
-        text = json.dumps({"spec": spec.to_json(), "analysis": analysis, "manifest": kept}, indent=1)
-        self.write(path.name, text)
+        record = {"format": FORMAT, "spec": spec.to_json(), "analysis": analysis, "manifest": kept}
+        record |= {"described": described} if described else {}
+        self.write(path.name, json.dumps(record, indent=1))
         with writing(self.folder):
             self._tidy()
+        return differs
 
     def write(self, name: str, text: str) -> None:
         """Replace a file of the study in one step.
@@ -114,8 +134,8 @@ class Store:
             record = {"trial": asdict(trial), "outcome": outcome.to_json()}
             if outcome.items is not None:
                 np.save(draft / "items.npy", outcome.items, allow_pickle=False)
-            (draft / "trial.json").write_text(json.dumps(record, indent=1, allow_nan=False))
-            (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1))
+            (draft / "trial.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+            (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1), encoding="utf-8")
             if traceback:
                 (draft / TRACEBACK).write_text(traceback, encoding="utf-8", errors="backslashreplace")
             draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
@@ -150,14 +170,14 @@ class Store:
                 path.unlink(missing_ok=True)
         noted = {line.get("id") for line in read_lines(self.folder / "ledger.jsonl")}
         for path in sorted((self.folder / "trials").glob("[!.]*/trial.json")):
-            record = _read(path) if path.parent.name not in noted else None
+            record = read_json(path) if path.parent.name not in noted else None
             if record is not None:
                 with contextlib.suppress(KeyError, TypeError):  # of another version of this library
                     self._note(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None when there is none that can be read."""
-        record = _read(self.folder / "trials" / trial.id / "trial.json")
+        record = read_json(self.folder / "trials" / trial.id / "trial.json")
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
         try:
@@ -193,7 +213,7 @@ class Store:
 
     def costs(self, trial: Trial) -> Costs | None:
         """Return the stored costs of a trial, or None."""
-        record = _read(self.folder / "trials" / trial.id / "costs.json")
+        record = read_json(self.folder / "trials" / trial.id / "costs.json")
         try:
             return Costs(**record) if record is not None else None
         except TypeError:
@@ -218,25 +238,6 @@ class Store:
         self.write("costs.csv", _csv(costs))
 
 
-def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
-    """Return specification and manifest of the study in a folder.
-
-    Args:
-        folder: of the study.
-        argument: where the user has named it, for the message.
-
-    Raises:
-        StudyError: there is none.
-    """
-    stored = _read(folder / "study.json")
-    if stored is None:
-        raise StudyError(
-            f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
-            f"`fallline compare --out {folder}` makes one"
-        )
-    return stored
-
-
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Raise a StudyError, which says what to do, where a file of a study cannot be written."""
@@ -258,7 +259,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSONL file; lines that were cut off, or mixed on a network's disk, are left out."""
     records = []
     with contextlib.suppress(OSError):
-        for line in path.read_text(errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 records.append(json.loads(line))
     return [record for record in records if isinstance(record, dict)]
@@ -270,28 +271,6 @@ def _move_away(target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another process was first
         target.rename(grave / target.name)
     shutil.rmtree(grave, ignore_errors=True)
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return what differs between two specifications: `steps: 40 -> 80; adam: added; sgd: schedule: step -> cosine`."""
-    changes = [f"{k}: {old.get(k)} -> {v}" for k, v in new.items() if k != "arms" and old.get(k) != v]
-    before, after = ({arm["name"]: arm for arm in spec["arms"]} for spec in (old, new))
-    changes += [f"{name}: removed" for name in sorted(before.keys() - after.keys())]
-    for name, arm in after.items():
-        if name not in before:
-            changes.append(f"{name}: added")
-        else:
-            was = before[name]
-            changes += [f"{name}: {k}: {was.get(k)} -> {v}" for k, v in arm.items() if was.get(k) != v]
-    return "; ".join(changes)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fallline.errors import ArgumentError
+from fallline.lab.costs import cost_records
 from fallline.lab.designs import Design
 from fallline.lab.doubts import doubts
 from fallline.lab.pairing import pair_design
@@ -20,7 +21,7 @@ from fallline.lab.spec import Spec
 from fallline.lab.statistics import summarize
 from fallline.lab.store import Store
 from fallline.lab.timing import Timing
-from fallline.lab.trial import Costs, Outcome, Trial
+from fallline.lab.trial import Outcome, Trial
 from fallline.lab.verdicts import Result, compare_all, ranks
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Study:
         self._results: dict[int, dict[str, Result]] = {}  # by the number of seeds
         self._items: dict[str, np.ndarray | None] = {}  # by trial
         self._outcomes: dict[str, Outcome] = {}  # what is written is never written again
+        self._confirmations: dict[tuple[str, str, int], tuple[Search, list[Trial]]] = {}  # by arm, stage and seeds
 
     @property
     def arms(self) -> list[str]:
@@ -98,7 +100,11 @@ class Study:
 
     def confirmation_trials(self, arm: str, stage: str = "confirm") -> list[Trial]:
         """Return an arm's confirmation trials, by seed; none when every tuning trial failed."""
-        return confirm(self.spec, self.searches[arm], stage, self.seeds)
+        search, key = self.searches[arm], (arm, stage, self.seeds)
+        known = self._confirmations.get(key)
+        if known is None or known[0] is not search:
+            known = self._confirmations[key] = search, confirm(self.spec, search, stage, self.seeds)
+        return known[1]
 
     @property
     def log_ratio(self) -> bool:
@@ -205,22 +211,12 @@ class Study:
         quartiles), data_ms, passes, state_bytes, memory_bytes from the timing pass; medians over trials where there
         was none.
         """
-        rows, timings = [], self.timings()
-        for arm, search in self.searches.items():
-            stages = ("confirm", "equal-steps")
-            tuning = [*tuning_trials(self.spec, search), *trials_again(self.spec, search)]
-            trials = [*tuning, *(t for s in stages for t in self.confirmation_trials(arm, s))]
-            found = [c for c in map(self.store.costs, trials) if c is not None]  # no result needs them: may be lost
-            spent = {name: math.fsum(getattr(c, name) for c in found) for name in ("seconds", "evaluation_s")}
-            spent["tuning_s"] = math.fsum(c.seconds for c in map(self.store.costs, tuning) if c is not None)
-            timing = timings[arm].__dict__ if arm in timings else _medians(found)
-            rows.append({"arm": arm, "trials": len(trials), **timing, **spent, "timed_alone": arm in timings})
-        return rows
+        return cost_records(self)
 
     def timings(self) -> dict[str, Timing]:
         """Return what the timing pass measured, by arm; empty when it has not been made."""
         try:
-            stored = json.loads((self.store.folder / TIMING).read_text())
+            stored = json.loads((self.store.folder / TIMING).read_text(encoding="utf-8"))
             return {arm: Timing(**timing) for arm, timing in stored.items()}
         except (OSError, ValueError, TypeError):
             return {}
@@ -284,17 +280,3 @@ class Study:
 
 def _last_if_nan(value: float) -> float:
     return math.inf if math.isnan(value) else value
-
-
-def _medians(costs: Sequence[Costs]) -> dict[str, Any]:
-    middle = {
-        name: sorted(getattr(c, name) for c in costs)[len(costs) // 2] if costs else math.nan
-        for name in ("step_ms", "optimizer_ms", "data_ms", "passes", "state_bytes")
-    }
-    unknown = (math.nan, math.nan)
-    return {
-        **middle,
-        "step_ms": (middle["step_ms"], *unknown),
-        "optimizer_ms": (middle["optimizer_ms"], *unknown),
-        "memory_bytes": math.nan,
-    }

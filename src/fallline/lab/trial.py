@@ -1,6 +1,7 @@
 """One training run: a resolved specification in, an outcome out; the same bits wherever and whenever it runs."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -40,11 +41,13 @@ class Trial:
         settings: the task's settings that are not at their defaults.
         evaluations: points of the curve.
         device: where it runs.
-        sources: hashes of the user's files, by where they are.
+        sources: hashes of the user's files that it depends on, by their paths.
         landscape: whether the curvature is measured on the way.
         split: seed of the split of the data, for a task that splits them itself; None for the split of tuning.
         counts_gradients: whether `steps` are evaluations of the gradient, as many as other arms make, and not steps of
             the optimizer, which take several each.
+        versions: of the packages of which another version makes it another trial.
+        data: the hash of the data.
     """
 
     stage: str
@@ -64,8 +67,10 @@ class Trial:
     landscape: bool = False
     split: int | None = None
     counts_gradients: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: str = ""
 
-    @property
+    @functools.cached_property  # a report asks for it 100,000 times
     def id(self) -> str:
         """The hash of the specification; the name of the trial's folder."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]

@@ -19,11 +19,19 @@ from pathlib import Path
 from fallline.errors import FalllineError, StudyError
 from fallline.lab.attempt import DISK_FULL, Attempt, attempt
 from fallline.lab.loading import describe
+from fallline.lab.specified import as_specified
 from fallline.lab.store import Store, unwritten
 from fallline.lab.training import Checkpoint
 from fallline.lab.trial import Trial
 
+# NOTE [children]: a task may start processes, such as the workers of a DataLoader. They must not outlive the worker
+# that started them, however it ends, so each worker leads a process group that is killed as a whole: by the pool, and
+# by the worker itself when its parent is gone. Forked children close their copy of the worker's pipe; otherwise the
+# pool would not notice a worker's death before theirs. They are started as the user's own process would start them: a
+# spawned process spawns by default, and functions of a FILE.py cannot be pickled for that.
+
 RETRIES = 2  # for a trial whose worker was killed (out of memory, say); one that diverged has an outcome instead
+_POLL_S = 1.0  # between two looks at whether the parent is still there
 
 
 @dataclass
@@ -57,7 +65,7 @@ class LocalPool:
 
     def __exit__(self, *exception: object) -> None:
         for worker in self._workers:  # a trial that nobody waits for must not keep a core busy
-            worker.process.kill()
+            _kill(worker.process)
         for worker in self._workers:
             worker.process.join()
             worker.pipe.close()
@@ -104,7 +112,10 @@ class LocalPool:
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")  # a forked child cannot use its parent's threads
         pipe, other = context.Pipe()
-        process = context.Process(target=_work, args=(other, self.folder, self.checkpoint_every), daemon=True)
+        # Daemonic processes may not have children, which a DataLoader with workers needs. See NOTE [children].
+        method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+        work = (other, self.folder, self.checkpoint_every, method)
+        process = context.Process(target=_work, args=work, daemon=False)
         process.start()
         other.close()
         return _Worker(process, pipe)
@@ -116,6 +127,7 @@ class LocalPool:
             worker.pipe.send(trial)
 
     def _bury(self, worker: _Worker) -> None:
+        _kill(worker.process)  # its children may have outlived it
         worker.process.join()
         worker.pipe.close()
         self._workers.remove(worker)
@@ -144,9 +156,13 @@ def check_killed(trial: Trial, times: int) -> None:
         )
 
 
-def _work(pipe: Connection, folder: Path, checkpoint_every: int | None) -> None:
+def _work(pipe: Connection, folder: Path, checkpoint_every: int | None, start_method: str) -> None:
     """Run the trials that come through the pipe; answer None, or the error that ends the study."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    multiprocessing.set_start_method(start_method, force=True)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # see NOTE [children]
+        os.register_at_fork(after_in_child=pipe.close)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
@@ -173,10 +189,15 @@ def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None
 
 
 def run_from_checkpoint(trial: Trial, folder: Path, checkpoint_every: int | None) -> Attempt:
-    """Run a trial, from where the study's folder says that it has come to if it is saved every so many steps."""
-    if checkpoint_every is None:
-        return attempt(trial)
-    return attempt(trial, Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
+    """Run a trial, from where the study's folder says that it has come to if it is saved every so many steps.
+
+    Raises:
+        StudyError: the user's files, the data or the versions are, before or after, not those of the specification.
+    """
+    with as_specified(trial):
+        if checkpoint_every is None:
+            return attempt(trial)
+        return attempt(trial, Checkpoint(Store(folder).checkpoint(trial), checkpoint_every))
 
 
 def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
@@ -189,7 +210,7 @@ def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
         return unwritten(folder, error)
     if isinstance(error, FalllineError):
         return error
-    files = [Path(place.rpartition(":")[0]).resolve() for place in trial.sources]
+    files = [Path(file).resolve() for file in trial.sources]
     told = StudyError(
         f"trial: must run without an error, got {describe(error, *files)} in trial {trial.id} ({trial.arm}); mend it "
         "and repeat the command"
@@ -198,8 +219,21 @@ def sendable(error: Exception, trial: Trial, folder: Path) -> Exception:
     return told
 
 
+def _kill(process: SpawnProcess) -> None:
+    """Kill a worker and its children, see NOTE [children]; it may be dead already, but not waited for."""
+    if process.pid is not None and hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has not made its group yet, or all are gone
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
 def _end_with_parent() -> None:
+    """Kill this worker and its children when the process that conducts the study is gone."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+    while parent is not None and os.getppid() == parent.pid:
+        parent.join(_POLL_S)  # ends at once when the parent does, unless a child of its holds the pipe open
+        if not parent.is_alive():
+            break
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -14,7 +14,7 @@ from fallline.errors import ArgumentError, MissingExtraError, StudyError
 from fallline.lab.attempt import Attempt
 from fallline.lab.executors.here import as_in_a_worker
 from fallline.lab.executors.local import RETRIES, check_killed, run_from_checkpoint, sendable
-from fallline.lab.loading import source_digest
+from fallline.lab.imports import digest_of
 from fallline.lab.manifest import versions
 from fallline.lab.store import Store
 from fallline.lab.trial import Trial
@@ -192,12 +192,11 @@ class Worker:
 
     def run(self, trial: Trial) -> Attempt | Exception:
         """Return what came of a trial, or the error that ends the study."""
-        for place, digest in trial.sources.items():
-            with contextlib.suppress(OSError):
-                if source_digest(place) == digest:
-                    continue
+        for file, digest in trial.sources.items():
+            if digest_of(Path(file)) == digest:
+                continue
             return StudyError(
-                f"ray: {place} must be there on every node as where the study was started, got none or another on "
+                f"ray: {file} must be there on every node as where the study was started, got none or another on "
                 f"{platform.node()}; start it in a folder that all nodes share"
             )
         try:

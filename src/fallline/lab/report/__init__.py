@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from altair.utils.schemapi import debug_mode
+
 from fallline.lab.drafts import write_atomically
 from fallline.lab.report.formats import FORMATS, cannot_write, write_formats
 from fallline.lab.report.notebook import figures, summary_html, tables
@@ -36,7 +38,8 @@ def write_report(study: "Study", path: Path) -> Path:
     Raises:
         StudyError: the file cannot be written.
     """
-    text = to_html(document(study))
+    with debug_mode(False):  # a fifth of the time goes into checks of every part of every chart by Vega-Lite's schema
+        text = to_html(document(study))
     try:
         write_atomically(path, text)
     except OSError as error:

@@ -13,7 +13,7 @@ from fallline.lab.loading import is_path
 from fallline.lab.optimizers import split_wrapper
 from fallline.lab.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.lab.sequential import seeds_text
-from fallline.lab.store import read_study
+from fallline.lab.study_file import read_study
 from fallline.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from fallline.lab.report.tuned import searched
 from fallline.lab.schedules import WARMUP
 from fallline.lab.selection import AGAIN
 from fallline.lab.stages import stopping
-from fallline.lab.store import read_study
+from fallline.lab.study_file import read_study
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -7,7 +7,6 @@ from fallline.lab.report.analysis.targets import first_step, grid, median
 from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
 from fallline.lab.selection import Search
-from fallline.lab.tasks import get_task
 from fallline.lab.trial import Trial
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def time_to_target(study: "Study", target: float) -> Records:
         trials = study.confirmation_trials(search.arm.name)
         steps = steps_to(study, search, target)
         per_step: dict[str, list[float | None]] = {
-            "examples": [_examples(trial) for trial in trials],
+            "examples": [_examples(study, search)] * len(trials),
             "gradient_evaluations": [_passes(search) for _ in trials],
             "seconds": [_seconds(study, trial) for trial in trials],
         }
@@ -65,7 +64,7 @@ def time_to_target(study: "Study", target: float) -> Records:
 def steps_to(study: "Study", search: Search, target: float) -> list[float]:
     """Return the steps that each confirmation run of an arm took to a target; infinity where it was missed."""
     kind = measure(study)
-    outcomes = [study.outcome(trial) for trial in study.confirmation_trials(search.arm.name)]
+    outcomes = study.confirmation(search.arm.name)
     return [math.inf if o.failure else first_step(o.curve, kind.metric, target, kind.mode) for o in outcomes]
 
 
@@ -73,9 +72,9 @@ def _runs(study: "Study") -> list[tuple[Trial, Any]]:
     return [(t, study.outcome(t)) for arm in study.searches for t in study.confirmation_trials(arm)]
 
 
-def _examples(trial: Trial) -> float | None:
+def _examples(study: "Study", search: Search) -> float | None:
     """Return the examples of a step, None when the task does not say."""
-    task = get_task(trial.task, **trial.settings)
+    task = study.spec.task_of(search.arm)
     size = getattr(task, "batch_size", None)
     return size * task.accumulate if isinstance(size, int) else None
 

@@ -27,7 +27,6 @@ from fallline.lab.report.charts.encodings import (
     told,
 )
 from fallline.lab.report.measure import Measure, measure
-from fallline.lab.schedules import learning_rates as factors_of
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study
@@ -105,7 +104,7 @@ def _shapes(study: "Study") -> dict[tuple[str, int, float], list[float]]:
     for search in study.searches.values():
         trial = (study.confirmation_trials(search.arm.name) or tuning_trials(study.spec, search))[0]
         warmup = trial.warmup
-        shapes[trial.schedule, trial.steps, warmup] = factors_of(trial.schedule, trial.steps, warmup)
+        shapes[trial.schedule, trial.steps, warmup] = study.spec.factors(trial.schedule, trial.steps, warmup)
     return shapes
 
 

@@ -67,7 +67,7 @@ def _levels(study: "Study", fixed: float) -> list[float]:
     """Return targets from the easiest of the table to the best result of any run, evenly spaced on the scale."""
     kind = measure(study)
     easiest = targets(study)[-1]
-    outcomes = [study.outcome(t) for arm in study.searches for t in study.confirmation_trials(arm)]
+    outcomes = [outcome for arm in study.searches for outcome in study.confirmation(arm)]
     lowest = [kind.sign * o.metrics[kind.metric] for o in outcomes if not o.failure]
     hardest = kind.sign * min([kind.sign * fixed, *lowest])
     ends = [easiest, hardest]
