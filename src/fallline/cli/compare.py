@@ -80,7 +80,7 @@ def compare(
         bool, typer.Option("--self-check", help="Run the first arm twice, disjoint seeds: no difference may come out.")
     ] = False,
     fork: Annotated[
-        bool, typer.Option("--fork", help="Use a folder that holds another study; reuse equal trials.")
+        bool, typer.Option("--fork", help="Use a folder whose study, code or data differ; reuse equal trials.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
