@@ -90,7 +90,7 @@ def compare(
         typer.Option("--self-check", help="A/A test: run the first arm twice, on disjoint seeds."),
     ] = False,
     fork: Annotated[
-        bool, typer.Option("--fork", help="Use a folder that holds another study; reuse equal trials.")
+        bool, typer.Option("--fork", help="Use a folder whose study, code or data differ; reuse equal trials.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
