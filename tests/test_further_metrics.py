@@ -10,7 +10,7 @@ from fallline.lab.conduct import compare
 from fallline.lab.report.formats import write_formats
 from fallline.lab.report.results import leaders
 from fallline.lab.reproduce import reproduce
-from fallline.lab.study import load
+from fallline.lab.stages import load
 
 TASK = """
 import torch
