@@ -42,7 +42,10 @@ def write_task(folder, name="mine.py", head="", batches="", loss=""):
 def project(tmp_path, monkeypatch):
     """An empty folder, which is the current one, and the modules and paths of this process put back afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
+    others = [entry for entry in sys.path if Path(entry, "mine.py").exists()]  # folders of other tests
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in others])
+    for name in ("mine", "helper"):  # another test's, imported by name
+        sys.modules.pop(name, None)
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

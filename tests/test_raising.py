@@ -10,6 +10,7 @@ from fallline.cli import show
 from fallline.errors import StudyError
 from fallline.lab.attempt import attempt
 from fallline.lab.conduct import compare
+from fallline.lab.contract import Examination
 from fallline.lab.executors.here import CallingProcess
 from fallline.lab.executors.local import LocalPool
 from fallline.lab.report.render import to_markdown_page
@@ -154,7 +155,7 @@ class Flaky(Base):
 
 def test_an_error_that_all_trials_share_ends_the_study_and_is_no_outcome(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fallline.lab.conduct.check_task", lambda task: [])  # it would find the error first
+    monkeypatch.setattr("fallline.lab.preflight.examine", lambda task: Examination([]))  # it would find the error first
     (tmp_path / "mine.py").write_text(FLAKY)
     (tmp_path / "broken").touch()
     options = {"trials": 2, "seeds": 2, "jobs": 0, "out": tmp_path / "study"}

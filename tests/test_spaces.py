@@ -109,6 +109,13 @@ def test_the_decay_of_any_class_is_searched_where_its_kind_is(arm, decay):
 
 def test_the_efforts_are_those_of_the_docs():
     page = (Path(__file__).parents[1] / "docs/lab.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`--quick`|standard|`--thorough`) \| (\d+) \| (\d+).*? \| (\d+) \|$", page, re.M)
-    efforts = [Effort(*map(int, numbers)) for _, *numbers in rows]
-    assert efforts == [QUICK, STANDARD, THOROUGH] == [Effort(8, 1, 5), Effort(16, 1, 8), Effort(32, 3, 10)]
+    rows = re.findall(
+        r"^\| (`--quick`|standard|`--thorough`) \| (\d+) \| (\d+).*? \| (\d+)(?: to (\d+), as many as decide it)? \|$",
+        page,
+        re.M,
+    )
+    efforts = [
+        Effort(int(trials), int(searches), (int(fewest), int(most)) if most else int(fewest))
+        for _, trials, searches, fewest, most in rows
+    ]
+    assert efforts == [QUICK, STANDARD, THOROUGH] == [Effort(8, 1, 5), Effort(16, 1, (4, 16)), Effort(32, 3, 10)]

@@ -246,7 +246,7 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
             ArgumentError,
             "surface: parameters must be real, got w of torch.complex64; pass params= without it",
         ),
-        ({"data": [["text"]]}, ArgumentTypeError, "weight: must be given for batches without a tensor"),
+        ({"data": [{}]}, ArgumentTypeError, "weight: must be given for batches without a tensor"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(arguments, error, sentence):

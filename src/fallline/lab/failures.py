@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fallline.errors import StudyError
-from fallline.lab.plan import confirm, trials_again, tuning_trials
+from fallline.lab.plan import trials_again, tuning_trials
 from fallline.lab.trial import Trial
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def failure_sentences(study: "Study") -> list[str]:
     for arm, search in study.searches.items():
         tuning = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
         groups = (
-            ("confirmation runs", confirm(study.spec, search)),
-            ("runs at equal steps", confirm(study.spec, search, "equal-steps")),
+            ("confirmation runs", study.confirmation_trials(arm)),
+            ("runs at equal steps", study.confirmation_trials(arm, "equal-steps")),
             ("tuning trials", tuning),
         )
         parts = [_part(study, name, trials) for name, trials in groups]

@@ -45,7 +45,7 @@ def again(task: Task, split_seed: int | None = None) -> Task:
     """Return the task made anew with the same settings, as every trial makes it; with another split if one is given."""
     with seeded(0):
         settings = {name: getattr(task, name) for name in task.settings}
-        return type(task)(split_seed=task.split_seed if split_seed is None else split_seed, **settings)
+        return type(task)(**({} if split_seed is None else {"split_seed": split_seed}), **settings)
 
 
 def forward(task: Task, model: torch.nn.Module, batch: Any) -> torch.Tensor:

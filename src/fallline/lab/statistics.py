@@ -227,6 +227,18 @@ def holm(p_values: Sequence[float], looks: Sequence[int] = (), seeds: int = 0) -
     return adjusted
 
 
+def p_text(p: float) -> str:
+    """Return a p-value with three decimals, with four where three would not say on which side of 5 % it is.
+
+    Example:
+        >>> p_text(0.0123), p_text(0.0499), p_text(0.00002)
+        ('0.012', '0.0499', '< 0.001')
+    """
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.4f}" if f"{p:.3f}" == f"{1 - CONFIDENCE:.3f}" else f"{p:.3f}"
+
+
 def _sign_flip_p(d: np.ndarray) -> float:
     """Return the share of all 2^n sign patterns whose sum is at least as far from 0 as the one observed."""
     sums = np.zeros(1)

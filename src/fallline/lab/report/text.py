@@ -4,6 +4,8 @@ import math
 
 from markupsafe import Markup
 
+from fallline.lab.statistics import p_text
+
 NONE = "–"
 
 
@@ -19,7 +21,7 @@ def number(value: float | None, form: str, unit: str = "") -> str:
 
 def p_value(value: float | None) -> str:
     """Return a p-value with three decimals, or that it is smaller."""
-    return number(value, ".3f") if value is None or not value < 0.001 else "< 0.001"
+    return NONE if value is None or math.isnan(value) else p_text(value)
 
 
 def setting(value: object, form: str = ".4g") -> str:

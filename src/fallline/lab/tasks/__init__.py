@@ -42,6 +42,7 @@ def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Ta
     Raises:
         ArgumentError: there is none, it is no task, or it has no such setting.
     """
+    own = {} if split_seed is None else {"split_seed": split_seed}  # a task with an __init__ of its own may take none
     if is_path(name):
         cls = load_object("task", name)
         if not (isinstance(cls, type) and issubclass(cls, Task)):
@@ -50,11 +51,11 @@ def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Ta
                 f"task: {name} must be a class decorated with @fallline.task, got {got}; `fallline new-task` writes one"
             )
         with seeded(0):
-            return cls(split_seed=split_seed, **settings)
+            return cls(**own, **settings)
     if name not in TASKS:
         raise ArgumentError(
             f"task: must be one of {', '.join(TASKS)} or FILE.py:NAME, got {name!r}; "
             + suggest(name, TASKS, "leave it out for digits")
         )
     with seeded(0):
-        return TASKS[name](split_seed=split_seed, **settings)
+        return TASKS[name](**own, **settings)
