@@ -46,10 +46,14 @@ def main() -> int:
         for _ in pool.run([trial for own in trials.values() for trial in own]):
             pass
         store = Store(Path(folder))
-        losses = {
-            arm: [outcome.metrics[study.headline] for t in own if (outcome := store.outcome(t)) is not None]
-            for arm, own in trials.items()
-        }
+        outcomes = {arm: [store.outcome(trial) for trial in own] for arm, own in trials.items()}
+    losses = {
+        arm: [None if o is None or o.failure else o.metrics[study.headline] for o in found]
+        for arm, found in outcomes.items()
+    }
+    for arm, found in outcomes.items():
+        for reason in (o.failure["cause"] for o in found if o is not None and o.failure):
+            print(f"{arm}: a run failed ({reason}); its split is left out of the comparisons with it")
     missed = 0
     for arm, result in study.results.items():
         c = result.comparison
@@ -57,7 +61,8 @@ def main() -> int:
             print(f"{result.sentence}: not checked")
             continue
         pairs = zip(losses[arm], losses[study.baseline], strict=True)
-        d = [math.log(a / b) if c.log_ratio else a - b for a, b in pairs]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        d = [math.log(a / b) if c.log_ratio else a - b for a, b in known]
         mean, error = statistics.mean(d), statistics.stdev(d) / math.sqrt(len(d))
         covered = c.low <= mean <= c.high
         missed += not covered

@@ -169,7 +169,7 @@ def test_a_verdict_on_few_examples_is_not_significant_though_seeds_agree():
 
 
 def test_intervals_cover_the_difference_on_new_examples():
-    """A small form of benchmarks/coverage.py: random effects of seeds and examples with known variances."""
+    """A small form of benchmarks/interval_coverage.py: random effects of seeds and examples with known variances."""
     draw = np.random.default_rng(7)
     hits = {"crossed": 0, "seeds": 0}
     for _ in range(400):

@@ -1,6 +1,6 @@
 """Does the 95 % interval of the lab cover the difference on new data? Writes docs/coverage.md.
 
-    python benchmarks/coverage.py            # 5 minutes on one core
+    python benchmarks/interval_coverage.py            # 5 minutes on one core
 
 A source of 100,000 examples with heavy tails stands for the world. The two arms are linear models under SGD with other
 learning rates and weight decays, so that they differ in truth; that true difference is known, since the mean squared
@@ -350,7 +350,7 @@ def main() -> None:
     lines = [
         "# Coverage of the intervals",
         "",
-        f"Written by `python benchmarks/coverage.py`: {STUDIES:,} studies per row, two different arms, the true "
+        f"Written by `python benchmarks/interval_coverage.py`: {STUDIES:,} studies per row, two different arms, the true "
         "difference known. Covered: the 95 % interval holds it (wanted: at least 93 %). False differences: it does "
         "not, that is, a study of two arms without a difference would name one (wanted: at most 6 %). Half-width: of "
         "the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
