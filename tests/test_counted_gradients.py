@@ -118,7 +118,7 @@ def test_lbfgs_and_muon_are_arms_of_a_study(tmp_path, monkeypatch, fallline):
     code = "import torch\n" + re.sub(r"^  ", "", code, flags=re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(code)
-    lbfgs = f"{LBFGS}@lr=0.1..1"
+    lbfgs = f"{LBFGS}@lr=0.05..0.3"
     optimizers = ["adam", lbfgs, "mine.py:MuonWithAdamW"]
     study = fl.compare(
         "digits", optimizers, steps=60, trials=2, seeds=2, jobs=0, checkpoint_every=20, out=tmp_path / "o"
