@@ -13,6 +13,7 @@ from fallline.lab.conduct import compare
 from fallline.lab.contract import Examination
 from fallline.lab.executors.here import CallingProcess
 from fallline.lab.executors.local import LocalPool
+from fallline.lab.imports import digest_of
 from fallline.lab.report.render import to_markdown_page
 from fallline.lab.report.results import leaderboard
 from fallline.lab.report.sections import document
@@ -71,8 +72,10 @@ class Address(Base):
 
 def trial(tmp_path, name="Normal", lr=2.0, **options):
     (tmp_path / "mine.py").write_text(TASK)
-    place = f"{tmp_path / 'mine.py'}:{name}"
-    return Trial("confirm", place, "sgd", "sgd", "cosine", 40, 0, 7, {"lr": lr, **options}, sources={place: "hash"})
+    file = tmp_path / "mine.py"
+    sources = {str(file): digest_of(file)}
+    place = f"{file}:{name}"
+    return Trial("confirm", place, "sgd", "sgd", "cosine", 40, 0, 7, {"lr": lr, **options}, sources=sources)
 
 
 RAISES = 1 + TASK.split("\n").index('            torch.distributions.Normal(loss * float("nan"), 1.0)')

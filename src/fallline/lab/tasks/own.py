@@ -101,7 +101,7 @@ def task(
             "skip_checks": skipped,
             "settings": {**inherited, **settings},
             "name": cls.__name__,
-            "resplit": resplit,
+            "resplit": resplit or getattr(cls, "resplit", False),
             "__init__": lambda self, **settings: initialise(self),
             **{key: getattr(cls, key) for key in ("__module__", "__qualname__", "__doc__")},
         }
