@@ -350,10 +350,10 @@ def main() -> None:
     lines = [
         "# Coverage of the intervals",
         "",
-        f"Written by `python benchmarks/interval_coverage.py`: {STUDIES:,} studies per row, two different arms, the true "
-        "difference known. Covered: the 95 % interval holds it (wanted: at least 93 %). False differences: it does "
-        "not, that is, a study of two arms without a difference would name one (wanted: at most 6 %). Half-width: of "
-        "the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
+        f"Written by `python benchmarks/interval_coverage.py`: {STUDIES:,} studies per row, two different arms, the "
+        "true difference known. Covered: the 95 % interval holds it (wanted: at least 93 %). False differences: it "
+        "does not, that is, a study of two arms without a difference would name one (wanted: at most 6 %). Half-width: "
+        "of the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
         "",
         "s² is the variance of the differences over n seeds, N the size of the pool, s_e² the variance of single "
         "examples' differences within a test set, and c the covariance of an example's differences in the test sets of "
