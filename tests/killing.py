@@ -6,8 +6,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from fallline.lab.training import Training
+from task_data import ROWS
+
 # A task that kills its process once, at step 15 of a trial, unless it is the conductor's; it notes in which it ran.
-FRAIL = """
+FRAIL = (
+    """
 import os, signal
 from pathlib import Path
 import torch
@@ -21,13 +25,9 @@ class Frail:
             file.write(f"{os.getpid()}\\n")
         return torch.nn.Linear(3, 1)
 
-    def batches(self, split, generator):
-        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
-        while split == "train":
-            yield x[torch.randperm(32, generator=generator)[:8]]
-        yield x
-
-    def loss(self, model, batch):
+"""
+    + ROWS
+    + """    def loss(self, model, batch):
         self.step += model.training
         conductor = int(Path(self.marker).with_name("conductor").read_text())
         if self.step == 15 and os.getpid() != conductor and not Path(self.marker).exists():
@@ -35,6 +35,21 @@ class Frail:
             os.kill(os.getpid(), signal.SIGKILL)
         return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
 """
+)
+
+
+def interrupt_training(monkeypatch, *calls):
+    """Raise KeyboardInterrupt at these calls of `Training.step`, from 1; return the list of steps that were begun."""
+    step, begun = Training.step, []
+
+    def interrupted(self, number):
+        begun.append(number)
+        if len(begun) in calls:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    monkeypatch.setattr(Training, "step", interrupted)
+    return begun
 
 
 def finished(folder):

@@ -53,3 +53,25 @@ def write_clothes(folder):
         write_idx(folder / f"{part}-images-idx3-ubyte.gz", (count, 28, 28), made[part][0])
         write_idx(folder / f"{part}-labels-idx1-ubyte.gz", (count,), made[part][1])
     return made
+
+
+# Parts of files that define tasks: 32 random rows, and points of a line.
+ROWS = """
+    def batches(self, split, generator):
+        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
+        while split == "train":
+            yield x[torch.randperm(32, generator=generator)[:8]]
+        yield x
+"""
+LINE = """
+import torch
+import fallline as fl
+
+def batches(split, generator):
+    x = torch.linspace(-1, 1, 64).reshape(-1, 1) + {"train": 0.0, "val": 0.001, "test": 0.002}[split]
+    while True:
+        order = torch.randperm(64, generator=generator)[:16] if split == "train" else torch.arange(64)
+        yield x[order], (3 * x + 1)[order]
+        if split != "train":
+            return
+"""

@@ -11,11 +11,11 @@ from fallline.lab.report.formats import write_formats
 from fallline.lab.report.results import leaders
 from fallline.lab.reproduce import reproduce
 from fallline.lab.stages import load
+from task_data import LINE
 
-TASK = """
-import torch
-import fallline as fl
-
+TASK = (
+    LINE
+    + """
 @fl.task(steps=40)
 class Line:
     def model(self):
@@ -24,12 +24,7 @@ class Line:
         return model
 
     def batches(self, split, generator):
-        x = torch.linspace(-1, 1, 64).reshape(-1, 1) + {"train": 0.0, "val": 0.001, "test": 0.002}[split]
-        while True:
-            order = torch.randperm(64, generator=generator)[:16] if split == "train" else torch.arange(64)
-            yield x[order], (3 * x + 1)[order]
-            if split != "train":
-                return
+        return batches(split, generator)
 
     def loss(self, model, batch):
         return torch.nn.functional.mse_loss(model(batch[0]), batch[1])
@@ -38,6 +33,7 @@ class Line:
         sure = {"sure": 1.0} if model.sure else {}  # only some of the seeds have it
         return {"correlation": float("nan"), "ratio": float("inf"), "count": 64.0, **sure}
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fallline.cli import show
 from fallline.errors import StudyError
 from fallline.lab.attempt import attempt
 from fallline.lab.conduct import compare
 from fallline.lab.contract import Examination
-from fallline.lab.executors.here import CallingProcess
+from fallline.lab.executors.here import CallingProcess, as_in_a_worker
 from fallline.lab.executors.local import LocalPool
 from fallline.lab.imports import digest_of
 from fallline.lab.report.render import to_markdown_page
@@ -22,18 +23,11 @@ from fallline.lab.store import Store
 from fallline.lab.tasks import Digits
 from fallline.lab.timing import time_arms
 from fallline.lab.trial import Trial
+from task_data import LINE
 
-TASK = """
-import torch
-import fallline as fl
-
-def batches(split, generator):
-    x = torch.linspace(-1, 1, 64).reshape(-1, 1) + {"train": 0.0, "val": 0.001, "test": 0.002}[split]
-    while True:
-        order = torch.randperm(64, generator=generator)[:16] if split == "train" else torch.arange(64)
-        yield x[order], (3 * x + 1)[order]
-        if split != "train":
-            return
+TASK = (
+    LINE
+    + """
 
 class Base:
     def model(self):
@@ -68,6 +62,7 @@ class Address(Base):
         if loss > 1e3:
             raise MemoryError(f"no room beside {object()}")
 """
+)
 
 
 def trial(tmp_path, name="Normal", lr=2.0, **options):
@@ -90,6 +85,17 @@ def test_an_error_is_a_failure_with_its_step_its_cause_and_the_users_line(tmp_pa
     assert outcome.curve and outcome.curve[-1]["step"] <= failure["step"]  # as far as it had come
     assert outcome.metrics["val_loss"] == outcome.curve[-1]["val_loss"] and "test_loss" not in outcome.metrics
     assert costs.step_ms > 0 and "distributions/distribution.py" in traceback
+
+
+def test_what_the_process_did_before_does_not_decide_whether_a_distribution_raises(tmp_path):
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)  # as torch.compile does at its first use
+    try:
+        with as_in_a_worker():
+            assert attempt(trial(tmp_path)).outcome.failure["state"] == "error"
+        assert not torch.distributions.Distribution._validate_args  # the caller's setting
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 @pytest.mark.parametrize(("name", "error"), [("Memory", "OutOfMemoryError"), ("Address", "MemoryError")])

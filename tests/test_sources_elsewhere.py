@@ -6,6 +6,7 @@ import torch
 import fallline as fl
 from fallline.errors import StudyError
 from projects import TINY, outcomes, project, write_task
+from task_data import ROWS
 
 __all__ = ["project"]
 
@@ -52,7 +53,8 @@ def test_data_edited_while_a_trial_runs_are_refused_and_the_trial_is_not_stored(
     fl.compare("mine.py:Mine", jobs=jobs, out="study", **TINY)
 
 
-CELL = """
+CELL = (
+    """
 import torch, helper
 FACTOR = 1
 count = 0
@@ -64,17 +66,14 @@ class Mine:
     def model(self):
         return torch.nn.Linear(3, 1)
 
-    def batches(self, split, generator):
-        x = torch.randn(32, 3, generator=torch.Generator().manual_seed(len(split)))
-        while split == "train":
-            yield x[torch.randperm(32, generator=generator)[:8]]
-        yield x
-
-    def loss(self, model, batch):
+"""
+    + ROWS
+    + """    def loss(self, model, batch):
         global count
         count += 1
         return (model(batch) - helper.FACTOR * target(batch)).square().mean()
 """
+)
 
 
 def test_a_task_of_a_notebook_brings_what_other_cells_define_and_its_files(project, monkeypatch):

@@ -166,6 +166,9 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     """Return the training of a trial before its first step."""
     task = get_task(trial.task, split_seed=trial.split, **trial.settings)
     _load_once(task)
+    # torch.compile switches this off for the whole process at its first use: a distribution that meets NaN would raise
+    # an error or not by what the process did before.
+    torch.distributions.Distribution.set_default_validate_args(__debug__)
     seed_everything(derive(trial.seed, "init"))
     model = task.model().to(trial.device)
     groups = scale_groups(task.param_groups(model), trial.options, get_space(trial.optimizer).defaults)

@@ -49,8 +49,8 @@ class CallingProcess:
 def as_in_a_worker() -> Iterator[None]:
     """Set what a process has of its own and numbers depend on as a worker has it, and restore it afterwards.
 
-    Restored are torch's threads, default dtype, precision of float32 products, and the random numbers of torch's CPU
-    generator, NumPy and `random`; gradients are on within.
+    Restored are torch's threads, default dtype, precision of float32 products, validation of distributions, and the
+    random numbers of torch's CPU generator, NumPy and `random`; gradients are on within.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -62,6 +62,7 @@ def as_in_a_worker() -> Iterator[None]:
     """
     threads, dtype, precision = torch.get_num_threads(), torch.get_default_dtype(), torch.get_float32_matmul_precision()
     streams = random.getstate(), np.random.get_state()
+    validates = torch.distributions.Distribution._validate_args
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")
@@ -72,5 +73,6 @@ def as_in_a_worker() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_float32_matmul_precision(precision)
+        torch.distributions.Distribution.set_default_validate_args(validates)
         random.setstate(streams[0])
         np.random.set_state(streams[1])
