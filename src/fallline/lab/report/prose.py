@@ -122,8 +122,9 @@ def _variance(study: "Study") -> str:
     said = {
         FixedTestSet: "Seeds and test examples are both random: the variance of the mean difference is that of the "
         "crossed two-way design, [MS_S + max(0, MS_E − MS_R)] / (S · E). The training set is fixed.",
-        RandomSplits: "Seeds, splits and examples are random: the variance of the mean difference is s²/n + s_e²/N, "
-        "with s² over the seeds, s_e² over the examples of a test set, and N the size of the pool.",
+        RandomSplits: "Seeds, splits and examples are random: the variance of the mean difference is s²/n + c/N. In it "
+        "s² is the variance over the n seeds, c the covariance of an example's difference with itself in the test sets "
+        "of different seeds (its whole variance where it is recognised too rarely), and N the size of the pool.",
         RandomSplitMeans: "Seeds and splits are random: the variance of the mean difference is "
         "s² (1/n + n_test/n_train) (Nadeau and Bengio 2003), since the task has no method losses.",
         SeedsOnly: "Only the seeds are random, so verdicts hold on this test set: "
