@@ -16,8 +16,9 @@ from fallline.lab.optimizers import get_space
 from fallline.lab.plan import tune
 from fallline.lab.race import race
 from fallline.lab.tasks import Digits
-from fallline.lab.training import Checkpoint, Training, evaluate
+from fallline.lab.training import Checkpoint, evaluate
 from fallline.lab.trial import Trial, run, start
+from killing import interrupt_training
 
 LBFGS = "torch.optim:LBFGS"
 
@@ -78,15 +79,7 @@ def test_an_optimizer_with_one_evaluation_a_step_runs_as_without_counting():
 def test_a_counted_run_is_resumed_bit_for_bit(tmp_path, monkeypatch):
     one = trial(max_iter=4, lr=0.1)
     whole, _ = run(one)
-    step, steps = Training.step, []
-
-    def killed(self, k):
-        steps.append(k)
-        if len(steps) == 17:
-            raise KeyboardInterrupt
-        return step(self, k)
-
-    monkeypatch.setattr(Training, "step", killed)
+    steps = interrupt_training(monkeypatch, 17)
     checkpoint = Checkpoint(tmp_path / "run.pt", 10)
     with pytest.raises(KeyboardInterrupt):
         run(one, checkpoint=checkpoint)

@@ -13,10 +13,11 @@ from fallline.lab.curvature import measure_curvature
 from fallline.lab.race import race
 from fallline.lab.switching import evaluation_weights
 from fallline.lab.tasks import Digits, get_task
-from fallline.lab.training import Checkpoint, Training, evaluate
+from fallline.lab.training import Checkpoint, evaluate
 from fallline.lab.trial import Trial, run, start
 from fallline.landscape import lr_range
 from fallline.problems import PROBLEMS
+from killing import interrupt_training
 
 schedulefree = pytest.importorskip("schedulefree")
 SWITCHED = ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"]
@@ -95,15 +96,7 @@ def test_evaluation_changes_no_bit_of_the_training(name, sam):
 def test_a_checkpoint_is_resumed_bit_for_bit(sam, tmp_path, monkeypatch):
     one = trial("AdamWScheduleFree", sam=sam)
     whole, _ = run(one)
-    step = Training.step
-
-    def killed(self, k):
-        if k == 17 and not (tmp_path / "killed").exists():
-            (tmp_path / "killed").touch()
-            raise KeyboardInterrupt
-        return step(self, k)
-
-    monkeypatch.setattr(Training, "step", killed)
+    interrupt_training(monkeypatch, 18)
     with pytest.raises(KeyboardInterrupt):
         run(one, checkpoint=Checkpoint(tmp_path / "run.pt", 7))
     assert run(one, checkpoint=Checkpoint(tmp_path / "run.pt", 7))[0] == whole

@@ -10,8 +10,9 @@ import torch
 import fallline as fl
 from fallline.lab.seeding import generator_states, restore_generators
 from fallline.lab.tasks import Digits, get_task
-from fallline.lab.training import Checkpoint, Training
+from fallline.lab.training import Checkpoint
 from fallline.lab.trial import Trial, run
+from killing import interrupt_training
 
 
 class Noisy(Digits):
@@ -60,15 +61,7 @@ def test_what_a_task_draws_when_it_is_made_is_the_same_in_every_trial(noisy):
 
 def test_a_checkpoint_restores_all_generators(noisy, tmp_path, monkeypatch):
     whole, _ = run(trial())
-    step = Training.step
-
-    def killed(self, k):
-        if k == 17 and not (tmp_path / "killed").exists():
-            (tmp_path / "killed").touch()
-            raise KeyboardInterrupt
-        return step(self, k)
-
-    monkeypatch.setattr(Training, "step", killed)
+    interrupt_training(monkeypatch, 18)
     checkpoint = Checkpoint(tmp_path / "run.pt", 7)
     with pytest.raises(KeyboardInterrupt):
         run(trial(), checkpoint=checkpoint)

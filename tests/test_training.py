@@ -11,6 +11,7 @@ from fallline.lab.timing import time_arms
 from fallline.lab.training import Checkpoint, Training, evaluate
 from fallline.lab.trial import Trial, run, start
 from fallline.spikes import count_spikes
+from killing import interrupt_training
 
 
 def trial(optimizer="adamw", steps=40, stage="tune", **options):
@@ -50,16 +51,7 @@ def test_a_run_that_is_killed_between_checkpoints_goes_on_bit_equal(optimizer, t
     options = {"rho": 0.05} if "sam" in optimizer else {}
     whole, _ = run(trial(optimizer, **options))
     checkpoint = Checkpoint(tmp_path / "run.pt", 7)
-    step = Training.step
-    steps = []
-
-    def killed(self, k):
-        steps.append(k)
-        if len(steps) in (17, 40):
-            raise KeyboardInterrupt
-        return step(self, k)
-
-    monkeypatch.setattr(Training, "step", killed)
+    steps = interrupt_training(monkeypatch, 17, 40)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(trial(optimizer, **options), checkpoint=checkpoint)

@@ -12,6 +12,7 @@ from fallline.lab.tasks import Task
 from fallline.lab.training import Checkpoint
 from fallline.lab.trial import Trial, run
 from fallline.lab.waypoints import Waypoints
+from killing import interrupt_training
 
 PLAIN = Trial("confirm", "digits", "momentum", "sgd", "cosine", 40, 0, 7, {"lr": 0.1, "momentum": 0.9})
 MEASURED = replace(PLAIN, landscape=True)
@@ -69,7 +70,7 @@ def test_a_loss_that_has_run_away_ends_no_study():
 def test_an_error_of_a_measurement_leaves_out_its_point_and_nothing_else(monkeypatch):
     plain = run(PLAIN)[0]
 
-    def broken(*arguments, **options):
+    def broken(*arguments, **options):  # what PyTorch raises for an operation without a second derivative
         raise NotImplementedError("derivative for aten::_thing is not implemented")
 
     monkeypatch.setattr("fallline.lab.waypoints.eigsh", broken)
@@ -85,18 +86,10 @@ def test_measuring_changes_no_number_of_the_run():
 
 
 def test_a_resumed_run_measures_the_same(tmp_path, monkeypatch):
-    from fallline.lab.training import Training
-
-    whole, make = run(MEASURED)[0], Training.step
-
-    def killed(self, step):
-        if step == 27:
-            raise KeyboardInterrupt
-        return make(self, step)
-
+    whole = run(MEASURED)[0]
+    interrupt_training(monkeypatch, 28)
     checkpoint = Checkpoint(tmp_path / "run.pt", 10)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
         run(MEASURED, checkpoint=checkpoint)
     assert run(MEASURED, checkpoint=checkpoint)[0].landscape == whole.landscape
 
