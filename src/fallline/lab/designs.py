@@ -78,7 +78,24 @@ class SeedsOnly:
 
 
 @dataclass(frozen=True)
-class FixedTestSet:
+class _PairedItems:
+    """The metric of every test item (E,) by seed, of two arms that were tested on the same items."""
+
+    arm: Sequence[np.ndarray]
+    baseline: Sequence[np.ndarray]
+
+    def contributions(self, log_ratio: bool) -> list[np.ndarray]:
+        """Return by seed how far each item's linearised difference is from that of its seed; their mean is 0."""
+        found = []
+        for arm, baseline in zip(self.arm, self.baseline, strict=True):
+            a, b = arm.astype(float), baseline.astype(float)
+            difference = a / a.mean() - b / b.mean() if log_ratio else a - b
+            found.append(difference - difference.mean())
+        return found
+
+
+@dataclass(frozen=True)
+class FixedTestSet(_PairedItems):
     """Seeds and test examples vary, crossed: every run is tested on the same examples.
 
     Attributes:
@@ -86,8 +103,6 @@ class FixedTestSet:
         unit: what an item is, in the plural.
     """
 
-    arm: Sequence[np.ndarray]
-    baseline: Sequence[np.ndarray]
     unit: str = "test examples"
     scope: str = "with new seeds and new test examples (training set fixed)"
     reason: str = ""
@@ -102,7 +117,7 @@ class FixedTestSet:
 
         MS_S, MS_E and MS_R are the mean squares of seeds, of examples and of what remains.
         """
-        table = np.stack([_contributions(a, b, log_ratio) for a, b in zip(self.arm, self.baseline, strict=True)])
+        table = np.stack(self.contributions(log_ratio))
         seeds, examples = table.shape
         of_examples = table.mean(0)
         mean_square = seeds * float((of_examples**2).sum()) / (examples - 1)  # the rows, and so the whole, have mean 0
@@ -112,7 +127,7 @@ class FixedTestSet:
 
 
 @dataclass(frozen=True)
-class RandomSplits:
+class RandomSplits(_PairedItems):
     """Every seed draws its own split of a pool of examples, the same for all arms.
 
     Attributes:
@@ -122,8 +137,6 @@ class RandomSplits:
         unit: what an item is, in the plural.
     """
 
-    arm: Sequence[np.ndarray]
-    baseline: Sequence[np.ndarray]
     examples: Sequence[np.ndarray]
     pool: float
     unit: str = "examples"
@@ -142,7 +155,7 @@ class RandomSplits:
         different seeds, and N the size of the pool. Where it is not known which example an item is, c is the variance
         of the items within a test set, averaged over seeds: valid and wide.
         """
-        parts = [_contributions(a, b, log_ratio) for a, b in zip(self.arm, self.baseline, strict=True)]
+        parts = self.contributions(log_ratio)
         seeds, spread = _variance(differences) / len(differences), float(np.mean([_variance(part) for part in parts]))
         shared = _covariance(parts, self.examples) if self.examples else None
         sampling = min(seeds, spread / len(self.arm[0]) / len(differences))
@@ -166,13 +179,6 @@ class RandomSplitMeans:
         """Return s² (1/n + n_test/n_train), which is valid and wide."""
         spread = _variance(differences)
         return Variance(spread / len(differences), spread * self.ratio)
-
-
-def _contributions(arm: np.ndarray, baseline: np.ndarray, log_ratio: bool) -> np.ndarray:
-    """Return how far each item's linearised difference is from that of its seed; their mean is 0."""
-    a, b = arm.astype(float), baseline.astype(float)
-    difference = a / a.mean() - b / b.mean() if log_ratio else a - b
-    return np.asarray(difference - difference.mean())
 
 
 def _covariance(parts: Sequence[np.ndarray], examples: Sequence[np.ndarray]) -> float | None:

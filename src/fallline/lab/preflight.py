@@ -78,7 +78,8 @@ def check_arms(place: str, settings: dict[str, Any], arms: Sequence[Arm]) -> Non
             groups = scale_groups(task.param_groups(make(task)), options, space.defaults)
             try:
                 build_optimizer(space.optimizer, groups, **options)
-            except (TypeError, ValueError, NotImplementedError) as error:
+            # What constructors raise for parameters that they cannot take: Muon for vectors, LBFGS for several groups.
+            except (TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())
                 raise ArgumentError(
                     f"optimizers: {arm.name} must take the parameters of task {task.name}, got an error ({reason}); "

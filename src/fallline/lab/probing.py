@@ -251,7 +251,7 @@ def _is_given_probabilities(task: Task, batch: Any) -> bool:
     """Return whether every input of `cross_entropy` is non-negative with rows of one sum, as a softmax makes it."""
     seen: list[bool] = []
 
-    class Watch(TorchFunctionMode):
+    class CrossEntropyInputs(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is torch.nn.functional.cross_entropy:
                 logits = (args[0] if args else kwargs["input"]).detach().float()
@@ -259,7 +259,7 @@ def _is_given_probabilities(task: Task, batch: Any) -> bool:
                 seen.append(bool((logits >= 0).all()) and bool((sums - sums[0]).abs().max() <= 1e-3 * sums[0]))
             return function(*args, **(kwargs or {}))
 
-    with Watch(), torch.no_grad():
+    with CrossEntropyInputs(), torch.no_grad():
         forward(task, make(task), batch)
     return bool(seen) and all(seen)
 

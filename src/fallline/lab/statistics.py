@@ -227,6 +227,16 @@ def holm(p_values: Sequence[float], looks: Sequence[int] = (), seeds: int = 0) -
     return adjusted
 
 
+def p_equation(p: float) -> str:
+    """Return a p-value as a sentence has it.
+
+    Example:
+        >>> p_equation(0.0123), p_equation(0.00002)
+        ('p = 0.012', 'p < 0.001')
+    """
+    return f"p {p_text(p)}" if p < 0.001 else f"p = {p_text(p)}"
+
+
 def p_text(p: float) -> str:
     """Return a p-value with three decimals, with four where three would not say on which side of 5 % it is.
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 from fallline.errors import ArgumentError
 from fallline.lab.designs import Design
-from fallline.lab.statistics import CONFIDENCE, Comparison, compare, holm, p_text
+from fallline.lab.statistics import CONFIDENCE, Comparison, compare, holm, p_equation
 
 Values = Mapping[str, Sequence[float | None]]
 DesignOf = Callable[[str, str], Design | None]  # of an arm and the baseline
@@ -212,8 +212,7 @@ def _sentence(
     if verdict is Verdict.IDENTICAL:
         return f"{arm} and {baseline} gave identical numbers on all {c.n} seeds"
     size, low, high = (_amount(c, x) for x in (c.difference, c.low, c.high))
-    relation = "" if p < 0.001 else "= "
-    numbers = f"{metric} {size} [{low} to {high}], corrected p {relation}{p_text(p)}, n = {c.n}"
+    numbers = f"{metric} {size} [{low} to {high}], corrected {p_equation(p)}, n = {c.n}"
     scope = c.design.scope
     if verdict in (Verdict.BETTER, Verdict.WORSE):
         return f"{arm} is {verdict} than {baseline} {scope}: {numbers}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fallline.lab.designs import SeedsOnly
 from fallline.lab.report.measure import change, measure
 from fallline.lab.report.records import Records
-from fallline.lab.statistics import p_text
+from fallline.lab.statistics import p_equation
 from fallline.lab.verdicts import Result, Verdict
 
 _SURE = {
@@ -65,7 +65,7 @@ def answer(study: "Study", against: Sequence[Result]) -> str:
     (second, c), best = (against[0], against[0].comparison), against[0].baseline
     if c is None or c.identical:
         return f"{second.sentence}."
-    p = f"corrected p {'' if second.p < 0.001 else '= '}{p_text(second.p)}"  # for the comparisons with the best
+    p = f"corrected {p_equation(second.p)}"  # for the comparisons with the best
     how = f"(95 % interval {change(c, c.low)} to {change(c, c.high)}, {p}, {c.n} seeds)"
     size = f"{measure(study).name(measure(study).test)} {change(c, c.difference)}"
     return f"The best mean is {best}'s; {second.arm} is next, its {size} {how}: {_SURE[second.verdict]}."
