@@ -9,7 +9,7 @@ from schedulers import close, saved, sgd, train
 
 
 def after_warmup(k, warmup, total, floor, base, shape):
-    """The formulas of SEMANTICS.md that count s = k + 1, with a shape of the part that is done."""
+    """The formulas of docs/semantics.md, Schedules, that count s = k + 1, with a shape of the part that is done."""
     s = k + 1
     if s < warmup:
         return base * s / warmup

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
-LANDSCAPE = tuple(sorted((DOCS / "landscape").glob("*.md")))
+METHOD = DOCS / "landscape" / "method.md"  # what is computed, without code to run
+LANDSCAPE = tuple(page for page in sorted((DOCS / "landscape").glob("*.md")) if page != METHOD)
 UNDRAWN = (DOCS / "sam.md", *sorted((DOCS / "scale").glob("*.md")))
 _BLOCK = re.compile(r"(```python\n(.*?)```\n)(?:\n```text\n.*?```\n)?", re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""What a task must keep to before a comparison on it means anything, checked by trying it out (LAB R12)."""
+"""Check the contract of a task by trying it out (docs/lab-protocol.md, section Tasks and their contract)."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""When a run has failed before its end: its loss is not finite, or has blown up (LAB R5)."""
+"""Detect that a run has failed before its end (docs/lab-protocol.md, section Failures)."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -12,7 +12,7 @@ from fallline.lab.schedules import WARMUP
 
 # One column of the Sobol sequence each: a dimension that comes in with a larger budget moves no point.
 AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
-# How many trials a dimension must have at least to be searched (LAB R1).
+# How many trials a dimension must have at least to be searched (docs/lab-protocol.md, section Search spaces).
 _FROM_TRIALS = {"lr": 1, "weight_decay": 9, "momentum": 25, "rho": 25, "second_moment": 64, "eps": 64, "warmup": 64}
 
 
