@@ -68,9 +68,10 @@ def main() -> int:
         missed += not covered
         shown = [Comparison.told(x, "+") if c.log_ratio else f"{x:+.4g}" for x in (mean, mean - error, mean + error)]
         print(f"study: {result.sentence}")
+        reversed_signs = sum(x * mean < 0 for x in d)
         print(
-            f"  on {len(d)} further splits: {shown[0]} (± one standard error: {shown[1]} to {shown[2]}); the "
-            f"sign is reversed on {sum(x * mean < 0 for x in d)}; the interval {'covers' if covered else 'DOES NOT COVER'} it"
+            f"  on {len(d)} further splits: {shown[0]} (± one standard error: {shown[1]} to {shown[2]}); the sign is "
+            f"reversed on {reversed_signs}; the interval {'covers' if covered else 'DOES NOT COVER'} it"
         )
     return 1 if missed else 0
 
