@@ -25,8 +25,8 @@ written by `make docs`.
 To measure the recall, each mistake was planted into each of {count} well-known set-ups where it is possible. The column
 *found* shows in how many of them the check found it (in total {recall}). The column *unmodified set-ups* counts the
 findings on the {count} set-ups as published: {said} in all, at most one per set-up, {errors} of them errors. Each of
-these findings is true, but the published run went well. If all of them are counted as wrong, the precision over this page
-is {precision:.0%}.
+these findings is true, but the published run went well. If all of them are counted as wrong, the precision over this
+page is {precision:.0%}.
 
 | check | severity | wrong if | found | unmodified set-ups | source |
 |---|---|---|--:|--:|---|
