@@ -3,8 +3,9 @@
 python examples/landscape/saddle_escape.py
 
 Near a saddle the function is −y²/2 along the direction of descent. Plain SGD multiplies y by 1 + lr per step. With
-momentum β, y grows by the larger root r of r² − (1 + β + lr)·r + β = 0, which is 1.092 instead of 1.01 here. The number of steps
-grows with log(1/y), so a start close to the ridge costs few extra steps. A start exactly on the ridge never leaves it.
+momentum β, y grows by the larger root r of r² − (1 + β + lr)·r + β = 0, which is 1.092 instead of 1.01 here. The number
+of steps grows with log(1/y), so a start close to the ridge costs few extra steps. A start exactly on the ridge never
+leaves it.
 """
 
 import math
