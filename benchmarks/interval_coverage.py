@@ -24,8 +24,8 @@ from fallline.lab.statistics import compare
 
 STUDIES, SOURCE, FEATURES = 1000, 100_000, 12
 STEPS, BATCH = 60, 16
-SHARED = "s²/n + c/N (the lab's)"
-CROSSED = "crossed, seeds × examples (the lab's)"
+SHARED = "s²/n + c/N (used by the lab)"
+CROSSED = "crossed, seeds × examples (used by the lab)"
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 
@@ -224,7 +224,9 @@ def splits_table(pair: Pair, sizes: Sequence[int], most: int = 16) -> list[str]:
                 _row(case, SHARED, tally(items, truth, seeds, random_splits(size), drawn.places.reshape(shape))),
                 _row(case, "s²/n + s_e²/N", tally(items, truth, seeds, random_splits(size))),
                 _row(case, "s² (1/n + n_test/n_train)", tally(items, truth, seeds, _nadeau_bengio(ratio))),
-                _row(case, "seeds alone, one split (the former rule)", tally(fixed, truth, seeds, seeds_alone)),
+                _row(
+                    case, "seeds alone, one split (used by earlier versions)", tally(fixed, truth, seeds, seeds_alone)
+                ),
             ]
     return lines
 
@@ -249,7 +251,7 @@ def fixed_table(extra: int = 400) -> list[str]:
             case = f"test set of {size:,}, {seeds} seeds"
             lines += [
                 _row(case, CROSSED, tally(items, truth.tolist(), seeds, FixedTestSet)),
-                _row(case, "seeds alone (the former rule)", tally(items, truth.tolist(), seeds, seeds_alone)),
+                _row(case, "seeds alone (used by earlier versions)", tally(items, truth.tolist(), seeds, seeds_alone)),
             ]
     return lines
 
