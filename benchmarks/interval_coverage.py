@@ -355,10 +355,10 @@ def main() -> None:
         "",
         f"Written by `python benchmarks/interval_coverage.py`: {STUDIES:,} simulated studies per row, of two "
         "different arms whose true difference is known. *Covered* is the share of studies whose 95 % interval "
-        "contains the true difference (target: at least 93 %). *False differences* is the share of the others: a "
-        "study of two arms without a difference would report one (target: at most 6 %). *Half-width* is that of "
-        "the interval, in log ratios. *Needed* is the half-width that would be sufficient: 1.96 standard "
-        "deviations of the error of the estimate.",
+        "contains the true difference (target: at least 93 %). *False differences* is the share of studies "
+        "whose interval does not contain it; for two arms without a difference, such a study would report one "
+        "(target: at most 6 %). *Half-width* is that of the interval, in log ratios. *Needed* is the half-width "
+        "that would be sufficient: 1.96 standard deviations of the error of the estimate.",
         "",
         "In the formulas, s² is the variance of the differences over n seeds, and N is the size of the pool from "
         "which the splits are drawn. s_e² is the variance of the differences of single examples within a test set. "
