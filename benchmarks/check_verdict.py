@@ -1,9 +1,9 @@
-"""Is the verdict of a study true on further splits? Runs its tuned configurations on fresh splits and seeds.
+"""Check the verdict of a study by running its tuned configurations on further splits and seeds.
 
     python benchmarks/check_verdict.py DIR --splits 24
 
-DIR is the folder of a study of a task that splits its data itself, such as `digits`. Exit code 1 if the interval of a
-comparison does not cover the mean difference over the further splits.
+DIR is the folder of a study of a task without an official split, such as `digits`. The exit code is 1 if the interval
+of a comparison does not cover the mean difference over the further splits.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from fallline.lab.trial import Trial, derive
 
 
 def further_trials(study: Study, arm: str, count: int) -> list[Trial]:
-    """Return an arm's confirmed configuration on further splits and seeds, the same for all arms."""
+    """Return the confirmed configuration of an arm on further splits and seeds, which are the same for all arms."""
     trial = study.confirmation_trials(arm)[0]
     stream = study.spec.seed
     return [
@@ -68,9 +68,10 @@ def main() -> int:
         missed += not covered
         shown = [Comparison.told(x, "+") if c.log_ratio else f"{x:+.4g}" for x in (mean, mean - error, mean + error)]
         print(f"study: {result.sentence}")
+        reversed_signs = sum(x * mean < 0 for x in d)
         print(
-            f"  on {len(d)} further splits: {shown[0]} (± one standard error: {shown[1]} to {shown[2]}); the sign "
-            f"turns on {sum(x * mean < 0 for x in d)}; the interval {'covers' if covered else 'DOES NOT COVER'} it"
+            f"  on {len(d)} further splits: {shown[0]} (± one standard error: {shown[1]} to {shown[2]}); the sign is "
+            f"reversed on {reversed_signs}; the interval {'covers' if covered else 'DOES NOT COVER'} it"
         )
     return 1 if missed else 0
 

@@ -1,11 +1,11 @@
-"""Does the 95 % interval of the lab cover the difference on new data? Writes docs/coverage.md.
+"""Simulate how often the 95 % intervals of the lab cover the true difference, and write docs/coverage.md.
 
     python benchmarks/interval_coverage.py            # 5 minutes on one core
 
-A source of 100,000 examples with heavy tails stands for the world. The two arms are linear models under SGD with other
-learning rates and weight decays, so that they differ in truth; that true difference is known, since the mean squared
-error over the whole source is a quadratic form of the weights. Studies are drawn from the source as the lab draws them
-and judged by the lab's own code. A null hypothesis of one arm twice would have no effect of the pool and prove nothing.
+A source of 100,000 examples with heavy tails represents the population. The two arms are linear models trained with SGD
+at different learning rates and weight decays, so their true difference is not zero. It is known, because the mean
+squared error over the whole source is a quadratic form of the weights. Studies are drawn from the source as the lab
+draws them and evaluated by the code of the lab. Two equal arms would not be a test: they have no effect of the pool.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from fallline.lab.statistics import compare
 
 STUDIES, SOURCE, FEATURES = 1000, 100_000, 12
 STEPS, BATCH = 60, 16
-SHARED = "s²/n + c/N (the lab's)"
-CROSSED = "crossed, seeds × examples (the lab's)"
+SHARED = "s²/n + c/N (used by the lab)"
+CROSSED = "crossed, seeds × examples (used by the lab)"
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 
@@ -119,12 +119,12 @@ def sample(studies: int, size: int, seed: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Tally:
-    """What a rule gave over many studies.
+    """The results of a rule over many studies.
 
     Attributes:
-        covered: share of the studies whose interval holds the truth.
+        covered: share of the studies whose interval contains the true difference.
         width: mean half-width.
-        needed: half-width that would cover 95 % if it were known: 1.96 standard deviations of the error.
+        needed: half-width that covers 95 %: 1.96 standard deviations of the error.
     """
 
     covered: float
@@ -139,7 +139,7 @@ def tally(
     design: Callable[..., Design],
     places: np.ndarray | None = None,
 ) -> Tally:
-    """Judge studies by the lab's own comparison.
+    """Evaluate studies with the code of the lab.
 
     Args:
         items: for each of the two arms, losses (studies, seeds, n).
@@ -224,7 +224,9 @@ def splits_table(pair: Pair, sizes: Sequence[int], most: int = 16) -> list[str]:
                 _row(case, SHARED, tally(items, truth, seeds, random_splits(size), drawn.places.reshape(shape))),
                 _row(case, "s²/n + s_e²/N", tally(items, truth, seeds, random_splits(size))),
                 _row(case, "s² (1/n + n_test/n_train)", tally(items, truth, seeds, _nadeau_bengio(ratio))),
-                _row(case, "seeds alone, one split (the former rule)", tally(fixed, truth, seeds, seeds_alone)),
+                _row(
+                    case, "seeds alone, one split (used by earlier versions)", tally(fixed, truth, seeds, seeds_alone)
+                ),
             ]
     return lines
 
@@ -249,7 +251,7 @@ def fixed_table(extra: int = 400) -> list[str]:
             case = f"test set of {size:,}, {seeds} seeds"
             lines += [
                 _row(case, CROSSED, tally(items, truth.tolist(), seeds, FixedTestSet)),
-                _row(case, "seeds alone (the former rule)", tally(items, truth.tolist(), seeds, seeds_alone)),
+                _row(case, "seeds alone (used by earlier versions)", tally(items, truth.tolist(), seeds, seeds_alone)),
             ]
     return lines
 
@@ -306,7 +308,7 @@ def _softmax_losses(
 
 
 def tuning_bias(size: int = 600, seeds: int = 8) -> str:
-    """Return how far tuning on one split of the pool shifts the difference on later splits of it, in SD of a pair.
+    """Return the shift of the difference on later splits of a pool if one split was used for tuning, in SD of a pair.
 
     Every study tunes learning rate and weight decay of two kinds of arms on the validation part of one split; the same
     settings are then confirmed on splits of that pool, and on splits of another pool from the same source.
@@ -335,8 +337,9 @@ def tuning_bias(size: int = 600, seeds: int = 8) -> str:
     gap = differences[0].mean(1) - differences[1].mean(1)
     shift, error = float(gap.mean()) / spread, float(gap.std() / math.sqrt(STUDIES)) / spread
     return (
-        f"Tuning on one split of a pool of {size} moves the mean difference on later splits of it by {shift:+.3f} "
-        f"± {error:.3f} (standard error) of the SD of a pair, against splits of a pool that the tuning has not seen."
+        f"Tuning on one split of a pool of {size} shifts the mean difference on later splits of the same pool by "
+        f"{shift:+.3f} ± {error:.3f} (standard error) standard deviations of a pair of runs, compared with splits of a "
+        "pool that was not used for tuning."
     )
 
 
@@ -350,41 +353,46 @@ def main() -> None:
     lines = [
         "# Coverage of the intervals",
         "",
-        f"Written by `python benchmarks/interval_coverage.py`: {STUDIES:,} studies per row, two different arms, the "
-        "true difference known. Covered: the 95 % interval holds it (wanted: at least 93 %). False differences: it "
-        "does not, that is, a study of two arms without a difference would name one (wanted: at most 6 %). Half-width: "
-        "of the interval, in log ratios. Needed: 1.96 standard deviations of the error of the estimate.",
+        f"Written by `python benchmarks/interval_coverage.py`: {STUDIES:,} simulated studies per row, of two "
+        "different arms whose true difference is known. *Covered* is the share of studies whose 95 % interval "
+        "contains the true difference (target: at least 93 %). *False differences* is the share of studies "
+        "whose interval does not contain it; for two arms without a difference, such a study would report one "
+        "(target: at most 6 %). *Half-width* is that of the interval, in log ratios. *Needed* is the half-width "
+        "that would be sufficient: 1.96 standard deviations of the error of the estimate.",
         "",
-        "s² is the variance of the differences over n seeds, N the size of the pool, s_e² the variance of single "
-        "examples' differences within a test set, and c the covariance of an example's differences in the test sets of "
-        "different seeds: what the example does in every run. Most of s_e² is another one in every run, so that it is "
-        "too large.",
+        "In the formulas, s² is the variance of the differences over n seeds, and N is the size of the pool from "
+        "which the splits are drawn. s_e² is the variance of the differences of single examples within a test set. "
+        "c is the covariance of an example's differences in the test sets of different seeds, that is, the part "
+        "that is the same in every run. Most of s_e² differs from run to run, so a formula with s_e² makes the "
+        "interval too wide.",
         "",
         "## The lab draws the splits",
         "",
-        "A pool from a source of 100,000 examples; each seed with its own split of it, a fifth for testing. The truth "
-        "is the mean over new training sets of this size from the source, tested on all of it.",
+        "Each study draws a pool from a source of 100,000 examples. Each seed has its own split of the pool, with "
+        "a fifth of it for testing. The true difference is the mean over new training sets of the same size from "
+        "the source, tested on the whole source.",
         "",
         *head,
         *splits_table(sgd_pair, (600, 1800)),
         "",
-        "The same for two ridge regressions, in which the data are the only source of chance:",
+        "The same for two ridge regressions, for which the data are the only source of chance:",
         "",
         *head,
         *splits_table(ridge_pair, (600,)),
         "",
         "## Fixed training and test sets",
         "",
-        "1,000 training examples and the test set from the same source. The truth of each study is the mean over "
-        "seeds on its training set, tested on the whole source.",
+        "Each study draws 1,000 training examples and a test set from the same source. Its true difference is the "
+        "mean over seeds on its training set, tested on the whole source.",
         "",
         *head,
         *fixed_table(),
         "",
         "## Real data",
         "",
-        "Softmax regression under SGD at two learning rates; the truth is the mean over 2,000 splits of all the data, "
-        "so that the part of the pool is not needed here and the intervals with it are wide.",
+        "The arms are softmax regressions trained with SGD at two learning rates. The true difference is the mean "
+        "over 2,000 splits of all the data. It holds for this pool only, so the term c/N or s_e²/N is not needed "
+        "here and makes the intervals too wide.",
         "",
         *head,
         *real_table(),

@@ -1,7 +1,8 @@
-"""What the lab itself costs, beside training by hand.  python benchmarks/lab.py [--rounds N] [--write FILE]
+"""Measure the overhead of the lab over a bare training loop.  python benchmarks/lab.py [--rounds N] [--write FILE]
 
-A quick study from the shell's prompt back to it; trials a minute of the pool and of a process a trial; the time of a
-run in the lab beside a bare loop that makes the same steps, in turn, so that a slow moment hits both.
+This measures the time of a quick study, the trials per minute of the worker pool and of one process per trial, and the
+time of a run in the lab and of a bare loop that makes the same steps. Both alternate, so that a slow moment of the
+machine affects both.
 """
 
 import argparse
@@ -39,7 +40,7 @@ ARMS = ("momentum", "adam", "adamw")
 TASKS = {"digits": 400, "digits-cnn": 100, "text": 30}  # and the steps of a run: a second or two
 CORES = 2
 
-# One trial in a process of its own, as a shell loop over configurations has it.
+# One trial in a separate process, as in a shell loop over configurations.
 ONE = """
 import json, sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def trials_of(task: str, count: int) -> list[Trial]:
 
 
 def quick_study() -> float:
-    """Return the seconds of `fallline compare digits --quick`, report included."""
+    """Return the seconds that `fallline compare digits --quick` takes, including the report."""
     command = [sys.executable, "-c", "from fallline.cli import main; main()", "compare", "digits", "--quick"]
     with tempfile.TemporaryDirectory() as folder:
         command += ["--optimizers", ",".join(ARMS), "-j", str(CORES), "--out", folder]
@@ -67,7 +68,7 @@ def quick_study() -> float:
 
 
 def in_a_pool(trials: Sequence[Trial]) -> float:
-    """Return trials a minute of the lab's pool, the start of its workers included."""
+    """Return the trials per minute of the lab's pool, including the start of its workers."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         with LocalPool(Path(folder), CORES) as pool:
@@ -76,7 +77,7 @@ def in_a_pool(trials: Sequence[Trial]) -> float:
 
 
 def in_processes(trials: Sequence[Trial]) -> float:
-    """Return trials a minute with a process a trial, as many at once as there are cores."""
+    """Return the trials per minute with one process per trial and one trial per core at a time."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(CORES) as threads:
         commands = [[sys.executable, "-c", ONE, json.dumps(asdict(trial)), folder] for trial in trials]
         began = time.perf_counter()
@@ -85,7 +86,7 @@ def in_processes(trials: Sequence[Trial]) -> float:
 
 
 def in_the_lab(trial: Trial) -> float:
-    """Return the processor's seconds of a run in the lab, without its evaluation."""
+    """Return the CPU seconds of a run in the lab, without its evaluations."""
     began = time.process_time()
     training = start(trial)
     training.run()
@@ -93,7 +94,7 @@ def in_the_lab(trial: Trial) -> float:
 
 
 def by_hand(trial: Trial) -> float:
-    """Return the seconds of the same steps in a loop that does nothing else: it does not even read the loss."""
+    """Return the CPU seconds of the same steps in a loop that does nothing else and does not even read the loss."""
     began = time.process_time()
     task = get_task(trial.task)
     torch.manual_seed(derive(trial.seed, "init"))
@@ -110,9 +111,9 @@ def by_hand(trial: Trial) -> float:
 
 
 def overhead(task: str, steps: int, rounds: int) -> tuple[float, float, float]:
-    """Return the median milliseconds a step in the lab and by hand, and the median of the rounds' ratios."""
+    """Return the median milliseconds per step in the lab and in a bare loop, and the median ratio of a round."""
     trial = replace(next(t for t in trials_of(task, 1) if t.arm == "adamw"), steps=steps, evaluations=1)
-    times = [(in_the_lab(trial), by_hand(trial)) for _ in range(rounds + 1)][1:]  # the first finds data and kernels
+    times = [(in_the_lab(trial), by_hand(trial)) for _ in range(rounds + 1)][1:]  # the first loads data and kernels
     lab, hand = (1e3 * statistics.median(column) / steps for column in zip(*times, strict=True))
     return lab, hand, statistics.median(a / b for a, b in times)
 
@@ -151,7 +152,7 @@ def invented(trial: Trial) -> Outcome:
 
 
 def large_report() -> tuple[int, float]:
-    """Return the trials of a large study, and the processor's seconds of reading it and writing its report."""
+    """Return the number of trials of a large study, and the CPU seconds of reading it and writing its report."""
     with tempfile.TemporaryDirectory() as name:
         trials = large_study(Path(name) / "study")
         code = "import sys, time; from fallline.lab import load; load(sys.argv[1]).report(sys.argv[2]); "
@@ -167,26 +168,26 @@ def report(rounds: int) -> Iterator[str]:
     yield "# What the lab costs\n"
     yield (
         f"Written by `make bench`. Machine: {processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, "
-        f"torch {torch.__version__}; {CORES} workers of one thread.\n"
+        f"torch {torch.__version__}; {CORES} workers with one thread each.\n"
     )
     study = [quick_study() for _ in range(3)]
     yield (
-        f"`fallline compare digits --quick` with {', '.join(ARMS)}, from the shell's prompt back to it: "
-        f"{statistics.median(study):.0f} s (reach: 60 s).\n"
+        f"The command `fallline compare digits --quick` with the optimizers {', '.join(ARMS)} takes "
+        f"{statistics.median(study):.0f} s (target: 60 s).\n"
     )
     pool, processes = in_a_pool(trials_of("digits", 16)), in_processes(trials_of("digits", 4))
     yield (
-        f"Trials of `digits` a minute: {pool:.0f} in the pool, its start included, {processes:.0f} with a process a "
-        f"trial; ratio {pool / processes:.1f} (reach: 5).\n"
+        f"The pool of workers runs {pool:.0f} trials of `digits` per minute, including its start. One process per "
+        f"trial runs {processes:.0f} per minute. The ratio is {pool / processes:.1f} (target: 5).\n"
     )
     count, seconds = large_report()
     yield (
-        f"Report of a study of {count} trials and 30 arms, from the start of the process: {seconds:.1f} s of processor "
-        "time (reach: 4 s).\n"
+        f"Writing the report of a study with {count} trials and 30 arms takes {seconds:.1f} s of CPU time, including "
+        "the start of the process (target: 4 s).\n"
     )
     yield (
-        "Time of a step under AdamW on one thread, as the processor counts it: evaluations excluded, the run's set-up "
-        "included (reach: 1.10).\n"
+        "CPU time per step with AdamW on one thread, without evaluations, including the set-up of the run (target for "
+        "the ratio: 1.10):\n"
     )
     yield "| task | steps | in the lab, ms | bare loop, ms | ratio |\n|---|--:|--:|--:|--:|"
     for task, steps in TASKS.items():

@@ -1,4 +1,4 @@
-"""The public Python implementations of LAMB and Lion that are installed, and what torch needs several calls for."""
+"""Other Python implementations of LAMB and Lion, and the calls of torch that replace one call of Fallline."""
 
 import importlib
 import importlib.util
@@ -46,7 +46,7 @@ def peers(name: str, params: list[torch.nn.Parameter]) -> dict[str, Callable[[],
 
 
 def _load(module: str) -> types.ModuleType:
-    """Import a module; of timm the optimizers alone, for its models need torchvision."""
+    """Import a module; import only the optimizers of timm, because its models need torchvision."""
     if module.startswith("timm.") and "timm" not in sys.modules:
         spec = importlib.util.find_spec("timm")
         if spec is None or not spec.submodule_search_locations:
@@ -58,7 +58,7 @@ def _load(module: str) -> types.ModuleType:
 
 
 def clip_step_average(params: list[torch.nn.Parameter]) -> Callable[[], None]:
-    """Return torch's idiom for clipping, AdamW and an average of the parameters: three calls, the fastest of each."""
+    """Return clipping, an AdamW step and an average of the parameters in torch: three calls, each the fastest."""
     optimizer = torch.optim.AdamW(params, lr=1e-4, fused=True)
     averages = [p.detach().clone() for p in params]
 

@@ -1,7 +1,7 @@
-"""The price of a product with the Hessian, in gradients, beside other ways to it.  python benchmarks/products.py
+"""Measure the cost of Hessian products relative to a gradient.  python benchmarks/products.py
 
-In one run, round after round, so that a slow moment of the machine hits all: a gradient (forward and backward), and a
-product by each way. A cell is the median over the rounds of the ratio to the gradient of its round.
+Every round times a gradient (forward and backward pass) and a product by each method, so that a slow moment of the
+machine affects all of them. A cell is the median over the rounds of the ratio to the gradient of the same round.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def torch_vhp(model: nn.Module, loss: Any, batch: Any, vector: torch.Tensor) -> Callable[[], Any]:
-    """`torch.autograd.functional.vhp`, as its documentation has it: a new graph for each product."""
+    """Use `torch.autograd.functional.vhp` as documented, with a new graph for each product."""
     names, params = zip(*model.named_parameters(), strict=True)
     parts = tuple(v.view(p.shape) for v, p in zip(vector.split([p.numel() for p in params]), params, strict=True))
     call = _Call(model, loss)
@@ -45,7 +45,7 @@ def torch_vhp(model: nn.Module, loss: Any, batch: Any, vector: torch.Tensor) -> 
 
 
 class _Flat(nn.Module):
-    """A classifier whose outputs are rows, whatever it classifies, as the peers want them."""
+    """A classifier whose outputs are always rows, as the other packages require."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -59,7 +59,9 @@ def pyhessian(model: nn.Module, batch: Any, vector: torch.Tensor) -> Callable[[]
     from pyhessian import hessian
     from pyhessian.utils import hessian_vector_product
 
-    made = hessian(model, nn.CrossEntropyLoss(), data=batch, cuda=False)  # it keeps the graph of one batch, as we do
+    made = hessian(
+        model, nn.CrossEntropyLoss(), data=batch, cuda=False
+    )  # it keeps the graph of one batch, like Fallline
     parts = [v.view(p.shape) for v, p in zip(vector.split([p.numel() for p in made.params]), made.params, strict=True)]
     return lambda: hessian_vector_product(made.gradsH, made.params, parts)
 
@@ -80,7 +82,7 @@ def hessian_eigenthings(model: nn.Module, batch: Any, vector: torch.Tensor) -> C
 
 
 def peers(model: nn.Module, batch: Any, vector: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Return a product by every public implementation that is installed (`make bench` does that, into .peers)."""
+    """Return a product by every other package that is installed (`make bench` installs them into .peers)."""
     if FOLDER.is_dir() and str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
     flat, rows = _Flat(model), (batch[0], batch[1].flatten())
@@ -103,7 +105,7 @@ class _Call(nn.Module):
 
 
 def contenders(name: str, size: int) -> dict[str, Callable[[], Any]]:
-    """Return a gradient and the ways to a product, all on one batch."""
+    """Return a gradient and the methods for a product, all on one batch."""
     task = get_task(name, batch_size=size)
     torch.manual_seed(0)
     model = task.model().eval()

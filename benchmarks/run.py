@@ -1,7 +1,8 @@
-"""Step times of every optimizer against torch's, in one run.  python benchmarks/run.py [--rounds N] [--write FILE]
+"""Measure the step time of every optimizer and of torch's.  python benchmarks/run.py [--rounds N] [--write FILE]
 
-All contenders of a row step the same parameters in turn, round after round, so that a slow moment of the machine hits
-all of them; a cell is the median of the rounds, a ratio the median of the rounds' ratios.
+In every round each contender of a row makes a step on the same parameters, so that a slow moment of the machine affects
+all of them. A cell is the median over the rounds, and a ratio the median of the ratios per round. Everything below the
+line KEPT in the written file is preserved.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def contenders(params: list[torch.nn.Parameter], cls: str, options: dict[str, An
     ours = getattr(fallline, cls)(params, lr=1e-4, **options).step
     if not hasattr(torch.optim, cls):
         return {"fallline": ours}
-    options = {key: value for key, value in options.items() if key not in OURS}  # torch has nothing of the kind
+    options = {key: value for key, value in options.items() if key not in OURS}  # torch has no such options
     flags = {"torch loop": {"foreach": False}, "torch foreach": {"foreach": True}, "torch fused": {"fused": True}}
     steps: dict[str, Callable[[], object]] = {}
     for name, flag in flags.items():
@@ -101,17 +102,18 @@ def traffic(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any])
     return sum(p.numel() for p in params) * (4 + 2 * written + 4 * again)
 
 
+KEPT = "<!-- `make bench` keeps everything below this line. -->"
 MOVED = 12 << 26  # bytes that `mover` reads and writes
 
 
 def mover() -> Callable[[], object]:
-    """Return a call of `a.add_(b)` on arrays far larger than any cache: as fast as memory goes."""
+    """Return a call of `a.add_(b)` on arrays far larger than any cache, which is limited by memory bandwidth."""
     a, b = torch.ones(1 << 26), torch.ones(1 << 26)
     return lambda: a.add_(b)
 
 
 def peak(times: dict[str, list[float]]) -> float:
-    """Return the GB/s of the rounds in which `a.add_(b)` took its turn; it changes from one minute to the next."""
+    """Return the GB/s of `a.add_(b)` in these rounds; the bandwidth changes from one minute to the next."""
     return MOVED / 1e6 / statistics.median(times.pop("add_"))
 
 
@@ -120,7 +122,8 @@ def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int) -> Itera
     yield HEAD
     yield RULE
     params = parameters(shapes)
-    still = None if _large(params) else peak(alternate({"add_": mover()}, 11))  # or it would empty their caches
+    # Small tensors stay in the caches, from which `a.add_(b)` in the same rounds would evict them.
+    still = None if _large(params) else peak(alternate({"add_": mover()}, 11))
     move = None if still else mover()
     for name in names:
         cls, options = OPTIMIZERS[name]
@@ -146,14 +149,17 @@ def table(shapes: list[tuple[int, ...]], names: list[str], rounds: int) -> Itera
 
 
 def in_blocks(shapes: list[tuple[int, ...]], names: list[str], rounds: int) -> str:
-    """Return how small tensors do in a loop of their own, where no other contender has just emptied the caches."""
+    """Return the step times on small tensors in blocks, in which no other contender evicts the caches."""
     cells = []
     for name in names:
         calls = contenders(parameters(shapes), *OPTIMIZERS[name])
         times = alternate({who: calls[who] for who in ("torch fused", "fallline")}, rounds, block=20)
         ms = {who: statistics.median(values) for who, values in times.items()}
         cells.append(f"{name} {ms['fallline']:.2f} ms, {ms['fallline'] / ms['torch fused']:.2f} × torch fused")
-    return f"In blocks of 20 steps: {'; '.join(cells)} (reach: 0.2)."
+    return (
+        "In blocks of 20 consecutive steps, so that no other contender evicts the caches: "
+        f"{'; '.join(cells)} (target: 0.2)."
+    )
 
 
 def _large(params: list[torch.nn.Parameter]) -> bool:
@@ -161,7 +167,7 @@ def _large(params: list[torch.nn.Parameter]) -> bool:
 
 
 def against_peers(params: list[torch.nn.Parameter], rounds: int) -> Iterator[str]:
-    """Yield a table of LAMB and Lion beside public Python implementations."""
+    """Yield a table of LAMB and Lion compared with public Python implementations."""
     yield "| optimizer | milliseconds | fastest ÷ fallline |"
     yield "|---|---|--:|"
     for name in PEERS:
@@ -176,7 +182,7 @@ def against_peers(params: list[torch.nn.Parameter], rounds: int) -> Iterator[str
 
 
 def one_call(params: list[torch.nn.Parameter], rounds: int) -> str:
-    """Return how clipping, AdamW and averages in one call compare with torch's three."""
+    """Return the time of clipping, AdamW and averages in one call, compared with torch's three calls."""
     options = {"clip_grad_norm": 1.0, "ema_decay": 0.999}
     calls = {"torch": clip_step_average(params), "fallline": fallline.AdamW(params, lr=1e-4, **options).step}
     times = alternate({**calls, "add_": mover()}, rounds)
@@ -184,22 +190,24 @@ def one_call(params: list[torch.nn.Parameter], rounds: int) -> str:
     ms = {who: statistics.median(values) for who, values in times.items()}
     ratio = statistics.median(a / b for a, b in zip(times["fallline"], times["torch"], strict=True))
     return (
-        f"Clipping by norm, AdamW and an average in one call: {ms['fallline']:.0f} ms, {ms['fallline'] / floor:.2f} × "
-        f"the floor of {floor:.0f} ms (reach: 1.2). torch's `clip_grad_norm_`, fused AdamW and foreach `lerp_`: "
-        f"{ms['torch']:.0f} ms; ratio {ratio:.2f} (reach: 0.85)."
+        "One call that clips by norm, makes an AdamW step and updates averages of the parameters takes "
+        f"{ms['fallline']:.0f} ms, {ms['fallline'] / floor:.2f} × the {floor:.0f} ms needed to move its bytes at the "
+        "bandwidth of `a.add_(b)` (target: 1.2). torch's `clip_grad_norm_`, fused AdamW and foreach `lerp_` together "
+        f"take {ms['torch']:.0f} ms; the ratio is {ratio:.2f} (target: 0.85)."
     )
 
 
 def two_phases(params: list[torch.nn.Parameter], rounds: int) -> str:
-    """Return what SAM adds to the step of its base."""
+    """Return the time that SAM adds to a step of its base optimizer."""
     opt = fallline.SAM(fallline.SGD(params, lr=1e-4), rho=0.05)
     times = alternate({"climb": opt.first_step, "back": opt._descend, "add_": mover()}, rounds)
     # The gradient for the norm; parameter and gradient in, parameter and copy out; the copy back.
     floor = sum(p.numel() for p in params) * (4 + 16 + 8) / 1e6 / peak(times)
     ms = {name: statistics.median(values) for name, values in times.items()}
     return (
-        f"SAM adds {ms['climb']:.0f} ms for the climb and {ms['back']:.0f} ms for the way back, "
-        f"{sum(ms.values()) / floor:.2f} × the floor of {floor:.0f} ms (reach: 1.2)."
+        f"SAM adds {ms['climb']:.0f} ms for its first phase and {ms['back']:.0f} ms for restoring the parameters, "
+        f"together {sum(ms.values()) / floor:.2f} × the {floor:.0f} ms needed to move their bytes at the bandwidth of "
+        "`a.add_(b)` (target: 1.2)."
     )
 
 
@@ -214,7 +222,7 @@ def busy_process() -> Iterator[None]:
     """Run `spin` in another process for the duration of the block."""
     process = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
     process.start()
-    time.sleep(3)  # until it has imported torch and really spins
+    time.sleep(3)  # until it has imported torch and keeps a core busy
     try:
         yield
     finally:
@@ -241,11 +249,15 @@ def report(rounds: int) -> Iterator[str]:
     """Yield the whole report in Markdown."""
     still = peak(alternate({"add_": mover()}, rounds))
     yield "# Benchmarks\n"
-    yield "Written by `make bench`; milliseconds a step, medians; float32; contenders alternate within one run.\n"
+    yield (
+        "Written by `make bench`, except for the last section. Times are medians in milliseconds per step, for float32 "
+        "parameters. The contenders of a row take turns within one run.\n"
+    )
     yield (
         f"Machine: {processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; Python "
-        f"{platform.python_version()}, torch {torch.__version__}. `a.add_(b)` moves {still:.1f} GB/s "
-        "at the start; the share is of what it moves in a row's own rounds.\n"
+        f"{platform.python_version()}, torch {torch.__version__}. `a.add_(b)` moves {still:.1f} GB/s at the start. The "
+        "column GB/s is the memory bandwidth that Fallline reaches, and the share is its ratio to the bandwidth of "
+        "`a.add_(b)`, measured in the rounds of the same row (for small tensors, before the table)."
     )
     for suite, shapes in SUITES.items():
         yield f"\n## {suite}\n"
@@ -257,15 +269,16 @@ def report(rounds: int) -> Iterator[str]:
     yield "\n" + one_call(large, rounds)
     yield "\n" + two_phases(large, rounds)
     with busy_process():
-        yield "\n## GPT-2 small beside one busy process\n"
+        yield "\n## GPT-2 small next to one busy process\n"
         yield from table(next(iter(SUITES.values())), ["SGD", "AdamW"], rounds)
-    yield "\n## Start\n"
-    yield f"First `AdamW.step()` of a process, kernels cached: {in_new_process(FIRST_STEP, 5):.2f} s (reach: 0.8 s)."
-    yield f"\n`import fallline` after torch: {in_new_process(IMPORT, 5):.3f} s (reach: 0.1 s)."
+    yield "\n## Startup\n"
+    first = in_new_process(FIRST_STEP, 5)
+    yield f"The first `AdamW.step()` of a process, with cached kernels, takes {first:.2f} s (target: 0.8 s)."
+    yield f"\n`import fallline` after torch takes {in_new_process(IMPORT, 5):.3f} s (target: 0.1 s)."
 
 
 def processor() -> str:
-    """Return the processor's name where the system tells it."""
+    """Return the name of the processor, as far as the system reports it."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -281,4 +294,7 @@ if __name__ == "__main__":
     for line in report(arguments.rounds):
         print(line, flush=True)
         lines.append(line)
-    arguments.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = arguments.write.read_text(encoding="utf-8") if arguments.write.exists() else ""
+    _, line, kept = before.partition(KEPT)
+    text = "\n".join(lines) + "\n" + (f"\n{line}{kept}" if kept else "")
+    arguments.write.write_text(text, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""What a study that stops as soon as it is decided gets wrong, finds and saves; writes docs/sequential.md.
+"""Simulate studies that stop as soon as they are decided, and write docs/sequential.md.
 
     python benchmarks/sequential.py          # 3 minutes on one core
 
-The nominal levels in `fallline.lab.sequential` are computed again from null series; false verdicts and power are
-simulated with paired differences whose truth is known.
+The nominal levels in `fallline.lab.sequential` are recomputed from series without a difference. False verdicts and
+power are simulated with paired differences whose true mean is known.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def power(effect: float, examples: float, seed: int) -> tuple[float, float, floa
 
     Args:
         effect: true mean of a difference.
-        examples: variance of the error that all seeds share because the examples are what they are.
+        examples: variance of the error that all seeds share because they are tested on the same examples.
         seed: of the simulation.
     """
     draw = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def power(effect: float, examples: float, seed: int) -> tuple[float, float, floa
 
 
 def real_study(draw: np.random.Generator, arms: int, items: int = 120) -> tuple[bool, int]:
-    """Return whether a study of equal arms, judged by the lab's own code, names a difference, and its seeds.
+    """Return whether a study of equal arms reports a difference, by the code of the lab, and its number of seeds.
 
     Losses are a common level, a seed's effect per arm, an example's difficulty that differs by arm, and noise.
     """
@@ -111,10 +111,11 @@ def main() -> None:
     lines = [
         "# Stopping early",
         "",
-        "Written by `python benchmarks/sequential.py`. `fallline compare --seeds 4..16` looks at the comparisons after "
-        "4, 8, 12 and 16 seeds and stops when every one is decided.",
+        "Written by `python benchmarks/sequential.py`. `fallline compare --seeds 4..16` evaluates the comparisons "
+        "after 4, 8, 12 and 16 seeds and stops as soon as every one is decided. This page shows how often such a study "
+        "reports a difference that does not exist, and how many seeds it saves.",
         "",
-        f"## Nominal levels, from {NULL_SERIES:,} series without a difference",
+        f"## Nominal levels, from {NULL_SERIES:,} simulated series without a difference",
         "",
         "| level over all looks | " + " | ".join(f"after {n}" for n in LOOKS) + " | in the code |",
         "|--:|" + "--:|" * (len(LOOKS) + 1),
@@ -129,11 +130,11 @@ def main() -> None:
     naive, _ = rejections(fresh, [LEVEL] * len(LOOKS))
     lines += [
         "",
-        f"False differences over all looks in {PAIRS:,} further series: {100 * wrong:.2f} % (wanted: at most 5 %; "
-        f"testing at 5 % at every look would give {100 * naive:.1f} %).",
+        f"In {PAIRS:,} further series without a difference, a study reports one in {100 * wrong:.2f} % (target: at "
+        f"most 5 %). Testing at 5 % at every look would give {100 * naive:.1f} %.",
         "",
-        f"Through the lab's own code, {REAL_STUDIES:,} studies each, of arms that differ by chance alone, tested on "
-        "the same 120 examples (wanted: at most 6 % with a false difference):",
+        f"The code of the lab was also run on {REAL_STUDIES:,} simulated studies per row. Their arms differ by chance "
+        "alone and are tested on the same 120 examples (target: at most 6 % of the studies report a difference):",
         "",
         "| arms | studies with a false difference | mean seeds |",
         "|--:|--:|--:|",
@@ -147,10 +148,11 @@ def main() -> None:
         "",
         "## Power",
         "",
-        "The effect and the variance of the examples are in units of the SD of a pair and its square. Wanted: for 1.5 "
-        "SD at least 80 % power with at most 65 % of 16 seeds where the examples' part is at most 0.05.",
+        "The effect is in units of the standard deviation (SD) of a pair of runs, and the variance due to the test "
+        "examples in units of its square. Target: for an effect of 1.5 SD, at least 80 % power with on average at most "
+        "65 % of 16 seeds, if the variance due to the examples is at most 0.05.",
         "",
-        "| effect | examples | power | mean seeds | of 16 | power of 16 fixed seeds |",
+        "| effect | variance of examples | power | mean seeds | of 16 | power of 16 fixed seeds |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for effect in (0.75, 1.0, 1.5, 2.0):

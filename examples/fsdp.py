@@ -1,9 +1,9 @@
-"""Training on several processes with FSDP2: sharded parameters, state and averages; a checkpoint; going on from it.
+"""Train on several processes with FSDP2: shard parameters, state and averages; save checkpoints and resume from them.
 
 torchrun --standalone --nproc-per-node 2 examples/fsdp.py [FOLDER [STEPS]]
 
-One machine and gloo here; on a cluster only what is marked changes. Called again with the same FOLDER, with as many
-processes or another number, it goes on from the checkpoint there.
+The script uses gloo on one machine. On a cluster, change the lines with a comment that begins with "on a cluster". If
+you run the script again with the same FOLDER, on any number of processes, it resumes from the latest checkpoint there.
 """
 
 import os
@@ -24,20 +24,20 @@ BATCH, STEPS = 32, 30
 
 
 def main(folder: Path | None = None, steps: int = STEPS) -> None:
-    """Train, saving every ten steps."""
-    dist.init_process_group("gloo")  # a cluster: "nccl", and torch.cuda.set_device(LOCAL_RANK)
+    """Train, and save a checkpoint every ten steps."""
+    dist.init_process_group("gloo")  # on a cluster: "nccl", after torch.cuda.set_device(LOCAL_RANK)
     rank, world = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(0)  # the same on every process: FSDP2 shards what it is given
+    torch.manual_seed(0)  # the same on every process, because FSDP2 does not broadcast parameters
     model = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1))
-    mesh = init_device_mesh("cpu", (world,))  # a cluster: "cuda"; HSDP: a mesh of (replicas, shards)
+    mesh = init_device_mesh("cpu", (world,))  # on a cluster: "cuda"; HSDP: a mesh of (replicas, shards)
     for layer in model:
         if isinstance(layer, nn.Linear):
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    opt = fl.AdamW(model.parameters(), lr=1e-2, clip_grad_norm=1.0, ema_decay=0.9)  # after fully_shard
+    opt = fl.AdamW(model.parameters(), lr=1e-2, clip_grad_norm=1.0, ema_decay=0.9)  # create it after fully_shard
 
     start = 0
-    if folder is not None and (whole := sorted(folder.glob("*/.metadata"))):  # what is written last
+    if folder is not None and (whole := sorted(folder.glob("*/.metadata"))):  # the file that is written last
         start = load(model, opt, whole[-1].parent)
     for step in range(start, steps):
         batch = torch.randn(BATCH, 16, generator=torch.Generator().manual_seed(step))
@@ -57,13 +57,13 @@ def main(folder: Path | None = None, steps: int = STEPS) -> None:
 
 
 def save(model: nn.Module, opt: fl.AdamW, folder: Path, step: int) -> None:
-    """Write a checkpoint; every process writes its part."""
+    """Write a checkpoint, of which every process writes its part."""
     weights, state = get_state_dict(model, opt)
     dcp.save({"model": weights, "optimizer": state, "step": step}, checkpoint_id=folder)
 
 
 def load(model: nn.Module, opt: fl.AdamW, folder: Path) -> int:
-    """Read a checkpoint, whatever the number of processes that wrote it; return its step."""
+    """Load a checkpoint that any number of processes wrote, and return its step."""
     weights, state = get_state_dict(model, opt)
     found = {"model": weights, "optimizer": state, "step": 0}
     dcp.load(found, checkpoint_id=folder)
@@ -74,4 +74,4 @@ def load(model: nn.Module, opt: fl.AdamW, folder: Path) -> int:
 if __name__ == "__main__":
     main(*(kind(text) for kind, text in zip((Path, int), sys.argv[1:], strict=False)))
     sys.stdout.flush()
-    os._exit(0)  # gloo's threads outlive their group, and may abort the process while Python ends by itself
+    os._exit(0)  # gloo's threads outlive their group and may abort the process while Python exits

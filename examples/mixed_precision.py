@@ -1,10 +1,10 @@
-"""Five ways to train in half precision, against float32: loss on text, 8 seeds, paired.
+"""Compare five ways to train in half precision with float32, by their test loss on text over 8 paired seeds.
 
-python examples/mixed_precision.py [STEPS] [SEEDS] [LR]     (needs the extra `lab`; a quarter of an hour on two cores)
+python examples/mixed_precision.py [STEPS] [SEEDS] [LR]     (needs the extra `lab`; 15 minutes on two cores)
 
-The model is the byte transformer of the lab's task `text` (the source of Python's standard library). Every way sees the
-same batches and has the same AdamW and schedule; the test loss, in nats a byte, is computed in float32. The interval is
-that of the ratio to float32's loss, paired by seed.
+The model is the byte-level transformer of the lab's task `text` (the source of Python's standard library). All ways use
+the same batches, the same AdamW and the same schedule. The test loss, in nats per byte, is computed in float32. The
+interval is that of the ratio to the loss of float32, paired by seed.
 """
 
 import copy
@@ -23,12 +23,12 @@ import fallline as fl
 from fallline.lab.statistics import Comparison, compare
 from fallline.lab.tasks import Text
 
-STEPS, SEEDS, LR = Text.steps, 8, 1e-3  # the rate that AdamW has by default
-OVERFLOWS = (0.1, 0.4, 0.41, 0.8)  # at these parts of the training a gradient is made infinite
+STEPS, SEEDS, LR = Text.steps, 8, 1e-3  # the default learning rate of AdamW
+OVERFLOWS = (0.1, 0.4, 0.41, 0.8)  # fractions of the training at which a gradient is set to Inf
 
 
 def loss_of(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Return the mean cross-entropy, taken in float32 of logits of any dtype."""
+    """Return the mean cross-entropy, computed in float32 from logits of any dtype."""
     inputs, targets = batch
     return nn.functional.cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten())
 
@@ -54,7 +54,7 @@ def under_autocast(model: nn.Module, opt: fl.AdamW, batches: Iterator, steps: in
 
 
 def scaled(model: nn.Module, opt: fl.AdamW, batches: Iterator, steps: int) -> Iterator[None]:
-    """Train float32 parameters with float16 activations and scaled losses; now and then a gradient overflows."""
+    """Train float32 parameters with float16 activations and scaled losses; at some steps a gradient overflows."""
     scaler = torch.amp.GradScaler("cpu")
     overflows = {int(part * steps) for part in OVERFLOWS}
     for step in range(steps):
@@ -64,7 +64,7 @@ def scaled(model: nn.Module, opt: fl.AdamW, batches: Iterator, steps: int) -> It
         scaler.scale(loss).backward()
         if step in overflows:
             next(p.grad for p in model.parameters() if p.grad is not None).view(-1)[0] = math.inf
-        scaler.step(opt)  # unscales in the update's own pass; skips the step where a gradient overflowed
+        scaler.step(opt)  # unscales as part of the update; skips the step if a gradient overflowed
         scaler.update()
         yield
 
@@ -81,7 +81,7 @@ WAYS: dict[str, tuple[torch.dtype, dict, Callable[..., Iterator[None]]]] = {
 
 
 def trained(steps: int, lr: float, job: tuple[str, int]) -> float:
-    """Return the test loss after a training of one way on one seed."""
+    """Train in one way on one seed, and return the test loss."""
     way, seed = job
     dtype, options, loop = WAYS[way]
     torch.set_num_threads(1)

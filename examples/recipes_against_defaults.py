@@ -1,12 +1,13 @@
-"""Each recipe against the defaults of PyTorch's class of the same name: equal searches of the rate, fresh seeds.
+"""Compare each recipe with the defaults of PyTorch's optimizer of the same class, with equal learning rate searches.
 
 python examples/recipes_against_defaults.py        (needs the extra `lab`)
 
-The images are Fashion-MNIST's where its files are present (`fallline data fashion-mnist`; about twenty minutes on two
-cores), else handwritten digits (about five), whose 360 test images tell little apart. Both get the same 8 learning
-rates, each tried once (seed 0) and judged on validation at the end of the run. Then both run on 8 fresh seeds at their
-best, and the recipe also at its published rate. Losses are those of the test split, in
-nats, with the share of right answers behind; the interval is that of the paired ratio of losses over the seeds.
+The images are those of Fashion-MNIST if its files are present (`fallline data fashion-mnist`; about twenty minutes on
+two cores). Otherwise they are handwritten digits (about five minutes), whose 360 test images distinguish little. Recipe
+and defaults are run once (seed 0) with each of the same 8 learning rates, and the best is selected by the validation
+loss at the end of the run. Then both run on 8 fresh seeds with their best learning rate, and the recipe also with its
+published one. The script prints the loss on the test split, in nats, and the accuracy. The interval is that of the
+ratio of losses, paired by seed.
 """
 
 import functools
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(48), nn.Linear(48, outputs)
 
     def forward(self, x):
-        """Return logits, for every token if causal, else for their mean."""
+        """Return the logits of every token if causal, otherwise those of the mean over the tokens."""
         x = self.embedding(x) + self.pos_embed
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1]) if self.causal else None
         for block in self.blocks:
@@ -53,7 +54,7 @@ class Transformer(nn.Module):
 
 
 class Patches(nn.Module):
-    """Square patches, projected."""
+    """Split images into square patches and project them."""
 
     def __init__(self, size):
         super().__init__()
@@ -65,13 +66,13 @@ class Patches(nn.Module):
 
 
 def vision_transformer(side):
-    """Return a vision transformer for images of side × side pixels: patches of 2 pixels, or 4 of large images."""
+    """Return a vision transformer for images of side × side pixels, with patches of 2 pixels, or 4 if side > 8."""
     patch = 2 if side == 8 else 4
     return Transformer(Patches(patch), (side // patch) ** 2, 10, causal=False)
 
 
 def convolutions(side):
-    """Return two convolutions with batch normalisation, and a linear layer, for images of side × side pixels."""
+    """Return a network of two convolutions with batch normalization and a linear layer, for side × side pixels."""
 
     def stage(before, after):
         return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
@@ -80,14 +81,14 @@ def convolutions(side):
 
 
 def text(split):
-    """Return the bytes of a part of Python's standard library."""
+    """Return the bytes of the files of Python's standard library that belong to a split."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     chosen = [file for number, file in enumerate(files) if {0: "val", 1: "test"}.get(number % 10, "train") == split]
     return torch.frombuffer(bytearray(b"".join(file.read_bytes() for file in chosen)), dtype=torch.uint8).long()
 
 
 def windows(split, count, generator):
-    """Return random pieces of a text, and the same shifted by a byte."""
+    """Return random windows of the text, and the same windows shifted by one byte."""
     data = text(split)
     starts = torch.randint(len(data) - CONTEXT - 1, (count,), generator=generator)
     rows = torch.stack([data[start : start + CONTEXT + 1] for start in starts])
@@ -96,7 +97,7 @@ def windows(split, count, generator):
 
 @functools.cache
 def images():
-    """Return the task whose images are used, and the steps of a run on it."""
+    """Return the task that provides the images, and the number of steps of a run on it."""
     try:
         FashionMNIST().load("test")
     except FalllineError:
@@ -106,13 +107,13 @@ def images():
 
 @functools.cache
 def pictures(split):
-    """Return images (n, 1, side, side) and labels (n,) of a split; of training, as they are loaded."""
+    """Return images (n, 1, side, side) and labels (n,) of a split; training images are not prepared yet."""
     task, _ = images()
     data, labels = task.load(split)
     return (data if split == "train" else task.prepare(data)), labels
 
 
-TASKS = {  # recipe: model by the side of the images, the class of the optimizer
+TASKS = {  # name of the recipe: (function from the side of the images to the model, class of the optimizer)
     "vision_transformer": (vision_transformer, "AdamW"),
     "convnet": (convolutions, "SGD"),
     "language_model": (lambda side: Transformer(nn.Embedding(256, 48), CONTEXT, 256, causal=True), "AdamW"),
@@ -125,7 +126,7 @@ def steps_of(task):
 
 
 def run(job):
-    """Train once; return validation loss, test loss and the share of right answers on the test split."""
+    """Train once, and return validation loss, test loss and test accuracy."""
     task, arm, lr, seed = job
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -157,14 +158,14 @@ def run(job):
 
 
 def score(model, x, y):
-    """Return mean loss and share of right answers."""
+    """Return mean loss and accuracy."""
     with torch.no_grad():
         logits = torch.cat([model(part).flatten(0, -2) for part in x.split(500)])
     return cross_entropy(logits, y.flatten()).item(), (logits.argmax(1) == y.flatten()).double().mean().item()
 
 
 def main(names):
-    """Print what comes out for each of the recipes named, or for all."""
+    """Run the comparison for the named recipes, or for all, and print the results."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for task in names or TASKS:
             grid, steps = GRIDS[TASKS[task][1]], steps_of(task)

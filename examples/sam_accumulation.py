@@ -11,7 +11,7 @@ opt = fl.SAM(fl.AdamW(model.parameters(), lr=0.05), rho=0.05)
 
 
 def accumulate() -> float:
-    """Add up the gradients of four micro-batches; return the loss of the whole batch."""
+    """Accumulate the gradients of four micro-batches, and return the loss of the whole batch."""
     total = 0.0
     for x, y in zip(inputs.chunk(4), targets.chunk(4), strict=True):
         loss = torch.nn.functional.mse_loss(model(x), y) / 4

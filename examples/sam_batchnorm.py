@@ -1,4 +1,4 @@
-"""SAM with batch normalisation: the second pass leaves the running statistics alone."""
+"""SAM with batch normalization: the second pass does not update the running statistics."""
 
 import torch
 
@@ -11,7 +11,7 @@ opt = fl.SAM(fl.SGD(model.parameters(), lr=0.05, momentum=0.9), rho=0.05, model=
 
 
 def closure() -> torch.Tensor:
-    """Return the loss of the batch, its gradients having been computed."""
+    """Compute the gradients of the batch and return its loss."""
     opt.zero_grad()
     loss = torch.nn.functional.mse_loss(model(inputs), targets)
     loss.backward()
@@ -19,5 +19,5 @@ def closure() -> torch.Tensor:
 
 
 for _ in range(20):
-    loss = opt.step(closure)  # calls it twice, and returns the first loss
+    loss = opt.step(closure)  # calls the closure twice and returns the first loss
 print(f"loss {loss.item():.3f}, {model[1].num_batches_tracked.item()} batches tracked in 20 steps")

@@ -1,4 +1,4 @@
-"""SAM with mixed precision: the scaler's step is the second phase."""
+"""SAM with mixed precision: `scaler.step` is the second phase."""
 
 import torch
 

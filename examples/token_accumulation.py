@@ -1,9 +1,10 @@
-"""Gradient accumulation over sequences of different lengths: divide by all tokens, not by those of each micro-batch.
+"""Accumulate gradients over sequences of different lengths: divide by the number of all tokens.
 
 python examples/token_accumulation.py
 
-The mean of the means of micro-batches weighs a token of a short sequence more than one of a long. What the large batch
-computes is the sum over all tokens, divided once by their number, which must be known before the first backward.
+If every micro-batch takes its own mean, a token of a short sequence has a larger weight than one of a long sequence.
+The large batch computes the sum over all tokens, divided once by their number. This number must be known before the
+first backward pass.
 """
 
 import copy
@@ -20,19 +21,19 @@ sequences = [torch.randint(50, (length,)) for length in (3, 60, 7, 25, 5, 1)]
 
 
 def loss_sum(model: nn.Module, sequence: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a sequence, summed over its tokens: here each foretells itself."""
+    """Return the loss of a sequence, summed over its tokens; here the target of each token is the token itself."""
     with torch.no_grad():
         x = embedding(sequence)
     return cross_entropy(model(x), sequence, reduction="sum")
 
 
 def train(micro_batches: list[list[torch.Tensor]], by_tokens: bool) -> torch.Tensor:
-    """Return the weights after ten steps, each over all of the micro-batches."""
+    """Return the weights after ten steps, each over all micro-batches."""
     model = copy.deepcopy(start)
     opt = fl.AdamW(model.parameters(), lr=1e-2, clip_grad_norm=0.5)
     tokens = sum(len(sequence) for batch in micro_batches for sequence in batch)
-    # On several processes: all_reduce the number of tokens, and multiply the loss by the number of processes, for DDP
-    # and FSDP2 average gradients over them.
+    # On several processes: all_reduce the number of tokens, and multiply the loss by the number of processes, because
+    # DDP and FSDP2 average gradients over the processes.
     for _ in range(10):
         for batch in micro_batches:
             total = torch.stack([loss_sum(model, sequence) for sequence in batch]).sum()

@@ -1,4 +1,4 @@
-"""A small U-Net finds discs and squares in noise: `fallline compare examples/unet_shapes.py:Shapes --quick`."""
+"""Segment discs and squares in noise with a small U-Net: `fallline compare examples/unet_shapes.py:Shapes --quick`."""
 # ruff: noqa: D102
 
 import torch
@@ -12,13 +12,13 @@ def _conv(inputs, outputs):
 
 
 class _Skip(nn.Sequential):
-    def forward(self, fine):  # what is seen at half the size, beside what is seen at the full one
+    def forward(self, fine):  # concatenates the features of the full and of the half resolution
         return torch.cat([fine, super().forward(fine)], 1)
 
 
 @fallline.task(steps=200, unit="nats", batch_size=16)
 class Shapes:
-    """Discs and squares in images of 24 × 24 noisy pixels, U-Net of two levels, cross-entropy of a pixel."""
+    """Discs and squares in images of 24 × 24 noisy pixels, U-Net of two levels, cross-entropy per pixel."""
 
     def model(self):
         low = _Skip(nn.MaxPool2d(2), _conv(16, 16), nn.Upsample(scale_factor=2))

@@ -1,4 +1,4 @@
-"""Write docs/schedules.md and its picture: warm-up + cosine as PyTorch, transformers and timm count it, beside ours.
+"""Write docs/schedules.md and its picture: how Fallline, PyTorch, transformers and timm count the steps of a cosine.
 
 python tools/conventions.py [--check]
 """
@@ -20,10 +20,10 @@ WARMUP, TOTAL, SHOWN = 3, 10, 14
 
 
 def torchs(make: Callable[[torch.optim.Optimizer], LRScheduler]) -> list[float]:
-    """Return what one of PyTorch's schedulers gives."""
+    """Return the learning rates of one of PyTorch's schedulers."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(()))], lr=1.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SequentialLR calls itself as it warns others not to
+        warnings.simplefilter("ignore")  # SequentialLR calls its parts in a way that it warns users about
         scheduler = make(optimizer)
         values = []
         for _ in range(SHOWN):
@@ -34,27 +34,27 @@ def torchs(make: Callable[[torch.optim.Optimizer], LRScheduler]) -> list[float]:
 
 
 def transformers(k: int) -> float:
-    """Follow transformers 5.23, optimization.py, `get_cosine_schedule_with_warmup` with its defaults."""
+    """Compute `get_cosine_schedule_with_warmup` of transformers 5.23, optimization.py, with its defaults."""
     if k < WARMUP:
         return k / WARMUP
     return max(0.0, 0.5 * (1 + math.cos(math.pi * (k - WARMUP) / (TOTAL - WARMUP))))
 
 
 def timm(k: int) -> float:
-    """Follow timm 1.0.31, `CosineLRScheduler(t_initial=10, warmup_t=3)`, the rest by default; it counts epochs."""
+    """Compute timm 1.0.31's `CosineLRScheduler(t_initial=10, warmup_t=3)` with its other defaults; it counts epochs."""
     if k < WARMUP:
         return k / WARMUP
     return 0.5 * (1 + math.cos(math.pi * k / TOTAL)) if k < TOTAL else 0.0
 
 
 def sequence(optimizer: torch.optim.Optimizer) -> LRScheduler:
-    """Return PyTorch's two parts, as its documentation joins them."""
+    """Return PyTorch's warm-up and cosine, joined as in its documentation."""
     parts = [LinearLR(optimizer, 1 / WARMUP, total_iters=WARMUP), CosineAnnealingLR(optimizer, TOTAL - WARMUP)]
     return SequentialLR(optimizer, parts, milestones=[WARMUP])
 
 
 def ours(schedule: Schedule) -> list[float]:
-    """Return what a schedule gives."""
+    """Return the learning rates of a schedule."""
     return [schedule(k) for k in range(SHOWN)]
 
 
@@ -69,7 +69,7 @@ COLUMNS = {
 
 
 def picture() -> alt.FacetChart:
-    """Return a panel for each convention; ours in grey behind the others."""
+    """Return a panel for each convention, with Fallline's in grey behind the others."""
     first = next(iter(COLUMNS.values()))
     rows = [
         {"k": k, "lr": column[k], "ours": first[k], "name": name}
@@ -85,25 +85,26 @@ def picture() -> alt.FacetChart:
     return layers.facet(alt.Facet("name:N", sort=list(COLUMNS), header=header), columns=2)
 
 
-PAGE = """# Whose convention is which
+PAGE = """# How schedules count steps
 
-A warm-up of {warmup} steps and a cosine, {total} steps in all, base learning rate 1: the learning rate of the step
-after `k` calls of `scheduler.step()`. Written by `make docs`.
+Libraries disagree on the learning rate of the first and the last step. The table shows a warm-up of {warmup} steps
+and a cosine, {total} steps in all, with a base learning rate of 1: the learning rate of the step after `k` calls of
+`scheduler.step()`. This page is written by `make docs`.
 
-![The columns of the table as bars, a panel each; in grey behind them ours](schedules.svg)
+![The columns of the table as bars, one panel per column, with the first column in grey behind them](schedules.svg)
 
 | k | {names} |
 |--:|{rules}|
 {rows}
 
-- **fallline** counts the steps from 1, `s = k + 1`: the first step is not wasted at 0, the peak is reached at step
-  {warmup}, step {total} has `min_lr` exactly, and there it stays. `cosine` alone starts at the peak and reaches
-  `min_lr` after {total} calls.
-- **PyTorch**'s `CosineAnnealingLR` rises again after `T_max`; behind a `LinearLR` it repeats no step, but its end is
-  one call later.
-- **transformers** starts at 0, so that the first step moves nothing, and rises again after its end.
-- **timm** starts at 0 too, does not shift the cosine by the warm-up (unless `warmup_prefix=True`), so that it jumps
-  from {jump} to {after} and never reaches the base, and stays at its end.
+- **fallline** counts the steps from 1, `s = k + 1`. The first step has a learning rate above 0, step {warmup} has the
+  base learning rate, and step {total} has exactly `min_lr`. The learning rate then stays there. `cosine` alone starts
+  at the base learning rate and reaches `min_lr` after {total} calls.
+- **PyTorch**'s `CosineAnnealingLR` rises again after `T_max`. After a `LinearLR` it repeats no step, but it ends one
+  call later.
+- **transformers** starts at 0, so the first step does not change the parameters. It rises again after its end.
+- **timm** also starts at 0. It does not shift the cosine by the warm-up (unless `warmup_prefix=True`), so it jumps from
+  {jump} to {after} and never reaches the base learning rate. It stays at its last value.
 """
 
 

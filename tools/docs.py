@@ -1,6 +1,6 @@
 """Write docs/optimizers/: a page and a picture for every optimizer.  python tools/docs.py [--check].
 
-Everything on the pages comes from the declarations: formulas from running the rule (`equations.py`), the rest from
+The pages are generated from the declarations: the formulas by running the rule (`equations.py`), the rest from
 docstrings, signatures, search spaces and docs/benchmarks.md (`declaration.py`).
 """
 
@@ -63,10 +63,10 @@ def _head(cls: type[Optimizer]) -> Iterator[str]:
     yield sections(cls)[""]
     yield f"**Use when** {use_when(cls)[1]}"
     yield f"```pycon\n{sections(cls)['Example']}\n```"
-    yield f"![The path of {cls.__name__} on a ravine, beside plain SGD's]({name}.svg)"
+    yield f"![The path of {cls.__name__} on a ravine, compared with that of plain SGD]({name}.svg)"
     yield (
-        f"*{STEPS} steps from the ring on [the ravine](README.md#the-pictures), whose minimum is the plus, each at the "
-        "learning rate that suits it best there, without weight decay.*"
+        f"*{STEPS} steps on [the ravine](README.md#the-pictures), from the ring towards the minimum at the plus. Each "
+        "optimizer has the learning rate that is best for it here, and no weight decay.*"
     )
 
 
@@ -76,10 +76,10 @@ def _update(cls: type[Optimizer]) -> Iterator[str]:
     mode = cls.rule.weight_decay_modes[0]
     legend = [f"{_inline(letter('param'))} parameter", f"{_inline(letter('grad'))} gradient"]
     if any("t" in re.findall(r"\^\{(t)\}", line) for line in equations(cls, DECAY)):
-        legend.append(f"{_inline('t')} the updates this parameter has received, 1 at its first")
+        legend.append(f"{_inline('t')} number of updates of this parameter, 1 in its first update")
     yield (
-        f"{'; '.join(legend)}; other letters below. Decay is shown in its default mode, `{mode}`; "
-        "[options](options.md) has the others, and clipping and averaging."
+        f"{'; '.join(legend)}; the other letters are explained below. Weight decay is shown in its default mode, "
+        f"`{mode}`. The [options](options.md) of every optimizer describe the other modes, clipping and averaging."
     )
     for option, (on, off) in variants(cls).items():
         without = equations(cls, {**DECAY, **off})
@@ -101,25 +101,25 @@ def _arguments(cls: type[Optimizer]) -> Iterator[str]:
             for name, (default, text) in arguments(cls).items()
         ],
     )
-    yield "Every optimizer has [more options](options.md)."
+    yield "The options that all optimizers share are described [on their own page](options.md)."
     if arms(cls):
         names = ", ".join(f"`{arm}`" for arm in arms(cls))
-        yield f"In the lab (`fallline compare`): {names}; the learning rate is searched in {_range(cls, 'lr')}."
+        yield f"Names in the lab (`fallline compare`): {names}. The learning rate is searched in {_range(cls, 'lr')}."
 
 
 def _cost(cls: type[Optimizer]) -> Iterator[str]:
     yield "## Memory and time"
     always, more = state_bytes(cls)
     extra = "".join(f"; {count} more with `{option}`" for option, count in more.items())
-    halved = " `state_dtype=torch.bfloat16` halves it." if cls.rule.state else ""
-    yield f"**{always} bytes of state a parameter**{extra} (float32).{halved}"
+    halved = " `state_dtype=torch.bfloat16` halves this." if cls.rule.state else ""
+    yield f"**{always} bytes of state per parameter**{extra} (float32).{halved}"
     texts = entries(rule_sections(cls)["State"])
     if cls.rule.state:
         rows = [(f"`{key}`", _inline(letter(key, "t")), texts.get(key, "")) for key in cls.rule.state]
         yield _table(("state", "", "meaning"), rows)
     if times := step_times(cls):
         rows = [(o or "plain", row["fallline"], _best_torch(row)) for o, row in times.items()]
-        yield _table(("GPT-2 small (124 M), ms a step", "fallline", "torch's best"), rows, right=2)
+        yield _table(("GPT-2 small (124 M), ms per step", "fallline", "fastest in torch"), rows, right=2)
         yield f"[Measured](../benchmarks.md) on {machine()}."
 
 
@@ -132,9 +132,9 @@ def _source(cls: type[Optimizer]) -> Iterator[str]:
     yield "## Source"
     yield f"{_linked(cls.rule.source)}."
     if differs := rule_sections(cls).get("Differs"):
-        yield f"What differs here: {' '.join(differs.split())}"
+        yield f"Differences from the source: {' '.join(differs.split())}"
     path = Path(inspect.getfile(cls)).relative_to(ROOT).as_posix()
-    yield f"The rule and the class: [`{path}`](../../{path})."
+    yield f"Source code of the rule and the class: [`{path}`](../../{path})."
 
 
 def _linked(source: str) -> str:
@@ -163,13 +163,15 @@ def index(classes: Iterable[type[Optimizer]]) -> str:
         [
             NOTE,
             "# Optimizers",
-            "Which one is best for *your* model is a question for `fallline compare`; this is where to begin.",
+            "This table helps to choose a first optimizer; `fallline compare` measures which is best for your model.",
             _table(columns, rows, right=3),
-            "Learning rate and weight decay: the default, and in parentheses the range that the lab searches. State: "
-            "bytes a float32 parameter, with all options at most. Step: GPT-2 small (124 M parameters), "
-            f"[measured](../benchmarks.md) on {machine()}, beside the best of torch's loop, foreach and fused.",
-            "What all of them have (clipping, averaging, the modes of weight decay) is under [options](options.md). "
-            "`SAM(base)` wraps any of them, or one of PyTorch's, and has [a page of its own](../sam.md).",
+            "Learning rate and weight decay: the default and, in parentheses, the range that the lab searches. State: "
+            "bytes per float32 parameter, without and with all options. Step: time per step on GPT-2 small (124 M "
+            "parameters), compared with the fastest of torch's loop, foreach and fused implementations, "
+            f"[measured](../benchmarks.md) on {machine()}.",
+            "The options that all optimizers share (clipping, averaging, the modes of weight decay) are described "
+            "[on their own page](options.md). [`SAM(base)`](../sam.md) wraps any of these optimizers, or one of "
+            "PyTorch.",
             "## The pictures",
             PICTURES,
         ]
@@ -178,9 +180,9 @@ def index(classes: Iterable[type[Optimizer]]) -> str:
 
 PICTURES = f"""\
 Each page shows {STEPS} steps on the surface `ravine` of `fallline.problems`. {PROBLEMS["ravine"].summary} Every
-optimizer runs at the learning rate, of {len(LRS)}, with the lowest mean value over its steps, without weight decay and
-otherwise as the lab's arm of its name; so does plain SGD. Two dimensions without noise show how an optimizer moves, not
-how well it trains a network."""
+optimizer, and plain SGD, runs with the learning rate, out of {len(LRS)}, that has the lowest mean value over the steps.
+There is no weight decay, and the other settings are those of the lab's arm of the same name. Two dimensions without
+noise show how an optimizer moves, not how well it trains a network."""
 
 
 def options(classes: Sequence[type[Optimizer]]) -> str:
@@ -197,7 +199,10 @@ def options(classes: Sequence[type[Optimizer]]) -> str:
             shown += [f"## `{name}`", text, _math(lines)]
         else:
             rest.append((f"`{name}`", text))
-    intro = f"Shown on [{first.__name__}]({first.rule.name}.md) without momentum, which is without them:"
+    intro = (
+        f"The formulas on this page show each option on [{first.__name__}]({first.rule.name}.md) without momentum. "
+        "Without any of the options its update is:"
+    )
     head = [NOTE, "# Options of every optimizer", intro, _math(plain)]
     return _joined([*head, *shown, "## How a step runs", _table(("option", "meaning"), rest)])
 
@@ -216,7 +221,7 @@ def _decay_modes(cls: type[Optimizer]) -> Iterator[str]:
         yield _math(equations(cls, {**DECAY, "weight_decay_mode": mode}))
     for other in OPTIMIZERS.values():
         for mode in set(other.rule.weight_decay_modes) - set(cls.rule.weight_decay_modes):
-            yield f'`"{mode}"`: as [{other.__name__}]({other.rule.name}.md#update) says.'
+            yield f'`"{mode}"`: see [{other.__name__}]({other.rule.name}.md#update).'
 
 
 def _modes_of(classes: Iterable[type[Optimizer]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -224,7 +229,7 @@ def _modes_of(classes: Iterable[type[Optimizer]]) -> tuple[tuple[str, ...], list
     for cls in classes:
         default, *others = (f"`{mode}`" for mode in cls.rule.weight_decay_modes)
         rows.append((f"[{cls.__name__}]({cls.rule.name}.md)", default, ", ".join(others)))
-    return ("", "default", "also"), rows
+    return ("", "default", "other modes"), rows
 
 
 def _range(cls: type[Optimizer], name: str) -> str:
@@ -261,7 +266,7 @@ if __name__ == "__main__":
     files = render()
     if "--check" in sys.argv:
         if wrong := stale(files):
-            sys.exit(f"docs/optimizers: {', '.join(wrong)} not as declared; run: make docs")
+            sys.exit(f"docs/optimizers: {', '.join(wrong)} must be regenerated; run: make docs")
     else:
         FOLDER.mkdir(exist_ok=True)
         for name in stale(files):

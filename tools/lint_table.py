@@ -1,4 +1,4 @@
-"""Write docs/lint.md: every check, what it finds of the planted mistakes, and what it says to well-known set-ups.
+"""Write docs/lint.md: every check, its recall on planted mistakes, and its findings on well-known set-ups.
 
 python tools/lint_table.py [--check]
 """
@@ -17,16 +17,18 @@ from setups import SETUPS  # noqa: E402
 
 HEAD = """# The linter
 
-`fl.lint(model, optimizer, scheduler, total_steps)` and `fallline lint FILE:OBJECT` find known mistakes before the hours
-are spent. Nothing is trained and nothing is changed; the schedule is not guessed at, a copy of it is run over the whole
-training. `ignore=["decayed-norms"]` silences a check. Written by `make docs`.
+`fl.lint(model, optimizer, scheduler, total_steps)` and `fallline lint FILE:OBJECT` find known mistakes in a training
+set-up before you start the training. The linter does not train and does not change anything. It runs a copy of the
+schedule over the whole training to see its learning rates. `ignore=["decayed-norms"]` disables a check. This page is
+written by `make docs`.
 
-Each mistake is planted into every one of {count} well-known set-ups that it fits; *found* says in how many it is found
-(recall: {recall}). *Said to untouched* counts the findings on the {count} as published, {said} in all, at most one
-each, {errors} of them errors. If all of those are taken to be wrong (each is true, but the run went well), the
-precision of a finding over this page is {precision:.0%}.
+To measure the recall, each mistake was planted into each of {count} well-known set-ups where it is possible. The column
+*found* shows in how many of them the check found it (in total {recall}). The column *unmodified set-ups* counts the
+findings on the {count} set-ups as published: {said} in all, at most one per set-up, {errors} of them errors. Each of
+these findings is true, but the published run went well. If all of them are counted as wrong, the precision over this
+page is {precision:.0%}.
 
-| check | severity | it is wrong when | found | said to untouched | source |
+| check | severity | wrong if | found | unmodified set-ups | source |
 |---|---|---|--:|--:|---|
 """
 
@@ -58,7 +60,7 @@ def render() -> str:
         precision=hits / (hits + len(said)),
     )
     head += "\n".join(rows)
-    head += "\n\n## The set-ups\n\nRe-expressed from their published hyperparameters "
+    head += "\n\n## The set-ups\n\nThe set-ups are reconstructed from their published hyperparameters "
     return (
         head + "([tests/setups.py](../tests/setups.py)).\n\n| set-up | finding |\n|---|---|\n" + "\n".join(lines) + "\n"
     )

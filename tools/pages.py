@@ -1,7 +1,7 @@
-"""Run the code of some pages, and write what it prints and draws.  python tools/pages.py [--check].
+"""Run the code of some pages and write its output and figures.  python tools/pages.py [--check].
 
-A page's ```python blocks run one after the other, in a folder of their own; what each prints is the ```text block below
-it, if there is one, and the pictures they save stand beside the page.
+The ```python blocks of a page run one after the other in a temporary folder. The output of each is written to the
+```text block below it, and the figures that they save are written next to the page.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"(```python\n(.*?)```\n)(?:\n```text\n.*?```\n)?", re.DOTAL
 
 
 def render(page: Path, folder: Path) -> str:
-    """Return a page with what its code prints now; the code saves its pictures in `folder`."""
+    """Return a page with the current output of its code, which saves its figures in `folder`."""
     names: dict[str, object] = {"__name__": "__main__"}
 
     def run(match: re.Match[str]) -> str:

@@ -1,9 +1,10 @@
-"""Full-batch Adam drives the sharpness that it sees to 38/lr (Cohen et al. 2022, arXiv:2207.14484).
+"""Full-batch Adam drives its preconditioned sharpness to 38/lr (Cohen et al. 2022, arXiv:2207.14484).
 
 python examples/landscape/adam_edge.py
 
-Averaged momentum with β1 = 0.9 is stable up to a curvature of 2(1 + β1)/(1 − β1)/lr = 38/lr. What counts is
-the curvature that Adam sees, of the Hessian divided by √v̂ + eps; the plain Hessian's sharpness says nothing about Adam.
+Averaged momentum with β1 = 0.9 is stable up to a curvature of 2(1 + β1)/(1 − β1)/lr = 38/lr. For Adam this applies to
+the preconditioned curvature, that of the Hessian divided by √v̂ + eps; the sharpness of the plain Hessian does not
+determine the stability of Adam.
 """
 
 import torch
@@ -15,7 +16,7 @@ LR, STEPS, EVERY = 2e-3, 4000, 250
 
 
 def main() -> list[float]:
-    """Print and return the preconditioned sharpness along the training, as a part of its limit."""
+    """Print and return the preconditioned sharpness during training, as a fraction of its limit."""
     torch.set_num_threads(1)
     batch, model, found = data(), network(), []
     opt = fl.Adam(model.parameters(), lr=LR, eps=1e-7)

@@ -1,9 +1,10 @@
-"""Steps against the condition number κ: in proportion to κ for plain SGD, to √κ with the right momentum.
+"""Measure how steps grow with the condition number κ: like κ for plain SGD, like √κ with the best momentum.
 
 python examples/landscape/conditioning.py
 
-On a quadratic with curvatures from 1 to κ the best constant rate of gradient descent, 2/(κ + 1), leaves (κ − 1)/(κ + 1)
-of the distance after a step; the best heavy ball leaves (√κ − 1)/(√κ + 1) (Polyak 1964).
+The function is a quadratic with curvatures from 1 to κ. Gradient descent with its best constant learning rate,
+2/(κ + 1), multiplies the distance to the minimum by (κ − 1)/(κ + 1) per step. The best heavy-ball momentum multiplies
+it by (√κ − 1)/(√κ + 1) (Polyak 1964).
 """
 
 import math
@@ -13,11 +14,11 @@ import torch
 import fallline as fl
 
 CONDITIONS = (10.0, 100.0, 1000.0, 10_000.0)
-CLOSER = 1e-6  # of the first distance
+CLOSER = 1e-6  # final distance relative to the initial one
 
 
 def measured(curvatures: torch.Tensor, lr: float, momentum: float) -> int:
-    """Return the steps until the distance to the minimum has fallen by CLOSER."""
+    """Return the steps until the distance to the minimum is CLOSER times the initial distance."""
     point = torch.nn.Parameter(torch.ones_like(curvatures))
     opt = fl.SGD([point], lr=lr, momentum=momentum)
     first, steps = point.detach().norm(), 0
@@ -29,12 +30,12 @@ def measured(curvatures: torch.Tensor, lr: float, momentum: float) -> int:
 
 
 def slope(steps: list[float]) -> float:
-    """Return the exponent of κ in the last two numbers of steps."""
+    """Return the exponent of κ from the last two numbers of steps."""
     return math.log(steps[-1] / steps[-2]) / math.log(CONDITIONS[-1] / CONDITIONS[-2])
 
 
 def main() -> dict[str, float]:
-    """Print steps measured and by theory, and return the exponents of κ."""
+    """Print the measured and the theoretical numbers of steps, and return the exponents of κ."""
     plain, ball = [], []
     print(f"steps until {CLOSER:g} of the distance is left")
     print(f"{'κ':>8} {'SGD':>8} {'theory':>8} {'momentum':>9} {'theory':>8}")

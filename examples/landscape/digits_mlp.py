@@ -1,4 +1,4 @@
-"""What the studies of sharpness share: 400 handwritten digits in one batch, and a small network with tanh."""
+"""Data and model of the examples on sharpness: 400 handwritten digits in one batch, and a small tanh network."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -19,6 +19,6 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def squared_error(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Return half the squared error of an example, on average over the batch."""
+    """Return half the squared error per example, averaged over the batch."""
     inputs, targets = batch
     return (model(inputs) - targets).square().sum(1).mean() / 2

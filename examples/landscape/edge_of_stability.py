@@ -1,9 +1,10 @@
-"""Full-batch gradient descent drives the sharpness to 2/lr, and stays there (Cohen et al. 2021, arXiv:2103.00065).
+"""Full-batch gradient descent drives the sharpness to 2/lr and keeps it there (Cohen et al. 2021, arXiv:2103.00065).
 
 python examples/landscape/edge_of_stability.py
 
-A quadratic of curvature above 2/lr would throw gradient descent out. A network gives way instead: sharpness rises
-while the loss falls (progressive sharpening), up to the edge, and hovers there, the loss falling on, not in every step.
+On a quadratic with a curvature above 2/lr, gradient descent diverges. On a network, the sharpness rises while the loss
+falls (progressive sharpening) until it reaches 2/lr. It then stays near this value, and the loss continues to fall,
+although not in every step.
 """
 
 import torch
@@ -15,7 +16,7 @@ RATES, STEPS, EVERY = (0.3, 0.5), 3000, 250
 
 
 def main() -> dict[float, list[float]]:
-    """Print sharpness · lr along the training, and return it by learning rate; the edge is at 2."""
+    """Print sharpness · lr during training, and return it by learning rate; the limit of stability is 2."""
     torch.set_num_threads(1)
     batch, found = data(), {}
     for lr in RATES:

@@ -1,9 +1,10 @@
-"""SAM ends where the curvature is lower than where its base optimizer ends (Foret et al. 2020, arXiv:2010.01412).
+"""SAM ends at points of lower curvature than its base optimizer (Foret et al. 2020, arXiv:2010.01412).
 
 python examples/landscape/sam_is_flatter.py
 
-The same number of steps on the same batches, momentum alone and under SAM with growing ρ. The loss that is reached is
-higher for a larger ρ: flatness is bought. That it generalises better does not follow: docs/landscape/sharp-and-flat.md.
+The script trains with momentum alone and with SAM for several ρ, with the same number of steps on the same batches. The
+final loss is higher for a larger ρ, so lower curvature comes at a cost. It does not follow that the result generalizes
+better: see docs/landscape/sharp-and-flat.md.
 """
 
 import statistics
@@ -17,7 +18,7 @@ RADII, SEEDS, STEPS, BATCH = (0.0, 0.05, 0.1, 0.2), 3, 1500, 64
 
 
 def train(rho: float, seed: int) -> tuple[float, float]:
-    """Return the loss over all examples and its sharpness after training."""
+    """Train, and return the loss over all examples and its sharpness."""
     (inputs, targets), model = data(), network(seed)
     opt = fl.SGD(model.parameters(), lr=0.05, momentum=0.9)
     opt = fl.SAM(opt, rho=rho) if rho else opt
@@ -37,7 +38,7 @@ def train(rho: float, seed: int) -> tuple[float, float]:
 
 
 def main() -> dict[float, list[float]]:
-    """Print loss and sharpness by ρ, means over the seeds, and return the sharpness of every run."""
+    """Print the mean loss and sharpness over the seeds for each ρ, and return the sharpness of every run."""
     torch.set_num_threads(1)
     found: dict[float, list[float]] = {}
     print(f"{'ρ':>6} {'loss':>8} {'sharpness':>10}")
