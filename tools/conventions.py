@@ -88,7 +88,7 @@ def picture() -> alt.FacetChart:
 PAGE = """# Whose convention is which
 
 A warm-up of {warmup} steps and a cosine, {total} steps in all, base learning rate 1: the learning rate of the step
-after `k` calls of `scheduler.step()`. Written by `make docs`.
+after `k` calls of `scheduler.step()`. Written by `make pages`.
 
 ![The columns of the table as bars, a panel each; in grey behind them ours](schedules.svg)
 
@@ -127,4 +127,4 @@ if __name__ == "__main__":
         page.write_text(render(), encoding="utf-8")
         picture().save(str(FOLDER / "schedules.svg"))
     elif not page.exists() or page.read_text(encoding="utf-8") != render():
-        sys.exit("docs/schedules.md is stale; run: make docs")
+        sys.exit("docs/schedules.md is stale; run: make pages")

@@ -19,7 +19,7 @@ HEAD = """# The linter
 
 `fl.lint(model, optimizer, scheduler, total_steps)` and `fallline lint FILE:OBJECT` find known mistakes before the hours
 are spent. Nothing is trained and nothing is changed; the schedule is not guessed at, a copy of it is run over the whole
-training. `ignore=["decayed-norms"]` silences a check. Written by `make docs`.
+training. `ignore=["decayed-norms"]` silences a check. Written by `make pages`.
 
 Each mistake is planted into every one of {count} well-known set-ups that it fits; *found* says in how many it is found
 (recall: {recall}). *Said to untouched* counts the findings on the {count} as published, {said} in all, at most one
@@ -68,4 +68,4 @@ if __name__ == "__main__":
     if "--check" not in sys.argv:
         PAGE.write_text(render(), encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != render():
-        sys.exit("docs/lint.md is stale; run: make docs")
+        sys.exit("docs/lint.md is stale; run: make pages")

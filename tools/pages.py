@@ -42,7 +42,7 @@ def main(check: bool) -> None:
         with tempfile.TemporaryDirectory() as name:
             text = render(page, Path(name))
             if check and text != page.read_text(encoding="utf-8"):
-                sys.exit(f"{page.relative_to(DOCS.parent)} is stale; run: make docs")
+                sys.exit(f"{page.relative_to(DOCS.parent)} is stale; run: make pages")
             for picture in () if check else Path(name).glob("*.svg"):
                 (page.parent / picture.name).write_bytes(picture.read_bytes())
         if not check:
