@@ -14,7 +14,12 @@ from pathlib import Path
 
 DOCS = Path(__file__).parents[1] / "docs"
 LANDSCAPE = tuple(sorted((DOCS / "landscape").glob("*.md")))
-UNDRAWN = (DOCS / "sam.md", *sorted((DOCS / "scale").glob("*.md")))
+_FOLDERS = ("how-to", "scale")
+UNDRAWN = (
+    DOCS / "tutorial.md",
+    DOCS / "sam.md",
+    *(page for folder in _FOLDERS for page in sorted((DOCS / folder).glob("*.md"))),
+)
 _BLOCK = re.compile(r"(```python\n(.*?)```\n)(?:\n```text\n.*?```\n)?", re.DOTALL)
 
 

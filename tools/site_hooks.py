@@ -51,8 +51,12 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the pages and pictures from outside docs/, and expand the folders of the navigation."""
-    reports = (path for path in sorted((ROOT / "examples").rglob("*")) if path.suffix in REPORTS)
-    outside = OUTSIDE | {path.relative_to(ROOT).as_posix(): path.relative_to(ROOT).as_posix() for path in reports}
+    outside = dict(OUTSIDE)
+    for path in sorted((ROOT / "examples").rglob("*")):
+        if path.suffix in REPORTS:
+            name = path.relative_to(ROOT).as_posix()
+            # report.md becomes report.html, so the report that is HTML already goes into a folder of its own.
+            outside[name] = name if path.suffix != ".html" else str(Path(name).parent / "html" / path.name)
     for path, address in outside.items():
         files.append(File.generated(config, address, abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "assets/STIXTwoMath-Regular.ttf", abs_src_path=math_font()))
