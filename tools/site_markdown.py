@@ -1,8 +1,8 @@
 """What the site needs so that pages written for GitHub look the same there: formulas, lists and links.
 
-GitHub's Markdown differs from Python-Markdown, which MkDocs uses, in three points: formulas (`$x$`, `` $`x`$ ``, `$$…$$`
-and blocks of ```` ```math ````), lists (they may follow a paragraph directly, and two spaces nest), and links (relative to
-the repository, of which the site contains a part).
+GitHub's Markdown differs from Python-Markdown, which MkDocs uses, in three points: formulas (`$x$`, `` $`x`$ ``,
+`$$…$$`, and blocks of ```` ```math ````), lists (they may follow a paragraph directly, and two spaces nest), and links
+(relative to the repository, of which the site contains a part).
 """
 
 import logging
