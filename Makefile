@@ -36,7 +36,7 @@ names: $(STAMP)  ## write src/fallline/__init__.py from what the packages export
 golden: $(STAMP)  ## run the oracles and write their trajectories
 	$(BIN)/python tests/oracles/make.py
 
-pages: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md and the pictures of docs/landscape
+pages: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md, the output of code in other pages, and pictures
 	$(BIN)/python tools/docs.py
 	$(BIN)/python tools/lint_table.py
 	$(BIN)/python tools/conventions.py
