@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow check format names golden docs bench clean
+.PHONY: demo test slow check format names golden pages docs serve bench clean
 
 demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write the report
 	$(BIN)/fallline compare digits --optimizers momentum,adam,adamw
@@ -12,7 +12,7 @@ demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write
 test: $(STAMP)  ## the fast suite
 	$(BIN)/python -m pytest -q
 
-slow: $(STAMP) $(VENV)/.ray  ## what takes longer
+slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs  ## what takes longer
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(STAMP)  ## lint, format, types, and that generated files are not stale
@@ -36,11 +36,17 @@ names: $(STAMP)  ## write src/fallline/__init__.py from what the packages export
 golden: $(STAMP)  ## run the oracles and write their trajectories
 	$(BIN)/python tests/oracles/make.py
 
-docs: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md and the pictures of docs/landscape
+pages: $(STAMP)  ## write docs/optimizers, docs/lint.md, docs/schedules.md, the output of code in other pages, and pictures
 	$(BIN)/python tools/docs.py
 	$(BIN)/python tools/lint_table.py
 	$(BIN)/python tools/conventions.py
 	$(BIN)/python tools/pages.py
+
+docs: $(VENV)/.docs  ## build the site into site/; a warning, such as a broken link, is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+serve: $(VENV)/.docs  ## show the site on http://127.0.0.1:8000 and rebuild it when a file changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(STAMP)  ## step times against torch, and what the lab costs; wants a quiet machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .peers -r benchmarks/peers.txt
@@ -61,5 +67,10 @@ $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
 		&& touch $@ || echo "no Ray for this Python: tests on a cluster will skip"
 
+# Only the site needs these.
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .peers dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

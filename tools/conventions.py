@@ -89,7 +89,7 @@ PAGE = """# How schedules count steps
 
 Libraries disagree on the learning rate of the first and the last step. The table shows a warm-up of {warmup} steps
 and a cosine, {total} steps in all, with a base learning rate of 1: the learning rate of the step after `k` calls of
-`scheduler.step()`. This page is written by `make docs`.
+`scheduler.step()`. This page is written by `make pages`.
 
 ![The columns of the table as bars, one panel per column, with the first column in grey behind them](schedules.svg)
 
@@ -128,4 +128,4 @@ if __name__ == "__main__":
         page.write_text(render(), encoding="utf-8")
         picture().save(str(FOLDER / "schedules.svg"))
     elif not page.exists() or page.read_text(encoding="utf-8") != render():
-        sys.exit("docs/schedules.md is stale; run: make docs")
+        sys.exit("docs/schedules.md is stale; run: make pages")

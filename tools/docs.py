@@ -32,7 +32,7 @@ from picture import LRS, STEPS, svg
 from typeset import letter
 
 FOLDER = ROOT / "docs" / "optimizers"
-NOTE = "<!-- Written by `make docs` from the declarations in src/fallline; edit those. -->"
+NOTE = "<!-- Written by `make pages` from the declarations in src/fallline; edit those. -->"
 DECAY: dict[str, Any] = {"weight_decay": 0.1}  # any but 0, to be shown
 ABSENT = "–"
 
@@ -266,7 +266,7 @@ if __name__ == "__main__":
     files = render()
     if "--check" in sys.argv:
         if wrong := stale(files):
-            sys.exit(f"docs/optimizers: {', '.join(wrong)} must be regenerated; run: make docs")
+            sys.exit(f"docs/optimizers: {', '.join(wrong)} must be regenerated; run: make pages")
     else:
         FOLDER.mkdir(exist_ok=True)
         for name in stale(files):

@@ -20,7 +20,7 @@ HEAD = """# The linter
 `fl.lint(model, optimizer, scheduler, total_steps)` and `fallline lint FILE:OBJECT` find known mistakes in a training
 set-up before you start the training. The linter does not train and does not change anything. It runs a copy of the
 schedule over the whole training to see its learning rates. `ignore=["decayed-norms"]` disables a check. This page is
-written by `make docs`.
+written by `make pages`.
 
 To measure the recall, each mistake was planted into each of {count} well-known set-ups where it is possible. The column
 *found* shows in how many of them the check found it (in total {recall}). The column *unmodified set-ups* counts the
@@ -70,4 +70,4 @@ if __name__ == "__main__":
     if "--check" not in sys.argv:
         PAGE.write_text(render(), encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != render():
-        sys.exit("docs/lint.md is stale; run: make docs")
+        sys.exit("docs/lint.md is stale; run: make pages")

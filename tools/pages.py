@@ -15,7 +15,12 @@ from pathlib import Path
 DOCS = Path(__file__).parents[1] / "docs"
 METHOD = DOCS / "landscape" / "method.md"  # what is computed, without code to run
 LANDSCAPE = tuple(page for page in sorted((DOCS / "landscape").glob("*.md")) if page != METHOD)
-UNDRAWN = (DOCS / "sam.md", *sorted((DOCS / "scale").glob("*.md")))
+_FOLDERS = ("how-to", "scale")
+UNDRAWN = (
+    DOCS / "tutorial.md",
+    DOCS / "sam.md",
+    *(page for folder in _FOLDERS for page in sorted((DOCS / folder).glob("*.md"))),
+)
 _BLOCK = re.compile(r"(```python\n(.*?)```\n)(?:\n```text\n.*?```\n)?", re.DOTALL)
 
 
@@ -43,7 +48,7 @@ def main(check: bool) -> None:
         with tempfile.TemporaryDirectory() as name:
             text = render(page, Path(name))
             if check and text != page.read_text(encoding="utf-8"):
-                sys.exit(f"{page.relative_to(DOCS.parent)} is stale; run: make docs")
+                sys.exit(f"{page.relative_to(DOCS.parent)} is stale; run: make pages")
             for picture in () if check else Path(name).glob("*.svg"):
                 (page.parent / picture.name).write_bytes(picture.read_bytes())
         if not check:
