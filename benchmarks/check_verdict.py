@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from fallline.lab import load
-from fallline.lab.executors.local import LocalPool
-from fallline.lab.statistics import Comparison
-from fallline.lab.store import Store
+from fallline.lab.analysis.statistics import Comparison
+from fallline.lab.design.trial import Trial
+from fallline.lab.executors.pool import LocalPool
+from fallline.lab.isolation import derive
+from fallline.lab.storage.store import Store
 from fallline.lab.study import Study
-from fallline.lab.trial import Trial, derive
 
 
 def further_trials(study: Study, arm: str, count: int) -> list[Trial]:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
-from fallline.lab.designs import Design, FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
-from fallline.lab.statistics import compare
+from fallline.lab.analysis.statistics import compare
+from fallline.lab.analysis.variance import Design, FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
 
 STUDIES, SOURCE, FEATURES = 1000, 100_000, 12
 STEPS, BATCH = 60, 16

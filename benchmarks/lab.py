@@ -23,18 +23,21 @@ from pathlib import Path
 import torch
 from run import processor
 
-from fallline.lab.arms import make_arms
-from fallline.lab.executors.local import LocalPool
-from fallline.lab.identity import describe_study
-from fallline.lab.manifest import manifest
-from fallline.lab.optimizers import build_optimizer
-from fallline.lab.plan import confirm, tune
-from fallline.lab.schedules import learning_rates
-from fallline.lab.selection import Search
-from fallline.lab.spec import Spec
-from fallline.lab.store import Store
+from fallline.lab.design.arms import make_arms
+from fallline.lab.design.optimizers import build_optimizer
+from fallline.lab.design.outcome import Costs, Outcome
+from fallline.lab.design.schedules import learning_rates
+from fallline.lab.design.spec import Spec
+from fallline.lab.design.trial import Trial
+from fallline.lab.executors.pool import LocalPool
+from fallline.lab.isolation import derive
+from fallline.lab.provenance.identity import describe_study
+from fallline.lab.provenance.manifest import manifest
+from fallline.lab.run.trial import start
+from fallline.lab.search.selection import Search
+from fallline.lab.search.trials import confirm, tune
+from fallline.lab.storage.store import Store
 from fallline.lab.tasks import get_task
-from fallline.lab.trial import Costs, Outcome, Trial, derive, start
 
 ARMS = ("momentum", "adam", "adamw")
 TASKS = {"digits": 400, "digits-cnn": 100, "text": 30}  # and the steps of a run: a second or two
@@ -46,8 +49,8 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from fallline.lab.executors.local import run_and_save
-from fallline.lab.trial import Trial
+from fallline.lab.executors.pool import run_and_save
+from fallline.lab.design.trial import Trial
 error = run_and_save(Trial(**json.loads(sys.argv[1])), Path(sys.argv[2]))
 if error: raise error"""
 

@@ -22,6 +22,7 @@ import torch
 from peers import PEERS, clip_step_average, peers
 
 import fallline
+from fallline.rules.update import update_for
 
 BLOCK = [(768,), (768,), (2304, 768), (2304,), (768, 768), (768,)]
 BLOCK += [(768,), (768,), (3072, 768), (3072,), (768, 3072), (768,)]
@@ -96,7 +97,7 @@ def traffic(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any])
     optimizer = getattr(fallline, cls)(params[:1], **options)
     optimizer.step()
     (state,) = optimizer.state.values()
-    update = optimizer.rule.update_for(optimizer.param_groups[0])
+    update = update_for(optimizer.rule, optimizer.param_groups[0])
     again = 1 if update.clip_norm else 2 if update.rule.takes_norms else 0  # the gradient, or parameter and update
     written = 4 + sum(value.element_size() for key, value in state.items() if key != "step")
     return sum(p.numel() for p in params) * (4 + 2 * written + 4 * again)
@@ -239,6 +240,8 @@ def in_new_process(code: str, runs: int) -> float:
 
 
 FIRST_STEP = """
+from fallline.rules.update import update_for
+from fallline.rules.update import update_for
 import time, torch, fallline
 p = torch.nn.Parameter(torch.zeros(1000)); p.grad = torch.ones(1000)
 opt = fallline.AdamW([p]); start = time.perf_counter(); opt.step(); print(time.perf_counter() - start)"""

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import fallline as fl
-from fallline.lab.statistics import Comparison, compare
+from fallline.lab.analysis.statistics import Comparison, compare
 from fallline.lab.tasks import Text
 
 STEPS, SEEDS, LR = Text.steps, 8, 1e-3  # the default learning rate of AdamW

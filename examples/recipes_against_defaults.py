@@ -24,8 +24,8 @@ from torch.nn.functional import cross_entropy
 
 from fallline import recipes
 from fallline.errors import FalllineError
-from fallline.lab.designs import FixedTestSet
-from fallline.lab.statistics import Comparison, compare
+from fallline.lab.analysis.statistics import Comparison, compare
+from fallline.lab.analysis.variance import FixedTestSet
 from fallline.lab.tasks import Digits, FashionMNIST
 
 SEEDS, CONTEXT = range(1, 9), 64

@@ -41,7 +41,7 @@ def data_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def cifar_archive(data_folder):
     """The path of a CIFAR-10 of 300 + 50 images."""
-    from task_data import cifar_parts, write_archive
+    from support.task_data import cifar_parts, write_archive
 
     return write_archive(data_folder / "cifar-10-binary.tar.gz", cifar_parts())
 
@@ -49,7 +49,7 @@ def cifar_archive(data_folder):
 @pytest.fixture
 def clothes(data_folder):
     """What a Fashion-MNIST of 90 + 20 images holds."""
-    from task_data import write_clothes
+    from support.task_data import write_clothes
 
     return write_clothes(data_folder)
 

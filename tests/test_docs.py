@@ -14,11 +14,11 @@ import declaration
 import docs
 import pages
 from equations import equations, run, variants
-from fallline import ops
 from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
-from fallline.rule import Range
+from fallline.rules import ops
+from fallline.rules.rule import Range
+from support.variants import EVERY_CLASS
 from typeset import Printer, Symbol, leaf, letter
-from variants import EVERY_CLASS
 
 A, B, C = leaf("a"), leaf("b"), leaf("c")
 

@@ -13,7 +13,7 @@ MODULES = [module.name for module in pkgutil.walk_packages(fallline.__path__, "f
 LOOKED_UP = [f"fallline.optimizers.{name}" for name in ("create", *OPTIMIZERS)]
 for package in (fallline.schedules, fallline.recipes):
     LOOKED_UP += [module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
-WITHOUT = {"fallline.schedules.plot", "fallline.schedules.values"}  # internal
+WITHOUT = {"fallline.plotting", "fallline.group_values"}  # internal
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -12,7 +12,7 @@ import pytest
 
 import fallline
 from fallline import errors, optimizers, schedules
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 from fallline.optimizers import OPTIMIZERS
 
 EAGER = [name for name in fallline.__all__ if name not in fallline._LAZY]
@@ -63,7 +63,7 @@ def test_an_optimizers_docstring_lists_its_arguments_in_order(cls):
     parameters = list(inspect.signature(cls).parameters)
     assert set(parameters) <= {*listed, *common}
     assert [name for name in parameters if name in listed] == listed
-    assert "see `fallline.base.Optimizer`" in section
+    assert "see `fallline.core.optimizer.Optimizer`" in section
     assert "Example:" in cls.__doc__ and "Raises:" in cls.__doc__
 
 

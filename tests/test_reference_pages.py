@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fallline.lab.sequential import nominal_level
-from fallline.lab.spaces import SPACES
+from fallline.lab.design.sequential import nominal_level
+from fallline.lab.design.spaces import SPACES
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL = (ROOT / "docs" / "lab-protocol.md").read_text(encoding="utf-8")

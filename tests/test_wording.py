@@ -7,8 +7,8 @@ from torch import nn
 import fallline as fl
 from fallline import landscape
 from fallline.lab.race import race
-from fallline.landscape.wording import number
-from studies import another
+from fallline.landscape.format import number
+from support.studies import another
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from fallline.base import Optimizer
-from fallline.lab.spaces import SPACES
+from fallline.core.optimizer import Optimizer
+from fallline.lab.design.spaces import SPACES
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"

@@ -25,7 +25,7 @@ from declaration import (
 )
 from declaration import items as entries
 from equations import accepts, equations, symbols, variants
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS
 from picture import LRS, STEPS, svg

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 from fallline.errors import FalllineError
-from fallline.rule import EMA, Update
+from fallline.rules.rule import EMA
+from fallline.rules.update import Update, update_for
 from typeset import LETTERS, Operand, Printer, Symbol, children, leaf, letter
 
 Options = Mapping[str, Any]
@@ -33,7 +34,7 @@ def run(cls: type[Optimizer], options: Options) -> tuple[Update, tuple[Operand, 
     """Return the update that the options ask for, its results on symbols, and what the rule called its values."""
     optimizer = cls([torch.nn.Parameter(torch.zeros(1))], **options)
     group = optimizer.param_groups[0]
-    update = optimizer.rule.update_for(group)
+    update = update_for(optimizer.rule, group)
     local: dict[str, Any] = {}
     with _LocalsOf(update.rule.function.__code__, local):
         new = update(

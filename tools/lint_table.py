@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "lint.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from fallline.linting import CHECKS  # noqa: E402
-from plants import PLANTS, lint, planted  # noqa: E402
-from setups import SETUPS  # noqa: E402
+from support.plants import PLANTS, lint, planted  # noqa: E402
+from support.setups import SETUPS  # noqa: E402
 
 HEAD = """# The linter
 
@@ -62,7 +62,11 @@ def render() -> str:
     head += "\n".join(rows)
     head += "\n\n## The set-ups\n\nThe set-ups are reconstructed from their published hyperparameters "
     return (
-        head + "([tests/setups.py](../tests/setups.py)).\n\n| set-up | finding |\n|---|---|\n" + "\n".join(lines) + "\n"
+        head
+        + "([tests/support/setups.py](../tests/support/setups.py)).\n\n"
+        + "| set-up | finding |\n|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 

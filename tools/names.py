@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fallline"
-EAGER = ("optimizers", "schedules", "wrappers")  # packages whose __all__ is public and cheap to import
+EAGER = ("optimizers", "sam", "schedules")  # packages whose __all__ is public and cheap to import
 MODULES = ("errors", "landscape", "recipes", "schedules")  # public as modules: fl.schedules.cosine
 LAZY = {"compare": "lab", "task": "lab"}  # names that need the extra `lab`, imported at first use
 
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
 
 REGISTRY = '''"""The optimizers by the names of their rules. Written by `make names`."""
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 {imports}
 
 _CLASSES: tuple[type[Optimizer], ...] = (
@@ -81,7 +81,11 @@ def registry() -> str:
 def package() -> str:
     """Return the text that optimizers/__init__.py must have."""
     found = {**optimizers(), "OPTIMIZERS": "registry", "create_optimizer": "create"}
-    imports = sorted(f"from fallline.optimizers.{module} import {name}" for name, module in found.items())
+    found |= dict.fromkeys(("StepInBackward", "step_in_backward"), "step_in_backward")
+    modules = {module: sort([name for name in found if found[name] == module]) for module in found.values()}
+    imports = sorted(
+        f"from fallline.optimizers.{module} import {', '.join(names)}" for module, names in modules.items()
+    )
     names = "\n".join(f'    "{name}",' for name in sort(list(found)))
     return OPTIMIZERS.format(imports="\n".join(imports), names=names)
 

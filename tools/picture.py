@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
+from fallline.lab.design.spaces import SPACES
 from fallline.lab.race.runs import descend
-from fallline.lab.report.looks import Look, looks
-from fallline.lab.spaces import SPACES
+from fallline.lab.report.style import Look, looks
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
-from fallline.rule import ALL, EMA
+from fallline.rules.rule import ALL, EMA
 
 Operand = Union["Symbol", float, int]
 SUM, PRODUCT, ATOM = 1, 2, 3  # how tightly a piece of LaTeX holds together

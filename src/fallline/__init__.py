@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from fallline import errors, landscape, recipes, schedules
 from fallline.linting import lint, watch
-from fallline.optimizers import LAMB, SGD, Adam, AdamW, Lion, NAdamW, RMSprop, create_optimizer
+from fallline.optimizers import (
+    LAMB,
+    SGD,
+    Adam,
+    AdamW,
+    Lion,
+    NAdamW,
+    RMSprop,
+    StepInBackward,
+    create_optimizer,
+    step_in_backward,
+)
+from fallline.sam import SAM, frozen_batchnorm
 from fallline.schedules import (
     Constant,
     Cosine,
@@ -25,7 +37,6 @@ from fallline.schedules import (
     WarmupCosine,
     WarmupStableDecay,
 )
-from fallline.wrappers import SAM, StepInBackward, frozen_batchnorm, step_in_backward
 
 if TYPE_CHECKING:
     from fallline.lab import compare, task

@@ -24,7 +24,7 @@ holds what made them; none of it imports fallline.
 - Made by: a plain NumPy transcription of the update rule (SGD's is `tests/oracles/sgd.py`, and so on).
 - Confirmed by: `torch.optim` in float64, to {torch_twin.TOLERANCE:g} relative for every element of trajectory and
   state, before anything is written. "With the decay by hand": torch's optimizer without decay, and one multiplication
-  before its step. "—": torch cannot express the case (`tests/test_oracles.py` holds RMSprop's to a closed form).
+  before its step. "—": torch cannot express the case (a closed form in `tests/optimizers/test_oracles.py` for RMSprop).
 - Inputs: `tests/oracles/problem.py`. Gradients do not depend on the parameters; float32 holds every input exactly.
 - Read one: `from oracles import golden; g = golden.load("adamw_default")`, then `g.trajectory[60]["matrix"]`,
   `g.state["matrix"]["exp_avg"]`, `g.case.config`. In the .npz: `trajectory/<parameter>` (a row a recorded step),

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from fallline.backends import threads  # noqa: F401 -- before a fork: it notes whose threads there are
 from fallline.backends.bucket import Bucket
-from fallline.rule import Update
-from fallline.shards import is_sharded
+from fallline.backends.fused import openmp  # noqa: F401 -- before a fork: it notes whose threads there are
+from fallline.dtensor import is_sharded
+from fallline.rules.update import Update
 
 BACKENDS = ("auto", "fused", "foreach", "compile", "reference")
 
@@ -25,12 +25,14 @@ def bucket_for(
     if is_sharded(param):
         from fallline.backends import sharded
 
-        return sharded.key_of(backend, update, param, grad), partial(sharded.ShardedBucket, backend=backend)
+        return sharded.key_of(backend, update, param, grad), partial(
+            sharded.ShardedBucket, backend=backend, bucket_for=bucket_for
+        )
     if backend == "auto":
         backend = "fused" if param.device.type == "cpu" else "foreach"
     dtypes = (param.device, param.dtype, *(state[key].dtype for key in update.state))
     if backend == "fused":
-        from fallline.backends import fused
+        from fallline.backends.fused import bucket as fused
 
         if fused.can_serve(param, grad, state):
             return (update, backend, dtypes, param.is_contiguous()), fused.FusedBucket
@@ -40,7 +42,7 @@ def bucket_for(
         if foreach.can_serve(param):
             return (update, backend, dtypes), foreach.ForeachBucket
     elif backend == "compile":
-        from fallline.backends import compiled
+        from fallline.backends import compile as compiled
 
         if compiled.can_serve(param, grad, state):
             return (update, backend, dtypes), compiled.CompiledBucket

@@ -10,7 +10,7 @@ import torch
 
 from fallline.backends.layout import dtype_name
 from fallline.backends.rounding import keys, rounded_columns
-from fallline.rule import Update
+from fallline.rules.update import Update
 
 
 @dataclass

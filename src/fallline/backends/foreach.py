@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from fallline.backends.bucket import all_present
+from fallline.backends.ir import Pass
+from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
 from fallline.backends.rounding import round_columns
-from fallline.backends.trace import Pass
-from fallline.backends.traced import Numbers, TracedBucket
 
 Operand = Union["Tensors", list[float], float]
 

@@ -7,7 +7,7 @@ import torch
 from fallline.backends.bucket import Bucket, all_present
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
-from fallline.rule import TENSOR
+from fallline.rules.rule import TENSOR
 
 
 class ReferenceBucket(Bucket):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fallline.rule import Update
+from fallline.rules.update import Update
 
 _MASK = 0xFFFFFFFF
 
@@ -41,7 +41,7 @@ def _mix(x: Any) -> Any:
 
 
 def random_bits(key: Any, index: torch.Tensor, column: int) -> torch.Tensor:
-    """Return 16 random bits for elements of a tensor, as `memory.random_bits` does.
+    """Return 16 random bits for elements of a tensor, as `fused.intrinsics.random_bits` does.
 
     Args:
         key: of the tensor, from `keys`.

@@ -1,17 +1,18 @@
 """Buckets of parameters that are spread over processes: each process updates its part, norms are of the whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from fallline.backends.bucket import Bucket
 from fallline.backends.foreach import ForeachBucket
-from fallline.backends.trace import Pass
-from fallline.backends.traced import Numbers, TracedBucket
-from fallline.rule import Update
-from fallline.shards import local, local_like, numbering, sum_over_shards
+from fallline.backends.ir import Pass
+from fallline.backends.ir_runner import Numbers, TracedBucket
+from fallline.dtensor import local, local_like, numbering, sum_over_shards
+from fallline.rules.update import Update
 
 
 @dataclass
@@ -40,6 +41,7 @@ class ShardedBucket(TracedBucket):
     """
 
     backend: str = "auto"
+    bucket_for: Callable[..., tuple[Any, Callable[[Update], Bucket]]] = field(kw_only=True)
     _parts: dict[Any, _Part] = field(default_factory=dict)
     _locals: list[dict[str, torch.Tensor]] = field(default_factory=list)
     _places: tuple[Any, ...] = ()
@@ -64,13 +66,11 @@ class ShardedBucket(TracedBucket):
         self, param: Any, states: Mapping[str, torch.Tensor], part: torch.Tensor, origin: int | torch.Tensor
     ) -> tuple[Any, TracedBucket]:
         """Return a new bucket that can serve a local part, and the key of all that it can serve."""
-        from fallline.backends import bucket_for
-
         backend = self.backend
         if isinstance(origin, torch.Tensor) or origin + part.numel() >= 2**32 or (backend == "compile" and origin):
             backend = "foreach"  # the others count the elements that they round from 0, or in 32 bits
         if backend != "reference" and self._places == param.placements:
-            key, make = bucket_for(backend, self.update, part, _real(local(param.grad)), states)
+            key, make = self.bucket_for(backend, self.update, part, _real(local(param.grad)), states)
             bucket = make(self.update)
             if isinstance(bucket, TracedBucket):
                 return key, bucket

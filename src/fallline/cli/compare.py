@@ -99,14 +99,14 @@ def compare(
 
     The same command completes a study that was interrupted. The report is OUT/report.html.
     """
-    from fallline.lab import budget as planning
-    from fallline.lab import conduct
+    from fallline.lab import comparison
+    from fallline.lab import estimate as planning
+    from fallline.lab.design.sequential import Seeds, parse_seeds
+    from fallline.lab.design.spec import Spec, check_analysis
     from fallline.lab.executors import count_workers, make_executor
-    from fallline.lab.sequential import Seeds, parse_seeds
-    from fallline.lab.spec import Spec, check_analysis
-    from fallline.lab.store import Store
+    from fallline.lab.storage.store import Store
+    from fallline.lab.storage.study_file import read_spec
     from fallline.lab.study import Study
-    from fallline.lab.study_file import read_spec
     from fallline.lab.tasks import get_task
 
     if status and out is not None:  # which needs none of the user's files
@@ -119,7 +119,7 @@ def compare(
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
         full = get_task(task, **given).steps if steps is None else steps
-        return conduct.specify(
+        return comparison.specify(
             task,
             split(optimizers),
             split(schedules),
@@ -148,7 +148,7 @@ def compare(
         seconds = planning.parse_duration(budget)
         spec, out = planning.fitted(specify, seconds, count_workers(**place), out)
     check_analysis(spec, baseline, margin)
-    folder = out or conduct.default_folder(spec)
+    folder = out or comparison.default_folder(spec)
     if status:
         show.status(Study(read_spec(folder, "out"), Store(folder, writable=False), baseline, margin))
         return
@@ -159,7 +159,7 @@ def compare(
         return
     study = Study(spec, Store(folder), baseline, margin)
     with show.progress_line() as progress:
-        conduct.run_study(study, executor, fork=fork, progress=progress)
+        comparison.run_study(study, executor, fork=fork, progress=progress)
     show.verdict(study)
     show.path("report", study.report(study.store.folder / "report.html"))
 
@@ -172,10 +172,10 @@ def _effort(quick: bool, thorough: bool) -> Effort:
 
 def keep_data_in(folder: Path | None) -> None:
     """Let this process and its workers look for data in a folder."""
-    from fallline.lab.data import VARIABLE
+    from fallline.folders import DATA_VARIABLE
 
     if folder is not None:
-        os.environ[VARIABLE] = str(folder.resolve())
+        os.environ[DATA_VARIABLE] = str(folder.resolve())
 
 
 def split(text: str) -> list[str]:

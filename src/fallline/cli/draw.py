@@ -8,8 +8,8 @@ from typing import Any
 from fallline import schedules as fs
 from fallline.cli.show import console, path
 from fallline.errors import ArgumentError
+from fallline.plotting import plot_schedules
 from fallline.schedules import Schedule
-from fallline.schedules.plot import plot
 
 EXAMPLES = (
     "constant()",
@@ -49,7 +49,7 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
             console.print("  " + line, markup=False)
         console.print("  " + corners(schedule, length, base), markup=False, style="dim")
     if out is not None:
-        chart = plot(found, steps or max(schedule.horizon for schedule in found.values()), base)
+        chart = plot_schedules(found, steps or max(schedule.horizon for schedule in found.values()), base)
         headline = next(iter(found)) if len(found) == 1 else f"{len(found)} schedules"
         caption = f"The learning rate of the step after k calls of step(), with a base of {base:g}."
         save(chart, out, headline, "schedules", (), caption)

@@ -28,7 +28,7 @@ def exercise(
     Each is a study like any other: CIFAR-10 for 1 and 2, a post-norm transformer on text for 3, unless --task says
     otherwise.
     """
-    from fallline.lab.conduct import compare
+    from fallline.lab.comparison import compare
     from fallline.lab.exercises import QUICK_STEPS, get_exercise
     from fallline.lab.tasks import get_task
 
@@ -62,7 +62,7 @@ def reproduce(
     trial: Annotated[str, typer.Option(help="The trial's id, or its beginning; results.csv lists them.")],
 ) -> None:
     """Run one trial of a study again and compare every number; exit code 1 if one differs."""
-    from fallline.lab.reproduce import reproduce as run_again
+    from fallline.lab.run.reproduce import reproduce as run_again
 
     found = run_again(folder, trial)
     show.console.print(f"{found.trial.arm}, {found.trial.stage} trial {found.trial.id}", style="bold")

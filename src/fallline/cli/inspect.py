@@ -24,7 +24,7 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
     Raises:
         ArgumentError: the file or the object is not there, or is something else.
     """
-    from fallline.lab.loading import load_object  # of the optional part
+    from fallline.lab.user_code.import_path import load_object  # of the optional part
 
     file, _, _ = target.rpartition(":")
     if not file.endswith(".py") or not Path(file).is_file():
@@ -47,7 +47,7 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
 
 def _call(made: Callable[..., Any], target: str) -> Any:
     """Return what a function, or a class, of the user's returns without arguments."""
-    from fallline.lab.loading import describe
+    from fallline.lab.user_code.import_path import describe
 
     file, _, name = target.rpartition(":")
     try:

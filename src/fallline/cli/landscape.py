@@ -13,7 +13,7 @@ from fallline.cli.show import console, counting, path, say
 from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from fallline.lab.curvature import Curvature
+    from fallline.lab.run.curvature import Curvature
     from fallline.landscape import Surface
 
 _WIDTH, _HEIGHT, _LEFT = 64, 6, 9  # characters: of the spectrum, and left of it
@@ -48,10 +48,10 @@ def landscape(
     import warnings
 
     from fallline.errors import LandscapeWarning
-    from fallline.lab.arms import make_single
-    from fallline.lab.curvature import measure_curvature
-    from fallline.lab.preflight import check_training
+    from fallline.lab.contract.preflight import check_training
+    from fallline.lab.design.arms import make_single
     from fallline.lab.report.curvature import write_curvature
+    from fallline.lab.run.curvature import measure_curvature
     from fallline.lab.tasks import get_task
 
     keep_data_in(data_dir)
@@ -82,7 +82,7 @@ def landscape(
 
 def _command(task: str, *values: Any) -> str:
     """Return the command line that makes the page again."""
-    from fallline.lab.curvature import CELLS
+    from fallline.lab.run.curvature import CELLS
 
     checkpoint, optimizer, steps, items, cells, seed, settings, text = values
     options = {"checkpoint": checkpoint, "optimizer": optimizer, "text": text}

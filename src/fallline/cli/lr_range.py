@@ -13,7 +13,7 @@ from fallline.cli.show import console, counting
 from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from fallline.lab.arms import Arm
+    from fallline.lab.design.arms import Arm
     from fallline.lab.tasks import Task
     from fallline.landscape import LRRange
 
@@ -45,8 +45,8 @@ def lr_range(
 
     It costs as many updates as --steps, and stops earlier when the loss leaves all bounds.
     """
-    from fallline.lab.arms import make_single
-    from fallline.lab.preflight import check_training
+    from fallline.lab.contract.preflight import check_training
+    from fallline.lab.design.arms import make_single
     from fallline.lab.tasks import get_task
 
     keep_data_in(data_dir)
@@ -77,11 +77,10 @@ def _measure(
     """Return the test of a fresh model, initialised and fed as a trial of a study is."""
     import torch
 
-    from fallline.lab.device import check_device, loss_of
-    from fallline.lab.groups import scale_groups
-    from fallline.lab.optimizers import build_optimizer
-    from fallline.lab.seeding import seed_everything
-    from fallline.lab.trial import derive
+    from fallline.lab.design.optimizers import build_optimizer
+    from fallline.lab.design.param_groups import scale_groups
+    from fallline.lab.isolation import derive, seed_everything
+    from fallline.lab.run.device import check_device, loss_of
     from fallline.landscape import lr_range as measure
 
     check_device(device)

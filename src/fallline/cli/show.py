@@ -13,12 +13,12 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fallline.lab.budget import Estimate
-    from fallline.lab.conduct import Progress
-    from fallline.lab.spec import Spec
+    from fallline.lab.comparison import Progress
+    from fallline.lab.design.spec import Spec
+    from fallline.lab.estimate import Estimate
     from fallline.lab.study import Study
     from fallline.landscape import Step
-    from fallline.rule import Rule
+    from fallline.rules.rule import Rule
 
 # Names of arms, tasks and files are the user's: `[a]` is no markup there and `:fire:` no emoji.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -73,7 +73,7 @@ def counting() -> Iterator[Callable[[str, "Step"], None]]:
 
 def verdict(study: "Study") -> None:
     """Print the leaderboard, why runs failed, and a sentence for every comparison."""
-    from fallline.lab.failures import failure_sentences
+    from fallline.lab.analysis.failures import failure_sentences
     from fallline.lab.stages import stopping
 
     console.print(_size(study.spec), style="bold")
@@ -141,7 +141,7 @@ def status(study: "Study") -> None:
 
 
 def _size(spec: "Spec") -> str:
-    from fallline.lab.sequential import seeds_text
+    from fallline.lab.design.sequential import seeds_text
 
     times = f" × {spec.searches} searches" if spec.searches > 1 else ""
     return (
@@ -183,8 +183,8 @@ def optimizers() -> None:
     """Print every optimizer with its arms, update, state, defaults and source; then schedules and tasks."""
     import inspect
 
-    from fallline.lab.schedules import SCHEDULES
-    from fallline.lab.spaces import SPACES
+    from fallline.lab.design.schedules import SCHEDULES
+    from fallline.lab.design.spaces import SPACES
     from fallline.lab.tasks import TASKS
     from fallline.optimizers import OPTIMIZERS
 

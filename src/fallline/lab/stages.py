@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from fallline.lab.plan import tune
-from fallline.lab.store import Store
+from fallline.lab.analysis.verdicts import Verdict
+from fallline.lab.design.outcome import Outcome
+from fallline.lab.design.trial import Trial
+from fallline.lab.search.trials import tune
+from fallline.lab.storage.store import Store
+from fallline.lab.storage.study_file import read_spec, read_study
 from fallline.lab.study import Study
-from fallline.lab.study_file import read_spec, read_study
-from fallline.lab.trial import Outcome, Trial
-from fallline.lab.verdicts import Verdict
 
 
 def load(folder: str | Path) -> Study:

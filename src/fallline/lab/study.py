@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fallline.errors import ArgumentError
-from fallline.lab.costs import cost_records
-from fallline.lab.designs import Design
-from fallline.lab.doubts import doubts
-from fallline.lab.pairing import pair_design
-from fallline.lab.plan import confirm, trials_again, tuning_trials
-from fallline.lab.selection import Search
-from fallline.lab.spec import Spec
-from fallline.lab.statistics import summarize
-from fallline.lab.store import Store
-from fallline.lab.timing import Timing
-from fallline.lab.trial import Outcome, Trial
-from fallline.lab.verdicts import Result, compare_all, ranks
+from fallline.lab.analysis.caveats import doubts
+from fallline.lab.analysis.costs import cost_records
+from fallline.lab.analysis.pairing import pair_design
+from fallline.lab.analysis.statistics import summarize
+from fallline.lab.analysis.variance import Design
+from fallline.lab.analysis.verdicts import Result, compare_all, ranks
+from fallline.lab.design.outcome import Outcome, Timing
+from fallline.lab.design.spec import Spec
+from fallline.lab.design.trial import Trial
+from fallline.lab.search.selection import Search
+from fallline.lab.search.trials import confirm, trials_again, tuning_trials
+from fallline.lab.storage.store import Store
 
 if TYPE_CHECKING:
     from fallline.lab.report.records import Records

@@ -1,21 +1,21 @@
 """The landscape of a loss, measured: curvature with its errors, surfaces, paths, learning rates, a running watch."""
 
-from fallline.landscape.critical import CriticalSharpness, critical_sharpness
-from fallline.landscape.density import Density, spectral_density
-from fallline.landscape.eigen import Eigen, eigsh
-from fallline.landscape.gauss_newton import GaussNewton
-from fallline.landscape.hessian import Hessian
-from fallline.landscape.lr_range import LRRange, lr_range
-from fallline.landscape.monitor import Monitor
-from fallline.landscape.operators import Dense, Operator
-from fallline.landscape.point import Point, classify_point
-from fallline.landscape.preconditioned import Preconditioned
+from fallline.landscape.lr_range.lr_range import LRRange, lr_range
+from fallline.landscape.monitor.monitor import Monitor
+from fallline.landscape.monitor.sinks import tensorboard
+from fallline.landscape.operators.base import Dense, Operator
+from fallline.landscape.operators.gauss_newton import GaussNewton
+from fallline.landscape.operators.hessian import Hessian
+from fallline.landscape.operators.preconditioned import Preconditioned
 from fallline.landscape.progress import Step
-from fallline.landscape.sharpness import Sharpness, sharpness
-from fallline.landscape.sinks import tensorboard
-from fallline.landscape.surface import Surface, surface
-from fallline.landscape.trace import Trace, trace
-from fallline.landscape.trajectory import Trajectory, trajectory
+from fallline.landscape.spectrum.critical_point import Point, classify_point
+from fallline.landscape.spectrum.critical_sharpness import CriticalSharpness, critical_sharpness
+from fallline.landscape.spectrum.density import Density, spectral_density
+from fallline.landscape.spectrum.eigsh import Eigen, eigsh
+from fallline.landscape.spectrum.sharpness import Sharpness, sharpness
+from fallline.landscape.spectrum.trace import Trace, trace
+from fallline.landscape.surface.surface import Surface, surface
+from fallline.landscape.surface.trajectory import Trajectory, trajectory
 
 __all__ = [
     "CriticalSharpness",

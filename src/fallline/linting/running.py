@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from fallline.linting.finding import Check, Found, check
-from fallline.spikes import spikes
+from fallline.loss_curves import spikes
 
 EARLY = 500  # steps: the first hundreds
 

@@ -9,6 +9,7 @@ from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.registry import OPTIMIZERS
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.sgd import SGD
+from fallline.optimizers.step_in_backward import StepInBackward, step_in_backward
 
 __all__ = [
     "LAMB",
@@ -19,5 +20,7 @@ __all__ = [
     "Lion",
     "NAdamW",
     "RMSprop",
+    "StepInBackward",
     "create_optimizer",
+    "step_in_backward",
 ]

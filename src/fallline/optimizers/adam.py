@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
-from fallline.ops import maximum, sqrt
-from fallline.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from fallline.rules.ops import maximum, sqrt
+from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
 
 def denominator(second_moment: Any, beta2: Any, eps: Any, step: Any) -> Any:
@@ -74,7 +74,7 @@ class Adam(Optimizer):
         weight_decay: L2 penalty, added to the gradient, so that the denominator divides it.
         amsgrad: divide by the largest second moment so far.
         decoupled_weight_decay: PyTorch's spelling of `weight_decay_mode="decoupled"`.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

@@ -1,8 +1,8 @@
 """AdamW: Adam with weight decay kept out of the gradient statistics."""
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
 from fallline.optimizers.adam import adam
-from fallline.rule import Rule
+from fallline.rules.rule import Rule
 
 # The maths of AdamW is Adam's; what differs is that decay shrinks the parameter before the step (see rule.Update).
 adamw = Rule(
@@ -35,7 +35,7 @@ class AdamW(Optimizer):
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
         amsgrad: divide by the largest second moment so far.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fallline.base import Optimizer, Params
+from fallline.core.optimizer import Optimizer, Params
 from fallline.errors import ArgumentError, suggest
 from fallline.optimizers.registry import OPTIMIZERS
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
-from fallline.ops import minimum, sqrt, where
-from fallline.rule import FRACTION, NON_NEGATIVE, TENSOR, Norm, Range, rule
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from fallline.rules.ops import minimum, sqrt, where
+from fallline.rules.rule import FRACTION, NON_NEGATIVE, TENSOR, Norm, Range, rule
 
 
 @rule(
@@ -72,7 +72,7 @@ class LAMB(Optimizer):
         trust_ratio: False gives plain Adam steps; usual for a group of biases and norms.
         trust_clip: largest ratio; None leaves it free.
         weight_decay_mode: "in_update", "decoupled", "independent" or "l2".
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
-from fallline.ops import sign
-from fallline.rule import FRACTION, rule
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from fallline.rules.ops import sign
+from fallline.rules.rule import FRACTION, rule
 
 
 @rule(
@@ -41,7 +41,7 @@ class Lion(Optimizer):
         betas: of the mean that is stepped along, and of the one that is kept, each in [0, 1).
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay; 3 to 10 times AdamW's.
         weight_decay_mode: "decoupled" or "independent"; never "l2", which would pass through the sign.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
 from fallline.optimizers.adam import denominator
-from fallline.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
 
 def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -> tuple[Any, Any]:
@@ -52,7 +52,7 @@ class NAdamW(Optimizer):
         betas: decay of the running means of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

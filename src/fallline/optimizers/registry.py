@@ -1,6 +1,6 @@
 """The optimizers by the names of their rules. Written by `make names`."""
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.lamb import LAMB

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
-from fallline.ops import maximum, sqrt
-from fallline.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from fallline.rules.ops import maximum, sqrt
+from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
 
 def denominator(square_avg: Any, grad_avg: Any, eps: Any, eps_inside_sqrt: bool) -> Any:
@@ -80,7 +80,7 @@ class RMSprop(Optimizer):
         momentum: factor of the running sum of scaled gradients; 0 keeps no buffer.
         centered: divide by the standard deviation instead of the root mean square.
         eps_inside_sqrt: divide by √(v + eps), as in Hinton's lecture and TensorFlow, instead of √v + eps.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from fallline.base import Dtype, Optimizer, Params, Scalar
+from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
 from fallline.errors import ArgumentError
-from fallline.ops import where
-from fallline.rule import NON_NEGATIVE, Range, rule
+from fallline.rules.ops import where
+from fallline.rules.rule import NON_NEGATIVE, Range, rule
 
 
 def stability(*, momentum: Any, dampening: Any, nesterov: bool) -> tuple[Any, Any]:
@@ -63,7 +63,7 @@ class SGD(Optimizer):
         dampening: part of each gradient left out of that sum; must be 0 with `nesterov`.
         weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
         nesterov: look one momentum step ahead; needs `momentum > 0`.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.base.Optimizer`.
+        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from fallline.arguments import check_integer, check_number
 from fallline.errors import ArgumentError
 from fallline.schedules import Scheduler
-from fallline.schedules.base import check_integer, check_number, check_warmup
+from fallline.schedules.base import check_warmup
 
 RULES = ("linear", "sqrt")
 YOURS = "your argument"

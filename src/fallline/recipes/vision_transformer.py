@@ -4,11 +4,11 @@ from collections.abc import Collection
 
 from torch import nn
 
+from fallline.arguments import check_integer
 from fallline.optimizers import AdamW
 from fallline.recipes.groups import parameter_groups
 from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps, scaled
 from fallline.schedules import WarmupCosine
-from fallline.schedules.base import check_integer
 
 _DEIT = "DeiT, Touvron et al. 2020, table 9"
 

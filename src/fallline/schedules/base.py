@@ -1,59 +1,15 @@
 """What a schedule is: a pure function of the step, which composes and draws itself."""
 
-import inspect
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
-from fallline.errors import ArgumentError, ArgumentTypeError, suggest
+from fallline.arguments import KnownKeywords, check_integer, check_number
+from fallline.errors import ArgumentError, ArgumentTypeError
 
 T = TypeVar("T")
-
-
-def check_integer(where: str, name: str, value: Any, minimum: int) -> int:
-    """Return `value` as an int; raise unless it is a whole number (no bool, no float) of at least `minimum`."""
-    message = f"{where}: {name} must be an int >= {minimum}, got {name}={value!r}; pass a whole number of steps"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ArgumentTypeError(message) from None
-    if isinstance(value, bool):
-        raise ArgumentTypeError(message)
-    if number < minimum:
-        raise ArgumentError(message)
-    return number
-
-
-def check_number(where: str, name: str, value: Any, maximum: float = math.inf, above_zero: bool = False) -> float:
-    """Return `value` as a float; raise unless it is finite and in [0, maximum], or above 0."""
-    sign = ">" if above_zero else ">="
-    limit = f"a finite number {sign} 0" if maximum == math.inf else f"a number in [0, {maximum:g}]"
-    message = f"{where}: {name} must be {limit}, got {name}={value!r}; choose such a number"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ArgumentTypeError(message)
-    number = float(value)
-    if not (math.isfinite(number) and 0 <= number <= maximum) or (above_zero and number == 0):
-        raise ArgumentError(message)
-    return number
-
-
-class KnownKeywords:
-    """Mixin that refuses unknown keywords with a list of the known ones."""
-
-    def __new__(cls, *args: Any, **keywords: Any) -> "KnownKeywords":
-        """Check the keywords against the signature."""
-        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
-        for name in keywords:
-            if name not in known:
-                raise ArgumentTypeError(
-                    f"{cls.__name__}: keywords must be among {', '.join(known) or '(none)'}, "
-                    f"got {name}={keywords[name]!r}; {suggest(name, known)}"
-                )
-        return super().__new__(cls)
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,9 +66,9 @@ class Schedule(KnownKeywords, ABC):
             steps: how many; by default a fifth more than it takes to the end.
             base: the base learning rate.
         """
-        from fallline.schedules.plot import plot  # altair is no dependency of training
+        from fallline.plotting import plot_schedules  # altair is no dependency of training
 
-        return plot({repr(self): self}, self.horizon if steps is None else steps, base)
+        return plot_schedules({repr(self): self}, self.horizon if steps is None else steps, base)
 
     @property
     def horizon(self) -> int:

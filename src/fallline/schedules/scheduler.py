@@ -9,9 +9,10 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fallline.arguments import KnownKeywords, check_integer, check_number
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
-from fallline.schedules.base import KnownKeywords, Schedule, check_integer, check_number
-from fallline.schedules.values import KEYS, has, read, write
+from fallline.group_values import KEYS, has, read, write
+from fallline.schedules.base import Schedule
 
 
 class _Witness:

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 from torch.optim import Optimizer
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.schedules.base import Schedule, check_integer
+from fallline.schedules.base import Schedule
 from fallline.schedules.scheduler import Scheduler
 
 

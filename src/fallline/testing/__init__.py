@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
+from fallline.core.options import COMMON
 from fallline.errors import ArgumentTypeError
-from fallline.options import COMMON
-from fallline.rule import Rule
+from fallline.rules.rule import Rule
 from fallline.testing import continuity, numerics
 from fallline.testing.runs import BACKENDS, REAL, variants
 from fallline.testing.subject import ConformanceError, Subject
@@ -53,7 +53,7 @@ def check_rule(
     Options are read off the constructor: each is tried on its own, then all that go together.
 
     Args:
-        rule: a subclass of `fallline.base.Optimizer`, or a bare rule.
+        rule: a subclass of `fallline.core.optimizer.Optimizer`, or a bare rule.
         defaults: of a bare rule, the defaults of its hyperparameters, `lr` among them.
         backends: which to try; "compile" takes seconds a variant and is left out unless named.
         oracle: the same formula in NumPy, `update(param, grad, state, lr, lr0, **options) -> param`, which keeps what

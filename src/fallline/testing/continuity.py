@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 from fallline.testing.runs import parameter, same_bits, same_state, set_grads, state_of, train
 from fallline.testing.subject import Subject, need, params_of, values_of
 

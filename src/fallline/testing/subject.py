@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fallline.base import Optimizer
+from fallline.core.optimizer import Optimizer
 from fallline.errors import FalllineError
 from fallline.testing.runs import REAL, Options, parameter
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fallline.errors import ArgumentError
 from fallline.lab.executors.base import Executor
-from fallline.lab.executors.here import CallingProcess
-from fallline.lab.executors.local import LocalPool
+from fallline.lab.executors.in_process import CallingProcess
+from fallline.lab.executors.pool import LocalPool
 from fallline.lab.executors.ray import RayCluster, cluster_size
 from fallline.lab.executors.shard import Shard, parse_shard
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from fallline.lab.trial import Trial
+from fallline.lab.design.trial import Trial
 
 
 class Executor(AbstractContextManager[Any], Protocol):

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fallline.errors import ArgumentError, MissingExtraError, StudyError
-from fallline.lab.attempt import Attempt
-from fallline.lab.executors.here import as_in_a_worker
-from fallline.lab.executors.local import RETRIES, check_killed, run_from_checkpoint, sendable
-from fallline.lab.imports import digest_of
-from fallline.lab.manifest import versions
-from fallline.lab.store import Store
-from fallline.lab.trial import Trial
+from fallline.lab.design.trial import Trial
+from fallline.lab.executors.pool import RETRIES, check_killed, run_from_checkpoint, sendable
+from fallline.lab.isolation import as_in_a_worker
+from fallline.lab.provenance.manifest import versions
+from fallline.lab.run.attempt import Attempt
+from fallline.lab.storage.store import Store
+from fallline.lab.user_code.imports import digest_of
 
 _PATIENCE_S = 5.0  # for the head node to answer; Ray itself tries for five minutes, and then ends the process
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fallline.errors import ArgumentError, StudyError
+from fallline.lab.design.trial import Trial
 from fallline.lab.executors.base import Executor
-from fallline.lab.store import Store
-from fallline.lab.trial import Trial
+from fallline.lab.storage.store import Store
 
 PATIENCE_S = 1800.0  # without a new outcome of another shard, before a shard stops waiting
 _LONGEST = 3  # times the longest trial so far is waited too: the shard that runs such a one is alive

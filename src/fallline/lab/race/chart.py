@@ -6,7 +6,7 @@ import altair as alt
 
 from fallline.lab.race.runs import Race
 from fallline.lab.race.scene import contours, label, shown
-from fallline.lab.report.looks import looks
+from fallline.lab.report.style import looks
 from fallline.lab.report.theme import CONFIG
 
 CONTOUR, INK, PAPER = "#c3ccd6", "#1c2024", "#ffffff"

@@ -9,7 +9,7 @@ import numpy as np
 
 from fallline.lab.race.runs import Race
 from fallline.lab.race.scene import COLUMNS, contours, label, method, shown, table, warnings
-from fallline.lab.report.looks import looks
+from fallline.lab.report.style import looks
 
 WIDTH = 760  # pixels at most
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from fallline.errors import ArgumentError, suggest
-from fallline.lab.arms import Arm, make_single
-from fallline.lab.optimizers import build_optimizer, keywords
-from fallline.lab.switching import evaluation_weights, switch_to_training
+from fallline.lab.design.arms import Arm, make_single
+from fallline.lab.design.optimizers import build_optimizer, keywords
+from fallline.lab.run.eval_mode import evaluation_weights, switch_to_training
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from altair.utils.schemapi import debug_mode
 
-from fallline.lab.drafts import write_atomically
 from fallline.lab.report.formats import FORMATS, cannot_write, write_formats
 from fallline.lab.report.notebook import figures, summary_html, tables
 from fallline.lab.report.paste import best_code
@@ -14,6 +13,7 @@ from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
 from fallline.lab.report.sections import document
 from fallline.lab.report.tensorboard import to_tensorboard
+from fallline.lab.storage.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fallline.lab.analysis.statistics import Comparison
+from fallline.lab.analysis.verdicts import Result
 from fallline.lab.report.document import Bullets
 from fallline.lab.report.measure import change
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Column, Table
 from fallline.lab.report.text import number
-from fallline.lab.statistics import Comparison
-from fallline.lab.verdicts import Result
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -6,17 +6,17 @@ from typing import Any
 
 import altair as alt
 
-from fallline.lab.curvature import Curvature
-from fallline.lab.drafts import write_atomically
 from fallline.lab.report.charts.encodings import DIM, HEIGHT, INK, data, finish, tip
 from fallline.lab.report.document import Bullets, Code, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.formats import cannot_write
-from fallline.lab.report.looks import COLOURS
 from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
+from fallline.lab.report.style import COLOURS
 from fallline.lab.report.tables import Cell, Column, Table
 from fallline.lab.report.text import number, plural
-from fallline.landscape.drawing import plot_surface
+from fallline.lab.run.curvature import Curvature
+from fallline.lab.storage.atomic_files import write_atomically
+from fallline.plotting import plot_surface
 
 _SILENT = (
     "Sharpness gauges stability: how large a learning rate the weights bear. It does not foretell how well they "

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.report.analysis.targets import median
+from fallline.lab.analysis.time_to_target import median
 from fallline.lab.report.measure import measure
 from fallline.lab.report.reached import fixed_target, targets, time_to_target
 from fallline.lab.report.records import Records

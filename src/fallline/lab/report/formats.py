@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import vl_convert
 
 from fallline.errors import ArgumentError, StudyError
-from fallline.lab.drafts import write_atomically
 from fallline.lab.report.charts.static import static_spec
 from fallline.lab.report.render import to_html, to_markdown_page
 from fallline.lab.report.sections import document, tables
 from fallline.lab.report.tables import to_csv
+from fallline.lab.storage.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fallline.lab.designs import SeedsOnly
+from fallline.lab.analysis.statistics import p_equation
+from fallline.lab.analysis.variance import SeedsOnly
+from fallline.lab.analysis.verdicts import Result, Verdict
 from fallline.lab.report.measure import change, measure
 from fallline.lab.report.records import Records
-from fallline.lab.statistics import p_equation
-from fallline.lab.verdicts import Result, Verdict
 
 _SURE = {
     Verdict.BETTER: "better seed by seed",  # a ratio and a mean may order arms differently

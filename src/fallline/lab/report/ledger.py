@@ -4,10 +4,10 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.plan import trials_again, tuning_trials
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import number
+from fallline.lab.search.trials import trials_again, tuning_trials
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

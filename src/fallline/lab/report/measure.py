@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fallline.lab.analysis.statistics import Comparison
+from fallline.lab.analysis.verdicts import margin_in_units
 from fallline.lab.report.text import number
-from fallline.lab.statistics import Comparison
-from fallline.lab.verdicts import margin_in_units
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

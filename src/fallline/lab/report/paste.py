@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fallline.errors import StudyError
-from fallline.lab.arms import Arm
-from fallline.lab.groups import scale_groups
-from fallline.lab.loading import is_path
-from fallline.lab.optimizers import split_wrapper
-from fallline.lab.schedules import DROPS, STABLE, WARMUP, warmup_steps
-from fallline.lab.sequential import seeds_text
-from fallline.lab.study_file import read_study
+from fallline.lab.design.arms import Arm
+from fallline.lab.design.optimizers import split_wrapper
+from fallline.lab.design.param_groups import scale_groups
+from fallline.lab.design.schedules import DROPS, STABLE, WARMUP, warmup_steps
+from fallline.lab.design.sequential import seeds_text
+from fallline.lab.storage.study_file import read_study
+from fallline.lab.user_code.import_path import is_path
 from fallline.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:

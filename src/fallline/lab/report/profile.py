@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fallline.errors import ArgumentError
-from fallline.lab.drafts import write_atomically
-from fallline.lab.report.analysis.profile import ratios
+from fallline.lab.analysis.performance_profile import ratios
 from fallline.lab.report.charts.profile import performance_profile
 from fallline.lab.report.document import Bullets, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.formats import cannot_write
@@ -15,6 +14,7 @@ from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
 from fallline.lab.report.tables import ARM, Column, Table
 from fallline.lab.report.text import number
+from fallline.lab.storage.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from fallline.lab.designs import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
+from fallline.lab.analysis.variance import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
+from fallline.lab.design.schedules import WARMUP
 from fallline.lab.report.document import Block, Bullets, Code, Section, Text
 from fallline.lab.report.measure import margin_text, measure
 from fallline.lab.report.paste import command
 from fallline.lab.report.text import plural
 from fallline.lab.report.tuned import searched
-from fallline.lab.schedules import WARMUP
-from fallline.lab.selection import AGAIN
+from fallline.lab.search.selection import AGAIN
 from fallline.lab.stages import stopping
-from fallline.lab.study_file import read_study
+from fallline.lab.storage.study_file import read_study
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -3,11 +3,11 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from fallline.lab.report.analysis.targets import first_step, grid, median
+from fallline.lab.analysis.time_to_target import first_step, grid, median
+from fallline.lab.design.trial import Trial
 from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
-from fallline.lab.selection import Search
-from fallline.lab.trial import Trial
+from fallline.lab.search.selection import Search
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -10,7 +10,7 @@ import jinja2
 import vl_convert
 
 from fallline.lab.report.document import Document
-from fallline.lab.report.looks import looks
+from fallline.lab.report.style import looks
 from fallline.lab.report.tables import to_markdown
 from fallline.lab.report.text import breakable, plain, unbroken
 from fallline.lab.report.theme import CONFIG

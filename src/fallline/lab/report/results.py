@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fallline.lab.analysis.statistics import summarize
+from fallline.lab.analysis.verdicts import Result
 from fallline.lab.report.measure import Measure, change, measure
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import NONE, number, p_value
-from fallline.lab.statistics import summarize
-from fallline.lab.verdicts import Result
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

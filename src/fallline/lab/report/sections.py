@@ -9,7 +9,7 @@ import fallline.lab.report.landscape as landscape
 import fallline.lab.report.ledger as ledger
 import fallline.lab.report.prose as prose
 import fallline.lab.report.results as results
-from fallline.lab.failures import failure_sentences
+from fallline.lab.analysis.failures import failure_sentences
 from fallline.lab.report.charts import figures
 from fallline.lab.report.document import Block, Bullets, Code, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.headline import answer, headline
@@ -17,7 +17,7 @@ from fallline.lab.report.measure import margin_text, measure
 from fallline.lab.report.paste import best_code
 from fallline.lab.report.tables import Table
 from fallline.lab.report.text import plural
-from fallline.lab.selection import AGAIN
+from fallline.lab.search.selection import AGAIN
 from fallline.lab.stages import stopping
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fallline.errors import MissingExtraError
-from fallline.lab.trial import Trial
+from fallline.lab.design.trial import Trial
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

@@ -4,7 +4,7 @@ import math
 
 from markupsafe import Markup
 
-from fallline.lab.statistics import p_text
+from fallline.lab.analysis.statistics import p_text
 
 NONE = "–"
 

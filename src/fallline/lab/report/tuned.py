@@ -5,15 +5,15 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from fallline.errors import FalllineError
-from fallline.lab.plan import trials_again, tuning_trials
-from fallline.lab.report.analysis.budget import best_of
-from fallline.lab.report.analysis.sensitivity import sensitivity
+from fallline.lab.analysis.sensitivity import sensitivity
+from fallline.lab.analysis.tuning_budget import best_of
 from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
-from fallline.lab.selection import Search
+from fallline.lab.search.selection import Search
+from fallline.lab.search.trials import trials_again, tuning_trials
 
 if TYPE_CHECKING:
-    from fallline.lab.spaces import Dimension
+    from fallline.lab.design.spaces import Dimension
     from fallline.lab.study import Study
 
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 from fallline.errors import ArgumentError, suggest
-from fallline.lab.loading import is_path, load_object
-from fallline.lab.seeding import seeded
+from fallline.lab.isolation import seeded
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
 from fallline.lab.tasks.digits import Digits, DigitsCNN
 from fallline.lab.tasks.fashion_mnist import FashionMNIST
 from fallline.lab.tasks.text import Text, TextPost
+from fallline.lab.user_code.import_path import is_path, load_object
 
 __all__ = [
     "CIFAR10",

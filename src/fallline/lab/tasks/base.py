@@ -7,13 +7,13 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from fallline.batches import count_rows
 from fallline.errors import ArgumentError, suggest
-from fallline.lab.data import Progress
+from fallline.lab.tasks.download import Progress
+from fallline.landscape.loss.batches import count_rows
 
 T = TypeVar("T", bound="Task")
 
-# What is tried of a task before its first trial; `fallline.lab.checks` has the functions.
+# What is tried of a task before its first trial; `fallline.lab.contract.checks` has the functions.
 CHECKS = (
     "model",
     "batches",

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fallline.errors import StudyError
-from fallline.lab.data import Dataset, Progress, Remote, data_folder
+from fallline.folders import data_folder
+from fallline.lab.tasks.download import Dataset, Progress, Remote
 from fallline.lab.tasks.images import Batch, Images, hold_out
 from fallline.lab.tasks.resnet import resnet8
 from fallline.lab.tasks.transformer import VisionTransformer

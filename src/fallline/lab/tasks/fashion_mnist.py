@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fallline.errors import StudyError
-from fallline.lab.data import Dataset, Progress, Remote
+from fallline.lab.tasks.download import Dataset, Progress, Remote
 from fallline.lab.tasks.images import Batch, Images, hold_out
 
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
-from fallline.lab.data import Progress
 from fallline.lab.tasks.base import Task
+from fallline.lab.tasks.download import Progress
 from fallline.lab.tasks.transformer import NORMS, ByteTransformer
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from fallline.lab.plan import tuning_trials
 from fallline.lab.report.charts.encodings import (
     DIM,
     EXTENT,
@@ -27,6 +26,7 @@ from fallline.lab.report.charts.encodings import (
     told,
 )
 from fallline.lab.report.measure import Measure, measure
+from fallline.lab.search.trials import tuning_trials
 
 if TYPE_CHECKING:
     from fallline.lab.study import Study

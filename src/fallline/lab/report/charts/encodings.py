@@ -6,8 +6,8 @@ from typing import Any
 
 import altair as alt
 
-from fallline.lab.report.looks import looks
 from fallline.lab.report.measure import Measure
+from fallline.lab.report.style import looks
 
 INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
 HEIGHT = 300  # pixels: of a plot

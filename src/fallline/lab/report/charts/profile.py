@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import altair as alt
 
-from fallline.lab.report.analysis.profile import profile
+from fallline.lab.analysis.performance_profile import profile
 from fallline.lab.report.charts.encodings import HEIGHT, colour, dash, finish, log_axis, shown, tip
 
 

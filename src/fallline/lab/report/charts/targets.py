@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from fallline.lab.report.analysis.targets import median
+from fallline.lab.analysis.time_to_target import median
 from fallline.lab.report.charts.curves import steps_axis
 from fallline.lab.report.charts.encodings import (
     DIM,

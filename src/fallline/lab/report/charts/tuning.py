@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from fallline.lab.plan import tuning_trials
+from fallline.lab.analysis.statistics import summarize
 from fallline.lab.report.charts.encodings import (
     EXTENT,
     FAILED,
@@ -31,10 +31,10 @@ from fallline.lab.report.charts.encodings import (
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.report.text import setting
 from fallline.lab.report.tuned import budgets, repeated, searched
-from fallline.lab.statistics import summarize
+from fallline.lab.search.trials import tuning_trials
 
 if TYPE_CHECKING:
-    from fallline.lab.spaces import Dimension
+    from fallline.lab.design.spaces import Dimension
     from fallline.lab.study import Study
 
 _LANE = 14  # pixels: of an arm's failures

@@ -1,0 +1,1 @@
+"""The fused backend: one compiled CPU kernel per update."""

@@ -1,0 +1,117 @@
+"""What the backends share that run a traced update: its numbers, its norms, the order of its passes."""
+
+import functools
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fallline.backends.bucket import Bucket
+from fallline.backends.ir import Pass, Trace, trace
+from fallline.rules import ops
+from fallline.rules.rule import ALL, TENSOR
+
+Numbers = Sequence[Mapping[str, float]]
+
+
+class TracedBucket(Bucket):
+    """Runs the passes of `trace(update)`; a subclass knows how to run one over all tensors.
+
+    Expressions of hyperparameters and norms are worked out here, once a step and in double precision.
+    """
+
+    @functools.cached_property
+    def traced(self) -> Trace:
+        """What the update does, as passes."""
+        return trace(self.update)
+
+    @functools.cached_property
+    def scalar_rows(self) -> list[int]:
+        """For each tensor, its row in the numbers that passes get."""
+        return list(range(len(self.rows))) if self.traced.per_tensor else self.rows
+
+    @abstractmethod
+    def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
+        """Run a pass that sums squares.
+
+        Args:
+            sweep: one of the passes.
+            grads: of the parameters.
+            scalars: the values of `sweep.scalars`, float64[rows, scalars]; see `scalar_rows`.
+
+        Returns:
+            The sum over each tensor of each output squared, float64[tensors, outputs].
+        """
+
+    @abstractmethod
+    def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
+        """Run the pass that writes parameters and states; the arguments are those of `sums` and of `step`."""
+
+    def sum_of_squares(self, grads: Sequence[torch.Tensor], numbers: Numbers, norms: Sequence[float]) -> float:
+        """Run the pass that sums what the next norm over all parameters is taken of."""
+        sweep = [sweep for sweep in self.traced.passes if sweep.scope == ALL][len(norms)]
+        scalars = self._scalars(sweep, numbers, dict(zip(self.traced.norms, norms, strict=False)))
+        return math.fsum(self.sums(sweep, grads, scalars)[:, 0].tolist())
+
+    def step(self, grads: Sequence[torch.Tensor], numbers: Numbers, norms: Sequence[float]) -> None:
+        """Run the passes that take norms of single tensors, then the one that writes."""
+        known: dict[str, Any] = dict(zip(self.traced.norms, norms, strict=False))
+        *before, last = self.traced.passes
+        for sweep in before:
+            if sweep.scope == TENSOR:
+                sums = self.sums(sweep, grads, self._scalars(sweep, numbers, known))
+                known |= zip(sweep.norms, np.sqrt(sums).T, strict=True)
+        self.write(last, grads, self._scalars(last, numbers, known), numbers)
+
+    def _scalars(self, sweep: Pass, numbers: Numbers, norms: Mapping[str, Any]) -> np.ndarray:
+        """Return the numbers that the loop reads: a row for each of `numbers`, or a tensor where norms differ."""
+        names = self.traced.arguments
+        function = _scalar_function(self.traced, sweep)
+        if not self.traced.per_tensor:
+            rows = [function(**{name: row[name] for name in names}, **norms) for row in numbers]
+            return np.array(rows, dtype=np.float64).reshape(len(rows), len(sweep.scalars))
+        arrays = {name: np.array([row[name] for row in numbers], dtype=np.float64)[self.rows] for name in names}
+        with np.errstate(all="ignore"):
+            columns = function(**arrays, **norms)
+        table = np.empty((len(self.rows), len(columns)))
+        for k, column in enumerate(columns):
+            table[:, k] = column
+        return table
+
+
+@functools.cache
+def _scalar_function(traced: Trace, sweep: Pass) -> Callable[..., tuple[Any, ...]]:
+    """Return the function from hyperparameters and norms, by keyword, to the numbers that a pass needs."""
+    arguments = ", ".join([*traced.arguments, *(f"{norm}=None" for norm in traced.norms)])
+    code = f"lambda *, {arguments}: ({''.join(scalar + ', ' for scalar in sweep.scalars)})"
+    function: Callable[..., tuple[Any, ...]] = eval(code, _ARRAYS if traced.per_tensor else _NUMBERS)
+    return function
+
+
+def _divide(x: float, y: float) -> float:
+    """Divide as floating-point hardware does: by zero gives Inf or NaN, not an exception."""
+    if y == 0:
+        return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
+    return x / y
+
+
+# What the words of a scalar expression mean: for numbers, and for arrays with a number a tensor.
+_NUMBERS: dict[str, Any] = {
+    "sqrt": math.sqrt,
+    "divide": _divide,
+    "maximum": ops.maximum,
+    "where": ops.where,
+    "sign": ops.sign,
+    "inf": math.inf,
+}
+_ARRAYS: dict[str, Any] = {
+    "sqrt": np.sqrt,
+    "divide": np.divide,
+    "maximum": np.maximum,
+    "where": np.where,
+    "sign": np.sign,
+    "inf": math.inf,
+}

@@ -1,0 +1,1 @@
+"""The optimizer base class: options, state, state dicts and the plan of a step."""

@@ -1,0 +1,255 @@
+"""The optimizer that every class of Fallline is: groups, state, state dicts, and the step over its buckets."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+
+from fallline.backends import BACKENDS
+from fallline.core.options import COMMON, NUMBERS, check_options, check_params, parameter_list
+from fallline.core.state_dict import pack, unpack
+from fallline.core.step_plan import Cohort, Plan, make_plan
+from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
+from fallline.group_values import Scalar as Scalar  # optimizers take it from here, with Params and Dtype
+from fallline.group_values import number, refill
+from fallline.rules.rule import EMA, Rule
+from fallline.rules.update import Update, update_for
+
+Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
+Dtype: TypeAlias = torch.dtype
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of the optimizers: runs `rule` over all parameters through the backends.
+
+    Its constructor takes the parameters and the arguments of the subclass's constructor (its `locals()`). A group may
+    give its own value of each, but for `clip_grad_norm` and `backend`. These every subclass has:
+
+    Args:
+        maximize: climb instead of descend.
+        foreach: PyTorch's flag; True selects the foreach backend, False the reference backend.
+        capturable: PyTorch's flag for CUDA graphs; only False is supported.
+        differentiable: let autograd see the step; selects the reference backend.
+        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
+        weight_decay_mode: "l2" adds weight_decay·param to the gradient; "decoupled" multiplies the parameter by
+            1 − lr·weight_decay; "independent" by 1 − weight_decay·lr/lr0, lr0 being the rate before any schedule.
+        clip_grad_norm: scale all gradients down to this common norm when theirs is larger, which `grad_norm` tells.
+        clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
+        ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
+        state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
+            None is the dtype of the parameter, but float32 for half precision.
+        master_weights: keep float32 parameters behind bfloat16 or float16 ones, in the state; updates and decay happen
+            there, and the parameter is their copy, rounded to nearest. What else is written to it is lost.
+        stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
+        rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
+        backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
+            choose only under "auto".
+    """
+
+    rule: ClassVar[Rule]
+    # torch.amp.GradScaler then calls `step` always, with `found_inf` and, unless it has unscaled, `grad_scale` set for
+    # the time of the call. A default would count as a scale of the user's, so there is none.
+    _step_supports_amp_scaling = True
+    _places: Mapping[torch.Tensor, int] | None = None  # the numbers of the parameters, where they are not in order
+
+    def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
+        """Refuse unknown keywords with a list of the known ones."""
+        parameters = inspect.signature(cls.__init__).parameters
+        known = [name for name in parameters if name != "self"]
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # a subclass of the user's
+        for name in keywords:
+            if name not in known and not open_ended:
+                raise ArgumentTypeError(
+                    f"{cls.__name__}: keywords must be among {', '.join(known)}, got {name}={keywords[name]!r}; "
+                    + suggest(name, known)
+                )
+        return super().__new__(cls)
+
+    def __init__(self, params: Params, arguments: dict[str, Any]) -> None:
+        name, backend = type(self).__name__, arguments.get("backend", "auto")
+        given = {k: v for k, v in arguments.items() if k not in ("self", "params", "backend", "__class__")}
+        defaults = {**COMMON, "weight_decay_mode": self.rule.weight_decay_modes[0], **given}
+        if backend not in BACKENDS:
+            raise ArgumentError(
+                f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"
+            )
+        if defaults.get("foreach") and defaults.get("fused"):
+            raise ArgumentError(f"{name}: foreach and fused must not both be True; leave both out for the fastest")
+        self.backend: str = backend
+        self.grad_norm: float | None = None
+        self._plan: Plan | None = None
+        super().__init__(parameter_list(name, params), defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with options of its own where it gives them.
+
+        Raises:
+            ArgumentError: an option lies outside its range, or its name is nearly but not quite a known one; or a
+                parameter is no leaf or of a dtype that is not served.
+        """
+        if isinstance(param_group, Mapping):
+            group = {**self.defaults, **param_group}
+            self._check_group(group)
+            param_group = {"base_lr": number(group["lr"]), **param_group}
+            if "params" in group:  # without them it is refused below
+                param_group["params"] = check_params(type(self).__name__, group)
+        super().add_param_group(param_group)
+        self._plan = None
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ArgumentError when the options of a group cannot be used; subclasses add their own rules."""
+        check_options(type(self).__name__, self.rule, self.defaults, group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; `.grad` is only read.
+
+        Under `torch.amp.GradScaler` the gradients are unscaled on the way, and stay scaled in `.grad`; a step that
+        found a NaN or Inf changes nothing.
+
+        Args:
+            closure: clears gradients, computes the loss, calls backward and returns the loss; called once, first.
+
+        Returns:
+            What the closure returned, or None without one.
+
+        Raises:
+            GradientError: a gradient is sparse or of another dtype than its parameter; nothing has been updated.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not getattr(self, "found_inf", False):
+            with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
+                self._update()
+        return loss
+
+    def _update(self) -> None:
+        for group in self.param_groups:
+            self.rule.check_mode(type(self).__name__, group)
+        unscale = getattr(self, "grad_scale", None) is not None
+        updates = [update_for(self.rule, group, unscale) for group in self.param_groups]
+        plan = self._plan
+        grads = self._gradients(plan, updates) if plan is not None else None
+        if plan is None or grads is None:
+            plan = self._plan = self._make_plan(updates)
+            grads = self._gradients(plan, updates)
+            if grads is None:
+                raise RuntimeError("gradients changed while the optimizer was stepping; call step() from one thread")
+        if plan.steps is not None:
+            plan.steps += 1
+            plan.ages = plan.steps.clone()
+        for cohort in plan.cohorts:
+            cohort.age += 1
+        numbers = [self._numbers(cohort) for cohort in plan.cohorts]
+        norms = self._norms(plan, grads, numbers)
+        if updates[0].clip_norm:
+            self.grad_norm = norms[0] if norms else 0.0
+        for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
+            bucket.step(bucket_grads, numbers, norms)
+        for cohort in plan.cohorts:
+            cohort.first = False
+
+    def _norms(self, plan: Plan, grads: list[list[torch.Tensor]], numbers: list[dict[str, Any]]) -> list[float]:
+        """Return the norms over all parameters that the updates need, one after the other."""
+        norms: list[float] = []
+        for _ in range(max((bucket.update.global_norms for bucket in plan.buckets), default=0)):
+            squares = [b.sum_of_squares(g, numbers, norms) for b, g in zip(plan.buckets, grads, strict=True)]
+            norms.append(math.sqrt(math.fsum(squares)))
+        return norms
+
+    def _gradients(self, plan: Plan, updates: list[Update]) -> list[list[torch.Tensor]] | None:
+        """Return the gradients of every bucket, or None when the plan no longer describes the optimizer."""
+        if not plan.holds(updates, self.param_groups, self.state):
+            return None
+        grads: list[Any] = [[p.grad for p in bucket.params] for bucket in plan.buckets]
+        if not all(bucket.fits(g) for bucket, g in zip(plan.buckets, grads, strict=True)):
+            return None
+        return grads
+
+    def _make_plan(self, updates: list[Update]) -> Plan:
+        """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
+        return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
+
+    def _numbers(self, cohort: Cohort) -> dict[str, Any]:
+        """Return every number that an update of these parameters may read."""
+        group = self.param_groups[cohort.group]
+        keep = group.get("differentiable")
+        numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
+        for name in (*NUMBERS, *self.rule.ranges):
+            value = group[name]
+            if isinstance(value, (tuple, list)):
+                stem = name.removesuffix("s")
+                numbers |= {f"{stem}{i}": v if keep else number(v) for i, v in enumerate(value, start=1)}
+            else:
+                numbers[name] = value if keep else number(value)
+        base = number(group.get("initial_lr", group["base_lr"]))
+        numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
+        scale = getattr(self, "grad_scale", None)
+        numbers["grad_scale"] = None if scale is None else number(scale)
+        return numbers
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Put the averages of the parameters in their place for the duration of the block.
+
+        Raises:
+            ArgumentError: no group has an `ema_decay`.
+        """
+        averaged = [(p, s[EMA]) for p, s in self.state.items() if s.get(EMA) is not None]
+        if not averaged:
+            raise ArgumentError(
+                f"{type(self).__name__}: ema_decay must have been given and a step taken, got no averages; "
+                "pass ema_decay=0.999"
+            )
+        kept = [p.detach().clone() for p, _ in averaged]
+        with torch.no_grad():
+            for p, average in averaged:
+                p.copy_(average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (p, _), value in zip(averaged, kept, strict=True):
+                    p.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain numbers under PyTorch's keys; `torch.optim`'s class of this name loads it."""
+        return pack(super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy a state dict, ours or that of the `torch.optim` class of this name, into this optimizer.
+
+        State keeps the dtype it was saved with. How a step runs (backend, foreach, fused) stays as it is.
+
+        Raises:
+            StateError: groups, names or shapes do not fit; the optimizer is left as it was.
+        """
+        state_dict = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = hook(self, state_dict) or state_dict
+        state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
+        kept = self.defaults["clip_grad_norm"]  # the one option that groups share; the saved one holds from now on
+        self.defaults["clip_grad_norm"] = groups[0]["clip_grad_norm"]
+        try:
+            for group in groups:
+                self._check_group(group)
+        except ArgumentError as error:
+            self.defaults["clip_grad_norm"] = kept
+            raise StateError(f"{error}; or was it saved by another optimizer?") from None
+        rates = refill([own["lr"] for own in self.param_groups], [group["lr"] for group in groups])
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        self.__setstate__({"state": state, "param_groups": groups})
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "backend": self.backend, "grad_norm": self.grad_norm}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None

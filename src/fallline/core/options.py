@@ -1,0 +1,161 @@
+"""The options of a parameter group, checked when the group is made."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from fallline.errors import ArgumentError, ArgumentTypeError, suggest
+from fallline.rules.rule import FRACTION, POSITIVE, Rule
+
+# What a group has when neither it nor the constructor says otherwise, so that an outside rule need not name them.
+COMMON: dict[str, Any] = {
+    "weight_decay": 0.0,
+    "maximize": False,
+    "clip_grad_norm": None,
+    "clip_grad_value": None,
+    "ema_decay": None,
+    "state_dtype": None,
+    "master_weights": False,
+    "stochastic_rounding": False,
+    "rounding_seed": 0,
+}
+NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")  # of every rule
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+STATE_DTYPES = (None, torch.float32, torch.bfloat16)
+
+
+def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> None:
+    """Raise ArgumentError when the options of a group cannot be used.
+
+    Args:
+        name: of the optimizer, for the message.
+        rule: what it runs.
+        defaults: every option it has, with the value for groups that give none.
+        group: all options of one group.
+    """
+    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"}:
+        # Groups may carry notes, the user's ("name") or a scheduler's, but a near miss is a typing error.
+        if not key.startswith("initial_") and difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
+            raise ArgumentError(
+                f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
+                + suggest(key, defaults)
+            )
+    if isinstance(group["lr"], torch.Tensor) and group["lr"].numel() != 1:
+        raise ArgumentError(
+            f"{name}: a tensor lr must have one element, got lr of shape {tuple(group['lr'].shape)}; "
+            "use a group for each learning rate"
+        )
+    rule.check(name, group)
+    for option, allowed in (("clip_grad_norm", POSITIVE), ("clip_grad_value", POSITIVE), ("ema_decay", FRACTION)):
+        if group[option] is not None:
+            allowed.check(name, option, group[option])
+    if group["clip_grad_norm"] != defaults["clip_grad_norm"]:
+        raise ArgumentError(
+            f"{name}: clip_grad_norm must be the same for all groups, for the norm is taken over all of them, got "
+            f"{group['clip_grad_norm']} besides {defaults['clip_grad_norm']}; pass it to the constructor"
+        )
+    _check_rounding(name, rule, group)
+    if group.get("capturable"):
+        raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
+    if group.get("differentiable") and group.get("fused"):
+        raise ArgumentError(f"{name}: differentiable must be False when fused is True; leave fused out")
+
+
+def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
+    dtype, seed = group["state_dtype"], group["rounding_seed"]
+    if dtype not in STATE_DTYPES:
+        raise ArgumentError(
+            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {dtype!r}; leave it out for the "
+            "dtype of the parameter, float32 at least"
+        )
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
+    if not isinstance(group["master_weights"], bool):
+        raise ArgumentError(f"{name}: master_weights must be True or False, got {group['master_weights']!r}; pass True")
+    for option in ("stochastic_rounding", "differentiable"):
+        if group["master_weights"] and group.get(option):
+            raise ArgumentError(
+                f"{name}: master_weights must be False with {option}, for the parameters are then copies of float32 "
+                f"ones, got both; leave one of them out"
+            )
+    for option, reason in rule.exact.items():
+        if dtype is torch.bfloat16 and group[option]:
+            raise ArgumentError(
+                f"{name}: {option} needs an exact state ({reason}), got state_dtype={dtype}; leave one of them out"
+            )
+
+
+def parameter_list(name: str, params: Any) -> list[Any]:
+    """Return what an optimizer is given as `params` as a list, which must not be empty (a group may be).
+
+    Raises:
+        ArgumentTypeError: it is no iterable, or one without an order.
+        ArgumentError: it is empty.
+    """
+    listed = _in_order(name, params)
+    if not listed:
+        raise ArgumentError(
+            f"{name}: params must hold a parameter at least, got an empty {type(params).__name__}; "
+            "was model.parameters() used up, or everything filtered out?"
+        )
+    return listed
+
+
+def _in_order(name: str, params: Any) -> list[Any]:
+    if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
+        raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
+    if isinstance(params, torch.Tensor) or not isinstance(params, Iterable):
+        raise ArgumentTypeError(
+            f"{name}: params must be an iterable of tensors, of (name, tensor) pairs or of groups, got a "
+            f"{type(params).__name__}; pass model.parameters() or [tensor]"
+        )
+    return list(params)
+
+
+def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
+    """Return the parameters of a group as a list of tensors or (name, tensor) pairs.
+
+    Raises:
+        ArgumentTypeError: one is no tensor, or they have no order.
+        ArgumentError: one is no leaf, or the options of the group do not fit its dtype.
+    """
+    alone = isinstance(group["params"], torch.Tensor)
+    params = [group["params"]] if alone else _in_order(name, group["params"])
+    tensors = [param[1] if isinstance(param, tuple) and len(param) == 2 else param for param in params]
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor):
+            raise ArgumentTypeError(
+                f"{name}: params must be tensors, got a {type(tensor).__name__}; pass model.parameters()"
+            )
+        if not (tensor.is_leaf or tensor.retains_grad or group.get("differentiable")):
+            raise ArgumentError(
+                f"{name}: params must be leaves, for no gradient reaches other tensors, got the result of "
+                f"{type(tensor.grad_fn).__name__} of shape {tuple(tensor.shape)}; pass what it was computed from, "
+                "or its detach().requires_grad_()"
+            )
+    _check_dtypes(name, {tensor.dtype for tensor in tensors}, group)
+    return params
+
+
+def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any]) -> None:
+    if unknown := dtypes - set(DTYPES):
+        raise ArgumentError(
+            f"{name}: params must be {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}, got one of "
+            f"{unknown.pop()}; leave out what is not trained, or convert it"
+        )
+    if group["state_dtype"] is not None and (wide := dtypes - {torch.float32, torch.bfloat16, torch.float16}):
+        raise ArgumentError(
+            f"{name}: state_dtype is for float32, bfloat16 and float16 parameters, got one of {wide.pop()}; put such "
+            "parameters into a group with state_dtype=None"
+        )
+    if group["master_weights"] and (wide := dtypes - {torch.bfloat16, torch.float16}):
+        raise ArgumentError(
+            f"{name}: master_weights is for bfloat16 and float16 parameters, got one of {wide.pop()}; put such "
+            "parameters into a group with master_weights=False, or convert the model with model.bfloat16()"
+        )
+    if group["stochastic_rounding"] and torch.float16 in dtypes:
+        raise ArgumentError(
+            f"{name}: stochastic_rounding is for bfloat16 parameters, got one of torch.float16; convert it to bfloat16"
+        )

@@ -1,0 +1,58 @@
+"""The values of parameter groups: numbers, or tensors of one element, wherever an optimizer keeps them."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+Scalar: TypeAlias = float | torch.Tensor
+
+KEYS = ("lr", "weight_decay", "momentum")  # the values that can be scheduled
+
+
+def number(value: Scalar) -> float:
+    """Return the number in a scalar."""
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def refill(kept: Sequence[Scalar], values: Sequence[Scalar]) -> list[Scalar]:
+    """Return values in place of those that groups have kept so far; a tensor among these is filled and stays.
+
+    For schedulers and compiled steps hold on to that very tensor. One that groups share, as they do the constructor's,
+    stays with the first of them and those that get the same number; others get one of their own.
+
+    Example:
+        >>> rate = torch.tensor(0.5)
+        >>> refill([rate, rate, 0.5], [0.25, 0.125, 0.125])
+        [tensor(0.2500), tensor(0.1250), 0.125]
+    """
+    filled: dict[int, float] = {}
+    found: list[Scalar] = []
+    for old, value in zip(kept, values, strict=True):
+        if not isinstance(old, torch.Tensor):
+            found.append(value)
+        elif id(old) not in filled:
+            filled[id(old)] = number(value)
+            found.append(old.fill_(filled[id(old)]))
+        else:
+            found.append(old if filled[id(old)] == number(value) else torch.full_like(old, number(value)))
+    return found
+
+
+def has(group: dict[str, Any], key: str) -> bool:
+    """Return whether a group has the value; its momentum may be the first of its betas."""
+    return key in group or (key == "momentum" and "betas" in group)
+
+
+def read(group: dict[str, Any], key: str) -> Any:
+    """Return the value in a group: a number, or a tensor of one element."""
+    return group[key] if key in group else group["betas"][0]
+
+
+def write(groups: Sequence[dict[str, Any]], key: str, values: Sequence[float]) -> None:
+    """Put a number for each group where its value was; a tensor is filled in place."""
+    for group, value in zip(groups, refill([read(group, key) for group in groups], values), strict=True):
+        if key in group:
+            group[key] = value
+        else:
+            group["betas"] = (value, *group["betas"][1:])

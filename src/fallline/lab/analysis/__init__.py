@@ -1,0 +1,1 @@
+"""From outcomes to conclusions: variances, intervals, verdicts and caveats."""

@@ -1,0 +1,139 @@
+"""What a reader of a study must know before trusting its numbers."""
+
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fallline.errors import ArgumentError, StudyError
+from fallline.lab.analysis.statistics import Comparison, compare, holm, paired_differences
+from fallline.lab.design.param_groups import SCALED
+from fallline.lab.search.selection import Search
+from fallline.lab.search.trials import tuning_trials
+from fallline.lab.storage.study_file import read_study
+
+if TYPE_CHECKING:
+    from fallline.lab.study import Study
+
+DISAGREEMENT = 0.01  # level at which validation and test are said to disagree
+
+
+def doubts(study: "Study") -> list[str]:
+    """Return a sentence for every skipped check of the task, and for every arm whose tuning leaves a doubt."""
+    found = _skipped_checks(study)
+    for arm, search in study.searches.items():
+        if search.best is None:
+            found.append(f"{arm}: {_all_failed(study, search)}")
+        elif search.edge is not None and search.end is not None:
+            found.append(f"{arm}: {_at_an_edge(search, *search.edge, search.end[1])}")
+        elif not search.ranges:
+            found.append(f"{arm}: nothing was tuned, since every searched hyperparameter is fixed")
+        if (same := _without_effect(study, search)) is not None:
+            found.append(f"{arm}: {same}")
+    return found + _disagreements(study)
+
+
+def _disagreements(study: "Study") -> list[str]:
+    """Return a sentence for every two arms of which validation and test say different things, beyond chance.
+
+    That is a paired t-test, over the seeds, on their difference on test minus that on validation, at a level of 1 %
+    over all pairs of arms (Holm).
+    """
+    trials = [trial for arm in study.searches for trial in study.confirmation_trials(arm)]
+    if not all(study.store.has(trial) for trial in trials):
+        return []
+    values = {arm: (study.confirmed(arm), study.confirmed(arm, study.metric)) for arm in study.arms}
+    complete = [arm for arm, rows in values.items() if None not in rows[0] and None not in rows[1]]
+    pairs, found = list(itertools.combinations(complete, 2)), []
+    log_ratio = study.log_ratio and all(v is not None and v > 0 for arm in complete for v in values[arm][1])
+    differences = [
+        [paired_differences(values[other][k], values[one][k], log_ratio) for k in (0, 1)]  # type: ignore[arg-type]
+        for one, other in pairs
+    ]
+    corrected = holm([compare(test.tolist(), val.tolist(), log_ratio=False).p for test, val in differences])
+    for (one, other), (test, val), p in zip(pairs, differences, corrected, strict=True):
+        if p < DISAGREEMENT:
+            said = [Comparison.told(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
+            found.append(
+                f"validation and test disagree on {other} against {one} beyond chance ({said[0]} on validation, "
+                f"{said[1]} on test, corrected p = {p:.2g}): one of the two sets is small or was drawn differently"
+            )
+    return found
+
+
+def _without_effect(study: "Study", search: Search) -> str | None:
+    """Return what is to be said of tuning trials that came out bit-for-bit equal with different hyperparameters."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    trials = tuning_trials(study.spec, search)
+    for trial, point in zip(trials, search.points, strict=True):
+        with contextlib.suppress(ArgumentError):  # not run yet
+            outcome = study.outcome(trial)
+            if outcome.curve and outcome.failure is None:
+                groups.setdefault(repr((trial.seed, outcome.metrics, outcome.curve)), []).append(point)
+    equal = [points for points in groups.values() if any(point != points[0] for point in points)]
+    if not equal:
+        return None
+    names = [d.name for d in search.ranges if any(len({repr(p[d.name]) for p in ps}) > 1 for ps in equal)]
+    listed = " and ".join(names) or "hyperparameters"
+    return (
+        f"{sum(map(len, equal))} of its {len(trials)} tuning trials are bit-for-bit equal although {listed} "
+        f"{'differ' if len(names) != 1 else 'differs'}, so that searching {listed} has no effect there; "
+        + _cause(study, search, names)
+    )
+
+
+def _cause(study: "Study", search: Search, names: Sequence[str]) -> str:
+    """Return why hyperparameters had no effect, as far as it is known."""
+    groups = _manifest(study).get("groups", [])
+    options = {name: "betas" if name in ("beta1", "beta2") else name for name in names}
+    own = [n for n, o in options.items() if groups and all(o in g["own"] and n not in SCALED for g in groups)]
+    still = [n for n in names if n in SCALED and groups and all(g.get(n) == 0 for g in groups)]
+    if own:
+        return f"param_groups of the task sets {' and '.join(own)} itself, in every group"
+    if still:
+        return f"param_groups of the task sets {' and '.join(still)} to 0 in every group"
+    return f"{search.arm.optimizer} ignores it, or the updates are lost in rounding, or the task does not use them"
+
+
+def _skipped_checks(study: "Study") -> list[str]:
+    """Return a sentence if checks of the task were skipped when the study began."""
+    names: list[str] = _manifest(study).get("skipped_checks", [])
+    if not names:
+        return []
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    was = "checks" if len(names) > 1 else "check"
+    verb = "were" if len(names) > 1 else "was"
+    return [f"the {was} {listed} of the task {verb} skipped, as its skip_checks asks; what they test is not verified"]
+
+
+def _manifest(study: "Study") -> Mapping[str, Any]:
+    """Return the manifest of a study; nothing where its folder has none yet."""
+    try:
+        return read_study(study.store.folder).get("manifest", {})  # type: ignore[no-any-return]
+    except StudyError:
+        return {}
+
+
+def _all_failed(study: "Study", search: Search) -> str:
+    """Return what is to be said of a search without one success: how its trials failed, and what to do."""
+    trials = tuning_trials(study.spec, search)
+    failures = [failure for trial in trials if (failure := study.outcome(trial).failure) is not None]
+    states = ", ".join(f"{count} {state}" for state, count in Counter(f["state"] for f in failures).most_common())
+    rates = sorted(point["lr"] for point in search.points)
+    tried = f"lr {rates[0]:.2g}" if rates[0] == rates[-1] else f"lr {rates[0]:.2g} to {rates[-1]:.2g}"
+    arm, task = search.arm.optimizer, study.spec.task
+    return (
+        f"every tuning trial failed ({states}; {tried}), so nothing was confirmed; `fallline lr-range {task} "
+        f'--optimizer "{arm}"` shows where its loss falls, and {arm}@lr=LOW..HIGH searches there'
+    )
+
+
+def _at_an_edge(search: Search, name: str, side: str, end: str) -> str:
+    """Return what is to be said of an optimum at one side of a searched range, which is one end of its values."""
+    given, last = (next(d for d in ds if d.name == name) for ds in (search.arm.space.dimensions, search.ranges))
+    more = "even after extending it"
+    if getattr(last, side) == getattr(given, side):
+        # The rounds may have gone to another hyperparameter, or the finalists' further runs have changed the best.
+        more = f"which was not extended; widen it: {search.arm.optimizer}@{name}=LOW..HIGH"
+    return f"the best {name} lies at the {end} end of its range, {more}"

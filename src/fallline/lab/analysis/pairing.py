@@ -1,0 +1,51 @@
+"""Which sources of chance the comparison of two arms contains, read from what their confirmation runs have kept."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fallline.lab.analysis.variance import Design, FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
+from fallline.lab.design.outcome import LEAST_ITEMS, Outcome
+
+_UNITS = {"example": "examples", "batch": "batches"}
+_Items = list[np.ndarray]
+
+
+def pair_design(arm: Sequence[Outcome], baseline: Sequence[Outcome], resplit: bool) -> Design:
+    """Return the design of a comparison of two arms.
+
+    Args:
+        arm, baseline: the outcomes of their confirmation runs by seed, none of which has failed, with their items.
+        resplit: whether every seed has a split of its own.
+    """
+    facts = arm[0].test_set
+    unit = _UNITS.get(facts.get("kind", ""), "items")
+    pairs = [(a.items, b.items) for a, b in zip(arm, baseline, strict=True)]
+    known = [(_ordered(a), _ordered(b)) for a, b in pairs if a is not None and b is not None]
+    alike = all(np.array_equal(a["example"], b["example"]) for a, b in known)
+    own, other = ([pair[side]["metric"] for pair in known] for side in (0, 1))
+    examples = [a["example"] for a, _ in known]
+    if resplit:
+        if len(known) < len(pairs) or not alike:
+            return RandomSplitMeans(facts["test"] / facts["train"])
+        named = [row for row in examples if row.all()]
+        pool = facts["pool"] * facts["items"] / facts["test"]
+        return RandomSplits(own, other, named if len(named) == len(examples) else [], pool, unit)
+    if len(known) < len(pairs):
+        return SeedsOnly(_reason(facts.get("items", 0)))
+    if not alike or any(not np.array_equal(row, examples[0]) for row in examples):
+        return SeedsOnly("the test set is not the same in all runs")
+    if facts["items"] < LEAST_ITEMS:
+        return SeedsOnly(f"the test set has only {facts['items']} {unit}, fewer than {LEAST_ITEMS}")
+    return FixedTestSet(own, other, f"test {unit}")
+
+
+def _ordered(items: np.ndarray) -> np.ndarray:
+    """Return test items in an order that does not depend on that in which they were read."""
+    return items[np.argsort(items["example"], kind="stable")]
+
+
+def _reason(items: int) -> str:
+    if items:
+        return "the files of the single test examples (items.npy) are missing"
+    return f"the task has no method losses for this metric, and its test set has fewer than {LEAST_ITEMS} batches"

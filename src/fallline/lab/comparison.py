@@ -1,0 +1,292 @@
+"""From a question to a finished study: specify, open the folder, run what is missing, time the arms."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fallline.lab.analysis.failures import check_shared_error
+from fallline.lab.contract.contract import Examination
+from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_validation, examine_task, notes
+from fallline.lab.design.arms import make_arms
+from fallline.lab.design.outcome import Outcome
+from fallline.lab.design.sequential import Seeds
+from fallline.lab.design.spec import Spec, check_analysis
+from fallline.lab.design.trial import Trial
+from fallline.lab.executors import Executor, make_executor
+from fallline.lab.executors.shard import Shard
+from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
+from fallline.lab.provenance.manifest import manifest
+from fallline.lab.run.device import check_device
+from fallline.lab.run.timing import time_arms
+from fallline.lab.search.trials import check_schedules, tune
+from fallline.lab.stages import count_seeds
+from fallline.lab.storage.store import Store
+from fallline.lab.study import Study
+from fallline.lab.tasks import Task, get_task
+from fallline.lab.tasks.custom import name_of
+from fallline.lab.user_code.import_path import folder_name, is_here
+from fallline.lab.user_code.sources import imports_for, sources_of, unchanged
+
+TWIN = " (again)"
+EVALUATIONS = 20  # points of a curve, if they cost no more than
+EVALUATION_SHARE = 0.15  # of the time of training
+_TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)  # of a study's seconds that timing its arms takes, and its limits
+
+Callback = Callable[[Trial, Outcome], None]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is: trials done and expected, seconds left, and what is running."""
+
+    done: int
+    total: int
+    seconds_left: float
+    stage: str
+
+
+def specify(
+    task: str | type[Task],
+    optimizers: Sequence[str],
+    schedules: Sequence[str],
+    *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    self_check: bool = False,
+    steps: int | None = None,
+    device: str = "cpu",
+    out: str | Path | None = None,
+    examined: bool = False,
+    **options: Any,
+) -> Spec:
+    """Return the specification of a study; the arguments are those of `compare`, `options` those of `Spec`.
+
+    The task is examined before anything else calls its methods, unless it has been `examined`.
+
+    Raises:
+        ArgumentError: an argument cannot be used.
+        StudyError: the task breaks its contract.
+    """
+    check_device(device)
+    import_edited_anew()
+    task = name_of(task)
+    given = dict(settings or {})
+    with imports_for(task):
+        learning = get_task(task, **given)
+        arms = make_arms(optimizers, schedules, vary, learning.settings)
+        found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
+        if not examined:
+            check_arms(task, given, arms)
+        steps = learning.steps if steps is None else steps
+        evaluations = count_evaluations(learning, steps, found.val_items)
+    if self_check:
+        arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
+    spec = Spec(
+        task,
+        steps,
+        arms,
+        settings=given,
+        evaluations=evaluations,
+        device=device,
+        resplit=learning.resplit,
+        **options,
+    )
+    check_schedules(spec)
+    return replace(spec, sources={place: sources_of(place) for place in places(spec)})
+
+
+def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> int:
+    """Return how many times a run can be evaluated within EVALUATION_SHARE of its training, by counting items.
+
+    A forward pass is taken for a third of a step, so that the number depends on no clock.
+
+    Args:
+        task, steps: what is run, and how long.
+        val_items: items of the validation split; they are counted if they are not known.
+    """
+    import torch
+
+    generator = torch.Generator()
+    a_step = task.accumulate * task.size(next(task.batches("train", generator)))
+    a_pass = (count_validation(task) if val_items is None else val_items) / 3
+    return max(2, min(EVALUATIONS, int(EVALUATION_SHARE * steps * a_step / a_pass)))
+
+
+def default_folder(spec: Spec) -> Path:
+    """Return the folder of a study for which the user has named none; edited code does not change it."""
+    return RUNS / f"{folder_name(spec.task)}-{spec.question.digest()}"
+
+
+def run_study(
+    study: Study,
+    executor: Executor,
+    *,
+    fork: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Study:
+    """Run what a study is missing, time its arms, and write its tables.
+
+    Raises:
+        StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
+            since; or the outcomes cannot be written.
+    """
+    study.spec = identify(study.spec)
+    analysis = {"baseline": study.baseline, "margin": study.margin}
+    found = manifest() | notes(study.spec.learning)
+    if study.store.claim(study.spec, analysis, found, fork, describe_study(study.spec)):
+        check_anew(study.spec.task, study.spec.learning)
+    with executor:
+        _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
+    if not study.timings():
+        _time(study)
+    study.store.write_tables(study.trials)
+    return study
+
+
+def _complete(
+    study: Study, executor: Executor, progress: Callable[[Progress], None], callbacks: Sequence[Callback]
+) -> None:
+    """Run what is missing, stage by stage; the plan is asked again after each, since extensions depend on outcomes."""
+    outcomes: dict[str, Outcome] = {}
+    began, ran = time.monotonic(), 0
+    to_confirm = study.spec.looks[0] * len(study.spec.arms)
+
+    def complete(trials: list[Trial], expected: int, stage: str) -> None:
+        nonlocal ran
+        for trial in trials:
+            stored = outcomes.get(trial.id) or study.store.outcome(trial)
+            if stored is not None:
+                outcomes[trial.id] = stored
+        missing = [trial for trial in trials if trial.id not in outcomes]
+        for trial in executor.run(missing):
+            outcomes[trial.id] = study.outcome(trial)
+            for callback in callbacks:
+                callback(trial, outcomes[trial.id])
+            ran += 1
+            done = sum(t.id in outcomes for t in trials)
+            left = (len(trials) - done + expected) * (time.monotonic() - began) / ran
+            earlier = 0 if stage == "tuning" else len(tuning)
+            progress(Progress(earlier + done, earlier + len(trials) + expected, left, stage))
+
+    tuning: list[Trial] = []
+    while True:
+        tuning, study.searches = tune(study.spec, outcomes)
+        if all(trial.id in outcomes for trial in tuning):
+            break
+        complete(tuning, to_confirm, "tuning")
+        check_shared_error(study, tuning, shared_folder=isinstance(executor, Shard))
+    while True:
+        confirmation = count_seeds(study)
+        if all(study.store.outcome(trial) is not None for trial in confirmation):
+            return
+        complete(confirmation, 0, "confirming")
+
+
+def _time(study: Study) -> None:
+    """Time the selected configurations side by side, now that nothing of the study runs beside them."""
+    chosen = {arm: study.confirmation_trials(arm) for arm in study.searches}
+    spent = sum(c.seconds for t in study.trials if (c := study.store.costs(t)) is not None)
+    shortest, longest = _TIMING_SECONDS
+    seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
+    timed = {arm: trials[0] for arm, trials in chosen.items() if trials}
+    files = {file: digest for trial in timed.values() for file, digest in trial.sources.items()}
+    with unchanged(files, "The timing of the arms"):
+        study.keep_timings(time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
+
+
+def compare(
+    task: str | type[Task] = "digits",
+    optimizers: Sequence[str] = ("momentum", "adam", "adamw"),
+    schedules: Sequence[str] = ("cosine",),
+    *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    trials: int = 16,
+    seeds: Seeds = (4, 16),
+    searches: int = 1,
+    steps: int | None = None,
+    equal: str = "grad-evals",
+    horizon: float = 1.0,
+    seed: int = 0,
+    device: str = "cpu",
+    landscape: bool = False,
+    jobs: int | None = None,
+    shard: str | None = None,
+    ray: str | None = None,
+    checkpoint_every: int | None = None,
+    out: str | Path | None = None,
+    baseline: str | None = None,
+    margin: float | None = None,
+    self_check: bool = False,
+    fork: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Study:
+    """Tune each optimizer with the same budget, confirm on fresh seeds, and compare.
+
+    The same call completes a study that was interrupted. Workers are separate processes: in a script, call this
+    under `if __name__ == "__main__":`.
+
+    Args:
+        task: name of a built-in task, or a class decorated with `fallline.task`, or where that is: FILE.py:NAME.
+        optimizers: names as in `fallline list`, `sam(NAME)`, or where a class is (`torch.optim:NAdam`,
+            `my_file.py:Mine`); `adamw@lr=1e-4` fixes a hyperparameter, `adamw@lr=1e-5..1e-2` searches that range.
+        schedules: "constant", "step", "cosine" … or FILE.py:FUNCTION; each is an arm of its own.
+        vary: what else is compared: values of a hyperparameter, of `warmup` or of a setting of the task, by name.
+        settings: settings of the task that are not at their defaults, by name.
+        trials: search points an arm, a power of two; the default configuration comes on top.
+        seeds: confirmation runs per arm: a number from 2, or the fewest and the most. Between these the study stops
+            at the first of its looks (after every fourth seed) at which every comparison is decided.
+        searches: independent searches an arm.
+        steps: optimizer steps a run, the task's by default.
+        equal: "grad-evals": arms whose steps cost more gradients make fewer; "steps"; "trials": nothing but those.
+        horizon: length of the tuning runs as part of the full length.
+        seed: from which every other seed derives.
+        device: where trials run: "cpu", "cuda:0".
+        landscape: measure the curvature at the start, in the middle and at the end of the confirmation runs.
+        jobs: worker processes; by default one a core, and one on an accelerator. 0 runs in this process, as a class
+            defined in a notebook must.
+        shard: "2/8": run the second of eight shares of the trials, and wait for the others.
+        ray: address of a Ray cluster to run on.
+        checkpoint_every: save each run every so many steps, and take it up there.
+        out: folder of the study; by default one under `fallline-runs` named by the specification.
+        baseline: the arm that the others are compared with; the first by default.
+        margin: difference below which arms count as equivalent, relative to the baseline's mean (0.02 is 2 %).
+        self_check: run the first arm under two names with disjoint seeds; a sound study finds no difference.
+        fork: use a folder that holds a study of another specification, of other code or of other data; trials that
+            are equal are reused.
+        progress: called after every trial with how far the study is.
+        callbacks: each is called after every trial with the trial and its outcome.
+
+    Raises:
+        ArgumentError: an argument cannot be used.
+        StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
+    """
+    spec = specify(
+        task,
+        optimizers,
+        schedules,
+        vary=vary,
+        settings=settings,
+        self_check=self_check,
+        steps=steps,
+        trials=trials,
+        seeds=seeds,
+        searches=searches,
+        equal=equal,
+        horizon=horizon,
+        seed=seed,
+        device=device,
+        landscape=landscape,
+        out=out,
+    )
+    check_analysis(spec, baseline, margin)
+    folder = Path(out) if out is not None else default_folder(spec)
+    if jobs is None and is_here(spec.task):
+        jobs = 0  # workers could not find it
+    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
+    study = Study(spec, Store(folder), baseline, margin)
+    return run_study(study, executor, fork=fork, progress=progress, callbacks=callbacks)

@@ -1,0 +1,70 @@
+"""Checks of what a verdict on new data needs: the losses of single items, and splits that the lab can draw anew."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import fallline.lab.contract.probes as probing
+from fallline.lab.contract.checks import Breach, Subject
+from fallline.lab.contract.probes import forward, make, read
+from fallline.landscape.loss.batches import as_bytes
+
+CLOSE = 1e-3  # relative difference of a mean of items from the metric, which may be computed in float32
+
+
+def check_losses(subject: Subject) -> None:
+    """Check that `losses` returns one value per item, whose means are what `loss` and `evaluate` return."""
+    task, batch = subject.task, subject.reading("test").first[0]
+    model = make(task).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=task.precision == "bfloat16"):
+        found: Any = task.losses(model, batch)
+        if found is None:
+            return
+        expected = {"loss": forward(task, model, batch).item(), **task.evaluate(model, batch)}
+    for name, values in (found if isinstance(found, Mapping) else {"loss": found}).items():
+        if not isinstance(values, torch.Tensor) or values.dim() != 1 or not len(values):
+            got = f"shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else type(values).__name__
+            raise Breach("losses must return a tensor (n,) with one value per item", got, 'use reduction="none"')
+        mean, wanted = values.double().mean().item(), expected.get(name)
+        if wanted is None or not abs(mean - wanted) <= CLOSE * max(abs(wanted), abs(mean), 1e-6):
+            raise Breach(
+                f"the mean of losses must be the {name} that loss or evaluate returns",
+                f"{mean:.6g} instead of {wanted if wanted is None else format(wanted, '.6g')}",
+                "return the same quantity for every item; items of unequal weight (sequences of unequal length, "
+                "counted by tokens) need values that average to it",
+            )
+
+
+def check_resplit(subject: Subject) -> str | None:
+    """Check that a task with `resplit` takes its splits from `split_indices`, so that another seed draws another."""
+    task = subject.task
+    if not task.resplit:
+        if task.split_sizes is None:  # the splits have been read
+            return None
+        return (
+            "a task that splits its data by split_indices should say so, got resplit=False; pass resplit=True to "
+            "@fallline.task, or verdicts hold for this one split"
+        )
+    tests = [_test_content(task, seed) for seed in (1, 2, 1)]
+    if tests[0][1] is None:
+        raise Breach(
+            "with resplit=True, batches must take its examples by self.split_indices(count)",
+            "no call of it",
+            "write rows = self.split_indices(len(data))[split]",
+        )
+    if tests[0] == tests[1] or tests[0] != tests[2]:
+        got = "the same test set for another" if tests[0] == tests[1] else "another test set for the same"
+        raise Breach(
+            "with resplit=True, the split must follow from self.split_seed alone",
+            f"{got} seed",
+            "call self.split_indices in every task, and keep nothing of the split outside it",
+        )
+    return None
+
+
+def _test_content(task: Any, split_seed: int) -> tuple[bytes, dict[str, int] | None]:
+    """Return the first test batch of a split as bytes, and the sizes of the split, if the task has drawn it."""
+    other = probing.again(task, split_seed)
+    content = as_bytes(next(iter(read(other, "test")), None))
+    return content, None if other.split_sizes is None else dict(other.split_sizes)

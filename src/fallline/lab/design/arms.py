@@ -1,0 +1,212 @@
+"""Arms: what a study compares, read from what the user names."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from fallline.errors import ArgumentError, suggest
+from fallline.lab.design.optimizers import build_optimizer, get_space, keywords
+from fallline.lab.design.schedules import check_schedule
+from fallline.lab.design.spaces import Space
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One optimizer under one schedule, with what the user fixed of it.
+
+    Attributes:
+        name: in every table and picture.
+        optimizer: as the user named it: "momentum", "sam(adamw)", "torch.optim:NAdam".
+        schedule: "constant", "step", "cosine" …
+        fixed: hyperparameters that are not searched, by name.
+        ranges: lowest and highest value of hyperparameters that are searched in another range than the space's.
+        settings: settings of the task that belong to the arm, as when `batch_size` is what is compared.
+        steps: of a run, where arms differ in it; the study's otherwise.
+        twin: confirmation seeds of its own, disjoint from the other arms' (`--self-check`).
+        known_space: the search space as it was stored, of a study that was read from disk.
+    """
+
+    name: str
+    optimizer: str
+    schedule: str = "cosine"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    twin: bool = False
+    known_space: Space | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def space(self) -> Space:
+        """The arm's search space."""
+        space = self.known_space or get_space(self.optimizer)
+        dimensions = (d.within(*self.ranges[d.name]) if d.name in self.ranges else d for d in space.dimensions)
+        return replace(space, dimensions=tuple(dimensions))
+
+
+def make_arms(
+    optimizers: Sequence[str],
+    schedules: Sequence[str],
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> tuple[Arm, ...]:
+    """Return an arm for every optimizer under every schedule with every combination of what is varied.
+
+    Args:
+        optimizers: as the user names them, with what is fixed or searched elsewhere after an @: `adamw@lr=1e-4`,
+            `adam@lr=1e-5..1e-2@weight_decay=0`.
+        schedules: "constant", "step", "cosine" …
+        vary: values by hyperparameter or setting of the task; `warmup` is the part of the steps.
+        settings: the task's settings with their defaults, which tell its names from hyperparameters.
+
+    Raises:
+        ArgumentError: a name or a value cannot be used.
+
+    Example:
+        >>> [arm.name for arm in make_arms(["sgd", "adam@lr=1e-3"], ["cosine"])]
+        ['sgd', 'adam@lr=1e-3']
+        >>> [arm.name for arm in make_arms(["adam"], ["cosine"], {"warmup": [0, 0.1]})]
+        ['adam, warmup=0', 'adam, warmup=0.1']
+    """
+    if not optimizers or not schedules:
+        name, usual = ("schedules", "cosine") if optimizers else ("optimizers", "adamw")
+        raise ArgumentError(f"{name}: must name one at least, got none; {usual} is the usual one")
+    for schedule in schedules:
+        check_schedule(schedule)
+    arms = []
+    combinations = list(itertools.product(*([(k, v) for v in values] for k, values in (vary or {}).items())))
+    for text, schedule, combination in itertools.product(optimizers, schedules, combinations):
+        optimizer, *assignments = text.split("@")
+        arm = Arm(text if len(schedules) == 1 else f"{text} + {schedule}", optimizer, schedule)
+        for assignment in assignments:
+            arm = _assign(arm, text, assignment)
+        for name, value in combination:
+            changed = _vary(arm, name, value, settings or {})
+            arm = replace(changed, name=f"{arm.name}, {name}={f'{value:g}' if _is_number(value) else value}")
+        _try(arm)
+        arms.append(arm)
+    return tuple(arms)
+
+
+def make_single(optimizers: Sequence[str]) -> tuple[Arm, ...]:
+    """Return an arm for every optimizer, under a constant rate, where nothing is searched.
+
+    Raises:
+        ArgumentError: a name cannot be used, is given twice, or gives a range.
+    """
+    arms = make_arms(optimizers, ["constant"])
+    for arm in arms:
+        if arm.ranges:
+            example = f"{arm.optimizer}@{next(iter(arm.ranges))}=0.001"
+            raise ArgumentError(f"optimizers: ranges must not be given, got {arm.name!r}; give one value, as {example}")
+        if arms.count(arm) > 1:
+            raise ArgumentError(f"optimizers: each must be named once, got {arm.name} twice; leave one of them out")
+    return arms
+
+
+def _assign(arm: Arm, text: str, assignment: str) -> Arm:
+    """Return the arm with NAME=NUMBER fixed, or NAME=LOW..HIGH as a range."""
+    name, _, value = assignment.partition("=")
+    low, dots, high = value.partition("..")
+    if name in {*arm.fixed, *arm.ranges}:
+        raise ArgumentError(f"optimizers: {name} must be given once, got {text!r}; leave one of them out")
+    searchable = {d.name for d in get_space(arm.optimizer).dimensions}
+    if dots and name in searchable:
+        bottom, top = _number(low), _number(high)
+        if bottom is not None and top is not None and 0 < bottom < top:
+            return replace(arm, ranges={**arm.ranges, name: (float(bottom), float(top))})
+    number = _number(value)
+    known = _fixable(arm.optimizer)
+    if name in known and not _fits(arm.optimizer, name, number):
+        kind, example = ("a number, or LOW..HIGH with 0 < LOW < HIGH", "0.001")
+        if isinstance(_usual(arm.optimizer, name), bool):
+            kind, example = ("True or False", "True")
+        raise ArgumentError(
+            f"optimizers: {name} must be {kind}, got {text!r}; for example {arm.optimizer}@{name}={example}"
+        )
+    if number is None or name not in known:
+        raise ArgumentError(
+            f"optimizers: after @ comes NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
+            f"got {text!r}; for example {arm.optimizer}@lr=0.001"
+        )
+    return replace(arm, fixed={**arm.fixed, name: number})
+
+
+def _fixable(optimizer: str) -> list[str]:
+    """Return what may be fixed of an optimizer: its hyperparameters, then other numbers its constructor takes."""
+    space = get_space(optimizer)
+    numbers = [k for k, v in keywords(space.optimizer).items() if v is None or isinstance(v, bool | int | float)]
+    constant = {*space.constant, *space.defaults}
+    return [name for name in space.defaults if name != "betas"] + [k for k in numbers if k not in constant]
+
+
+def _usual(optimizer: str, name: str) -> Any:
+    """Return the default of what may be fixed of an optimizer."""
+    space = get_space(optimizer)
+    return {**keywords(space.optimizer), **space.defaults}.get(name)
+
+
+def _fits(optimizer: str, name: str, value: Any) -> bool:
+    """Return whether a value is a number, or True or False where the default is no number."""
+    return _is_number(value) or (isinstance(value, bool) and not _is_number(_usual(optimizer, name)))
+
+
+def _number(text: str) -> float | bool | None:
+    """Return a finite number, True or False; None when the text is neither."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
+    if name in settings:
+        return replace(arm, settings={**arm.settings, name: value})
+    if name == "steps":
+        if not _is_number(value) or not float(value).is_integer():
+            raise ArgumentError(f"vary: steps must be whole numbers, got {value!r}; for example --vary steps=200,400")
+        return replace(arm, steps=int(value))
+    known = _fixable(arm.optimizer)
+    if name not in known:
+        raise ArgumentError(
+            f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
+            f"{arm.optimizer} ({', '.join(known)}), got {name!r}; "
+            + suggest(name, [*settings, *known], "for example --vary lr=0.001,0.01")
+        )
+    if name in {*arm.fixed, *arm.ranges}:
+        raise ArgumentError(f"vary: {name} must be given once, got it in {arm.name!r} too; leave one of them out")
+    if not _fits(arm.optimizer, name, value):
+        switch = isinstance(_usual(arm.optimizer, name), bool)
+        kind, example = ("True and False", "True,False") if switch else ("numbers", "0.1,0.2")
+        raise ArgumentError(f"vary: {name} must be given {kind}, got {value!r}; for example --vary {name}={example}")
+    return replace(arm, fixed={**arm.fixed, name: value})
+
+
+def _try(arm: Arm) -> None:
+    """Build the arm's optimizer once, so that what it refuses is refused before anything runs."""
+    space = arm.space
+    if not 0 <= (warmup := arm.fixed.get("warmup", 0)) < 1:
+        raise ArgumentError(
+            f"vary: warmup must be in [0, 1), the part of the steps, got warmup={warmup:g}; 0.05 is usual"
+        )
+    options = space.options({**space.defaults, **arm.fixed})
+    first: Exception | None = None
+    for shapes in (((2, 2), (2,)), ((2, 2),)):  # some take matrices only
+        try:
+            build_optimizer(space.optimizer, [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes], **options)
+        except (TypeError, ValueError) as error:
+            first = first or error
+        else:
+            return
+    raise ArgumentError(f"optimizers: {arm.name} cannot be built ({first})") from first

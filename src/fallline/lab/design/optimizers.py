@@ -1,0 +1,124 @@
+"""The optimizers that a study can name, with their search spaces: ours, SAM around any, and the user's own."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fallline.errors import ArgumentError, suggest
+from fallline.lab.design.spaces import SPACES, Dimension, Space, derived
+from fallline.lab.user_code.import_path import is_path, load_object
+from fallline.optimizers import OPTIMIZERS, create_optimizer
+from fallline.sam import SAM
+
+# SAM's rho is in units of the parameters; ASAM's, relative to them, is about ten times as large (Kwon et al. 2021).
+_RHO = {
+    "sam": (Dimension("rho", "rho", 1e-2, 0.5), 0.05),
+    "asam": (Dimension("rho", "rho", 1e-1, 5.0), 0.5),
+}
+_UNKNOWN_LR = 1e-3  # where a search is centred when the class has no default learning rate
+
+
+def build_optimizer(name: str, params: Any, **options: Any) -> torch.optim.Optimizer:
+    """Return an optimizer by what a study calls it: "adamw", "sam(sgd)", "torch.optim:NAdam", "my_file.py:Mine".
+
+    Example:
+        >>> opt = build_optimizer("sam(sgd)", [torch.nn.Parameter(torch.zeros(2))], lr=0.1, rho=0.05)
+        >>> type(opt).__name__, opt.param_groups[0]["lr"]
+        ('SAM', 0.1)
+    """
+    wrapper, inner = split_wrapper(name)
+    if wrapper:
+        rho = options.pop("rho")
+        return SAM(build_optimizer(inner, params, **options), rho=rho, adaptive=wrapper == "asam")
+    if is_path(name):
+        return load_object("optimizers", name)(params, **options)  # type: ignore[no-any-return]
+    return create_optimizer(name, params, **options)
+
+
+def split_wrapper(name: str) -> tuple[str, str]:
+    """Return the wrapper and what it wraps: ("sam", "adamw") for "sam(adamw)", ("", "adamw") for "adamw"."""
+    wrapper, _, rest = name.partition("(")
+    return (wrapper, rest[:-1]) if rest.endswith(")") else ("", name)
+
+
+@functools.cache
+def get_space(name: str) -> Space:
+    """Return the space of the optimizer that an arm names.
+
+    Raises:
+        ArgumentError: there is none of that name, or what it names is no optimizer.
+    """
+    wrapper, inner = split_wrapper(name)
+    if wrapper and inner:
+        return _wrapped(name, wrapper, get_space(inner))
+    if is_path(name):
+        return _own(name)
+    if name not in SPACES:
+        hint = f"did you mean {name}(momentum)?" if name in _RHO else suggest(name, SPACES, "see `fallline list`")
+        raise ArgumentError(
+            f"optimizers: must be among {', '.join(SPACES)}, sam(NAME), asam(NAME), package.module:CLASS or "
+            f"FILE.py:CLASS, got {name!r}; {hint}"
+        )
+    return SPACES[name]
+
+
+def keywords(name: str) -> Mapping[str, Any]:
+    """Return the keywords of the constructor behind a name, with their defaults."""
+    inner = split_wrapper(name)[1]
+    cls = load_object("optimizers", inner) if is_path(inner) else OPTIMIZERS[inner]
+    return {k: p.default for k, p in inspect.signature(cls).parameters.items() if k != "params"}
+
+
+def _wrapped(name: str, wrapper: str, base: Space) -> Space:
+    if wrapper not in _RHO or split_wrapper(base.optimizer)[0]:
+        raise ArgumentError(
+            f"optimizers: must wrap as sam(NAME) or asam(NAME), once, got {name!r}; for example sam(momentum)"
+        )
+    if base.measured:
+        raise ArgumentError(
+            f"optimizers: {wrapper} must wrap an optimizer that steps without a closure, got {name!r}; "
+            f"compare {base.optimizer} itself"
+        )
+    dimension, default = _RHO[wrapper]
+    return replace(
+        base,
+        optimizer=f"{wrapper}({base.optimizer})",
+        dimensions=(*base.dimensions, dimension),
+        defaults={**base.defaults, "rho": default},
+        passes=2,
+    )
+
+
+def _own(name: str) -> Space:
+    """Return the space of a class that the user names by where it is, read off its constructor."""
+    cls = load_object("optimizers", name)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise ArgumentError(
+            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; such as torch.optim:NAdam"
+        )
+    signature = dict(keywords(name))
+    if "lr" not in signature:
+        raise ArgumentError(
+            f"optimizers: {name} must take a keyword lr, got {', '.join(signature) or 'none'}; give its constructor one"
+        )
+    if not isinstance(signature["lr"], float | int):
+        signature["lr"] = _UNKNOWN_LR
+    decoupled = bool(signature.get("decoupled_weight_decay", "AdamW" in cls.__name__ or cls.__name__.endswith("W")))
+    return replace(derived(name, signature, decoupled), measured=needs_closure(cls))
+
+
+def needs_closure(cls: type[torch.optim.Optimizer]) -> bool:
+    """Return whether `step` cannot be called without a closure, which it may then call several times."""
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+SPACES |= {
+    name: derived(name, keywords(name), keywords(name).get("weight_decay_mode") != "l2")
+    for name in OPTIMIZERS
+    if name not in SPACES
+}

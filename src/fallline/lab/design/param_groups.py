@@ -1,0 +1,48 @@
+"""Parameter groups of a task: what a study searches applies to all of them, in the ratios that the task has given."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SCALED = ("lr", "weight_decay")  # what a study searches and a group may have a value of its own for
+
+
+def scale_groups(groups: Iterable[Any], options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[Any]:
+    """Return what an optimizer is given, with the learning rates and weight decays of a trial.
+
+    The group with the highest learning rate gets the rate of the trial; the others keep their ratios to it. A group
+    without a rate of its own counts as one with the optimizer's default; if that default is 0, it gets the trial's.
+    Weight decay is treated alike, so that a group with a weight decay of 0 has none in any trial.
+    `fallline.landscape.lr_range.lr_range` keeps the same ratios.
+
+    Args:
+        groups: what the task's `param_groups` returned: parameters, or groups.
+        options: constructor keywords of the trial.
+        defaults: those of the optimizer.
+
+    Example:
+        >>> groups = [{"params": ["head"], "lr": 1.0}, {"params": ["backbone"], "lr": 0.1}]
+        >>> [group["lr"] for group in scale_groups(groups, {"lr": 0.5}, {"lr": 1e-3})]
+        [0.5, 0.05]
+    """
+    found = [dict(group) if isinstance(group, Mapping) else group for group in groups]
+    named = [group for group in found if isinstance(group, dict)]
+    for key in SCALED:
+        value: Any = options.get(key)
+        if not _is_number(value) or not any(key in group for group in named):
+            continue
+        own: list[Any] = [group.get(key, defaults.get(key)) or 0.0 for group in named]
+        highest = max(float(rate) for rate in own)
+        for group, rate in zip(named, own, strict=True):
+            # A group without a value has the trial's where the optimizer's default is 0, which has no ratio.
+            if highest > 0 and (key in group or rate > 0):
+                group[key] = float(value) * (float(rate) / highest)
+    return found
+
+
+def own_options(groups: Iterable[Any]) -> list[str]:
+    """Return the names of the options that groups have values of their own for."""
+    return sorted({key for group in groups if isinstance(group, Mapping) for key in group} - {"params"})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

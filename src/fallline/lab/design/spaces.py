@@ -1,0 +1,192 @@
+"""What is tuned of each optimizer, over which range, and how a point of the unit cube becomes its options."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from fallline.lab.design.schedules import WARMUP
+
+# One column of the Sobol sequence each: a dimension that comes in with a larger budget moves no point.
+AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
+# How many trials a dimension must have at least to be searched (docs/lab-protocol.md, section Search spaces).
+_FROM_TRIALS = {"lr": 1, "weight_decay": 9, "momentum": 25, "rho": 25, "second_moment": 64, "eps": 64, "warmup": 64}
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One hyperparameter's range, searched in log scale, or the values to choose from.
+
+    Attributes:
+        name: what the report calls it: `lr`, `weight_decay`, `momentum`, `beta1`, `beta2`, `alpha`, `eps`, `rho`.
+        axis: the column of the Sobol sequence, shared by all optimizers that have it.
+        low, high: the range of the value, or of 1 − value when `complement`.
+        complement: search 1 − value, as for the betas.
+        choices: search these values instead of a range.
+    """
+
+    name: str
+    axis: str
+    low: float = 0.0
+    high: float = 1.0
+    complement: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def value(self, unit: float) -> Any:
+        """Return the hyperparameter at a coordinate of the unit interval."""
+        if self.choices:
+            return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        number = self.low * (self.high / self.low) ** unit
+        return float(1 - number if self.complement else number)
+
+    def unit(self, value: Any) -> float:
+        """Return the coordinate of a hyperparameter's value; outside [0, 1] when outside the range."""
+        if self.choices:
+            return (self.choices.index(value) + 0.5) / len(self.choices) if value in self.choices else -math.inf
+        number = 1 - value if self.complement else value
+        return math.log(number / self.low) / math.log(self.high / self.low) if number > 0 else -math.inf
+
+    def within(self, low: float, high: float) -> "Dimension":
+        """Return the dimension with another range of the value itself."""
+        if self.complement:
+            low, high = 1 - high, 1 - low
+        return replace(self, low=low, high=high, choices=())
+
+
+@dataclass(frozen=True)
+class Space:
+    """An optimizer with the ranges that are searched and the options that are always the same.
+
+    Attributes:
+        optimizer: as `build_optimizer` takes it: "sgd", "sam(adamw)", "torch.optim:NAdam".
+        dimensions: ranges, in the order in which they come in as the budget grows.
+        defaults: the documented default of every dimension, by name: trial 0 of a search.
+        constant: constructor options that belong to the arm (`nesterov=True`).
+        passes: backward passes a step, 2 for SAM.
+        measured: whether a step calls its closure as often as it likes, as L-BFGS, so that only running it shows how
+            many passes it takes; `passes` is 1 then.
+    """
+
+    optimizer: str
+    dimensions: tuple[Dimension, ...]
+    defaults: Mapping[str, Any]
+    constant: Mapping[str, Any] = field(default_factory=dict)
+    passes: int = 1
+    measured: bool = False
+
+    def __post_init__(self) -> None:
+        if "warmup" not in self.defaults:  # the schedule's, tuned with the rest where the budget is large
+            object.__setattr__(self, "dimensions", (*self.dimensions, _WARMUP))
+            object.__setattr__(self, "defaults", {**self.defaults, "warmup": WARMUP})
+
+    def searched(self, trials: int, fixed: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Dimension, ...]:
+        """Return the dimensions that a search of this many trials varies, and those that the user asked for."""
+        enough = (d for d in self.dimensions if trials >= _FROM_TRIALS[d.axis] or d.name in asked)
+        return tuple(d for d in enough if d.name not in fixed)
+
+    def options(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return constructor keywords for the values of all dimensions (`beta1` and `beta2` become `betas`)."""
+        options: dict[str, Any] = {k: v for k, v in values.items() if k not in ("beta1", "beta2", "warmup")}
+        if "beta1" in values:
+            options["betas"] = (values["beta1"], values["beta2"])
+        return {**options, **self.constant}
+
+
+def _lr(low: float, high: float) -> Dimension:
+    return Dimension("lr", "lr", low, high)
+
+
+_WARMUP = Dimension("warmup", "warmup", choices=(0.0, 0.02, 0.05, 0.1))
+_L2 = Dimension("weight_decay", "weight_decay", 1e-6, 1e-2)
+_DECOUPLED = Dimension("weight_decay", "weight_decay", 1e-3, 1.0)
+_MOMENTUM = Dimension("momentum", "momentum", 5e-3, 0.3, complement=True)
+_ALPHA = Dimension("alpha", "second_moment", 1e-3, 0.1, complement=True)
+_ADAM_TAIL = (
+    Dimension("beta1", "momentum", 2e-2, 0.5, complement=True),
+    Dimension("beta2", "second_moment", 1e-3, 0.1, complement=True),
+    Dimension("eps", "eps", 1e-10, 1e-5),
+)
+_ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+
+SPACES: dict[str, Space] = {
+    "sgd": Space("sgd", (_lr(1e-3, 3), _L2), {"lr": 1e-3, "weight_decay": 0.0}),
+    "momentum": Space("sgd", (_lr(1e-3, 1), _L2, _MOMENTUM), {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.9}),
+    "nesterov": Space(
+        "sgd",
+        (_lr(1e-3, 1), _L2, _MOMENTUM),
+        {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.9},
+        {"nesterov": True},
+    ),
+    "rmsprop": Space(
+        "rmsprop",
+        (_lr(1e-5, 1e-1), _L2, _ALPHA),
+        {"lr": 1e-2, "weight_decay": 0.0, "alpha": 0.99},
+    ),
+    "adam": Space("adam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 1e-3, "weight_decay": 0.0, **_ADAM}),
+    "adamw": Space(
+        "adamw",
+        (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
+        {"lr": 1e-3, "weight_decay": 1e-2, **_ADAM},
+    ),
+    "lamb": Space(
+        "lamb",
+        (
+            _lr(1e-3, 1e-1),
+            _DECOUPLED,
+            Dimension("beta1", "momentum", 5e-2, 0.3, complement=True),
+        ),
+        {"lr": 1e-3, "weight_decay": 1e-2, "beta1": 0.9, "beta2": 0.999},
+    ),
+    "lion": Space(
+        "lion",
+        (
+            _lr(1e-5, 1e-2),
+            Dimension("weight_decay", "weight_decay", 3e-3, 10.0),
+            Dimension("betas", "momentum", choices=((0.9, 0.99), (0.95, 0.98))),
+        ),
+        {"lr": 1e-4, "weight_decay": 0.0, "betas": (0.9, 0.99)},
+    ),
+}
+
+
+def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
+    """Return a space for an optimizer that has none above: around its default lr, the rest as for its kind.
+
+    Args:
+        name: what builds it.
+        signature: the defaults of its constructor's keywords.
+        decoupled: whether its weight decay is, by default.
+    """
+    lr = signature["lr"]
+    dimensions, values = [_lr(lr / 30, lr * 30)], {"lr": lr}
+    if "weight_decay" in signature:
+        # A default above the range of L2 (Muon's 0.1) is no L2: the range must hold what trial 0 tries.
+        dimensions.append(_DECOUPLED if decoupled or (signature["weight_decay"] or 0) > _L2.high else _L2)
+        values["weight_decay"] = signature["weight_decay"]
+    if isinstance(betas := signature.get("betas"), tuple) and len(betas) == 2:
+        dimensions += _ADAM_TAIL[:2]
+        values |= {"beta1": betas[0], "beta2": betas[1]}
+    for dimension in (_MOMENTUM, _ALPHA, _ADAM_TAIL[2]):
+        default = signature.get(dimension.name)
+        if isinstance(default, float) and default:  # 0 is a part that the optimizer does not use by default
+            dimensions.append(dimension)
+            values[dimension.name] = default
+    return Space(name, tuple(dimensions), values)
+
+
+@functools.lru_cache(maxsize=32)
+def sobol(seed: int, count: int) -> Sequence[Mapping[str, float]]:
+    """Return the first `count` points of the scrambled Sobol sequence of this seed, by axis.
+
+    The sequence always has all of AXES, and its first points do not depend on `count`.
+
+    Example:
+        >>> sobol(1, 4) == sobol(1, 8)[:4]
+        True
+    """
+    engine = torch.quasirandom.SobolEngine(len(AXES), scramble=True, seed=seed)
+    points = engine.draw(count, dtype=torch.float64).tolist()
+    return [dict(zip(AXES, point, strict=True)) for point in points]

@@ -1,0 +1,193 @@
+"""The specification of a study: everything that decides its numbers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from fallline.errors import ArgumentError, suggest
+from fallline.lab.design.arms import Arm
+from fallline.lab.design.description import described_task, factors_key, read_space
+from fallline.lab.design.schedules import learning_rates
+from fallline.lab.design.sequential import Seeds, check_seeds, looks_of
+from fallline.lab.tasks import Task, get_task
+
+EQUAL = ("grad-evals", "steps", "trials")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that decides the numbers of a study.
+
+    Attributes:
+        steps: optimizer steps of a run; fewer for an arm whose steps cost more, see `equal`.
+        trials: points of the Sobol sequence per arm and search, a power of two; the default configuration comes on top.
+        seeds: confirmation runs per arm; or the fewest and the most, between which the study stops when every
+            comparison is decided.
+        seed: from which all other seeds derive.
+        settings: the task's settings that are not at their defaults.
+        equal: what arms have in common besides the number of trials: "grad-evals", the gradients of single examples
+            that are computed, so that SAM makes half the steps; "steps"; or "trials", nothing more.
+        horizon: length of the tuning runs, as part of the full length; each has its whole schedule.
+        searches: independent searches of each arm, with a tuning seed each.
+        evaluations: points of a curve.
+        device: where trials run.
+        sources: for what is named by its place, the hashes of the user's files that it depends on; see `identify`.
+        versions: of the packages of which another version is another study.
+        data: the hash of the data, by `data_key`.
+        described: what `describe` said of the task and of the user's optimizers, of a study that was read from disk; a
+            report then needs none of the user's files.
+        landscape: whether the curvature is measured along the confirmation runs.
+        resplit: whether every confirmation seed draws its own split of the data.
+    """
+
+    task: str
+    steps: int
+    arms: tuple[Arm, ...]
+    trials: int = 16
+    seeds: Seeds = 8
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    equal: str = "grad-evals"
+    horizon: float = 1.0
+    searches: int = 1
+    evaluations: int = 20
+    device: str = "cpu"
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    landscape: bool = False
+    resplit: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    described: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.described:  # it was checked when the study began
+            return
+        get_task(self.task, **self.settings)
+        if self.trials < 1 or self.trials & (self.trials - 1):
+            below = 1 << max(0, self.trials.bit_length() - 1)
+            raise ArgumentError(
+                f"trials: must be a power of two (a Sobol sequence is balanced only there), got trials={self.trials}; "
+                f"pass {below} or {2 * below}"
+            )
+        check_seeds(self.seeds)
+        if self.searches < 1:
+            raise ArgumentError(f"searches: must be at least 1, got searches={self.searches}; pass 1")
+        if self.equal not in EQUAL:
+            raise ArgumentError(
+                f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}; grad-evals is the usual one"
+            )
+        if not 0 < self.horizon <= 1:
+            raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon:g}; 0.5 tunes at half length")
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) < len(names):
+            raise ArgumentError(
+                f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}; leave out what is twice"
+            )
+
+        for arm in self.arms:
+            get_task(self.task, **self.settings_of(arm))
+            if (batch := self.settings_of(arm).get("batch_size", 1)) < 1:
+                raise ArgumentError(
+                    f"vary: batch_size must be at least 1, got batch_size={batch} in {arm.name}; leave it out"
+                )
+            if arm.steps is not None and self.equal != "trials":
+                raise ArgumentError(
+                    f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass that"
+                )
+            if (shortest := self.steps_of(arm, "tune")) < 20:
+                raise ArgumentError(
+                    f"steps: must be at least 20 in every run, or there is no curve, got {shortest} in the tuning of "
+                    f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more"
+                )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many confirmation seeds the study may stop; a single number when it is fixed."""
+        return looks_of(self.seeds)
+
+    @property
+    def learning(self) -> Task:
+        """The task, with the settings that all arms share."""
+        return self._task(self.settings)
+
+    def task_of(self, arm: Arm) -> Task:
+        """Return the task with the settings of an arm."""
+        return self._task(self.settings_of(arm))
+
+    def _task(self, settings: Mapping[str, Any]) -> Task:
+        return described_task(self.described, settings) if self.described else get_task(self.task, **settings)
+
+    def factors(self, schedule: str, steps: int, warmup: float) -> list[float]:
+        """Return the factors on the learning rate of each step of a run."""
+        stored: dict[str, list[float]] = self.described.get("factors", {})
+        return stored.get(factors_key(schedule, steps, warmup)) or learning_rates(schedule, steps, warmup)
+
+    def settings_of(self, arm: Arm) -> dict[str, Any]:
+        """Return the task's settings in an arm."""
+        return {**self.settings, **arm.settings}
+
+    def data_key(self, arm: Arm) -> str:
+        """Return under what the hash of an arm's data is kept: the task's settings decide what they are."""
+        return json.dumps(self.settings_of(arm), sort_keys=True)
+
+    def gradients_a_step(self, arm: Arm) -> float:
+        """Return how many gradients of single examples a step of the arm takes, in those of a plain step of the study.
+
+        Backward passes count, and the batch size where it is what is compared.
+        """
+        batch = self.settings_of(arm).get("batch_size", 1)
+        usual = getattr(self.learning, "batch_size", 1) if "batch_size" in self.settings_of(arm) else 1
+        return arm.space.passes * float(batch / usual)
+
+    def steps_of(self, arm: Arm, stage: str) -> int:
+        """Return the length of the arm's runs in a stage."""
+        full = self.steps if arm.steps is None else arm.steps
+        if stage == "equal-steps":
+            return full
+        own = round(full / self.gradients_a_step(arm)) if self.equal == "grad-evals" else full
+        return round(self.horizon * own) if stage == "tune" else own
+
+    @property
+    def question(self) -> "Spec":
+        """The specification without the code, versions and data with which it is answered."""
+        return replace(self, sources={}, versions={}, data={})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads back."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, described={}))))
+        del data["described"]
+        for arm in data["arms"]:
+            del arm["known_space"]
+        return data
+
+    def digest(self) -> str:
+        """Return a hash that does not depend on the order of the arms, since that decides no number."""
+        data = self.to_json()
+        data["arms"].sort(key=lambda arm: str(arm["name"]))
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any], described: Mapping[str, Any] | None = None) -> "Spec":
+        """Return the specification that `to_json` wrote, with what `describe` returned if that is known too."""
+        spaces = (described or {}).get("spaces", {})
+        arms = (Arm(**arm, known_space=read_space(spaces.get(arm["optimizer"]))) for arm in data["arms"])
+        seeds = tuple(data["seeds"]) if isinstance(data["seeds"], list) else data["seeds"]
+        return Spec(**{**data, "arms": tuple(arms), "seeds": seeds, "described": described or {}})
+
+
+def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> None:
+    """Check what decides no number of a study, only what is made of them.
+
+    Raises:
+        ArgumentError: `baseline` or `margin` cannot be used.
+    """
+    names = [arm.name for arm in spec.arms]
+    if baseline is not None and baseline not in names:
+        raise ArgumentError(
+            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; "
+            + suggest(baseline, names, "leave it out for the first")
+        )
+    if margin is not None and not 0 < margin < 1:
+        raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")

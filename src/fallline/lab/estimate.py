@@ -1,0 +1,153 @@
+"""What a study will take before it is run, and the largest study that fits a given time."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fallline.errors import ArgumentError, FalllineError, StudyError
+from fallline.lab.comparison import default_folder
+from fallline.lab.design.outcome import Timing
+from fallline.lab.design.spec import Spec
+from fallline.lab.run.timing import time_arms
+from fallline.lab.search.selection import AGAIN, Search, finalists
+from fallline.lab.search.trials import ROUNDS, makes_fewer_steps, tune, tuning_trials
+from fallline.lab.storage.study_file import read_spec
+from fallline.lab.user_code.import_path import describe
+
+START_S = 4.0  # seconds until the workers run
+_ROW_BYTES, _TRIAL_BYTES = 130, 2500  # of a row of a curve or trace as JSON, and of the rest of a trial
+
+# Trials, seeds and the share of the steps, from the largest study to the smallest. Seeds are fixed, so that time is.
+_LADDER = (
+    (32, 10, 1.0),
+    (16, 8, 1.0),
+    (8, 8, 1.0),
+    (8, 5, 1.0),
+    (8, 5, 0.5),
+    (4, 5, 0.5),
+    (4, 5, 0.25),
+    (4, 3, 0.25),
+    (2, 3, 0.125),
+)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study is expected to take.
+
+    Attributes:
+        trials: how many there are at least (no extension of a range, fewest seeds), and at most.
+        seconds: the same, with the workers there are.
+        bytes: of disk, with all extensions.
+    """
+
+    trials: tuple[int, int]
+    seconds: tuple[float, float]
+    bytes: int
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in "90s", "10m" or "1.5h".
+
+    Raises:
+        ArgumentError: it is none of these, or not above 0.
+
+    Example:
+        >>> parse_duration("10m")
+        600.0
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ArgumentError(f"budget: must be a time above 0 like 90s, 10m or 1.5h, got {text!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def estimate(spec: Spec, timings: dict[str, Timing], workers: int) -> Estimate:
+    """Return what a study is expected to take by the timings of its arms, with so many trials at a time."""
+    _, searches = tune(spec, {})
+    least = [_seconds(spec, search, timings[arm], 0, spec.looks[0]) for arm, search in searches.items()]
+    most = [_seconds(spec, search, timings[arm], ROUNDS, spec.looks[-1]) for arm, search in searches.items()]
+    counts = (sum(len(seconds) for seconds in least), sum(len(seconds) for seconds in most))
+    times = tuple(START_S + sum(map(sum, seconds)) / min(workers, counts[0]) for seconds in (least, most))
+    trace = 100  # rows, about, whatever the number of steps
+    size = counts[1] * (_TRIAL_BYTES + _ROW_BYTES * (spec.evaluations + trace))
+    return Estimate(counts, (times[0], times[1]), size)
+
+
+def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
+    """Return the timing of the default configuration of each arm.
+
+    Raises:
+        StudyError: the task, the loss or an optimizer raises an error.
+    """
+    _, searches = tune(spec, {})
+    trials = {arm: tuning_trials(spec, search)[0] for arm, search in searches.items()}
+    try:
+        return time_arms(trials, seconds)
+    except FalllineError:
+        raise
+    except Exception as error:
+        raise StudyError(f"task {spec.task}: must run without an error, got {describe(error)}; fix it") from error
+
+
+def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int) -> Spec:
+    """Return the largest study that is expected to end in time without extensions.
+
+    Args:
+        make_spec: takes trials, seeds and the share of the task's steps.
+        seconds: the time there is.
+        workers: how many trials run at a time.
+
+    Raises:
+        ArgumentError: not even the smallest fits.
+    """
+    timings = measure(make_spec(*_LADDER[0]), min(10.0, 0.03 * seconds))
+    needed = 0.0
+    for rung in _LADDER:
+        try:
+            spec = make_spec(*rung)
+        except ArgumentError:  # too few steps for a curve
+            continue
+        needed = estimate(spec, timings, workers).seconds[0]
+        if needed <= seconds:
+            return spec
+    raise ArgumentError(
+        f"budget: must suffice for {_LADDER[-1][0]} trials and {_LADDER[-1][1]} seeds an arm at an eighth of the "
+        f"steps, about {needed:.0f}s, got {seconds:.0f}s; compare fewer arms, or give more time"
+    )
+
+
+def fitted(
+    make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int, out: Path | None
+) -> tuple[Spec, Path]:
+    """Return the study that fits, and its folder; the one that is already there is gone on with.
+
+    Its size depends on how fast the machine was when it began, so that a later call must not choose again.
+    """
+    largest = make_spec(*_LADDER[0])
+    folder = out or default_folder(largest).with_name(f"{default_folder(largest).name}-{seconds:.0f}s")
+    if (folder / "study.json").exists():
+        kept = read_spec(folder).question.digest()
+        for rung in _LADDER:
+            with contextlib.suppress(ArgumentError):
+                if (spec := make_spec(*rung)).question.digest() == kept:
+                    return spec, folder
+    return fit(make_spec, seconds, workers), folder
+
+
+def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int, seeds: int) -> list[float]:
+    """Return the expected seconds of every trial of an arm, with so many rounds of extensions and seeds."""
+    trials = tuning_trials(spec, search)
+    extensions = rounds * spec.searches * max(1, spec.trials // 2) if search.ranges else 0
+    tuning = [timing.seconds(trial) for trial in trials]
+    stages = ["confirm", "equal-steps"] if makes_fewer_steps(spec, search.arm) else ["confirm"]
+    runs = [
+        timing.seconds(replace(trials[0], steps=spec.steps_of(search.arm, stage)))
+        for stage in stages
+        for _ in range(seeds)
+    ]
+    again = AGAIN * finalists(spec.trials) if search.ranges else 0
+    return tuning + tuning[-1:] * (extensions + again) + runs

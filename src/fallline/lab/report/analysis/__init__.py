@@ -1,1 +1,0 @@
-"""The numbers behind the figures of a report: pure functions of rates, losses and steps."""

@@ -1,0 +1,1 @@
+"""One trial: its training, evaluation, divergence, timing and curvature."""

@@ -1,0 +1,82 @@
+"""A trial as its outcome, whatever happens in it: an error that the user's code raises is an outcome too."""
+
+import errno
+import re
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from fallline.errors import FalllineError, StudyError
+from fallline.lab.design.outcome import Costs, Failure, Outcome
+from fallline.lab.design.trial import Trial
+from fallline.lab.run.loop import Checkpoint, Training
+from fallline.lab.run.trial import costs, finish, last_metrics, outcome, start
+from fallline.lab.user_code.import_path import describe, is_here, place_of
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Attempt(NamedTuple):
+    """What came of a trial.
+
+    Attributes:
+        outcome, costs: as `fallline.lab.run.trial.run` returns them.
+        traceback: of the error that ended the trial, with the paths of this machine; "" without one.
+    """
+
+    outcome: Outcome
+    costs: Costs
+    traceback: str = ""
+
+
+def attempt(trial: Trial, checkpoint: Checkpoint | None = None) -> Attempt:
+    """Run a trial; an error that its task, loss or optimizer raises is a failure of this trial and of no other.
+
+    Args:
+        trial: the specification.
+        checkpoint: as for `fallline.lab.run.trial.run`.
+
+    Raises:
+        FalllineError: the trial cannot be set up, or its task breaks the contract of the lab.
+        OSError: the disk is full.
+    """
+    began, training = time.perf_counter(), None
+    try:
+        training = start(trial)
+        return Attempt(*finish(trial, training, checkpoint, began))
+    except Exception as error:
+        if ends_study(error, training is not None):
+            raise
+        return _failed(trial, training, began, error)
+
+
+def ends_study(error: Exception, started: bool) -> bool:
+    """Return whether an error in a trial says something about the whole study, not about this trial.
+
+    Args:
+        error: the error.
+        started: whether the trial had been set up, so that its specification can be used.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return True
+    return isinstance(error, StudyError if started else FalllineError)
+
+
+def _failed(trial: Trial, training: Training | None, began: float, error: Exception) -> Attempt:
+    """Return the failure of a trial that raised an error, with what its training had recorded until then."""
+    step = len(training.losses) if training is not None else 0
+    files = [Path(file).resolve() for file in trial.sources if not is_here(file)]
+    cause = _without_addresses(describe(error, *files))
+    source = f"{type(error).__name__} ({place_of(error, *files)})"
+    failure: Failure = {"state": "error", "step": step, "cause": cause, "source": source}
+    text = "".join(traceback.format_exception(error))
+    if training is None:
+        spent = Costs(time.perf_counter() - began, 0.0, 0.0, 0)
+        return Attempt(Outcome(failure, {"spikes": 0}, []), spent, text)
+    return Attempt(outcome(training, failure, last_metrics(training)), costs(training, began), text)
+
+
+def _without_addresses(text: str) -> str:
+    """Return a message without addresses of objects, which differ from process to process."""
+    return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)

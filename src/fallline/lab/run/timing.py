@@ -1,0 +1,107 @@
+"""Times the arms of a study side by side, and tells what a study will take."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from fallline.lab.design.outcome import Timing
+from fallline.lab.design.trial import Trial
+from fallline.lab.isolation import as_in_a_worker
+from fallline.lab.run.device import precision, to_device
+from fallline.lab.run.loop import Training
+from fallline.lab.run.trial import start
+
+_From = TypeVar("_From")
+_To = TypeVar("_To")
+
+ROUNDS = 7  # in each of which every arm makes a burst of steps, so that load from elsewhere meets all alike
+_UNTIMED = 2  # first steps: they create the state and find their kernels
+
+
+def time_arms(trials: Mapping[str, Trial], seconds: float, *, skip_errors: bool = False) -> dict[str, Timing]:
+    """Return the timing of a trial of each arm, on one thread in this process, interleaved.
+
+    Args:
+        trials: by arm; their first steps are made.
+        seconds: about how long all of it may take.
+        skip_errors: leave out arms whose task, loss or optimizer raises an error, instead of raising it.
+    """
+    with as_in_a_worker():
+        runs = _of_each(trials, start, skip_errors)
+        began = time.perf_counter()
+        runs = _of_each(runs, lambda run: _burst(run, _UNTIMED), skip_errors)
+        each = (time.perf_counter() - began) / max(1, _UNTIMED * len(runs))
+        for run in runs.values():
+            for times in (run.clock.step, run.clock.optimizer, run.clock.data):
+                times.clear()
+        burst = max(1, min(20, int(seconds / max(each, 1e-4) / max(1, len(runs)) / ROUNDS)))
+        for _ in range(ROUNDS):
+            runs = _of_each(runs, lambda run: _burst(run, burst), skip_errors)
+        return _of_each(runs, _timing, skip_errors)
+
+
+def _of_each(found: Mapping[str, _From], function: Callable[[_From], _To], skip_errors: bool) -> dict[str, _To]:
+    """Return what a function returns for each value, perhaps without those for which it raises an error."""
+    made: dict[str, _To] = {}
+    for name, value in found.items():
+        try:
+            made[name] = function(value)
+        except Exception:
+            if not skip_errors:
+                raise
+    return made
+
+
+def _burst(run: Training, steps: int) -> Training:
+    """Make steps, without the evaluations between them, at the learning rates of the start of the schedule."""
+    for _ in range(steps):
+        run.bare_step(len(run.losses) % len(run.factors))
+    return run
+
+
+def _timing(run: Training) -> Timing:
+    run.clock.evaluation = 0.0
+    run.evaluate("val")
+    state = _bytes(v for s in run.optimizer.state.values() for v in s.values())
+    weights = _bytes(run.model.parameters())
+    return Timing(
+        _quartiles(run.clock.step),
+        _quartiles(run.clock.optimizer),
+        _quartiles(run.clock.data)[0],
+        run.clock.evaluation,
+        run.clock.passes / max(1, len(run.losses)),
+        state,
+        state + 2 * weights + _kept(run),
+    )
+
+
+def _kept(run: Training) -> int:
+    """Return the bytes that one forward pass keeps for the backward pass, besides the parameters."""
+    parameters = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision(run.task, run.device):
+        loss = run.task.loss(run.model, to_device(next(run.batches), run.device))
+    del loss  # until here the graph has held what it kept, so that no two have had the same address
+    return sum(kept.values())
+
+
+def _bytes(values: Any) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def _quartiles(times: list[float]) -> tuple[float, float, float]:
+    ordered = sorted(times)
+    last = len(ordered) - 1
+    if last < 0:
+        return math.nan, math.nan, math.nan
+    return ordered[round(last / 2)], ordered[round(last / 4)], ordered[round(3 * last / 4)]

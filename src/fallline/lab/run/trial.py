@@ -1,0 +1,143 @@
+"""One training run: a resolved specification in, an outcome out; the same bits wherever and whenever it runs."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+
+from fallline.lab.design.optimizers import build_optimizer, get_space
+from fallline.lab.design.outcome import Costs, Failure, Outcome
+from fallline.lab.design.param_groups import scale_groups
+from fallline.lab.design.schedules import learning_rates
+from fallline.lab.design.trial import Trial
+from fallline.lab.isolation import derive, seed_everything, seeded
+from fallline.lab.run.divergence import has_risen
+from fallline.lab.run.landscape import Waypoints
+from fallline.lab.run.loop import Checkpoint, Training
+from fallline.lab.tasks import Task, get_task
+from fallline.sam import SAM
+
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
+
+
+def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Training:
+    """Return the training of a trial before its first step."""
+    task = get_task(trial.task, split_seed=trial.split, **trial.settings)
+    _load_once(task)
+    # torch.compile switches this off for the whole process at its first use: a distribution that meets NaN would raise
+    # an error or not by what the process did before.
+    torch.distributions.Distribution.set_default_validate_args(__debug__)
+    seed_everything(derive(trial.seed, "init"))
+    model = task.model().to(trial.device)
+    groups = scale_groups(task.param_groups(model), trial.options, get_space(trial.optimizer).defaults)
+    optimizer = make_optimizer(trial.optimizer, groups, **trial.options)
+    if isinstance(optimizer, SAM):
+        optimizer.model = model  # running statistics are updated by the first pass only
+    batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))
+    seed_everything(derive(trial.seed, "dropout"))
+    factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
+    training = Training(task, model, optimizer, batches, factors, trial.warmup, trial.evaluations, trial.device)
+    training.counts_gradients = trial.counts_gradients
+    if trial.landscape:
+        training.waypoints = Waypoints(task, factors, derive(trial.seed, "landscape"), trial.device)
+    return training
+
+
+_loaded: set[tuple[type[Task], str]] = set()
+
+
+def _load_once(task: Task) -> None:
+    """Have a task load in this process what it loads once, before a trial draws random numbers.
+
+    Imports and cached functions that run in the first trial of a process only may draw from the global generators:
+    the numbers of that trial would differ, and so would data that are drawn from them. Here they are always alike.
+    """
+    key = (type(task), repr({name: getattr(task, name) for name in task.settings}))
+    if key in _loaded:
+        return
+    _loaded.add(key)
+    with seeded(0), contextlib.suppress(Exception):  # an error is raised again where it can be reported
+        task.model()
+        for split in ("train", "val", "test"):
+            next(iter(task.batches(split, torch.Generator().manual_seed(0))))
+
+
+def run(
+    trial: Trial, make_optimizer: MakeOptimizer = build_optimizer, checkpoint: Checkpoint | None = None
+) -> tuple[Outcome, Costs]:
+    """Train as the specification says and return what came of it.
+
+    Args:
+        trial: the specification.
+        make_optimizer: `(name, params, **options)`; replaced to run the same trial with other implementations.
+        checkpoint: where the run is saved every so many steps, and taken up again if it is there.
+    """
+    began = time.perf_counter()
+    return finish(trial, start(trial, make_optimizer), checkpoint, began)
+
+
+def finish(trial: Trial, training: Training, checkpoint: Checkpoint | None, began: float) -> tuple[Outcome, Costs]:
+    """Return what comes of a training that `start` has returned, and what it took since `began`."""
+    untrained = _untrained(training)
+    failure = training.run(checkpoint)
+    metrics = last_metrics(training)
+    failure = failure or _unusable(training.task, metrics, trial.steps) or _not_learned(training, metrics, untrained)
+    items, test_set = None, {}
+    if trial.stage != "tune" and failure is None:
+        found, items, kind = training.test()
+        metrics |= found
+        test_set = {"items": 0 if items is None else len(items), "kind": kind, **(training.task.split_sizes or {})}
+        failure = _unusable(training.task, metrics, trial.steps)
+    made = replace(outcome(training, failure, metrics), test_set=test_set, items=items)
+    return made, costs(training, began)
+
+
+def last_metrics(training: Training) -> dict[str, float]:
+    """Return the losses and metrics of the last evaluation; empty before the first."""
+    return {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
+
+
+def outcome(training: Training, failure: Failure | None, metrics: Mapping[str, float]) -> Outcome:
+    """Return the outcome of a training as far as it has come."""
+    landscape = [] if training.waypoints is None else training.waypoints.rows
+    return Outcome(failure, {**metrics, "spikes": training.spikes()}, training.curve, training.trace, landscape)
+
+
+def costs(training: Training, began: float) -> Costs:
+    """Return what a training has taken so far."""
+    state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+    seconds = time.perf_counter() - began
+    return Costs(seconds, state_bytes=sum(t.nbytes for t in state), **training.clock.costs())
+
+
+def _untrained(training: Training) -> float:
+    """Return the value of the deciding metric that a model reaches without learning; worse is "not learned"."""
+    task = training.task
+    trivial = task.trivial_loss() if task.metric == "val_loss" else None
+    return training.evaluate("val")[task.metric] if trivial is None else trivial
+
+
+def _not_learned(training: Training, metrics: Mapping[str, float], untrained: float) -> Failure | None:
+    """Return the failure of a run whose deciding metric is no better than that of an untrained model."""
+    task = training.task
+    value = metrics[task.metric]
+    if math.isnan(untrained) or (value < untrained if task.mode == "min" else value > untrained):
+        return None
+    is_trivial = task.metric == "val_loss" and task.trivial_loss() is not None
+    than = "ignoring the input" if is_trivial else "before training"
+    name = task.metric.replace("val_", "validation ", 1).replace("_", " ")
+    cause = f"{name} {value:.4g} is no better than {than} ({untrained:.4g})"
+    if has_risen(training.losses):
+        cause = f"{cause}; the training loss had risen to {max(training.losses):.3g} from {training.losses[0]:.3g}"
+        return {"state": "blown-up", "step": len(training.losses), "cause": cause}
+    return {"state": "not-learned", "step": len(training.losses), "cause": cause}
+
+
+def _unusable(task: Task, metrics: Mapping[str, float], step: int) -> Failure | None:
+    """Return the failure of a run that ended with a metric that decides, or a loss, that is not finite."""
+    deciding = {f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", task.metric[4:])}
+    bad = [f"{name} is {metrics[name]}" for name in metrics if name in deciding and not math.isfinite(metrics[name])]
+    return {"state": "nonfinite", "step": step, "cause": ", ".join(bad)} if bad else None

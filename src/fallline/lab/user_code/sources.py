@@ -1,0 +1,161 @@
+"""What a trial ran: the hashes of the user's files that it depends on, checked before the trial and after it."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fallline.errors import StudyError
+from fallline.lab.user_code.code_digest import agrees, code_digest
+from fallline.lab.user_code.import_path import is_here, is_path, load_module, load_object
+from fallline.lab.user_code.imports import (
+    RecordingLoader,
+    digest,
+    digest_of,
+    modules_used,
+    recorded,
+    user_modules,
+)
+
+_loaded_for: dict[str, set[str]] = {}  # by place: modules that were first imported while it was tried out
+_first_seen: dict[str, tuple[Any, str | None]] = {}  # by module: its spec and the digest of what was loaded, if known
+
+
+def sources_of(place: str) -> dict[str, str]:
+    """Return the hashes of the user's files that a named object depends on, by their paths.
+
+    Paths are relative to the current folder for files below it. A name of this package depends on none.
+
+    Args:
+        place: FILE.py:NAME, package.module:NAME or here:NAME; of the last, the code is hashed too.
+
+    Raises:
+        ArgumentError: there is no such object.
+        StudyError: a file was edited after this process had imported it, so that its code is not that of the file.
+    """
+    if not is_path(place):
+        return {}
+    found: dict[str, str] = {}
+    roots = _loaded_for.get(place, set()) & sys.modules.keys()
+    if is_here(place):
+        found[place], used = code_digest(load_object("task", place))
+        roots |= used
+    else:
+        roots.add(load_module("task", place).__name__)
+    files = modules_used(roots)
+    for path in sorted(set(files.values())):
+        if (content := digest_of(path)) is not None:
+            found[_name(path)] = content
+    if stale := changes(found):
+        raise StudyError(
+            f"task: {place} must run the code that is in its files, got {', '.join(stale)}; restart this process "
+            "(in a notebook, the kernel)"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def imports_for(place: str) -> Iterator[None]:
+    """Count the user's modules that are first imported within as used by what is named, however they are imported."""
+    before = set(user_modules())
+    try:
+        with recorded():
+            yield
+    finally:
+        _loaded_for.setdefault(place, set()).update(user_modules().keys() - before)
+
+
+def changes(sources: Mapping[str, str]) -> list[str]:
+    """Return what is not as in these hashes, such as `helper.py was edited`, of what is on disk and what is loaded."""
+    found = []
+    loaded: dict[Path, list[str]] = {}
+    for name, path in user_modules().items() if sources else ():
+        loaded.setdefault(path, []).append(name)
+    for source, wanted in sources.items():
+        if is_here(source):  # this process has no other definition of it while a study runs
+            continue
+        path = Path(source).resolve()
+        if (content := digest_of(path)) != wanted:
+            found.append(f"{source} was {'removed' if content is None else 'edited'}")
+        elif any(_loaded_digest(name, path) != wanted for name in loaded.get(path, ())):
+            found.append(f"{source} was edited after it had been imported")
+    return found
+
+
+@contextlib.contextmanager
+def unchanged(sources: Mapping[str, str], trial: str) -> Iterator[None]:
+    """Run a trial within, and see before and after that the user's files are those that its specification names.
+
+    Args:
+        sources: hashes by path.
+        trial: how a message calls it.
+
+    Raises:
+        StudyError: a file is another one, on disk or as this process has loaded it.
+    """
+    fixed = {s if is_here(s) else str(Path(s).absolute()): content for s, content in sources.items()}
+    names = dict(zip(fixed, sources, strict=True))  # the user's code may change the current folder
+
+    def check(error: Exception | None = None) -> None:
+        if found := changes(fixed):
+            for path, name in names.items():
+                found = [text.replace(path, name, 1) for text in found]
+            raise changed(found, trial) from error
+
+    check()
+    try:
+        with recorded():
+            yield
+    except Exception as error:
+        check(error)  # a file that was being edited may be why it failed
+        raise
+    check()
+
+
+def changed(what: list[str], trial: str) -> StudyError:
+    """Return the error that says that a trial would not be, or has not been, a run of the study's code."""
+    return StudyError(
+        f"The code of the study changed while it ran: {'; '.join(what)}. {trial} was not stored. Undo the change and "
+        "rerun the command to resume, or rerun it with --fork to use the new code; trials that are equal are reused"
+    )
+
+
+def forget_edited() -> bool:
+    """Let modules that Fallline has imported be imported anew if any of their files was edited since; return if so."""
+    ours = {name: path for name, path in user_modules().items() if isinstance(_loader(name), RecordingLoader)}
+    if all(_loader(name).digest == digest_of(path) for name, path in ours.items()):
+        return False
+    for name in ours:
+        del sys.modules[name]
+    return True
+
+
+def _name(path: Path) -> str:
+    here = Path.cwd().resolve()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+
+
+def _loader(name: str) -> Any:
+    return getattr(getattr(sys.modules[name], "__spec__", None), "loader", None)
+
+
+def _loaded_digest(name: str, path: Path) -> str | None:
+    """Return the digest of the content with which a module was loaded; None when it is not that of today's file.
+
+    Of a module that Fallline has not loaded itself, the content at first sight counts, if the code agrees with it.
+    """
+    loader = _loader(name)
+    if isinstance(loader, RecordingLoader) and loader.digest is not None:
+        return loader.digest
+    module = sys.modules[name]
+    spec = getattr(module, "__spec__", None)
+    known = _first_seen.get(name)
+    if known is None or known[0] is not spec:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        known = spec, digest(content) if agrees(module, content) else None
+        _first_seen[name] = known
+    return known[1]

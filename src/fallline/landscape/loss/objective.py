@@ -1,0 +1,229 @@
+"""The mean loss of a model over data, as a function of its parameters, the same at every evaluation."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, LossError
+from fallline.landscape.loss.averaging import (
+    LossFn,
+    Weight,
+    as_batches,
+    batches_of,
+    check_finite,
+    check_functions,
+    check_graph,
+    check_loss,
+    shown,
+    weight_of,
+)
+from fallline.landscape.loss.fallbacks import Recovery
+from fallline.landscape.loss.preserve import random_numbers, unchanged
+
+MODES = ("eval", "train")
+Params = Sequence[nn.Parameter | str] | Mapping[str, nn.Parameter]
+
+
+class Objective:
+    """A mean loss over batches, each weighing by its items.
+
+    Every pass over the data draws the same random numbers, so that dropout and shuffling are part of the function.
+
+    Attributes:
+        params, names: what it is a function of.
+        n: how many numbers that is.
+        dtype, device: of flat vectors of them.
+        single: whether there is one batch.
+        value: the mean loss.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        model: nn.Module,
+        loss_fn: LossFn,
+        data: Any,
+        params: Params | None,
+        weight: Weight | None,
+        mode: str,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentTypeError(f"{owner}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
+        if mode not in MODES:
+            raise ArgumentError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode=}; eval is usual")
+        check_functions(owner, loss_fn, weight)
+        self.owner, self.loss_fn, self.weight, self.mode = owner, loss_fn, weight, mode
+        self.recovery = Recovery(owner)
+        self.model = self.recovery.unwrap(model)
+        self.params, self.names = self._choose(params)
+        self.sizes = [p.numel() for p in self.params]
+        self.n = sum(self.sizes)
+        self.dtype = torch.float32
+        for i, p in enumerate(self.params):
+            self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
+        self.device = self.params[0].device
+        self.data, self._reset_random_numbers = _repeatable(as_batches(owner, data))
+        self.single = isinstance(self.data, list) and len(self.data) == 1
+        self.value = math.nan
+        self._reached = False  # whether a gradient by any of the parameters was there
+
+    def _choose(self, params: Params | None) -> tuple[list[nn.Parameter], list[str]]:
+        every = {name.replace("_orig_mod.", ""): p for name, p in self.model.named_parameters()}
+        known = {id(p): name for name, p in every.items()}
+        if isinstance(params, Mapping):
+            known |= {id(p): name for name, p in params.items()}
+            params = list(params.values())
+        trained = [p for p in every.values() if p.requires_grad]
+        wanted: list[Any] = (
+            trained if params is None else [every.get(p, p) if isinstance(p, str) else p for p in params]
+        )
+        chosen: list[nn.Parameter] = list({id(p): p for p in wanted}.values())
+        if not chosen:
+            raise ArgumentError(f"{self.owner}: params must have a parameter, got none; unfreeze some")
+        if strange := [p for p in chosen if not isinstance(p, torch.Tensor) or not p.is_leaf]:
+            got = f"a tensor of shape {tuple(p.shape)}" if isinstance(p := strange[0], torch.Tensor) else shown(p)
+            raise ArgumentError(
+                f"{self.owner}: params must be a list of names or parameters of the model, got {got} in it; "
+                "see model.named_parameters()"
+            )
+        for p in chosen:
+            name = known.get(id(p), "a parameter")
+            if not p.is_floating_point():
+                raise ArgumentError(f"{self.owner}: parameters must be real, got {name} of {p.dtype}; leave it out")
+        return chosen, [known.get(id(p), f"params[{i}]") for i, p in enumerate(chosen)]
+
+    def own_name(self, param: nn.Parameter) -> str:
+        """Return the name by which the model itself has a parameter.
+
+        Raises:
+            ArgumentError: it has it not.
+        """
+        for name, p in self.model.named_parameters():
+            if p is param:
+                return name
+        raise ArgumentError(f"{self.owner}: params must be the model's for jvp, got another; use another hvp")
+
+    @contextmanager
+    def measuring(self, reads: bool = True) -> Iterator[None]:
+        """Set the mode, random numbers and remedies; put everything back afterwards.
+
+        Args:
+            reads: whether data are read and the loss is computed, so that random numbers are drawn.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(unchanged(self.model, self.params, self.data))
+            if any(module.training != (self.mode == "train") for module in self.model.modules()):
+                self.model.train(self.mode == "train")
+            if reads:
+                self._reset_random_numbers()
+            self.recovery.contexts(stack)
+            stack.enter_context(torch.enable_grad())
+            yield
+
+    def batches(self) -> Iterator[tuple[int, Any, float]]:
+        """Yield the number, the batch and its weight.
+
+        Raises:
+            LossError: there is none.
+            ArgumentError: a weight is no positive number.
+        """
+        for number, batch in enumerate(batches_of(self.owner, self.data)):
+            yield number, batch, weight_of(self.owner, batch, self.weight)
+
+    def loss(self, batch: Any, number: int = 0) -> torch.Tensor:
+        """Return the loss of a batch, a scalar with a graph.
+
+        Raises:
+            LossError: it is none, or not finite.
+        """
+        loss = check_loss(self.owner, self.loss_fn(self.model, batch))
+        if torch.is_grad_enabled():
+            check_graph(self.owner, loss, number)
+        check_finite(self.owner, loss, number, self.model)
+        return loss
+
+    def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
+        """Return the gradient of a loss by parameter, zeros where it does not depend on one."""
+        found = torch.autograd.grad(loss, self.params, create_graph=graph, allow_unused=True)
+        if sparse := [name for name, g in zip(self.names, found, strict=True) if g is not None and g.is_sparse]:
+            raise GradientError(
+                f"{self.owner}: gradients must be dense, got a sparse one for {sparse[0]}; build it with sparse=False"
+            )
+        self._reached |= any(g is not None for g in found)
+        return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
+
+    def mean(self, part: Callable[[int, Any], torch.Tensor]) -> torch.Tensor:
+        """Return the weighted mean over batches of what `part` makes of a number and a batch; inside `measuring`."""
+        total, weights = torch.zeros((), dtype=self.dtype, device=self.device), 0.0
+        for number, batch, weight in self.batches():
+            total = total + weight * part(number, batch)
+            weights += weight
+        return total / weights
+
+    def gradient(self) -> torch.Tensor:
+        """Return the gradient of the mean loss, flat, and remember the loss as `value`.
+
+        Raises:
+            LossError: a loss cannot be measured, or a gradient is not finite.
+        """
+
+        def part(number: int, batch: Any) -> torch.Tensor:
+            loss = self.loss(batch, number)
+            flat = self.flatten(self.gradients(loss))
+            if not bool(flat.isfinite().all()):
+                parts = zip(self.names, self.split(flat), strict=True)
+                name = next(name for name, found in parts if not bool(found.isfinite().all()))
+                raise LossError(
+                    f"{self.owner}: gradients must be finite, got NaN or Inf in that of {name} for batch {number}; "
+                    "the loss itself is finite, so look for a root or logarithm at 0"
+                )
+            return torch.cat([flat, loss.detach().reshape(1).to(self.device, self.dtype)])
+
+        self._reached = False
+        with self.measuring():
+            both = self.mean(part)
+        if not self._reached:
+            raise LossError(
+                f"{self.owner}: loss must depend on the parameters, got one that is independent of {self.names[0]} and "
+                "all others; pass the model that loss_fn runs, and parameters of it"
+            )
+        self.value = float(both[-1])
+        return both[:-1]
+
+    def mean_loss(self, check: bool = True) -> float:
+        """Return the mean loss, without a gradient; unless it is checked, it may be NaN or Inf."""
+
+        def part(number: int, batch: Any) -> torch.Tensor:
+            loss = self.loss(batch, number) if check else self.loss_fn(self.model, batch).reshape(())
+            return loss.to(self.device, torch.float64)
+
+        with self.measuring(), torch.no_grad():
+            return float(self.mean(part))
+
+    def flatten(self, parts: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return tensors shaped like the parameters as one vector (n,)."""
+        return torch.cat([part.detach().reshape(-1).to(self.device, self.dtype) for part in parts])
+
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """Return a vector (n,) as tensors like the parameters."""
+        parts = zip(vector.split(self.sizes), self.params, strict=True)
+        return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
+
+
+def _repeatable(data: Iterable[Any]) -> tuple[Any, Callable[[], None]]:
+    """Return data that can be read again, as a list if they are one batch, and what makes them the same every time."""
+    reset = random_numbers(data)
+    try:
+        if isinstance(data, Iterator):
+            data = list(data)
+        if not isinstance(data, list):
+            first = list(itertools.islice(data, 2))
+            data = first if len(first) == 1 else data
+    finally:
+        reset()
+    return data, reset

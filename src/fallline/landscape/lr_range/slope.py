@@ -1,0 +1,127 @@
+"""What the curve of a learning rate range test says: where the loss falls, how steeply, and where it stops."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fallline.loss_curves import spread
+
+BANDWIDTH = 0.4  # decades to each side of a local fit
+FEWEST = 6  # points in one at least
+BEGUN = 0.1  # of the whole fall, from where on the range begins
+RISEN = 0.02  # of the whole fall, by which the loss must rise to have stopped falling
+EARLY = 10  # points at rates that are too low to change much: their noise stays below the ceiling
+SIGNIFICANT = 3.0  # standard deviations of the noise that a fall or a rise must exceed
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A smoothed curve and what it suggests.
+
+    Attributes:
+        smooth: the loss, smoothed.
+        slope: its change a decade of learning rate.
+        noise: standard deviation of the losses about it, from their median absolute deviation.
+        low, high: where the loss begins to fall, and where it stops.
+        suggestion: where between them it falls most steeply against log lr.
+        verdict: all that in a sentence.
+    """
+
+    smooth: np.ndarray
+    slope: np.ndarray
+    noise: float
+    low: float
+    high: float
+    suggestion: float
+    verdict: str
+
+
+def read(lrs: np.ndarray, losses: np.ndarray, start: float, diverged: bool) -> Reading:
+    """Return what a curve says; there is always an answer.
+
+    Args:
+        lrs: increasing learning rates, (n,), n >= 1.
+        losses: after the update at each of them; what is not finite or far above the start counts as its ceiling.
+        start: the level of the loss before the first, of several batches if there are.
+        diverged: whether the test ended because the loss left all bounds.
+    """
+    lowest = float(np.nanmin(np.where(np.isfinite(losses), losses, np.nan), initial=start))
+    noise = spread(losses[:EARLY].tolist()) if len(losses) > EARLY and np.isfinite(losses[:EARLY]).all() else 0.0
+    ceiling = start + max(start - lowest, 0.1 * abs(start), SIGNIFICANT * noise)
+    capped = np.where(np.isfinite(losses), np.minimum(losses, ceiling), ceiling)
+    smooth, slope = local_lines(np.log10(lrs), capped)
+    lowest_at = int(smooth.argmin())
+    rest = capped[: lowest_at + 1] - smooth[: lowest_at + 1]
+    noise = float(1.4826 * np.median(np.abs(rest - np.median(rest))))
+    end = _end(smooth, noise, float(smooth[0] - smooth[lowest_at]))
+    steepest = int(slope[: end + 1].argmin())
+    level = float(np.median(smooth[: steepest // 2 + 1]))  # of the plain before the fall
+    fall = level - float(smooth[end])
+    if len(lrs) < FEWEST and diverged:
+        low, high = float(lrs[0]) / 10, float(lrs[0])
+        updates = "1 update" if len(lrs) == 1 else f"{len(lrs)} updates"
+        verdict = f"the loss left all bounds within {updates}: every rate was too high; pass a lower low"
+        return Reading(smooth, slope, noise, low, high, low, verdict)
+    if end == 0 or fall <= max(SIGNIFICANT * noise, 1e-9 * abs(start)):  # a flat loss falls by its roundings
+        return _not_fallen(lrs, smooth, slope, noise, start, diverged)
+    above = np.flatnonzero(smooth[: steepest + 1] > level - BEGUN * fall)
+    begin = int(above[-1]) if len(above) else 0
+    low, high, best = (float(lrs[k]) for k in (begin, end, steepest))
+    verdict = f"the loss falls from lr {low:.2g} on, most steeply at {best:.2g}, and stops falling at {high:.2g}"
+    if end == len(lrs) - 1 and not diverged:
+        verdict = f"the loss falls from lr {low:.2g} on and still at the highest, {high:.2g}: pass a higher high"
+    return Reading(smooth, slope, noise, low, high, best, verdict)
+
+
+def _end(smooth: np.ndarray, noise: float, fall: float) -> int:
+    """Return where the loss stops falling: from its lowest so far it rises, and by more than noise.
+
+    A loss may rise and then fall to its lowest, at rates where it is a matter of luck.
+    """
+    lowest = np.minimum.accumulate(smooth)
+    risen = np.flatnonzero(smooth - lowest > max(SIGNIFICANT * noise, RISEN * fall))
+    return int(smooth[: int(risen[0]) if len(risen) else None].argmin())
+
+
+def _not_fallen(
+    lrs: np.ndarray, smooth: np.ndarray, slope: np.ndarray, noise: float, start: float, diverged: bool
+) -> Reading:
+    """Return the reading of a loss that fell by no more than its noise: the rates that did no harm."""
+    harmed = smooth > max(start, float(np.median(smooth[: max(len(smooth) // 4, 1)]))) + SIGNIFICANT * noise
+    last = len(lrs) - 1 if not harmed.any() else max(int(harmed.argmax()) - 1, 0)
+    low, high = float(lrs[0]), float(lrs[last])
+    verdict = (
+        f"the loss does not fall by more than its noise ({noise:.2g}) at any lr; it is not harmed up to {high:.2g}: "
+        "take larger batches or more steps" + ("" if diverged else ", or pass a higher high")
+    )
+    return Reading(smooth, slope, noise, low, high, max(low, high / 10), verdict)
+
+
+def local_lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return value and slope at every x of the straight line fitted to its neighbours, the near ones counting most.
+
+    A running mean lags behind the curve, and a difference of neighbours divides noise by their distance; this does
+    neither.
+
+    Args:
+        x: increasing, (n,).
+        y: (n,).
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.linspace(0, 2, 30)
+        >>> value, slope = local_lines(x, 3 - 2 * x)
+        >>> bool(np.allclose(value, 3 - 2 * x)), bool(np.allclose(slope, -2))
+        (True, True)
+    """
+    if len(x) < 2:
+        return y.astype(float), np.zeros(len(x))
+    distance = np.abs(x[:, None] - x)
+    nearest = np.sort(distance, 1)[:, min(FEWEST, len(x) - 1)]
+    reach = np.maximum(BANDWIDTH, 1.001 * nearest)[:, None]
+    weights = np.clip(1 - (distance / reach) ** 3, 0, None) ** 3
+    weights /= weights.sum(1, keepdims=True)
+    mean_x, mean_y = weights @ x, weights @ y
+    away = x - mean_x[:, None]
+    slope = (weights * away * (y - mean_y[:, None])).sum(1) / (weights * away**2).sum(1)
+    return mean_y + slope * (x - mean_x), slope

@@ -1,0 +1,1 @@
+"""What is computed from products with an operator: eigenvalues, trace, density, sharpness."""

@@ -1,0 +1,121 @@
+"""The trace of a symmetric operator from random products, with its interval."""
+
+from dataclasses import dataclass
+
+import torch
+
+from fallline.errors import ArgumentError
+from fallline.landscape.format import number
+from fallline.landscape.operators.base import Meter, Operator, Symmetric, as_operator, check_count, seeded
+from fallline.landscape.progress import Progress
+from fallline.landscape.spectrum.intervals import mean_interval
+
+METHODS = ("auto", "hutchinson", "hutch++")
+_FEWEST = 3  # products: two values have an interval twelve times their standard error
+HUTCH_PP = 30  # products from which on the sketch of Hutch++ pays
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An estimate of a trace.
+
+    Attributes:
+        estimate: unbiased.
+        stderr: its standard error.
+        ci95: its t-interval. It is exact where the values are normal, as they nearly are where many eigenvalues count;
+            where one outweighs all, take more products: Hutch++ then removes it.
+        matvecs: products that it took.
+        method: "hutchinson", "hutch++", or "exact", by the unit vectors, where they are no more than the products.
+    """
+
+    estimate: float
+    stderr: float
+    ci95: tuple[float, float]
+    matvecs: int
+    method: str
+
+    def __str__(self) -> str:
+        low, high = map(number, self.ci95)
+        interval = "" if self.method == "exact" else f", 95 % interval {low} to {high}"
+        return f"{number(self.estimate, self.stderr)}{interval}; {self.method}, {self.matvecs} products"
+
+
+def trace(
+    H: Symmetric,
+    matvecs: int = 30,
+    seed: int = 0,
+    *,
+    method: str = "auto",
+    progress: Progress | None = None,
+) -> Trace:
+    """Return an estimate of the trace from random sign vectors.
+
+    Hutchinson's is the mean of z'·H·z. Hutch++ (Meyer et al. 2021, arXiv:2010.09649, algorithm 1) takes a third of the
+    products to find the largest part, a third for its exact trace, and estimates the rest with the last third.
+
+    Args:
+        H: an operator, or a symmetric matrix as a tensor.
+        matvecs: products, at least 3.
+        seed: of the random vectors.
+        method: "hutchinson", "hutch++", or "auto": Hutch++ from 30 products on, and exact where those suffice.
+        progress: told of every product, and before the first.
+
+    Raises:
+        ArgumentError: an argument cannot be used.
+
+    Example:
+        >>> matrix = torch.ones(50, 50) + torch.diag(torch.arange(50.0))
+        >>> found = trace(matrix, matvecs=20)
+        >>> low, high = found.ci95
+        >>> low < 1275 < high
+        True
+    """
+    operator = as_operator("trace", H)
+    if method not in METHODS:
+        raise ArgumentError(f"trace: method must be one of {', '.join(METHODS)}, got {method=}; leave it out")
+    check_count("trace", "matvecs", matvecs, _FEWEST, "30 is usual")
+    generator = seeded("trace", seed)
+    n = operator.shape[0]
+    if method == "auto" and n <= matvecs:
+        return _exact(operator, Meter(operator, n, 2, progress))
+    wants_sketch = method == "hutch++" or (method == "auto" and matvecs >= HUTCH_PP)
+    sketch = min(matvecs // 3, n) if wants_sketch else 0
+    rest = matvecs - 2 * sketch
+    if rest < 2:
+        raise ArgumentError(f"trace: matvecs must be at least 6 for hutch++, got {matvecs=}; take hutchinson")
+    meter = Meter(operator, matvecs, 2 * sketch + 3, progress)
+
+    def signs() -> torch.Tensor:
+        draw = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
+        return (2 * draw - 1).to(operator.device, operator.dtype)
+
+    basis, exact = None, 0.0
+    if sketch:
+        found = torch.stack([meter.product(signs()) for _ in range(sketch)], 1)
+        basis = _orthonormal(found)
+        exact = sum(_dot(column, meter.product(column)) for column in basis.unbind(1))
+    values = []
+    for _ in range(rest):
+        vector = signs()
+        if basis is not None:
+            vector = vector - basis @ (basis.T @ vector)
+        values.append(_dot(vector, meter.product(vector)))
+    mean, stderr, interval = mean_interval(values, exact)
+    return Trace(mean, stderr, interval, meter.done, "hutch++" if sketch else "hutchinson")
+
+
+def _exact(H: Operator, meter: Meter) -> Trace:
+    unit = torch.eye(H.shape[0], dtype=H.dtype, device=H.device)
+    found = sum(_dot(column, meter.product(column)) for column in unit)
+    return Trace(found, 0.0, (found, found), meter.done, "exact")
+
+
+def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
+    """Return an orthonormal basis of what columns span; of a matrix of low rank, no more than its rank."""
+    basis, triangle = torch.linalg.qr(columns)
+    sizes = triangle.diagonal().abs()
+    return basis[:, sizes > 10 * torch.finfo(columns.dtype).eps * sizes.max()]  # type: ignore[no-any-return]
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a.double() @ b.double())

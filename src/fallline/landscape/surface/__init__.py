@@ -1,0 +1,1 @@
+"""The loss on a plane through the weights, and the path of a training in it."""

@@ -1,0 +1,116 @@
+"""The path of a training, seen in the plane in which it varies most."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fallline.errors import ArgumentError
+from fallline.landscape.format import number
+from fallline.landscape.loss.directions import Direction, as_direction, chosen, dot, norm, principal
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The points of a path in a plane through the model's weights.
+
+    Attributes:
+        points: (T, 2), coordinates along the two directions; the model's weights are at (0, 0).
+        explained: the share of the path's variance that each direction holds, together at most 1. Read it with care: of
+            a random walk in many dimensions the first two principal directions hold 0.76, and one makes a smooth curve.
+        distance: (T,), how far each point is from the plane.
+        directions: two tensors for each parameter, in the order of `names`; pass them to `surface`.
+        names: of the parameters.
+    """
+
+    points: np.ndarray
+    explained: tuple[float, float]
+    distance: np.ndarray
+    directions: tuple[Direction, Direction] = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """How far `surface` must go to each side to hold the path."""
+        first, second = 1.1 * np.abs(self.points).max(0)
+        return float(first) or 1.0, float(second) or 1.0
+
+    def __str__(self) -> str:
+        shares = " and ".join(f"{100 * share:.0f} %" for share in self.explained)
+        off = number(float(self.distance.max()))
+        return f"{len(self.points)} points, {shares} of their variance in the plane, at most {off} off it"
+
+    def plot(self) -> Any:
+        """Return an altair chart of the path; a notebook shows it. Needs the extra `lab`."""
+        from fallline.plotting import plot_trajectory
+
+        return plot_trajectory(self)
+
+
+def trajectory(
+    model: nn.Module, path: Sequence[Any], directions: Any = "pca", *, params: Iterable[Any] | None = None
+) -> Trajectory:
+    """Return a path of weights, projected onto a plane through the model's own weights.
+
+    Args:
+        model: whose weights are the origin, as they are now: at the end of the path, say.
+        path: sets of weights, oldest first: state dicts, or lists of all parameters; copies, not the live tensors.
+        directions: "pca", those along which the path varies most; or a pair, each a dict by name, a list of tensors
+            or a flat tensor, made orthonormal by projecting the second off the first.
+        params: names or parameters to look at; those that require a gradient by default.
+
+    Raises:
+        ArgumentError: the path has fewer than three points or does not fit the model; or the directions are one.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 1, bias=False)
+        >>> end = layer.weight.detach().clone()
+        >>> path = [[end + k * torch.tensor([[3.0, 4.0]])] for k in (2, 1, 0)]
+        >>> found = trajectory(layer, path)
+        >>> abs(found.points[:, 0]).round(3).tolist(), round(found.explained[0], 3)
+        ([10.0, 5.0, 0.0], 1.0)
+    """
+    found = chosen("trajectory", model, params)
+    if not isinstance(path, Sequence) or len(path) < 3:
+        got = len(path) if isinstance(path, Sequence) else type(path).__name__
+        raise ArgumentError(f"trajectory: path must have at least 3 points, got {got}; record more of them in a list")
+    points = [as_direction("trajectory", point, found) for point in path]
+    if isinstance(directions, str) and directions != "pca":
+        raise ArgumentError(f"trajectory: directions must be 'pca' or a pair, got {directions!r}; leave it out")
+    pair = principal(points)[0] if isinstance(directions, str) else _orthonormal(directions, found)
+    away = [[p.double() - w.detach().double() for p, w in zip(point, found.values(), strict=True)] for point in points]
+    coordinates = np.array([[dot(point, direction) for direction in pair] for point in away])
+    distance = [
+        norm([p - a * d - b * e for p, d, e in zip(point, *pair, strict=True)])
+        for point, (a, b) in zip(away, coordinates, strict=True)
+    ]
+    total = sum(float(_variance(tensors)) for tensors in zip(*points, strict=True))
+    held = coordinates.var(0) / total if total > 0 else np.zeros(2)
+    return Trajectory(
+        coordinates, (float(held[0]), float(held[1])), np.array(distance), (pair[0], pair[1]), tuple(found)
+    )
+
+
+def _variance(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([tensor.double() for tensor in tensors]).var(0, correction=0).sum()
+
+
+def _orthonormal(directions: Any, params: dict[str, torch.Tensor]) -> list[Direction]:
+    if not isinstance(directions, Sequence) or len(directions) != 2:
+        raise ArgumentError("trajectory: directions must be 'pca' or a pair, got something else; pass (first, second)")
+    one, other = ([t.double() for t in as_direction("trajectory", d, params)] for d in directions)
+    length, both = norm(one), norm(other)
+    one = [t / (length or 1.0) for t in one]
+    along = dot(one, other)
+    other = [t - along * u for t, u in zip(other, one, strict=True)]
+    rest = norm(other)
+    if length == 0 or rest <= 1e-8 * both:
+        raise ArgumentError(
+            f"trajectory: directions must span a plane, got lengths {length:g} and, beside the first, {rest:g}; "
+            "pass two that differ"
+        )
+    return [one, [t / rest for t in other]]

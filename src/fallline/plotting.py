@@ -1,0 +1,164 @@
+"""Charts of schedules, surfaces, paths and range tests. They need altair, which comes with the extra `lab`.
+
+The results draw themselves by these functions, so these are typed loosely: an import back would be a circle.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fallline.arguments import check_integer
+from fallline.errors import MissingExtraError
+
+INK, DIM, BLUE, RED, MASKED = "#1c2024", "#5b6570", "#0072B2", "#D55E00", "#d9dee3"
+_POINTS = 1000  # of a curve; more are not seen
+_SIDE = 400  # pixels
+_AXES = {
+    "filter": ("first random direction", "second random direction"),
+    "eig": ("first eigenvector", "second eigenvector"),
+    "pca": ("first principal direction", "second principal direction"),
+    "given": ("first direction", "second direction"),
+}
+
+
+def _altair() -> Any:
+    try:
+        import altair
+    except ImportError:
+        raise MissingExtraError(
+            'plot: altair must be installed, got an ImportError; run: pip install "fallline[lab]"'
+        ) from None
+    return altair
+
+
+def plot_schedules(schedules: Mapping[str, Any], steps: int, base: float = 1.0) -> Any:
+    """Return an altair chart of the learning rate at each step, a line for every schedule.
+
+    Args:
+        schedules: each a `Schedule`, by the name to show.
+        steps: how many, >= 1.
+        base: the base learning rate of all.
+
+    Raises:
+        MissingExtraError: altair is not installed.
+    """
+    alt = _altair()
+    check_integer("plot", "steps", steps, 1)
+    rows = [
+        {"step": k, "lr": schedule(k, base), "schedule": name}
+        for name, schedule in schedules.items()
+        for k in sorted({*range(0, steps, -(-steps // _POINTS)), *(c for c in schedule.corners if c < steps)})
+    ]
+    chart = alt.Chart(alt.Data(values=rows)).mark_line(interpolate="step-after" if steps <= 60 else "linear")
+    scale = alt.Scale(scheme="tableau10" if len(schedules) <= 10 else "tableau20")
+    legend = alt.Legend(labelLimit=500, orient="top", columns=1)
+    colour = alt.Color("schedule:N", title=None, sort=list(schedules), legend=legend, scale=scale)
+    return chart.encode(
+        x=alt.X("step:Q", title="step (calls of step() so far)"),
+        y=alt.Y("lr:Q", title="learning rate"),
+        color=colour,
+        tooltip=["schedule:N", "step:Q", alt.Tooltip("lr:Q", title="learning rate", format=".4g")],
+    ).properties(width=560, height=260)
+
+
+def plot_surface(
+    found: Any,
+    path: Any = None,
+    log: bool | None = None,
+    axes: tuple[str, str] | None = None,
+) -> Any:
+    """Return a chart of a `Surface`, with a `Trajectory` over it and names of its axes if given; masked cells grey."""
+    alt = _altair()
+    seen = found.values[~found.mask]
+    lowest, highest = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
+    if log is None:
+        log = lowest > 0 and highest > 20 * lowest
+    halves = [(axis[1] - axis[0]) / 2 for axis in (found.x, found.y)]
+    rows = [
+        {
+            "left": float(x - halves[0]),
+            "right": float(x + halves[0]),
+            "low": float(y - halves[1]),
+            "high": float(y + halves[1]),
+            "x": float(x),
+            "y": float(y),
+            "loss": None if found.mask[i, j] else float(found.values[i, j]),
+        }
+        for i, y in enumerate(found.y)
+        for j, x in enumerate(found.x)
+    ]
+    names = axes or _AXES[found.kind]
+    domains = [
+        [float(axis[0] - half), float(axis[-1] + half)] for axis, half in zip((found.x, found.y), halves, strict=True)
+    ]
+    x = alt.X("left:Q", title=names[0], scale=alt.Scale(domain=domains[0], nice=False), axis=alt.Axis(tickCount=5))
+    y = alt.Y("low:Q", title=names[1], scale=alt.Scale(domain=domains[1], nice=False))
+    scale = alt.Scale(type="log" if log else "linear", scheme="viridis", domain=[lowest, highest])
+    legend = alt.Legend(orient="bottom", titleOrient="left", gradientThickness=12)
+    shade = alt.Color("loss:Q", scale=scale, title="loss", legend=legend)
+    colour = alt.condition("isValid(datum.loss)", shade, alt.value(MASKED))
+    tips = [alt.Tooltip("loss:Q", format=".5g"), alt.Tooltip("x:Q", format=".3g"), alt.Tooltip("y:Q", format=".3g")]
+    cells = alt.Chart(alt.Data(values=rows)).mark_rect(strokeWidth=0)
+    layers = [cells.encode(x=x, x2="right:Q", y=y, y2="high:Q", color=colour, tooltip=tips)]
+    layers += _path(path) if path is not None else []
+    here = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}])).mark_point(
+        shape="cross", size=120, filled=True, stroke="white"
+    )
+    layers.append(here.encode(x="x:Q", y="y:Q", color=alt.value(INK)))
+    title = f"Mean loss about the weights (cross), {found.centre:.4g} there; {found.mode} mode"
+    return alt.layer(*layers).properties(width=_SIDE, height=_SIDE, title=title)
+
+
+def plot_trajectory(found: Any) -> Any:
+    """Return a chart of a `Trajectory` in its plane."""
+    alt = _altair()
+    shares = " and ".join(f"{share:.0%}" for share in found.explained)
+    title = alt.TitleParams("The path of the weights", subtitle=f"the axes hold {shares} of its variance")
+    return alt.layer(*_path(found)).properties(width=_SIDE, height=_SIDE, title=title)
+
+
+def _path(found: Any) -> list[Any]:
+    alt = _altair()
+    rows = [{"x": float(x), "y": float(y), "point": k} for k, (x, y) in enumerate(found.points)]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("x:Q", title="first direction"), y=alt.Y("y:Q", title="second direction"), tooltip=["point:Q"]
+    )
+    return [
+        base.mark_line(color="white", strokeWidth=3.5).encode(order="point:Q"),
+        base.mark_line(color=RED, strokeWidth=1.8).encode(order="point:Q"),
+        base.mark_circle(color=RED, size=26, opacity=1),
+    ]
+
+
+def plot_range(found: Any) -> Any:
+    """Return a chart of an `LRRange`: losses, the smoothed curve, the range shaded and the suggestion as a line."""
+    alt = _altair()
+    start = float(found.smooth[0])  # not that of a single batch
+    ceiling = start + max(start - float(found.smooth.min()), 0.1 * abs(start), 3 * found.noise)
+    rows = [
+        {
+            "lr": float(lr),
+            "loss": float(loss) if loss <= ceiling else None,
+            "smooth": float(smooth),
+            "slope": float(slope),
+        }
+        for lr, loss, smooth, slope in zip(found.lrs, found.losses, found.smooth, found.slope, strict=True)
+    ]
+    seen = [float(loss) for loss in found.losses if loss <= ceiling]  # not NaN, nor off the picture
+    ends = [min([*seen, float(found.smooth.min())]), max([*seen, start])]
+    room = 0.05 * (ends[1] - ends[0]) or 0.05
+    x = alt.X("lr:Q", title="learning rate", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~e"))
+    y = alt.Scale(domain=[ends[0] - room, ends[1] + room], nice=False, zero=False)
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x)
+    tips = [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("lr", "loss", "smooth", "slope")]
+    band = alt.Chart(alt.Data(values=[{"low": found.low, "high": found.high, "lr": found.suggestion}]))
+    layers = [
+        band.mark_rect(color=BLUE, opacity=0.1).encode(x="low:Q", x2="high:Q"),
+        base.mark_circle(color=DIM, size=22, clip=True).encode(y=alt.Y("loss:Q", scale=y, title="loss"), tooltip=tips),
+        base.mark_line(color=BLUE, strokeWidth=2, clip=True).encode(y=alt.Y("smooth:Q", scale=y)),
+        band.mark_rule(color=RED, strokeWidth=2, strokeDash=[7, 3]).encode(x="lr:Q"),
+    ]
+    title = alt.TitleParams(
+        f"Suggested learning rate {found.suggestion:.2g}, range {found.low:.2g} to {found.high:.2g}",
+        subtitle=found.verdict,
+    )
+    return alt.layer(*layers).properties(width=560, height=280, title=title)

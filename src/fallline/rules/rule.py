@@ -1,0 +1,186 @@
+"""What an update rule declares: its function, state, hyperparameters and their ranges."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fallline.errors import ArgumentError, ArgumentTypeError
+
+WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
+ALL, TENSOR = "all", "tensor"  # a norm is taken over all parameters of all groups, or over one
+EMA = "ema"  # the state key of averaged parameters
+MASTER = "master"  # the state key of float32 parameters behind half-precision ones
+
+Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a hyperparameter may take: finite, from `low` (unless `open`) up to, but not, `below`."""
+
+    low: float = 0.0
+    below: float = math.inf
+    open: bool = False
+    optional: bool = False  # or None
+
+    def __str__(self) -> str:
+        if self.below == math.inf:
+            limit = "" if self.low == -math.inf else f" {'>' if self.open else '>='} {self.low:g}"
+            return f"a finite number{limit}" + " or None" * self.optional
+        return f"in [{self.low:g}, {self.below:g})"
+
+    def check(self, owner: str, name: str, value: Any) -> None:
+        """Raise ArgumentError unless `value` (a number or a one-element tensor) lies in the range."""
+        if value is None and self.optional:
+            return
+        try:
+            number = _float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ArgumentTypeError(f"{owner}: {name} must be {self}, got {value!r}; pass a number") from None
+        above = self.low < number if self.open else self.low <= number
+        if not (math.isfinite(number) and above and number < self.below):
+            raise ArgumentError(f"{owner}: {name} must be {self}, got {number:g}; choose a value in that range")
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError("float() would read it, but no update can")
+    return float(value.item() if hasattr(value, "item") else value)  # float() of a tensor with a gradient warns
+
+
+NON_NEGATIVE = Range()
+POSITIVE = Range(open=True)
+FRACTION = Range(0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """An update rule: one pure function of numbers, with its state and hyperparameters declared.
+
+    Attributes:
+        name: lower-case name, as `fallline.create_optimizer` takes it.
+        function: `(param, grad, *state, **hyperparameters) -> (param, *state)`.
+        state: state key to the option that must be truthy for the state to exist (None: it always exists).
+        ranges: hyperparameter (as in a parameter group) to the numbers it may take.
+        formula: the update in one line, for people.
+        source: where the rule comes from.
+        weight_decay_modes: how decay may enter; the first is meant when the user does not say. "in_update" leaves it
+            to the function.
+        counts_steps: whether the state has a `step`, the age of the parameter; true if the function asks for `step`.
+        global_norms: how many norms over ALL the function takes.
+        exact: options that do not go with a state that is rounded stochastically, to the reason.
+        stability: states, numbers and options by name to (P, c): near a minimum the rule steps by lr·P⁻¹ times (a mean
+            or sum of) the gradients, and is stable while the eigenvalues of P⁻¹·Hessian are below c/lr. None: unknown.
+        arguments: the numbers that the function takes by keyword.
+        flags: the options that the function takes by keyword.
+        takes_norms: whether it takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
+    """
+
+    name: str
+    function: Callable[..., tuple[Any, ...]]
+    state: Mapping[str, str | None]
+    ranges: Mapping[str, Range]
+    formula: str
+    source: str
+    weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES
+    counts_steps: bool = False
+    global_norms: int = 0
+    exact: Mapping[str, str] = field(default_factory=dict)
+    stability: Callable[..., tuple[Any, Any]] | None = None
+    arguments: tuple[str, ...] = field(init=False)
+    flags: tuple[str, ...] = field(init=False)
+    takes_norms: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters = inspect.signature(self.function).parameters.values()
+        named = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        numbers = [p.name for p in named if p.annotation is not bool and p.name != "norm"]
+        object.__setattr__(self, "arguments", tuple(numbers))
+        object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
+        object.__setattr__(self, "flags", tuple(p.name for p in named if p.annotation is bool))
+        object.__setattr__(self, "counts_steps", self.counts_steps or "step" in self.arguments)
+
+    def check(self, owner: str, group: Mapping[str, Any]) -> None:
+        """Raise ArgumentError for the first hyperparameter of `group` outside its range."""
+        for name, allowed in {"lr": NON_NEGATIVE, "weight_decay": NON_NEGATIVE, **self.ranges}.items():
+            if f"{name.removesuffix('s')}1" in self.arguments:  # betas are beta1 and beta2 in a rule
+                _check_pair(owner, name, group[name], allowed)
+            else:
+                allowed.check(owner, name, group[name])
+        self.check_mode(owner, group)
+
+    def check_mode(self, owner: str, group: Mapping[str, Any]) -> None:
+        """Raise ArgumentError when the rule does not know the decay mode of `group`; any other would be no decay."""
+        mode = group["weight_decay_mode"]
+        if mode not in self.weight_decay_modes:
+            raise ArgumentError(
+                f"{owner}: weight_decay_mode must be one of {', '.join(self.weight_decay_modes)}, got {mode!r}; "
+                f"leave it out for {self.weight_decay_modes[0]!r}"
+            )
+
+    def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
+        """Return the diagonal of P, or 1, and the largest stable eigenvalue of P⁻¹·Hessian; None if none is declared.
+
+        Args:
+            state: of one parameter; KeyError if it lacks what the rule needs, as before a first step.
+            group: the options.
+        """
+        if self.stability is None:
+            return None
+        given = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
+        wanted = inspect.signature(self.stability).parameters
+        optional = {key for key, option in self.state.items() if option is not None and not group[option]}
+        found = {
+            name: None if name in optional else state[name] if name in self.state or name == "step" else given[name]
+            for name in wanted
+        }
+        preconditioner, constant = self.stability(**found)
+        lr = _float(group["lr"])
+        return preconditioner, _float(constant) / lr if lr else math.inf
+
+
+def _check_pair(owner: str, name: str, values: Any, allowed: Range) -> None:
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        raise ArgumentError(f"{owner}: {name} must be two numbers, got {name}={values!r}; pass (0.9, 0.999)")
+    for index, value in enumerate(values):
+        allowed.check(owner, f"{name}[{index}]", value)
+
+
+def rule(
+    *,
+    state: Mapping[str, str | None],
+    ranges: Mapping[str, Range],
+    formula: str,
+    source: str,
+    weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES,
+    counts_steps: bool = False,
+    global_norms: int = 0,
+    exact: Mapping[str, str] | None = None,
+    stability: Callable[..., tuple[Any, Any]] | None = None,
+) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
+    """Declare the decorated function as an update rule; see `Rule` for the arguments.
+
+    The function takes the parameter, the gradient and its states by position, and by keyword the numbers it needs:
+    hyperparameters by their group name (`betas` arrives as `beta1` and `beta2`), `step` (1 at a parameter's first
+    update) and `first` (true when the state was created in this step). A keyword annotated `bool` is an option,
+    settled before the update runs, so that the function may branch on it; it may branch on a state being None too.
+    """
+
+    def declare(function: Callable[..., tuple[Any, ...]]) -> Rule:
+        return Rule(
+            function.__name__,
+            function,
+            dict(state),
+            dict(ranges),
+            formula,
+            source,
+            weight_decay_modes,
+            counts_steps,
+            global_norms,
+            dict(exact or {}),
+            stability,
+        )
+
+    return declare

@@ -1,0 +1,117 @@
+"""The complete update of a parameter: a rule, with unscaling, clipping, weight decay and averaging around it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fallline.rules.ops import maximum, minimum
+from fallline.rules.rule import ALL, EMA, MASTER, Norm, Rule
+
+
+@dataclass(frozen=True)
+class Update:
+    """One rule with its options settled: everything that happens to an element in a step.
+
+    Called on numbers of any kind that `ops` knows, it is the only place where unscaling, clipping, decay,
+    `maximize` and averaging are applied, so that every backend runs the same lines.
+    """
+
+    rule: Rule
+    state: tuple[str, ...]
+    flags: tuple[tuple[str, bool], ...]
+    absent: tuple[str, ...]
+    weight_decay_mode: str | None
+    maximize: bool
+    unscale: bool
+    clip_value: bool
+    clip_norm: bool
+    round_param: bool
+    state_dtype: Any
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the state has a `step`: the rule may need it, and the random numbers of rounding."""
+        return self.rule.counts_steps or self.rounds
+
+    @property
+    def rounds(self) -> bool:
+        """Whether anything that is written may be rounded stochastically."""
+        return self.round_param or self.state_dtype is not None
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """The names of the numbers that the update reads, in the order of a kernel's arguments."""
+        extra = [name for name in self.rule.arguments if name not in self.absent]
+        extra += {
+            "l2": ["weight_decay"],
+            "decoupled": ["weight_decay", "lr"],
+            "independent": ["weight_decay", "relative_lr"],
+        }.get(self.weight_decay_mode or "", [])
+        extra += ["grad_scale"] * self.unscale
+        extra += ["clip_grad_value"] * self.clip_value + ["clip_grad_norm"] * self.clip_norm
+        extra += ["ema_decay"] * (EMA in self.state)
+        return tuple(dict.fromkeys(extra))
+
+    @property
+    def global_norms(self) -> int:
+        """How many norms over all parameters the update takes."""
+        return int(self.clip_norm) + self.rule.global_norms
+
+    def __call__(
+        self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any], norm: Norm
+    ) -> tuple[Any, ...]:
+        """Return the new parameter and the new states, in the order of `self.state`."""
+        given = dict(zip(self.state, state, strict=True))
+        param = given.get(MASTER, param)
+        if self.unscale:
+            grad = grad / scalars["grad_scale"]
+        if self.maximize:
+            grad = -grad
+        if self.clip_value:
+            limit = scalars["clip_grad_value"]
+            grad = minimum(maximum(grad, -limit), limit)
+        if self.clip_norm:
+            grad = grad * minimum(scalars["clip_grad_norm"] / (norm(grad, ALL) + 1e-6), 1)
+        if self.weight_decay_mode == "l2":
+            grad = grad + scalars["weight_decay"] * param
+        elif self.weight_decay_mode == "decoupled":
+            param = param * (1 - scalars["lr"] * scalars["weight_decay"])
+        elif self.weight_decay_mode == "independent":
+            param = param * (1 - scalars["relative_lr"] * scalars["weight_decay"])
+        keywords = {name: None if name in self.absent else scalars[name] for name in self.rule.arguments}
+        if self.rule.takes_norms:
+            keywords["norm"] = norm
+        new_param, *new = self.rule.function(
+            param, grad, *(given.get(key) for key in self.rule.state), **keywords, **dict(self.flags)
+        )
+        kept = [value for key, value in zip(self.rule.state, new, strict=True) if key in given]
+        if EMA in given:
+            decay = scalars["ema_decay"]
+            kept.append(decay * given[EMA] + (1 - decay) * new_param)
+        if MASTER in given:
+            kept.append(new_param)  # the parameter is a copy of it, rounded where it is stored
+        return new_param, *kept
+
+
+def update_for(rule: Rule, group: Mapping[str, Any], unscale: bool = False) -> Update:
+    """Return the update of a rule under the options of one parameter group; `unscale` divides by a `grad_scale`."""
+    state = tuple(key for key, option in rule.state.items() if option is None or group[option])
+    mode = group["weight_decay_mode"] if group["weight_decay"] else None
+    around = [EMA] * (group.get("ema_decay") is not None) + [MASTER] * bool(group.get("master_weights"))
+    return Update(
+        rule=rule,
+        state=(*state, *around),
+        flags=tuple((name, bool(group[name])) for name in rule.flags),
+        absent=tuple(
+            name
+            for name in rule.arguments
+            if group.get(name, 0) is None or (name == "weight_decay" and mode != "in_update")
+        ),
+        weight_decay_mode=mode,
+        maximize=bool(group["maximize"]),
+        unscale=unscale,
+        clip_value=group.get("clip_grad_value") is not None,
+        clip_norm=group.get("clip_grad_norm") is not None,
+        round_param=bool(group.get("stochastic_rounding")),
+        state_dtype=group.get("state_dtype"),
+    )

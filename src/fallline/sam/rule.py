@@ -1,0 +1,29 @@
+"""The perturbation of SAM and ASAM; the optimizer that is built on it wraps another, see `fallline.SAM`."""
+
+from typing import Any
+
+from fallline.rules.rule import ALL, NON_NEGATIVE, Norm, rule
+
+
+@rule(
+    state={"original": None},
+    ranges={"rho": NON_NEGATIVE},
+    formula="e = ρ·g/‖g‖  (adaptive: ρ·p²·g/‖p·g‖);  the gradient at p + e updates p",
+    source="Foret et al. 2021, arXiv:2010.01412v3, algorithm 1; Kwon et al. 2021, arXiv:2102.11600v3, algorithm 1",
+    global_norms=1,
+)
+def sam(param: Any, grad: Any, original: Any, *, rho: Any, adaptive: bool, norm: Norm) -> tuple[Any, ...]:
+    """Climb by rho along the gradient, to about the largest loss nearby; remember where the parameter was.
+
+    State:   original: like param, its value before the climb. Needed between the two phases of a step only.
+    Hyper:   rho: length of the climb, >= 0, in param units; relative to them if adaptive.
+    Follows: Foret et al. 2021, arXiv:2010.01412v3, equation 2 with p = 2; adaptive: Kwon et al. 2021,
+             arXiv:2102.11600v3, equation 4 with T = |param|.
+    Differs: 1e-12 is added to the norm, so that a gradient of 0 climbs nowhere. The norm is over all parameters of all
+             groups. The adaptive form has no η in T, and treats biases like weights unless their group says otherwise.
+             Nothing adaptive in Adam's sense: no running means, no bias correction, no step, no decay.
+    """
+    if adaptive:
+        slope = param * grad  # its norm is that of |param|·grad
+        return param + (rho / (norm(slope, ALL) + 1e-12)) * (param * slope), param
+    return param + (rho / (norm(grad, ALL) + 1e-12)) * grad, param

@@ -1,0 +1,134 @@
+"""A Ray cluster of two nodes: the numbers of one process, whatever happens to its workers and nodes."""
+
+import importlib.util
+import os
+import socket
+import sys
+from dataclasses import replace
+
+import pytest
+
+import fallline as fl
+from fallline.errors import ArgumentError, MissingExtraError, StudyError
+from fallline.lab.design.arms import make_arms
+from fallline.lab.design.spec import Spec
+from fallline.lab.executors import count_workers, make_executor
+from fallline.lab.executors.ray import Worker
+from fallline.lab.provenance.manifest import versions
+from fallline.lab.search.trials import tune
+from support.killing import FRAIL
+
+TRIAL = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0][0]
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='no cluster is tried: pip install "fallline[ray]" for these tests'
+)
+
+
+def executor(folder, address, **options):
+    return make_executor(folder, **{"jobs": None, "shard": None, "ray": address, "checkpoint_every": None, **options})
+
+
+def test_without_ray_one_sentence_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        MissingExtraError, match=r'^ray: --ray needs the package ray; .*pip install "fallline\[lab,ray\]"$'
+    ):
+        executor(tmp_path, "auto")
+
+
+@pytest.mark.parametrize(("options", "other"), [({"shard": "1/2"}, "shard='1/2'"), ({"jobs": 0}, "jobs=0")])
+def test_a_cluster_goes_with_no_other_place_to_run(tmp_path, options, other):
+    with pytest.raises(
+        ArgumentError, match=f"^ray: runs trials on a cluster, got {other}.* too; leave one of them out$"
+    ):
+        executor(tmp_path / "study", "auto", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_planned_for_counts_the_workers_of_the_place(monkeypatch):
+    """A cluster's size is asked; a process by itself is one worker; shards are as many times as many."""
+
+    class Ray:
+        started, ended = [], []
+        is_initialized = staticmethod(lambda: False)
+        init = staticmethod(lambda address, **options: Ray.started.append(address))
+        shutdown = staticmethod(lambda: Ray.ended.append(True))
+        cluster_resources = staticmethod(lambda: {"CPU": 24.0, "GPU": 3.0})
+
+    monkeypatch.setitem(sys.modules, "ray", Ray)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    nowhere = {"jobs": None, "shard": None, "ray": None}
+    assert count_workers(**{**nowhere, "ray": "auto"}) == 24
+    assert count_workers(**{**nowhere, "ray": "auto"}, device="cuda:0") == 3
+    assert (Ray.started, Ray.ended) == (["auto"] * 2, [True] * 2)
+    assert count_workers(**{**nowhere, "ray": "auto", "jobs": 4}) == 4
+    assert count_workers(**nowhere) == 6
+    assert count_workers(**nowhere, device="cuda:0") == 1
+    assert count_workers(**{**nowhere, "jobs": 0}) == 1
+    assert count_workers(**{**nowhere, "jobs": 2, "shard": "3/5"}) == 10
+
+
+@needs_ray
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    said = f"^ray: must be the address of a running Ray cluster, got '{address}' \\(.*refused\\); `ray start --head`"
+    with pytest.raises(ArgumentError, match=said), executor(tmp_path, address):
+        pass
+
+
+def test_a_node_with_other_versions_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worker = Worker(str(tmp_path), None)
+    assert worker.begin(str(tmp_path), {}, versions()) is None
+    error = worker.begin(str(tmp_path / "not there"), {}, {**versions(), "torch": "1.0"})
+    assert isinstance(error, StudyError) and " instead of 1.0 on " in str(error)
+
+
+def test_a_node_with_another_file_or_none_is_told(tmp_path):
+    (tmp_path / "mine.py").write_text("other = 1")
+    for name in ("mine.py", "none.py"):
+        error = Worker(str(tmp_path), None).run(replace(TRIAL, sources={f"{tmp_path}/{name}": "0123"}))
+        assert isinstance(error, StudyError) and f"{name} must be there on every node" in str(error)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of a core each, at two addresses of the loopback; of 127.0.0.1, Ray makes the machine's own address."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    head = {**size, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=head)
+    found.second = found.add_node(**size, node_ip_address="127.0.0.3")
+    yield found
+    found.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_worker_and_a_node_are_lost_and_no_byte_changes(cluster, tmp_path):
+    """The task kills its worker once, in mid-trial; after the first confirmation a node goes."""
+    (tmp_path / "mine.py").write_text(FRAIL)
+    study = {"optimizers": ["momentum", "adam"], "steps": 400, "trials": 4, "seeds": 4}
+    study["settings"] = {"marker": str(tmp_path / "killed")}
+    (tmp_path / "conductor").write_text(str(os.getpid()))
+    done = []
+
+    def lose_a_node(trial, outcome):
+        done.append(trial.id)
+        if trial.stage == "confirm" and cluster.second is not None:
+            node, cluster.second = cluster.second, None
+            cluster.remove_node(node, allow_graceful=False)
+
+    task = f"{tmp_path / 'mine.py'}:Frail"
+    assert count_workers(jobs=None, shard=None, ray=cluster.address) == 2
+    fl.compare(task, ray=cluster.address, out=tmp_path / "ray", callbacks=[lose_a_node], **study)
+    assert (tmp_path / "killed").read_text() == "15"
+    workers = {*(tmp_path / "pids").read_text().split()} - {str(os.getpid())}
+    assert len(workers) >= 3  # two workers, and one in the place of the killed one
+    fl.compare(task, jobs=1, out=tmp_path / "local", **study)
+    assert (tmp_path / "ray/results.csv").read_bytes() == (tmp_path / "local/results.csv").read_bytes()
+    assert len(done) == len(set(done)) == len(list((tmp_path / "ray/trials").iterdir()))
+    assert not list((tmp_path / "ray").rglob(".draft*"))

@@ -1,0 +1,187 @@
+"""The report: complete, offline, safe to open and honest about failures."""
+
+import re
+import statistics
+from dataclasses import replace
+from html import escape, unescape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallline.errors import StudyError
+from fallline.lab.design.outcome import Outcome
+from fallline.lab.design.schedules import learning_rates
+from fallline.lab.report import best_code, charts
+from fallline.lab.report.charts.curves import DECAYED
+from fallline.lab.report.charts.encodings import log_axis, log_scale
+from fallline.lab.report.headline import answer, headline
+from fallline.lab.report.results import against_best, leaders
+from fallline.lab.report.sections import document, tables
+from fallline.lab.report.style import looks
+from fallline.lab.search.trials import trials_again, tuning_trials
+from support.browsers import Loads
+from support.studies import another, lose_a_seed, renamed
+
+HOSTILE = "<!--<script><b>bold</b></script><img src=http://example.org/x>"
+
+
+def visible(path):
+    """What a reader sees: the body without scripts and tags, on one line."""
+    body = path.read_text(encoding="utf-8").split("<body", 1)[1].split("<script>")[0]
+    text = unescape(re.sub("<[^>]*>", " ", body.replace("<wbr>", "")))
+    return re.sub(r"\s+", " ", text)
+
+
+def test_it_fetches_nothing(page):
+    loads, text = Loads(), page.read_text(encoding="utf-8")
+    loads.feed(text)
+    assert loads.found == ["data:,"]  # an empty icon, or the browser would look for one
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+    assert "default-src 'none'" in text  # and a browser would refuse
+
+
+def test_it_has_every_arm_sentence_warning_and_number(study, page):
+    text = visible(page)
+    for row in study.leaderboard():
+        assert row["arm"] in text
+    best = study.leaderboard()[0]
+    assert f"{best['test_loss']:.3g}" in text and f"{best['test_accuracy']:.2%}" in text
+    for result in study.results.values():
+        assert result.sentence in text
+    assert study.warnings() and all(warning in text for warning in study.warnings())
+    words = ("Methods", "Threats to validity", "Sobol", "Holm", "torch 2", "--trials 2 --seeds 2 --steps 40")
+    assert [word for word in words if word not in text] == []
+
+
+def test_an_arm_of_which_nothing_was_left_is_told_not_ranked(page):
+    text = visible(page)
+    assert "– sgd@lr=1e30 failed failed 1 of 1 tuning trials, so not confirmed" in text
+    assert "training loss became" in text  # the cause, in the table of failures
+
+
+def test_a_study_in_which_everything_failed_is_still_a_report(study, tmp_path):
+    broken = another(study)
+    broken.searches = {arm: replace(search, best=None, edge=None) for arm, search in study.searches.items()}
+    failure = {"state": "nonfinite", "step": 3, "cause": "training loss became nan"}
+    broken.outcome = lambda trial: Outcome(failure, {}, [])
+    text = visible(broken.report(tmp_path / "report.html"))
+    assert "No arm finished all of its confirmation runs" in text
+    assert text.count("tuning trials, so not confirmed") == 3 and "there are no curves" in text
+    assert best_code(broken) == ""
+
+
+def test_a_failed_seed_leaves_no_mean(study, tmp_path):
+    broken = lose_a_seed(study, "adam")
+    text = visible(broken.report(tmp_path / "report.html"))
+    assert "failed 1 of 2 seeds, so no mean" in text
+    survivor = study.confirmed("adam")[0]
+    assert f"{survivor:.3g}" not in text.split("Chosen hyperparameters")[0]
+    rows = charts.curves(broken, "val").to_dict()["datasets"].values()
+    runs = {row["run"] for data in rows for row in data if row.get("arm") == "adam"}
+    assert runs == {"1 of 2", "2 of 2"}  # each by itself; the others are means
+
+
+def test_the_headline_says_what_the_ranks_say(study):
+    first = [row["arm"] for row in study.leaderboard() if row["rank"] == 1]
+    scope = "with new seeds and new test examples (each seed with its own split)"
+    said = (
+        f"{first[0]} is the best of 3 {scope}"
+        if len(first) == 1
+        else f"{' and '.join(first)} are not distinguishable {scope}"
+    )
+    assert headline(study, leaders(study)) == said
+    broken = lose_a_seed(study, "adam")
+    assert headline(broken, leaders(broken)) == "Only momentum finished all its runs"
+
+
+def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
+    top = visible(page).split("Leaderboard")[0]
+    best, second = study.leaderboard()[:2]
+    for row in (best, second):
+        assert f"{row['arm']} {row['test_loss']:.3f}" in top and f"± {row['test_loss_sd']:.3f}" in top
+    result = study.compare_with(best["arm"], [best["arm"], second["arm"]])[second["arm"]]
+    change = f"{100 * (statistics.geometric_mean(ratios(study, second['arm'], best['arm'])) - 1):+.1f}".replace(
+        "-", "−"
+    )
+    said = f"The best mean is {best['arm']}'s; {second['arm']} is next, its test loss {change} % (95 % interval"
+    assert said in top and f"corrected p = {result.p:.3f}, 2 seeds)" in top
+    lost = lose_a_seed(study, "adam")
+    assert answer(lost, against_best(lost)) == ""  # one arm is left, and there is nobody to lead
+
+
+def ratios(study, arm, other):
+    return [a / b for a, b in zip(study.confirmed(arm), study.confirmed(other), strict=True)]
+
+
+def test_it_ends_with_methods_threats_warnings_command_and_winner(study):
+    titles = [section.title for section in document(study).sections]
+    assert titles[-5:-1] == ["Methods", "Threats to validity", "Warnings", "Reproduce"]
+    assert titles[-1].endswith("to paste")
+
+
+def test_hyperparameters_say_whether_the_optimum_is_interior(study):
+    copy = another(study)
+    copy.searches["adam"] = replace(study.searches["adam"], edge=("lr", "high"))
+    copy.searches["momentum"] = replace(study.searches["momentum"], edge=None)
+    (table,) = [table for table in tables(copy) if table.name == "hyperparameters"]
+    said = {row["arm"]: (table.columns[-1](row).text, table.columns[-1](row).small) for row in table.records}
+    assert said == {"momentum": ("yes", ""), "adam": ("no", "lr high"), "sgd@lr=1e30": ("–", "")}
+
+
+def test_configurations_tried_on_several_seeds_show_mean_and_spread(study):
+    copy, search = another(study), replace(study.searches["adam"], finalists=(1, 2))
+    copy.searches["adam"] = search
+    more = {trial.id: loss for trial, loss in zip(trials_again(study.spec, search), (0.5, 1.5, 2.5, None), strict=True)}
+
+    def outcome(trial):
+        loss = more.get(trial.id)
+        if trial.id in more and loss is None:
+            return Outcome({"state": "nonfinite", "step": 3, "cause": "nan"}, {}, [])
+        found = study.outcome(tuning_trials(study.spec, search)[0] if trial.id in more else trial)
+        return replace(found, metrics={**found.metrics, "val_loss": loss}) if loss else found
+
+    copy.outcome = outcome
+    every = charts.learning_rates(copy).to_dict()["datasets"].values()
+    rows = {row["lr"]: row for data in every for row in data if row["arm"] == "adam"}
+    once, kept, lost = (rows[search.points[i]["lr"]] for i in (0, 1, 2))
+    values = [kept["result"], 0.5, 1.5]
+    mean, sd = statistics.mean(values), statistics.stdev(values)
+    low = mean - sd if mean > sd else min(values)  # a logarithmic axis has no 0
+    assert [kept[key] for key in ("mean", "low", "high")] == pytest.approx([mean, low, mean + sd])
+    assert [row["seeds"] for row in (once, kept, lost)] == [1, 3, 3]
+    assert once["mean"] is None and lost["mean"] is None  # a mean over the seeds that survived would flatter
+
+
+def test_names_are_escaped(study, tmp_path):
+    text = renamed(study, "adam", HOSTILE).report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert HOSTILE not in text and escape(HOSTILE, quote=False) in text
+    scripts = re.findall(r'<script type="application/json".*?>(.*?)</script>', text, re.S)
+    assert len(scripts) == 11 and all("<" not in script for script in scripts)  # no end tag, no comment
+
+
+def test_many_arms_all_look_different():
+    every = looks([f"arm {i}" for i in range(280)])
+    assert len(set(every.values())) == 280
+
+
+def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
+    (end,) = (
+        row["to"] for data in charts.curves(study, "val").to_dict()["datasets"].values() for row in data if "to" in row
+    )
+    factors = learning_rates("cosine", study.spec.steps)
+    assert factors[end - 1] > DECAYED >= factors[end]
+
+
+@given(st.floats(-12, 6), st.floats(0.2, 9))
+def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, decades):
+    values = [10**low, 10 ** (low + decades)]
+    ticks, (first, last) = log_axis(values).to_dict()["values"], log_scale(values).to_dict()["domain"]
+    assert len(ticks) >= (2 if decades < 0.5 else 4) and all(first <= tick <= last for tick in ticks)
+    assert len(ticks) <= 11
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):
+    with pytest.raises(StudyError, match=r"report: the file must be writable, got '.*nowhere/report.html'"):
+        study.report(tmp_path / "nowhere" / "report.html")

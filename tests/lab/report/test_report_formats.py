@@ -1,0 +1,278 @@
+"""The report in other formats, in notebooks, in TensorBoard, and over several studies."""
+
+import csv
+import importlib
+import io
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+import fallline as fl
+from fallline.errors import ArgumentError, MissingExtraError, StudyError
+from fallline.lab.analysis.verdicts import Verdict
+from fallline.lab.report import (
+    FORMATS,
+    Records,
+    figures,
+    summary_html,
+    tables,
+    to_tensorboard,
+    write_formats,
+    write_profile,
+)
+from fallline.lab.report import measure as measures
+from fallline.lab.report.charts import figures as page_figures
+from fallline.lab.report.charts.curves import curves
+from fallline.lab.report.headline import headline
+from fallline.lab.report.profile import profile_records
+from fallline.lab.report.reached import fixed_target
+from fallline.lab.report.results import leaders
+from fallline.lab.report.sections import document
+from fallline.lab.report.sections import tables as every_table
+from fallline.lab.report.tables import to_csv
+from fallline.lab.report.tuned import budgets, sensitivities
+from fallline.lab.search.trials import confirm, tuning_trials
+from fallline.lab.tasks import Digits
+from support.studies import another, lose_a_seed, renamed, traced
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two arms that search weight decay too, and one that fails."""
+    arms = ["momentum", "adamw", "sgd@lr=1e30"]
+    return fl.compare("digits", arms, steps=20, trials=16, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=1)
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    return folder, write_formats(traced(study), folder, FORMATS)
+
+
+@pytest.mark.slow
+def test_every_format_writes_every_table_and_figure(study, written):
+    folder, paths = written
+    names = {path.relative_to(folder).as_posix() for path in paths}
+    drawn = page_figures(traced(study))
+    assert {"axis-weight_decay", "gradient-norm", "update-norm", "budget-seconds"} <= drawn.keys()
+    assert "seconds of tuning (this machine)" in json.dumps(drawn["budget-seconds"].to_dict())
+    pictures = {f"figures/{name}.{form}" for name in drawn for form in ("svg", "png", "pdf")}
+    csvs = {f"tables/{table.name}.csv" for table in every_table(traced(study))}
+    assert names == {"report.html", "report.md"} | pictures | csvs
+    assert {"leaderboard", "pairwise", "hyperparameters", "time_to_target", "costs", "spikes"} <= tables(
+        traced(study)
+    ).keys()
+    heads = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF"}
+    for path in paths:
+        assert path.read_bytes().startswith(heads.get(path.suffix[1:], b""))
+
+
+@pytest.mark.slow
+def test_a_picture_has_the_legend_that_the_page_has_outside_it(study, written):
+    folder, _ = written
+    for name in page_figures(traced(study)):
+        text = (folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert name == "strip" or all(
+            f">{arm}</text>" in text or arm == study.baseline for arm in ("momentum", "adamw")
+        )
+        assert "NaN" not in text, name
+
+
+@pytest.mark.slow
+def test_markdown_says_what_the_page_says(study, written):
+    folder, _ = written
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    report = document(traced(study))
+    assert text.startswith(f"# {report.headline}\n")
+    assert [section.title for section in report.sections] == re.findall(r"^## (.*)$", text, re.M)
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", text)) == {f"figures/{name}.svg" for name in report.charts}
+    assert all((folder / link).exists() for link in re.findall(r"\]\((.*?)\)", text))
+    shown = sum(len(table.shown) + 2 for table in report.tables)
+    assert len(re.findall(r"^\|", text, re.M)) == shown  # a line a row, a head and its rule
+
+
+def test_markdown_alone_shows_no_picture_that_is_not_there(study, tmp_path):
+    (path,) = write_formats(study, tmp_path, ["md"])
+    assert "](" not in path.read_text(encoding="utf-8")
+
+
+def test_markdown_escapes_names(study, tmp_path):
+    (path,) = write_formats(renamed(study, "adamw", "a|b*c<i>"), tmp_path, ["md"])
+    text = path.read_text(encoding="utf-8")
+    assert "a\\|b\\*c\\<i\\>" in text and "<i>" not in re.sub(r"```.*?```", "", text, flags=re.S)
+
+
+@pytest.mark.slow
+def test_csv_holds_the_records_unrounded(study, written):
+    folder, _ = written
+    rows = list(csv.DictReader(io.StringIO((folder / "tables" / "leaderboard.csv").read_text(encoding="utf-8"))))
+    for row, expected in zip(rows, study.leaderboard(), strict=True):
+        assert row["arm"] == expected["arm"]
+        assert row["test_loss"] == ("" if math.isnan(expected["test_loss"]) else repr(expected["test_loss"]))
+
+
+@pytest.mark.parametrize("formats", [["html", "docx"], []])
+def test_an_unknown_format_is_one_sentence(study, tmp_path, formats):
+    with pytest.raises(ArgumentError, match=r"format: must be among html, md, csv, png, svg, pdf, got ('docx'|none);"):
+        write_formats(study, tmp_path, formats)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match=r"report: the file must be writable, got '.*file'"):
+        write_formats(study, tmp_path / "file", ["md"])
+
+
+def test_records_become_a_data_frame(study):
+    frame = tables(study)["leaderboard"].to_pandas()
+    assert list(frame["arm"]) == [row["arm"] for row in study.leaderboard()]
+
+
+def test_without_pandas_records_name_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match="pip install pandas"):
+        Records([{"arm": "adam"}]).to_pandas()
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_figures_and_a_summary(study):
+    chart = figures(study)["learning-rates"]
+    assert "text/html" in chart._repr_mimebundle_()
+    spec = chart.to_dict()
+    assert spec["width"] > 0 and '"orient": "top"' in json.dumps(spec)  # "container" has no width in a notebook
+    html = summary_html(renamed(study, "adamw", "<b>"))
+    assert "&lt;b&gt;" in html and "<b>" not in html
+
+
+def test_tensorboard_holds_every_point_of_every_curve(study, tmp_path):
+    accumulators = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    to_tensorboard(traced(study), tmp_path)
+    assert len(list(tmp_path.rglob("events.*"))) == len(study.trials)
+    trial = confirm(study.spec, study.searches["adamw"])[0]
+    (folder,) = tmp_path.glob(f"adamw/confirm-{trial.index}-{trial.seed % 10**6:06d}")
+    events = accumulators.EventAccumulator(str(folder)).Reload()
+    expected = [(row["step"], row["val_loss"]) for row in study.outcome(trial).curve]
+    found = [(event.step, event.value) for event in events.Scalars("val_loss")]
+    assert found == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]  # stored in single precision
+    assert len(events.Scalars("trace/grad_norm")) == trial.steps
+    assert events.Scalars("final/test_loss")[0].step == trial.steps
+
+
+def test_without_tensorboard_the_error_names_it(study, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match="pip install tensorboard"):
+        to_tensorboard(study, tmp_path)
+
+
+def on_task(study, name, folder):
+    """The same numbers, as if they were of another task in another folder."""
+    copy = another(study)
+    copy.spec = replace(study.spec, seed=study.spec.seed)
+    object.__setattr__(copy.spec, "task", name)
+    copy.store = type("Folder", (), {"folder": folder, "costs": study.store.costs})()
+    copy.confirmed = study.confirmed
+    return copy
+
+
+@pytest.mark.slow
+def test_a_profile_over_three_studies(study, tmp_path):
+    lost = lose_a_seed(study, "adamw")
+    studies = [on_task(study, "digits", tmp_path / "a"), on_task(study, "digits-cnn", tmp_path / "b")]
+    studies.append(on_task(lost, "digits", tmp_path / "c"))
+    records = profile_records(studies)
+    assert [row["task"] for row in records if row["arm"] == "adamw"] == ["digits (a)", "digits-cnn", "digits (c)"]
+    means = {arm: sum(study.confirmed(arm)) / 2 for arm in ("momentum", "adamw")}
+    ratio = {(row["arm"], row["task"]): row["ratio"] for row in records}
+    assert ratio["momentum", "digits (a)"] == pytest.approx(max(1, means["momentum"] / means["adamw"]))
+    assert ratio["adamw", "digits (c)"] == ratio["sgd@lr=1e30", "digits-cnn"] == math.inf
+    assert ratio["momentum", "digits (c)"] == 1.0
+    text = write_profile(studies, tmp_path / "profile.html").read_text(encoding="utf-8")
+    assert "A profile depends on its field" in text and "Tasks: digits (a), digits-cnn, digits (c)." in text
+
+
+def test_a_profile_of_two_studies_is_refused(study, tmp_path):
+    studies = [on_task(study, "digits", tmp_path / name) for name in "aab"]
+    with pytest.raises(ArgumentError, match="a profile needs at least 3 studies, one a task, got 2"):
+        write_profile(studies[1:], tmp_path / "profile.html")
+    with pytest.raises(ArgumentError, match="each study must be named once"):
+        write_profile(studies, tmp_path / "profile.html")
+
+
+def test_arms_that_not_every_study_has_are_left_out_and_named(study, tmp_path):
+    other = on_task(renamed(study, "adamw", "lion"), "digits", tmp_path / "c")
+    studies = [on_task(study, "digits", tmp_path / "a"), on_task(study, "digits-cnn", tmp_path / "b"), other]
+    text = write_profile(studies, tmp_path / "profile.html").read_text(encoding="utf-8")
+    assert "Left out, since not every study has them: adamw, lion." in text
+
+
+def test_seconds_of_tuning_are_trials_times_the_median_time(study):
+    trials = tuning_trials(study.spec, study.searches["adamw"])[1:]
+    times = sorted(study.store.costs(trial).seconds for trial in trials)
+    rows = [row for row in budgets(study) if row["arm"] == "adamw"]
+    assert len(rows) == len(trials)
+    assert rows[2]["seconds"] == pytest.approx(3 * (times[len(times) // 2 - 1] + times[len(times) // 2]) / 2)
+
+
+def test_the_target_is_the_baselines_median_and_lost_with_it(study):
+    last = sorted(o.metrics["val_loss"] for o in map(study.outcome, confirm(study.spec, study.searches["momentum"])))
+    assert fixed_target(study) == pytest.approx(sum(last) / 2)
+    broken = lose_a_seed(study, "momentum")  # one of two runs: the median is infinite
+    assert fixed_target(broken) is None and "time-to-target" not in page_figures(broken)
+
+
+def test_spikes_are_counted_over_the_confirmation_runs(study):
+    (row,) = [row for row in tables(traced(study))["spikes"] if row["arm"] == "adamw"]
+    assert (row["runs"], row["spikes"], row["most_spikes"], row["largest_grad_norm"]) == (2, 1, 1, 1.1)
+    assert "spikes" not in tables(study) or "gradient-norm" in page_figures(study)
+
+
+@pytest.mark.slow
+def test_a_study_by_accuracy_is_compared_by_differences(study, tmp_path, monkeypatch):
+    """Higher is better, nothing is a ratio, and the unit of the loss names no accuracy."""
+    monkeypatch.setattr(Digits, "metric", "val_accuracy")
+    monkeypatch.setattr(Digits, "mode", "max")
+    monkeypatch.setattr(Digits, "unit", "bits")
+    study = another(study)
+    kind = measures.measure(study)
+    assert (kind.test, kind.is_loss, kind.title("val_loss")) == ("test_accuracy", False, "validation loss (bits)")
+    rates = {row["arm"]: row for row in sensitivities(study)}
+    outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, study.searches["adamw"])]
+    best = max(o.metrics["val_accuracy"] for o in outcomes if not o.failure)
+    assert rates["adamw"]["best"] == best and rates["adamw"]["excess"] > 0
+    assert max(row["expected"] for row in budgets(study) if row["arm"] == "adamw") <= best
+    spec = page_figures(study)["learning-rates"].to_dict()
+    scales = [
+        layer["encoding"]["y"]["scale"] for layer in spec["layer"] if "scale" in layer.get("encoding", {}).get("y", {})
+    ]
+    assert scales and all(scale.get("type") != "log" for scale in scales)
+    text = write_formats(study, tmp_path, ["html"])[0].read_text(encoding="utf-8").split("<script>")[0]
+    assert "nats" not in text and "higher is better" in text
+
+
+def test_csv_of_nothing_is_empty_where_there_is_no_number():
+    assert to_csv(Records([{"a": math.nan, "b": None, "c": math.inf}])) == "a,b,c\n,,inf\n"
+
+
+def test_a_failed_run_is_a_red_cross_where_it_failed(study):
+    chart = curves(lose_a_seed(study, "adamw"), "val").to_dict()
+    (cross,) = [layer for layer in chart["layer"] if layer["mark"].get("text") == "×"]
+    rows = chart["datasets"][cross["data"]["name"]]
+    assert [(row["arm"], row["step"]) for row in rows] == [("adamw", 20)]
+    red, green, blue = (int(cross["mark"]["color"][i : i + 2], 16) for i in (1, 3, 5))
+    assert red > 150 and green < 30 and blue < 30
+
+
+def test_a_self_check_that_finds_a_difference_has_failed_either_way(study):
+    twins = another(study)
+    arms = (study.spec.arms[0], replace(study.spec.arms[1], twin=True))
+    twins.spec = replace(study.spec, arms=arms)
+    twins.searches = {arm.name: study.searches[arm.name] for arm in arms}
+    result = study.results["adamw"]
+    for verdict, word in [(Verdict.BETTER, "failed"), (Verdict.WORSE, "failed"), (Verdict.IDENTICAL, "passed")]:
+        twins._results[twins.seeds] = {"adamw": replace(result, verdict=verdict)}
+        assert headline(twins, leaders(study)).startswith(f"Self-check {word}: momentum")

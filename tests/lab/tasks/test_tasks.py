@@ -1,0 +1,29 @@
+"""Every built-in task evaluates what its loss is, and says where its data are."""
+
+import pytest
+import torch
+
+from fallline.cli import data as command
+from fallline.lab.tasks import TASKS, get_task
+from support.task_data import fixed
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_one_forward_pass_evaluates_what_the_loss_is(name, cifar_archive, clothes):
+    torch.manual_seed(0)
+    task = get_task(name)
+    model = task.model().eval()
+    with torch.no_grad():
+        batch = next(task.batches("val", fixed()))
+        metrics = task.evaluate(model, batch)
+        assert metrics["loss"] == pytest.approx(task.loss(model, batch).item())
+    assert 0 <= metrics["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_data_command_says_where_the_data_are(name, cifar_archive, clothes, data_folder, capsys):
+    command.show(name)
+    printed = capsys.readouterr().out
+    assert get_task(name).data_digest() in printed
+    for path in get_task(name).data_files()[:6]:
+        assert str(path) in printed

@@ -1,0 +1,208 @@
+"""What test_sharded.py runs, on each process of a group and alone: trainings, and what they end with."""
+
+import functools
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import fallline as fl
+from support.variants import CASES, normal
+
+STEPS = 50
+BATCH = 8
+
+
+def network(dtype):
+    """Return a small model: of its matrix of one row, all processes but the first hold nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+
+
+def networks(dtypes):
+    """Return a module that holds a network for each name, of the dtype given."""
+    return nn.ModuleDict({name.replace(".", "_"): network(dtype) for name, dtype in dtypes.items()})
+
+
+def mesh_of(kind):
+    world = torch.distributed.get_world_size()
+    if kind == "hsdp":
+        return init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicas", "shards"))
+    return init_device_mesh("cpu", (world,))
+
+
+def shard(model, mesh):
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def cases():
+    """Return every optimizer under every option: its maker by name."""
+    found = {}
+    for cls, variant, options in CASES:
+        name = f"{cls.rule.name}-{variant}"
+        found[name] = functools.partial(cls, **options)
+        if variant in ("default", "everything"):  # what couples parameters
+            found[f"{name}-clip"] = functools.partial(cls, **{**options, "clip_grad_norm": 0.1, "ema_decay": 0.9})
+            for adaptive in (False, True):
+                found[f"sam-{adaptive}-{name}"] = functools.partial(_sam, cls, options, adaptive)
+    return found
+
+
+def _sam(cls, options, adaptive, params):
+    return fl.SAM(cls(params, **options), rho=0.5, adaptive=adaptive)
+
+
+def result_of(model, opt):
+    """Return parameters and states by name, as they are: shards of them where they are spread."""
+    found = {name: p.detach() for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        found |= {f"{name}/{key}": value for key, value in opt.state.get(p, {}).items() if value is not None}
+    return found
+
+
+def whole(tensor):
+    """Return all of a tensor, wherever its parts are; a collective call."""
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
+def whole_result_of(model, opt):
+    return {name: whole(value) for name, value in result_of(model, opt).items()}
+
+
+def part_of(tensor):
+    """Return what this process holds of a tensor, as an array: float64 holds every value exactly."""
+    with torch.no_grad():
+        return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).double().numpy().copy()
+
+
+def apart(ours, theirs):
+    """Return the largest difference, relative to the largest element of its tensor; Inf where names differ."""
+    if ours.keys() != theirs.keys() or any(ours[k].shape != theirs[k].shape for k in ours):
+        return float("inf")
+    pairs = [[torch.as_tensor(each[k]).double() for each in (ours, theirs)] for k in ours]
+    return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in pairs)
+
+
+@functools.cache
+def data(step, dtype):
+    return normal(BATCH, 6, seed=2 * step, dtype=dtype), normal(BATCH, 1, seed=2 * step + 1, dtype=dtype)
+
+
+def my_rows():
+    """Return this process's share of a batch."""
+    share = BATCH // torch.distributed.get_world_size()
+    return slice(share * torch.distributed.get_rank(), share * (torch.distributed.get_rank() + 1))
+
+
+class Sum(nn.Module):
+    """The losses of many networks added: none sees the others, and one collective serves all."""
+
+    def __init__(self, models):
+        super().__init__()
+        self.models = models
+
+    def forward(self, inputs, targets):
+        return sum((model(inputs) - targets).square().mean() for model in self.models.values())
+
+
+def float64_trainings(kind):
+    """Return by case what this process holds after 50 steps; kind None is the training on one process."""
+    found = {}
+    for climbing in (False, True):
+        makers = {name: make for name, make in cases().items() if name.startswith("sam") == climbing}
+        model = total = Sum(networks(dict.fromkeys(makers, torch.float64)))
+        if kind == "ddp":
+            total = DistributedDataParallel(model)
+        elif kind is not None:
+            fully_shard(model, mesh=mesh_of(kind))
+        opts = [make(each.parameters()) for make, each in zip(makers.values(), model.models.values(), strict=True)]
+        phases = ["first_step", "second_step"] if climbing else ["step"]
+        for step in range(STEPS):
+            inputs, targets = (x if kind is None else x[my_rows()] for x in data(step, torch.float64))
+            for phase in phases:
+                total(inputs, targets).backward()
+                for opt in opts:
+                    getattr(opt, phase)()
+                model.zero_grad()
+        found |= _parts(makers, model.models, opts)
+    return found
+
+
+def _parts(names, models, opts):
+    return {
+        name: {key: part_of(value) for key, value in result_of(*pair).items()}
+        for name, pair in zip(names, zip(models.values(), opts, strict=True), strict=True)
+    }
+
+
+def replayed(model, opt, steps):
+    """Step with gradients that depend on nothing but the step and the parameter; SAM sees each twice."""
+    for step in steps:
+        for phase in (opt.first_step, opt.second_step) if isinstance(opt, fl.SAM) else (opt.step,):
+            for index, param in enumerate(model.parameters()):
+                param.grad = gradient(step, index, param)
+            phase()
+
+
+_gradients = {}  # made once for all models
+
+
+def gradient(step, index, param):
+    key = step, index, param.dtype, hasattr(param, "device_mesh")
+    if key not in _gradients:
+        grad = normal(*param.shape, seed=1000 * step + index, dtype=param.dtype)
+        _gradients[key] = spread(grad, param)
+    return _gradients[key]
+
+
+def spread(value, param):
+    from torch.distributed.tensor import distribute_tensor
+
+    if not hasattr(param, "device_mesh"):
+        return value
+    return distribute_tensor(value, param.device_mesh, param.placements, src_data_rank=None)  # all have it: none sends
+
+
+LOW = {
+    "state": (torch.float32, {"state_dtype": torch.bfloat16}),
+    "rounded": (torch.bfloat16, {"stochastic_rounding": True, "state_dtype": torch.bfloat16, "rounding_seed": 3}),
+    "master": (torch.bfloat16, {"master_weights": True, "ema_decay": 0.9}),
+    "half": (torch.float16, {"master_weights": True}),
+    "bfloat16": (torch.bfloat16, {}),
+}
+
+
+def replays(spread_out):
+    """Return by case what this process holds after 50 steps with given gradients, in float32 and below."""
+    makers = {name: (torch.float32, make) for name, make in cases().items()}
+    for cls, variant, _ in CASES:
+        if variant == "default":
+            for name, (dtype, options) in LOW.items():
+                makers[f"{cls.rule.name}-{name}"] = dtype, functools.partial(cls, **options)
+    models = networks({name: dtype for name, (dtype, _) in makers.items()})
+    if spread_out:
+        fully_shard(Sum(models), mesh=mesh_of("fsdp"))
+    opts = [make(each.parameters()) for (_, make), each in zip(makers.values(), models.values(), strict=True)]
+    for model, opt in zip(models.values(), opts, strict=True):
+        replayed(model, opt, range(STEPS))
+    return _parts(makers, models, opts)
+
+
+def backends(kind):
+    """Return by backend how far AdamW and LAMB with everything end from one process."""
+    mesh, found = mesh_of(kind), {}
+    for backend in ("fused", "foreach", "reference"):
+        for cls in (fl.AdamW, fl.LAMB):
+            options = {"clip_grad_norm": 0.5, "weight_decay": 0.1, "backend": backend}
+            model, alone = shard(network(torch.float32), mesh), network(torch.float32)
+            opt, single = cls(model.parameters(), **options), cls(alone.parameters(), **options)
+            replayed(model, opt, range(10))
+            replayed(alone, single, range(10))
+            found[f"{backend}-{cls.__name__}"] = apart(whole_result_of(model, opt), whole_result_of(alone, single))
+    return found

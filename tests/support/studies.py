@@ -1,0 +1,70 @@
+"""Studies to report on: changed after the fact, so that no training is needed for every oddity."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from fallline.lab.search.trials import confirm
+from fallline.lab.study import Study
+
+
+def another(study):
+    """The same study once more, to break things in."""
+    copy = Study(study.spec, study.store, study.baseline, study.margin)
+    copy.searches = dict(study.searches)
+    return copy
+
+
+def renamed(study, old, new):
+    """The same trials with an arm called otherwise."""
+    arms = {arm.name: replace(arm, name=new) if arm.name == old else arm for arm in study.spec.arms}
+    copy = Study(replace(study.spec, arms=tuple(arms.values())), study.store, study.baseline)
+    copy.searches = {arms[name].name: replace(search, arm=arms[name]) for name, search in study.searches.items()}
+    copy.outcome = lambda trial: study.outcome(replace(trial, arm=old if trial.arm == new else trial.arm))
+    copy.costs = lambda: [{**row, "arm": arms[row["arm"]].name} for row in study.costs()]
+    return copy
+
+
+def lose_a_seed(study, arm):
+    """A study in which the last confirmation run of an arm blew up halfway."""
+    lost = confirm(study.spec, study.searches[arm])[-1]
+    complete = study.outcome(lost)
+    failure = {"state": "blown-up", "step": 20, "cause": "training loss 99 after warm-up is over 3 × its start 2"}
+    half = replace(complete, failure=failure, curve=complete.curve[:10])
+    broken = another(study)
+    broken.outcome = lambda trial: half if trial.id == lost.id else study.outcome(trial)
+    return broken
+
+
+def traced(study):
+    """A study whose outcomes have a trace, with a gradient norm of 1 + seed / 10 falling as 1 / step, and spikes."""
+    copy = another(study)
+    seeds = {t.id: i for s in study.searches.values() for i, t in enumerate(confirm(study.spec, s))}
+
+    def outcome(trial):
+        found = replace(study.outcome(trial))
+        size = 1 + seeds.get(trial.id, 0) / 10
+        found.trace = [
+            {"step": step, "loss": 1.0, "grad_norm": size / step, "update_norm": size / step / 100}
+            for step in range(1, trial.steps + 1)
+        ]
+        found.metrics = {**found.metrics, "spikes": seeds.get(trial.id, 0)}
+        return found
+
+    copy.outcome = outcome
+    return copy
+
+
+def standard_error_by_hand(study, arm, baseline):
+    """Of the mean log ratio of test losses: s²/n over the seeds and c/1797 over the digits, written out."""
+    logs, seen = [], {}
+    for own, other in zip(*(confirm(study.spec, study.searches[name]) for name in (arm, baseline)), strict=True):
+        logs.append(math.log(study.outcome(own).metrics["test_loss"] / study.outcome(other).metrics["test_loss"]))
+        a, b = (study.store.items(trial) for trial in (own, other))
+        x, y = a["metric"].astype(float), b["metric"].astype(float)
+        for example, u in zip(a["example"].tolist(), x / x.mean() - y / y.mean(), strict=True):
+            seen.setdefault(example, []).append(u)
+    products = [u * v for values in seen.values() for u, v in itertools.combinations(values, 2)]
+    return math.sqrt(np.var(logs, ddof=1) / len(logs) + max(0, np.mean(products)) / 1797)
