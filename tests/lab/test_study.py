@@ -6,6 +6,7 @@ import pytest
 
 import fallline as fl
 from fallline.lab import load
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.verdicts import Verdict
 
 TINY = {"steps": 40, "trials": 2, "seeds": 2}
@@ -74,13 +75,13 @@ def test_self_check_finds_no_difference_and_a_planted_bad_arm_is_worse(tmp_path)
 
 def test_an_arm_with_a_failed_seed_has_no_mean(tiny, monkeypatch):
     lost = next(trial.id for trial in tiny.trials if trial.stage == "confirm" and trial.arm == "adam")
-    outcome = type(tiny).outcome
+    outcome = StudyResults.outcome
 
     def with_a_failure(self, trial):
         found = outcome(self, trial)
         return found if trial.id != lost else type(found)({"state": "nonfinite", "step": 3, "cause": "planted"}, {}, [])
 
-    monkeypatch.setattr(type(tiny), "outcome", with_a_failure)
+    monkeypatch.setattr(StudyResults, "outcome", with_a_failure)
     study = load(tiny.store.folder)
     row = next(row for row in study.leaderboard() if row["arm"] == "adam")
     assert (row["failed"], row["seeds"]) == (1, 2)

@@ -36,7 +36,7 @@ def test_a_u_net_runs_through_contract_study_report_and_pasted_winner(at_root, t
 
     torch.manual_seed(0)
     space = {"model": task.model()}
-    exec(best_code(study), space)  # defines opt and sched
+    exec(best_code(study.record), space)  # defines opt and sched
     batches = task.batches("train", torch.Generator().manual_seed(0))
     losses = []
     for _ in range(40):

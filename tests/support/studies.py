@@ -10,21 +10,37 @@ from fallline.lab.search.trials import confirm
 from fallline.lab.study import Study
 
 
-def another(study):
-    """The same study once more, to break things in."""
-    copy = Study(study.spec, study.store, study.baseline, study.margin)
-    copy.searches = dict(study.searches)
-    return copy
+def changed(study, **changes):
+    """The same study with other results; `study` stays as it is."""
+    return Study(replace(study.record, **changes), study.store)
+
+
+def with_search(study, arm, search):
+    """The same study with another search of an arm."""
+    return changed(study, searches={**study.searches, arm: search})
+
+
+def with_outcomes(study, outcome):
+    """The same study, every trial with the outcome that a function of it returns."""
+    return changed(study, outcomes={trial.id: outcome(trial) for trial in study.trials})
 
 
 def renamed(study, old, new):
     """The same trials with an arm called otherwise."""
     arms = {arm.name: replace(arm, name=new) if arm.name == old else arm for arm in study.spec.arms}
-    copy = Study(replace(study.spec, arms=tuple(arms.values())), study.store, study.baseline)
-    copy.searches = {arms[name].name: replace(search, arm=arms[name]) for name, search in study.searches.items()}
-    copy.outcome = lambda trial: study.outcome(replace(trial, arm=old if trial.arm == new else trial.arm))
-    copy.costs = lambda: [{**row, "arm": arms[row["arm"]].name} for row in study.costs()]
-    return copy
+    ids = {t.id: replace(t, arm=new).id if t.arm == old else t.id for t in study.trials}
+    record = study.record
+    return changed(
+        study,
+        spec=replace(study.spec, arms=tuple(arms.values())),
+        margin=None,
+        searches={arms[name].name: replace(search, arm=arms[name]) for name, search in study.searches.items()},
+        timings={arms[name].name: timing for name, timing in record.timings.items()},
+        **{
+            name: {ids[trial]: value for trial, value in getattr(record, name).items()}
+            for name in ("outcomes", "items", "costs")
+        },
+    )
 
 
 def lose_a_seed(study, arm):
@@ -33,28 +49,23 @@ def lose_a_seed(study, arm):
     complete = study.outcome(lost)
     failure = {"state": "blown-up", "step": 20, "cause": "training loss 99 after warm-up is over 3 × its start 2"}
     half = replace(complete, failure=failure, curve=complete.curve[:10])
-    broken = another(study)
-    broken.outcome = lambda trial: half if trial.id == lost.id else study.outcome(trial)
-    return broken
+    return changed(study, outcomes={**study.record.outcomes, lost.id: half})
 
 
 def traced(study):
     """A study whose outcomes have a trace, with a gradient norm of 1 + seed / 10 falling as 1 / step, and spikes."""
-    copy = another(study)
     seeds = {t.id: i for s in study.searches.values() for i, t in enumerate(confirm(study.spec, s))}
 
     def outcome(trial):
-        found = replace(study.outcome(trial))
         size = 1 + seeds.get(trial.id, 0) / 10
-        found.trace = [
+        trace = [
             {"step": step, "loss": 1.0, "grad_norm": size / step, "update_norm": size / step / 100}
             for step in range(1, trial.steps + 1)
         ]
-        found.metrics = {**found.metrics, "spikes": seeds.get(trial.id, 0)}
-        return found
+        found = study.outcome(trial)
+        return replace(found, trace=trace, metrics={**found.metrics, "spikes": seeds.get(trial.id, 0)})
 
-    copy.outcome = outcome
-    return copy
+    return with_outcomes(study, outcome)
 
 
 def standard_error_by_hand(study, arm, baseline):

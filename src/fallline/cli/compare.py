@@ -104,13 +104,13 @@ def compare(
     from fallline.lab.design.sequential import Seeds, parse_seeds
     from fallline.lab.design.spec import Spec, check_analysis
     from fallline.lab.executors import count_workers, make_executor
+    from fallline.lab.stages import read_results
     from fallline.lab.storage.store import Store
     from fallline.lab.storage.study_file import read_spec
-    from fallline.lab.study import Study
     from fallline.lab.tasks import get_task
 
     if status and out is not None:  # which needs none of the user's files
-        show.status(Study(read_spec(out, "out"), Store(out, writable=False)))
+        show.status(read_results(Store(out, writable=False), read_spec(out, "out")))
         return
     keep_data_in(data_dir)
     chosen = _effort(quick, thorough)
@@ -150,16 +150,18 @@ def compare(
     check_analysis(spec, baseline, margin)
     folder = out or comparison.default_folder(spec)
     if status:
-        show.status(Study(read_spec(folder, "out"), Store(folder, writable=False), baseline, margin))
+        show.status(read_results(Store(folder, writable=False), read_spec(folder, "out"), baseline, margin))
         return
     executor = make_executor(folder, checkpoint_every=checkpoint_every, **place)
     if dry_run:
         workers = count_workers(**place)
         show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), workers), workers)
         return
-    study = Study(spec, Store(folder), baseline, margin)
+    store = Store(folder)
     with show.progress_line() as progress:
-        comparison.run_study(study, executor, fork=fork, progress=progress)
+        study = comparison.run_study(
+            spec, store, executor, baseline=baseline, margin=margin, fork=fork, progress=progress
+        )
     show.verdict(study)
     show.path("report", study.report(study.store.folder / "report.html"))
 

@@ -13,7 +13,7 @@ def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> 
     """Write the report of one study, or the profile of several, and print where."""
     from fallline.lab.report.formats import check_formats, write_formats
     from fallline.lab.report.profile import write_profile
-    from fallline.lab.stages import load
+    from fallline.lab.study import load
 
     check_formats(formats)
     studies = [load(folder) for folder in folders]
@@ -22,8 +22,8 @@ def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> 
             raise ArgumentError(
                 f"format: a profile of several studies is written as html, got {', '.join(formats)}; leave it out"
             )
-        show.path("profile", write_profile(studies, (out or Path()) / PROFILE))
+        show.path("profile", write_profile([study.record for study in studies], (out or Path()) / PROFILE))
         return
     show.verdict(studies[0])
-    for path in write_formats(studies[0], out or folders[0], formats):
+    for path in write_formats(studies[0].record, out or folders[0], formats):
         show.path("report" if path.suffix == ".html" else path.suffix[1:], path)

@@ -13,9 +13,10 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fallline.lab.comparison import Progress
+    from fallline.lab.analysis.results import StudyResults
     from fallline.lab.design.spec import Spec
     from fallline.lab.estimate import Estimate
+    from fallline.lab.stages import Progress
     from fallline.lab.study import Study
     from fallline.landscape import Step
     from fallline.rules.rule import Rule
@@ -73,8 +74,7 @@ def counting() -> Iterator[Callable[[str, "Step"], None]]:
 
 def verdict(study: "Study") -> None:
     """Print the leaderboard, why runs failed, and a sentence for every comparison."""
-    from fallline.lab.analysis.failures import failure_sentences
-    from fallline.lab.stages import stopping
+    from fallline.lab.analysis.failures import describe_failures
 
     console.print(_size(study.spec), style="bold")
     name, accuracy = study.headline.replace("_", " "), "test_accuracy"
@@ -96,12 +96,12 @@ def verdict(study: "Study") -> None:
             "–" if unconfirmed else "yes" if row["interior"] else "no",
         )
     console.print(table)
-    for sentence in failure_sentences(study):
+    for sentence in describe_failures(study.record):
         say(sentence, "× ", style="red")
     console.print()
     for result in study.results.values():
         say(result.sentence, "• ")
-    if reason := stopping(study):
+    if reason := study.record.explain_stopping():
         say(reason, "• ")
     for warning in study.warnings():
         say(warning, "! ", style="yellow")
@@ -118,11 +118,9 @@ def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
     console.print(f"disk: up to {expected.bytes / 1e6:.1f} MB")
 
 
-def status(study: "Study") -> None:
+def status(study: "StudyResults") -> None:
     """Print how many trials of each arm are finished, of those known to be needed so far."""
-    from fallline.lab.stages import known_so_far
-
-    tuned = all(study.store.outcome(trial) is not None for trial in known_so_far(study))
+    tuned = study.has(study.tuning)
     console.print(_size(study.spec), style="bold")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("arm", "tuning", "confirmation", "failed"):
@@ -130,13 +128,13 @@ def status(study: "Study") -> None:
     for arm in study.arms:
         own = [trial for trial in study.trials if trial.arm == arm]
         stages = [[t for t in own if t.stage == "tune"], [t for t in own if t.stage != "tune"]]
-        done = [[o for t in trials if (o := study.store.outcome(t)) is not None] for trials in stages]
+        done = [[study.outcomes[t.id] for t in trials if t.id in study.outcomes] for trials in stages]
         failed = sum(o.failure is not None for part in done for o in part)
         confirmation = len(stages[1]) if tuned else max(len(stages[1]), study.seeds)  # none where all failed
         table.add_row(arm, f"{len(done[0])} of {len(stages[0])}", f"{len(done[1])} of {confirmation}", str(failed))
     console.print(table)
-    path("folder", study.store.folder)
-    if tuned and all(study.store.outcome(trial) is not None for trial in study.trials):
+    path("folder", study.folder)
+    if tuned and study.has(study.trials):
         console.print("nothing is missing")
 
 

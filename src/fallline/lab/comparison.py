@@ -1,27 +1,23 @@
 """From a question to a finished study: specify, open the folder, run what is missing, time the arms."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fallline.lab.analysis.failures import check_shared_error
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.contract.contract import Examination
 from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_validation, examine_task, notes
 from fallline.lab.design.arms import make_arms
-from fallline.lab.design.outcome import Outcome
 from fallline.lab.design.sequential import Seeds
 from fallline.lab.design.spec import Spec, check_analysis
-from fallline.lab.design.trial import Trial
 from fallline.lab.executors import Executor, make_executor
-from fallline.lab.executors.shard import Shard
 from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
 from fallline.lab.provenance.manifest import manifest
 from fallline.lab.run.device import check_device
 from fallline.lab.run.timing import time_arms
-from fallline.lab.search.trials import check_schedules, tune
-from fallline.lab.stages import count_seeds
+from fallline.lab.search.trials import check_schedules
+from fallline.lab.stages import Callback, Progress, read_results, read_timings, run_stages, write_timings
 from fallline.lab.storage.store import Store
 from fallline.lab.study import Study
 from fallline.lab.tasks import Task, get_task
@@ -33,18 +29,6 @@ TWIN = " (again)"
 EVALUATIONS = 20  # points of a curve, if they cost no more than
 EVALUATION_SHARE = 0.15  # of the time of training
 _TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)  # of a study's seconds that timing its arms takes, and its limits
-
-Callback = Callable[[Trial, Outcome], None]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is: trials done and expected, seconds left, and what is running."""
-
-    done: int
-    total: int
-    seconds_left: float
-    stage: str
 
 
 def specify(
@@ -120,81 +104,46 @@ def default_folder(spec: Spec) -> Path:
 
 
 def run_study(
-    study: Study,
+    spec: Spec,
+    store: Store,
     executor: Executor,
     *,
+    baseline: str | None = None,
+    margin: float | None = None,
     fork: bool = False,
     progress: Callable[[Progress], None] | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Study:
-    """Run what a study is missing, time its arms, and write its tables.
+    """Run the trials of a study that its folder lacks, time its arms, write its tables, and return it.
 
     Raises:
         StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
             since; or the outcomes cannot be written.
     """
-    study.spec = identify(study.spec)
-    analysis = {"baseline": study.baseline, "margin": study.margin}
-    found = manifest() | notes(study.spec.learning)
-    if study.store.claim(study.spec, analysis, found, fork, describe_study(study.spec)):
-        check_anew(study.spec.task, study.spec.learning)
+    spec = identify(spec)
+    analysis = {"baseline": baseline or spec.arms[0].name, "margin": margin}
+    found = manifest() | notes(spec.learning)
+    if store.claim(spec, analysis, found, fork, describe_study(spec)):
+        check_anew(spec.task, spec.learning)
     with executor:
-        _complete(study, executor, progress or (lambda _: None), tuple(callbacks))
-    if not study.timings():
-        _time(study)
-    study.store.write_tables(study.trials)
-    return study
+        study = read_results(store, spec, baseline, margin)
+        study = run_stages(study, store, executor, progress or (lambda _: None), tuple(callbacks))
+    if not study.timings:
+        study = _time(study, store)
+    store.write_tables(study.trials)
+    return Study(study, store)
 
 
-def _complete(
-    study: Study, executor: Executor, progress: Callable[[Progress], None], callbacks: Sequence[Callback]
-) -> None:
-    """Run what is missing, stage by stage; the plan is asked again after each, since extensions depend on outcomes."""
-    outcomes: dict[str, Outcome] = {}
-    began, ran = time.monotonic(), 0
-    to_confirm = study.spec.looks[0] * len(study.spec.arms)
-
-    def complete(trials: list[Trial], expected: int, stage: str) -> None:
-        nonlocal ran
-        for trial in trials:
-            stored = outcomes.get(trial.id) or study.store.outcome(trial)
-            if stored is not None:
-                outcomes[trial.id] = stored
-        missing = [trial for trial in trials if trial.id not in outcomes]
-        for trial in executor.run(missing):
-            outcomes[trial.id] = study.outcome(trial)
-            for callback in callbacks:
-                callback(trial, outcomes[trial.id])
-            ran += 1
-            done = sum(t.id in outcomes for t in trials)
-            left = (len(trials) - done + expected) * (time.monotonic() - began) / ran
-            earlier = 0 if stage == "tuning" else len(tuning)
-            progress(Progress(earlier + done, earlier + len(trials) + expected, left, stage))
-
-    tuning: list[Trial] = []
-    while True:
-        tuning, study.searches = tune(study.spec, outcomes)
-        if all(trial.id in outcomes for trial in tuning):
-            break
-        complete(tuning, to_confirm, "tuning")
-        check_shared_error(study, tuning, shared_folder=isinstance(executor, Shard))
-    while True:
-        confirmation = count_seeds(study)
-        if all(study.store.outcome(trial) is not None for trial in confirmation):
-            return
-        complete(confirmation, 0, "confirming")
-
-
-def _time(study: Study) -> None:
+def _time(study: StudyResults, store: Store) -> StudyResults:
     """Time the selected configurations side by side, now that nothing of the study runs beside them."""
-    chosen = {arm: study.confirmation_trials(arm) for arm in study.searches}
-    spent = sum(c.seconds for t in study.trials if (c := study.store.costs(t)) is not None)
+    spent = sum(study.costs[trial.id].seconds for trial in study.trials if trial.id in study.costs)
     shortest, longest = _TIMING_SECONDS
     seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
-    timed = {arm: trials[0] for arm, trials in chosen.items() if trials}
+    timed = {arm: trials[0] for arm in study.searches if (trials := study.confirmation_trials(arm))}
     files = {file: digest for trial in timed.values() for file, digest in trial.sources.items()}
     with unchanged(files, "The timing of the arms"):
-        study.keep_timings(time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
+        write_timings(store, time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
+    return replace(study, timings=read_timings(store))
 
 
 def compare(
@@ -288,5 +237,13 @@ def compare(
     if jobs is None and is_here(spec.task):
         jobs = 0  # workers could not find it
     executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
-    study = Study(spec, Store(folder), baseline, margin)
-    return run_study(study, executor, fork=fork, progress=progress, callbacks=callbacks)
+    return run_study(
+        spec,
+        Store(folder),
+        executor,
+        baseline=baseline,
+        margin=margin,
+        fork=fork,
+        progress=progress,
+        callbacks=callbacks,
+    )

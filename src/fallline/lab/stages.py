@@ -1,69 +1,178 @@
-"""Which trials a study still needs, from what its folder holds: tuning, then one look at the seeds after the other."""
+"""The stages of a study, tuning and then one look at the seeds after the other: read from its folder, and run."""
 
-from pathlib import Path
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from fallline.lab.analysis.verdicts import Verdict
-from fallline.lab.design.outcome import Outcome
+from fallline.errors import StudyError
+from fallline.lab.analysis.failures import shared_failure
+from fallline.lab.analysis.results import StudyResults, missing_outcome
+from fallline.lab.design.outcome import Outcome, Timing
+from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
+from fallline.lab.executors import Executor
+from fallline.lab.executors.shard import Shard
 from fallline.lab.search.trials import tune
 from fallline.lab.storage.store import Store
-from fallline.lab.storage.study_file import read_spec, read_study
-from fallline.lab.study import Study
+from fallline.lab.storage.study_file import read_study
+
+TIMING = "timing.json"  # in the study's folder
+Callback = Callable[[Trial, Outcome], None]
 
 
-def load(folder: str | Path) -> Study:
-    """Return the finished study in a folder, with the baseline and margin it was last compared with.
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is: trials done and expected, seconds left, and what is running."""
 
-    Raises:
-        StudyError: the folder holds none.
-        ArgumentError: trials of the study are missing.
+    done: int
+    total: int
+    seconds_left: float
+    stage: str
+
+
+def read_results(store: Store, spec: Spec, baseline: str | None = None, margin: float | None = None) -> StudyResults:
+    """Return what the folder of a study holds so far.
+
+    Args:
+        store: the folder.
+        spec: the specification of the study.
+        baseline: the arm that the others are compared with; the first by default.
+        margin: difference, relative to the baseline's mean, that the user calls irrelevant, or None.
     """
-    stored = read_study(Path(folder))
-    study = Study(read_spec(Path(folder)), Store(Path(folder), writable=False), **stored["analysis"])
-    known_so_far(study)
-    for trial in study.trials:
-        study.outcome(trial)
-    return study
+    try:
+        manifest: Mapping[str, Any] = read_study(store.folder).get("manifest", {})
+    except StudyError:  # the study has not begun
+        manifest = {}
+    first = StudyResults(
+        spec,
+        baseline or spec.arms[0].name,
+        margin,
+        spec.looks[0],
+        timings=read_timings(store),
+        folder=store.folder,
+        manifest=manifest,
+    )
+    return update(first, store)
 
 
-def known_so_far(study: Study) -> list[Trial]:
-    """Set the study's searches and seeds from what has been run, and return the tuning trials known to be needed."""
-    known: dict[str, Outcome] = {}
+def update(study: StudyResults, store: Store) -> StudyResults:
+    """Return the results with what has been added to the folder since; nothing is read twice."""
+    outcomes = dict(study.outcomes)
     while True:
-        trials, study.searches = tune(study.spec, known)
-        fresh = {t.id: o for t in trials if t.id not in known and (o := study.store.outcome(t)) is not None}
-        if not fresh:
+        trials, searches = tune(study.spec, outcomes)
+        added = {t.id: o for t in trials if t.id not in outcomes and (o := store.outcome(t)) is not None}
+        if not added:
             break
-        known |= fresh
-    if all(trial.id in known for trial in trials):
-        count_seeds(study)
-    return trials
+        outcomes |= added
+    study = _read(replace(study, searches=searches, outcomes=outcomes), store)
+    return count_seeds(study, store) if study.has(study.tuning) else study
 
 
-def count_seeds(study: Study) -> list[Trial]:
-    """Set on how many seeds the study confirms, as far as is known, and return the trials of that stage.
+def count_seeds(study: StudyResults, store: Store) -> StudyResults:
+    """Return the results with the number of seeds that the study confirms on, as far as is known, and their runs.
 
     It is the first look at which every comparison is decided, else the first one with runs missing, else the last.
     """
-    trials: list[Trial] = []
     for seeds in study.spec.looks:
-        study.seeds = seeds
-        stages = ("confirm", "equal-steps")
-        trials = [t for stage in stages for arm in study.searches for t in study.confirmation_trials(arm, stage)]
-        if any(study.store.outcome(trial) is None for trial in trials) or study.is_decided():
+        study = _read(replace(study, seeds=seeds), store)
+        if not study.has(study.confirmations) or study.is_decided():
             break
-    return trials
+    return study
 
 
-def stopping(study: Study) -> str:
-    """Return after how many seeds the confirmation stopped and why, as a sentence; empty for a fixed number."""
-    looks = study.spec.looks
-    if len(looks) == 1 or not study.results:
-        return ""
-    undecided = [arm for arm, result in study.results.items() if result.verdict is Verdict.NOT_DISTINGUISHABLE]
-    if study.seeds == looks[-1] and not study.is_decided():
-        return f"All {study.seeds} seeds were used; they could not decide {', '.join(undecided)}."
-    why = "every comparison was decided"
-    if undecided:
-        why = f"further seeds could not decide {', '.join(undecided)}, since the examples are the limit"
-    return f"The confirmation stopped after {study.seeds} of at most {looks[-1]} seeds: {why}."
+def _read(study: StudyResults, store: Store) -> StudyResults:
+    """Return the results with the outcomes, costs and test items of all trials that the folder holds."""
+    trials, confirmations = study.trials, study.confirmations
+    outcomes = {t.id: o for t in trials if t.id not in study.outcomes and (o := store.outcome(t)) is not None}
+    outcomes = {**study.outcomes, **outcomes}
+    done = [trial for trial in trials if trial.id in outcomes]
+    costs = {t.id: c for t in done if t.id not in study.costs and (c := store.costs(t)) is not None}
+    items = {t.id: store.items(t) for t in confirmations if t.id in outcomes and t.id not in study.items}
+    return replace(study, outcomes=outcomes, costs={**study.costs, **costs}, items={**study.items, **items})
+
+
+def read_timings(store: Store) -> dict[str, Timing]:
+    """Return what the timing pass measured, by arm; empty when it has not been made."""
+    try:
+        stored = json.loads((store.folder / TIMING).read_text(encoding="utf-8"))
+        return {arm: Timing(**timing) for arm, timing in stored.items()}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write_timings(store: Store, timings: Mapping[str, Timing]) -> None:
+    """Write the timings to the study's folder."""
+    store.write(TIMING, json.dumps({arm: t.__dict__ for arm, t in timings.items()}))
+
+
+def run_stages(
+    study: StudyResults,
+    store: Store,
+    executor: Executor,
+    progress: Callable[[Progress], None],
+    callbacks: Sequence[Callback],
+) -> StudyResults:
+    """Run what is missing, stage by stage; after each stage the next one follows from the outcomes."""
+    began, ran = time.monotonic(), 0
+    to_confirm = study.spec.looks[0] * len(study.spec.arms)
+
+    def complete(trials: list[Trial], expected: int, stage: str) -> StudyResults:
+        nonlocal ran
+        outcomes = dict(study.outcomes)
+        for trial in executor.run([trial for trial in trials if trial.id not in outcomes]):
+            outcome = store.outcome(trial)
+            if outcome is None:
+                raise missing_outcome(trial)
+            outcomes[trial.id] = outcome
+            for callback in callbacks:
+                callback(trial, outcome)
+            ran += 1
+            done = sum(t.id in outcomes for t in trials)
+            left = (len(trials) - done + expected) * (time.monotonic() - began) / ran
+            earlier = 0 if stage == "tuning" else len(study.tuning)
+            progress(Progress(earlier + done, earlier + len(trials) + expected, left, stage))
+        return replace(study, outcomes=outcomes)
+
+    while True:
+        if not study.has(study.tuning):
+            study = complete(study.tuning, to_confirm, "tuning")
+        else:
+            outcomes = [study.outcome(trial) for trial in study.tuning]
+            _check_shared_error(store, study.tuning, outcomes, shared_folder=isinstance(executor, Shard))
+            if study.has(study.confirmations):
+                return study
+            study = complete(study.confirmations, 0, "confirming")
+        study = update(study, store)
+
+
+def _check_shared_error(
+    store: Store, trials: Sequence[Trial], outcomes: Sequence[Outcome], shared_folder: bool = False
+) -> None:
+    """End a study of which every trial raised the same error, at the same line: no arm can be blamed for it.
+
+    Args:
+        store: the folder of the study.
+        trials: those that have been run so far.
+        outcomes: their outcomes.
+        shared_folder: whether other processes run trials of the study, which wait for these outcomes. If not, the
+            outcomes are removed, so that the same command runs the trials again.
+
+    Raises:
+        StudyError: every trial raised the same error.
+    """
+    failure = shared_failure(outcomes)
+    if failure is None:
+        return
+    kept = store.traceback(trials[0])
+    text, remedy = kept.read_text(encoding="utf-8"), f"fix it, delete {str(kept.parents[1])!r} and rerun the command"
+    if not shared_folder:
+        store.write(kept.name, text)
+        for trial in trials:
+            store.discard(trial)
+        kept, remedy = store.folder / kept.name, "fix it and rerun the command"
+    raise StudyError(
+        f"trial: must run without an error, got {failure['cause']} in all {len(trials)} trials of all arms; "
+        f"{remedy}. The traceback is in {str(kept)!r}"
+    )

@@ -1,36 +1,38 @@
 """Validation and test that say different things of two arms, beyond chance: planted, and not planted."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from fallline.lab.analysis.caveats import find_caveats
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.outcome import Costs, Outcome
 from fallline.lab.design.spec import Spec
 from fallline.lab.search.trials import tune
+from fallline.lab.stages import count_seeds, read_results
 from fallline.lab.storage.store import Store
-from fallline.lab.study import Study
 
 
 def study_of(folder, arms, shift, seeds=8, seed=0):
     """A study with invented losses: the last arm's test losses are exp(shift) times what validation makes expect."""
     spec = Spec("digits", 40, make_arms(arms, ["cosine"]), trials=2, seeds=seeds)
-    study = Study(spec, Store(folder))
-    searches = tune(spec, {})[1]
-    study.searches = {name: type(s)(**{**s.__dict__, "best": 0}) for name, s in searches.items()}
+    store = Store(folder)
+    searches = {name: replace(search, best=0) for name, search in tune(spec, {})[1].items()}
+    study = replace(read_results(store, spec), searches=searches)
     draw = np.random.default_rng(seed)
     for arm in arms:
         for trial in study.confirmation_trials(arm):
             val, test = (math.exp(0.05 * draw.standard_normal()) for _ in range(2))
             test *= math.exp(shift) if arm == arms[-1] else 1.0
             outcome = Outcome(None, {"train_loss": 1.0, "val_loss": val, "test_loss": test, "spikes": 0}, [])
-            study.store.save(trial, outcome, Costs(1.0, 1.0, 1.0, 0))
-    return study
+            store.save(trial, outcome, Costs(1.0, 1.0, 1.0, 0))
+    return count_seeds(study, store)
 
 
 def said(study):
-    return [warning for warning in study.warnings() if "disagree" in warning]
+    return [warning for warning in find_caveats(study) if "disagree" in warning]
 
 
 def test_a_planted_disagreement_is_a_warning_that_names_the_arms_and_both_numbers(tmp_path):

@@ -1,6 +1,7 @@
 """Looks at a study: levels, what decides a comparison, and that a study stops where it says."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,8 @@ from fallline.lab.design.arms import make_arms
 from fallline.lab.design.outcome import Costs, Outcome
 from fallline.lab.design.sequential import looks_of, nominal_level, parse_seeds
 from fallline.lab.design.spec import Spec
-from fallline.lab.stages import count_seeds, stopping
+from fallline.lab.stages import count_seeds, read_results
 from fallline.lab.storage.store import Store
-from fallline.lab.study import Study
 
 LOOKS = (4, 8, 12, 16)
 
@@ -115,12 +115,11 @@ def test_a_margin_keeps_an_equivalent_arm_open_until_it_is_shown():
     assert result.is_decided() and not result.is_decided(margin=0.1)
 
 
-def stored_study(folder, difference, seeds=(4, 16), **options):
-    """A study with invented outcomes: adam's losses are exp(difference + noise) times momentum's."""
+def stored_study(folder, seeds=(4, 16)):
+    """The folder of a study with tuned arms, and what it holds."""
     spec = Spec("digits", 40, make_arms(["momentum", "adam"], ["cosine"]), trials=2, seeds=seeds)
-    study = Study(spec, Store(folder), **options)
-    study.searches = {arm.name: search(spec, arm) for arm in spec.arms}
-    return study
+    store = Store(folder)
+    return store, replace(read_results(store, spec), searches={arm.name: search(spec, arm) for arm in spec.arms})
 
 
 def search(spec, arm):
@@ -130,40 +129,40 @@ def search(spec, arm):
     return type(found)(**{**found.__dict__, "best": 0})
 
 
-def save(study, trial, loss):
+def save(store, trial, loss):
     outcome = Outcome(None, {"train_loss": 1.0, "val_loss": loss, "test_loss": loss, "spikes": 0}, [])
-    study.store.save(trial, outcome, Costs(1.0, 1.0, 1.0, 0))
+    store.save(trial, outcome, Costs(1.0, 1.0, 1.0, 0))
 
 
 @pytest.mark.parametrize(("difference", "expected"), [(0.8, 4), (0.3, 8), (0.0, 16)])
 def test_a_study_asks_for_no_more_seeds_than_decide_it(tmp_path, difference, expected):
-    study = stored_study(tmp_path, difference)
+    store, study = stored_study(tmp_path)
     noise = np.random.default_rng(4).normal(0, 0.1, 16)
     noise -= noise.mean()
     asked = []
     for _ in range(5):
-        trials = count_seeds(study)
-        missing = [t for t in trials if study.store.outcome(t) is None]
+        study = count_seeds(study, store)
+        missing = [t for t in study.confirmations if store.outcome(t) is None]
         if not missing:
             break
         asked.append(study.seeds)
         for trial in missing:
             index = [t.id for t in study.confirmation_trials(trial.arm)].index(trial.id)
-            save(study, trial, math.exp(noise[index] - difference) if trial.arm == "adam" else 1.0)
+            save(store, trial, math.exp(noise[index] - difference) if trial.arm == "adam" else 1.0)
     assert study.seeds == expected == asked[-1] and asked == list(LOOKS[: len(asked)])
-    said = stopping(study)
+    said = study.explain_stopping()
     assert (f"stopped after {expected} of at most 16 seeds" in said) == (expected < 16)
     assert expected < 16 or said == "All 16 seeds were used; they could not decide adam."
-    again = stored_study(tmp_path, difference)
-    count_seeds(again)
-    assert again.seeds == expected  # it follows from the folder alone
+    store, again = stored_study(tmp_path)
+    assert count_seeds(again, store).seeds == expected  # it follows from the folder alone
 
 
 def test_a_failed_seed_decides_a_comparison_at_once(tmp_path):
-    study = stored_study(tmp_path, 0.0)
-    for trial in count_seeds(study):
-        save(study, trial, 1.0 + 0.1 * (trial.seed % 7))
+    store, study = stored_study(tmp_path)
+    for trial in count_seeds(study, store).confirmations:
+        save(store, trial, 1.0 + 0.1 * (trial.seed % 7))
+    study = count_seeds(study, store)
     failed = study.confirmation_trials("adam")[1]
     lost = Outcome({"state": "nonfinite", "step": 3, "cause": "invented"}, {"spikes": 0}, [])
-    study.outcome = lambda trial: lost if trial.id == failed.id else Study.outcome(study, trial)
-    assert study.is_decided() and study.results["adam"].verdict is Verdict.FAILED
+    study = replace(study, outcomes={**study.outcomes, failed.id: lost})
+    assert study.is_decided() and study.comparisons["adam"].verdict is Verdict.FAILED

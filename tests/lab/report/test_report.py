@@ -21,7 +21,7 @@ from fallline.lab.report.sections import document, tables
 from fallline.lab.report.style import looks
 from fallline.lab.search.trials import trials_again, tuning_trials
 from support.browsers import Loads
-from support.studies import another, lose_a_seed, renamed
+from support.studies import changed, lose_a_seed, renamed, with_outcomes, with_search
 
 HOSTILE = "<!--<script><b>bold</b></script><img src=http://example.org/x>"
 
@@ -62,14 +62,13 @@ def test_an_arm_of_which_nothing_was_left_is_told_not_ranked(page):
 
 
 def test_a_study_in_which_everything_failed_is_still_a_report(study, tmp_path):
-    broken = another(study)
-    broken.searches = {arm: replace(search, best=None, edge=None) for arm, search in study.searches.items()}
+    searches = {arm: replace(search, best=None, edge=None) for arm, search in study.searches.items()}
     failure = {"state": "nonfinite", "step": 3, "cause": "training loss became nan"}
-    broken.outcome = lambda trial: Outcome(failure, {}, [])
+    broken = with_outcomes(changed(study, searches=searches), lambda trial: Outcome(failure, {}, []))
     text = visible(broken.report(tmp_path / "report.html"))
     assert "No arm finished all of its confirmation runs" in text
     assert text.count("tuning trials, so not confirmed") == 3 and "there are no curves" in text
-    assert best_code(broken) == ""
+    assert best_code(broken.record) == ""
 
 
 def test_a_failed_seed_leaves_no_mean(study, tmp_path):
@@ -78,7 +77,7 @@ def test_a_failed_seed_leaves_no_mean(study, tmp_path):
     assert "failed 1 of 2 seeds, so no mean" in text
     survivor = study.confirmed("adam")[0]
     assert f"{survivor:.3g}" not in text.split("Chosen hyperparameters")[0]
-    rows = charts.curves(broken, "val").to_dict()["datasets"].values()
+    rows = charts.curves(broken.record, "val").to_dict()["datasets"].values()
     runs = {row["run"] for data in rows for row in data if row.get("arm") == "adam"}
     assert runs == {"1 of 2", "2 of 2"}  # each by itself; the others are means
 
@@ -91,9 +90,9 @@ def test_the_headline_says_what_the_ranks_say(study):
         if len(first) == 1
         else f"{' and '.join(first)} are not distinguishable {scope}"
     )
-    assert headline(study, leaders(study)) == said
+    assert headline(study.record, leaders(study.record)) == said
     broken = lose_a_seed(study, "adam")
-    assert headline(broken, leaders(broken)) == "Only momentum finished all its runs"
+    assert headline(broken.record, leaders(broken.record)) == "Only momentum finished all its runs"
 
 
 def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
@@ -108,7 +107,7 @@ def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
     said = f"The best mean is {best['arm']}'s; {second['arm']} is next, its test loss {change} % (95 % interval"
     assert said in top and f"corrected p = {result.p:.3f}, 2 seeds)" in top
     lost = lose_a_seed(study, "adam")
-    assert answer(lost, against_best(lost)) == ""  # one arm is left, and there is nobody to lead
+    assert answer(lost.record, against_best(lost.record)) == ""  # one arm is left, and there is nobody to lead
 
 
 def ratios(study, arm, other):
@@ -116,23 +115,21 @@ def ratios(study, arm, other):
 
 
 def test_it_ends_with_methods_threats_warnings_command_and_winner(study):
-    titles = [section.title for section in document(study).sections]
+    titles = [section.title for section in document(study.record).sections]
     assert titles[-5:-1] == ["Methods", "Threats to validity", "Warnings", "Reproduce"]
     assert titles[-1].endswith("to paste")
 
 
 def test_hyperparameters_say_whether_the_optimum_is_interior(study):
-    copy = another(study)
-    copy.searches["adam"] = replace(study.searches["adam"], edge=("lr", "high"))
-    copy.searches["momentum"] = replace(study.searches["momentum"], edge=None)
-    (table,) = [table for table in tables(copy) if table.name == "hyperparameters"]
+    copy = with_search(study, "adam", replace(study.searches["adam"], edge=("lr", "high")))
+    copy = with_search(copy, "momentum", replace(study.searches["momentum"], edge=None))
+    (table,) = [table for table in tables(copy.record) if table.name == "hyperparameters"]
     said = {row["arm"]: (table.columns[-1](row).text, table.columns[-1](row).small) for row in table.records}
     assert said == {"momentum": ("yes", ""), "adam": ("no", "lr high"), "sgd@lr=1e30": ("–", "")}
 
 
 def test_configurations_tried_on_several_seeds_show_mean_and_spread(study):
-    copy, search = another(study), replace(study.searches["adam"], finalists=(1, 2))
-    copy.searches["adam"] = search
+    search = replace(study.searches["adam"], finalists=(1, 2))
     more = {trial.id: loss for trial, loss in zip(trials_again(study.spec, search), (0.5, 1.5, 2.5, None), strict=True)}
 
     def outcome(trial):
@@ -142,8 +139,8 @@ def test_configurations_tried_on_several_seeds_show_mean_and_spread(study):
         found = study.outcome(tuning_trials(study.spec, search)[0] if trial.id in more else trial)
         return replace(found, metrics={**found.metrics, "val_loss": loss}) if loss else found
 
-    copy.outcome = outcome
-    every = charts.learning_rates(copy).to_dict()["datasets"].values()
+    copy = with_outcomes(with_search(study, "adam", search), outcome)
+    every = charts.learning_rates(copy.record).to_dict()["datasets"].values()
     rows = {row["lr"]: row for data in every for row in data if row["arm"] == "adam"}
     once, kept, lost = (rows[search.points[i]["lr"]] for i in (0, 1, 2))
     values = [kept["result"], 0.5, 1.5]
@@ -168,7 +165,10 @@ def test_many_arms_all_look_different():
 
 def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
     (end,) = (
-        row["to"] for data in charts.curves(study, "val").to_dict()["datasets"].values() for row in data if "to" in row
+        row["to"]
+        for data in charts.curves(study.record, "val").to_dict()["datasets"].values()
+        for row in data
+        if "to" in row
     )
     factors = learning_rates("cosine", study.spec.steps)
     assert factors[end - 1] > DECAYED >= factors[end]

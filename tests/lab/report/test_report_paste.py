@@ -13,8 +13,7 @@ from fallline.lab.design.optimizers import build_optimizer
 from fallline.lab.design.schedules import SCHEDULES, learning_rates
 from fallline.lab.report import best_code
 from fallline.lab.report.paste import command
-from fallline.lab.study import Study
-from support.studies import another
+from support.studies import changed, with_outcomes
 
 OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "torch.optim:NAdam"]
 CASES = [("momentum", schedule) for schedule in SCHEDULES] + [(name, "cosine") for name in OPTIMIZERS]
@@ -25,13 +24,14 @@ def test_the_winner_runs_as_pasted(study, optimizer, schedule):
     best = study.leaderboard()[0]["arm"]
     arm = replace(make_arms([optimizer], [schedule])[0], name=best)
     point = {**arm.space.defaults, "lr": 0.0123456789, "warmup": 0.1}
-    pasted = another(study)
-    pasted.spec = replace(study.spec, arms=tuple(arm if a.name == best else a for a in study.spec.arms))
-    pasted.searches[best] = replace(study.searches[best], arm=arm, points=(point,), best=0)
-    pasted.leaderboard = study.leaderboard
+    searches = {**study.searches, best: replace(study.searches[best], arm=arm, points=(point,), origins=(0,), best=0)}
+    spec = replace(study.spec, arms=tuple(arm if a.name == best else a for a in study.spec.arms))
+    outcomes = {(t.arm, t.seed): study.outcome(t) for t in study.trials}
+    pasted = with_outcomes(changed(study, spec=spec, searches=searches), lambda t: outcomes[t.arm, t.seed])
+    assert pasted.leaderboard()[0]["arm"] == best
     model = torch.nn.Linear(3, 2)
     names = {"model": model}
-    exec(best_code(pasted), names)
+    exec(best_code(pasted.record), names)
     steps = pasted.spec.steps_of(arm, "confirm")
     assert steps == study.spec.steps // arm.space.passes  # SAM was run at equal gradient evaluations
 
@@ -72,7 +72,7 @@ def test_the_winner_runs_as_pasted(study, optimizer, schedule):
 )
 def test_the_command_asks_for_the_same_study(study, optimizers, schedules, more):
     spec = specify("digits", optimizers, schedules, steps=40, trials=2, seeds=2, **more)
-    words = shlex.split(command(Study(spec, study.store)))
+    words = shlex.split(command(changed(study, spec=spec, baseline=spec.arms[0].name, margin=None).record))
     self_check = "--self-check" in words
     words = [word for word in words if word != "--self-check"]
     pairs = list(zip(words[3::2], words[4::2], strict=True))

@@ -21,8 +21,7 @@ from fallline.lab.report.results import equal_steps, leaderboard, pairwise, tuni
 from fallline.lab.report.sections import document
 from fallline.lab.report.style import looks
 from fallline.lab.search.trials import confirm, trials_again, tuning_trials
-from fallline.lab.study import Study
-from support.studies import another, lose_a_seed, standard_error_by_hand
+from support.studies import changed, lose_a_seed, standard_error_by_hand, with_outcomes, with_search
 
 ARMS = ["momentum", "adam", "sam(sgd)", "sgd@lr=1e30"]
 SEEDS = 8  # as many as the exact p needs
@@ -50,7 +49,7 @@ def losses(study, arm, metric="test_loss", stage="confirm"):
 
 def test_a_comparison_shows_every_number_that_it_rests_on(study):
     results = list(study.results.values())
-    found = row_of(pairwise(study, "pairwise", results), "adam")
+    found = row_of(pairwise(study.record, "pairwise", results), "adam")
     logs = np.log(losses(study, "adam")) - np.log(losses(study, "momentum"))
     errors = {arm: standard_error_by_hand(study, arm, "momentum") for arm in ARMS[1:3]}
     raw_p = {
@@ -79,15 +78,15 @@ def test_a_comparison_shows_every_number_that_it_rests_on(study):
         "minimum detectable": percent(detectable).removeprefix("+"),
         "n": str(SEEDS),
     }
-    corrected = {row["arm"]: row["p"] for row in pairwise(study, "pairwise", results).records}
+    corrected = {row["arm"]: row["p"] for row in pairwise(study.record, "pairwise", results).records}
     assert corrected["adam"] == pytest.approx(holm, rel=1e-5)  # items are float32
     assert min(corrected["adam"], corrected["sam(sgd)"]) == pytest.approx(min(1, 2 * p[0]), rel=1e-5)
-    lost = row_of(pairwise(study, "pairwise", results), "sgd@lr=1e30")
+    lost = row_of(pairwise(study.record, "pairwise", results), "sgd@lr=1e30")
     assert lost["change in test loss"].text == f"failed {SEEDS} of {SEEDS} seeds," and lost["p (Holm)"].text == "–"
 
 
 def test_a_row_of_the_leaderboard_is_mean_spread_interval_and_what_failed(study):
-    row = row_of(leaderboard(study), "adam")
+    row = row_of(leaderboard(study.record), "adam")
     values = losses(study, "adam")
     mean, sd = statistics.mean(values), statistics.stdev(values)
     head = row["test loss (nats) mean ± SD 95 % interval"]
@@ -99,12 +98,11 @@ def test_a_row_of_the_leaderboard_is_mean_spread_interval_and_what_failed(study)
     search = study.searches["adam"]
     assert row["learning rate"].text == f"{search.points[search.best]['lr']:.3g}"
     assert row["failed seeds"].text == f"0 of {SEEDS}" and row["optimum interior"].text in ("yes", "no")
-    edged = another(study)
-    edged.searches["adam"] = replace(search, edge=("lr", "low"))
-    assert row_of(leaderboard(edged), "adam")["optimum interior"].text == "no"
-    edged.searches["adam"] = replace(search, edge=None)
-    assert row_of(leaderboard(edged), "adam")["optimum interior"].text == "yes"
-    lost = row_of(leaderboard(lose_a_seed(study, "adam")), "adam")
+    edged = with_search(study, "adam", replace(search, edge=("lr", "low")))
+    assert row_of(leaderboard(edged.record), "adam")["optimum interior"].text == "no"
+    edged = with_search(study, "adam", replace(search, edge=None))
+    assert row_of(leaderboard(edged.record), "adam")["optimum interior"].text == "yes"
+    lost = row_of(leaderboard(lose_a_seed(study, "adam").record), "adam")
     assert lost["failed seeds"].text == f"1 of {SEEDS}" and lost["rank"].text == "–"
     assert lost["test loss (nats) mean ± SD 95 % interval"].text == f"failed 1 of {SEEDS} seeds,"
 
@@ -113,14 +111,14 @@ def test_the_default_stands_against_the_tuned(study):
     search = study.searches["adam"]
     outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
     runs, failed = [o.metrics["val_loss"] for o in outcomes], sum(o.failure is not None for o in outcomes)
-    row = row_of(tuning(study), "adam")
+    row = row_of(tuning(study.record), "adam")
     assert float(row["validation loss (nats), default"].text) == pytest.approx(runs[0], abs=5e-3)
     assert float(row["validation loss (nats), tuned"].text) == pytest.approx(runs[search.best], abs=5e-3)
     assert row["tuning trials failed"].text == f"{failed} of {len(runs)}" and len(runs) > 9  # ranges were extended
 
 
 def test_costs_count_every_trial_also_those_that_failed(study):
-    table, every = costs(study), {arm: [t for t in study.trials if t.arm == arm] for arm in ARMS}
+    table, every = costs(study.record), {arm: [t for t in study.trials if t.arm == arm] for arm in ARMS}
     for arm, trials in every.items():
         row, found = row_of(table, arm), {"tuning": [], "other": []}
         for trial in trials:
@@ -149,22 +147,22 @@ def test_costs_count_every_trial_also_those_that_failed(study):
 
 def test_failures_are_listed_by_stage_with_their_number_and_a_cause(study):
     broken = lose_a_seed(study, "adam")
-    rows = {(row["arm"], row["stage"], row["state"]): row for row in failures(broken).records}
+    rows = {(row["arm"], row["stage"], row["state"]): row for row in failures(broken.record).records}
     assert rows["adam", "confirmation", "blown-up"]["count"] == 1
     assert "over 3 × its start" in rows["adam", "confirmation", "blown-up"]["cause"]
     assert rows["sgd@lr=1e30", "tuning", "nonfinite"]["count"] == 1
     trials = tuning_trials(study.spec, study.searches["adam"])
     before = sum(study.outcome(trial).failure is not None for trial in trials[3:])
-    broken.outcome = lambda trial: (
-        replace(study.outcome(trial), failure={"state": "not-learned", "step": 40, "cause": "flat"})
-        if trial in trials[:3]
-        else study.outcome(trial)
+    flat = {"state": "not-learned", "step": 40, "cause": "flat"}
+    broken = with_outcomes(
+        study,
+        lambda trial: replace(study.outcome(trial), failure=flat) if trial in trials[:3] else study.outcome(trial),
     )
-    counted = [row for row in failures(broken).records if (row["arm"], row["stage"]) == ("adam", "tuning")]
+    counted = [row for row in failures(broken.record).records if (row["arm"], row["stage"]) == ("adam", "tuning")]
     assert sum(row["count"] for row in counted) == 3 + before
     crosses = [
         row
-        for data in learning_rates(broken).to_dict()["datasets"].values()
+        for data in learning_rates(broken.record).to_dict()["datasets"].values()
         for row in data
         if row["arm"] == "adam" and row["failure"]
     ]
@@ -173,9 +171,9 @@ def test_failures_are_listed_by_stage_with_their_number_and_a_cause(study):
 
 def test_a_run_that_failed_has_missed_every_target(study):
     easy = 1e9
-    reached = {row["arm"]: row for row in time_to_target(study, easy)}
+    reached = {row["arm"]: row for row in time_to_target(study.record, easy)}
     assert reached["adam"]["reached"] == SEEDS and reached["adam"]["runs"] == SEEDS
-    lost = {row["arm"]: row for row in time_to_target(lose_a_seed(study, "adam"), easy)}
+    lost = {row["arm"]: row for row in time_to_target(lose_a_seed(study, "adam").record, easy)}
     assert lost["adam"]["reached"] == SEEDS - 1
     first = study.outcome(confirm(study.spec, study.searches["sam(sgd)"])[0]).curve[0]["step"]
     sam = reached["sam(sgd)"]
@@ -185,7 +183,7 @@ def test_a_run_that_failed_has_missed_every_target(study):
 
 
 def test_the_page_has_every_table_and_warns_before_anything_else(study):
-    page = document(study)
+    page = document(study.record)
     names = ["leaderboard", "equal_steps", "tuning", "pairwise", "sensitivity", "time_to_target", "time_to_targets"]
     names += ["hyperparameters", "spikes", "costs", "failures"]
     assert [name for name in names if name not in [table.name for table in page.tables]] == []
@@ -200,36 +198,35 @@ def test_the_page_has_every_table_and_warns_before_anything_else(study):
     notes = [table.note for table in page.tables] + [block.caption for block in blocks if isinstance(block, Figures)]
     timed = [note for note in notes if "Seconds" in note or "Times" in note]
     assert len(timed) == 3 and all("this implementation, this machine" in note for note in timed)
-    longer = row_of(equal_steps(study), "sam(sgd)")
+    longer = row_of(equal_steps(study.record), "sam(sgd)")
     assert (longer["steps in the leaderboard"].text, longer["steps here"].text) == ("20", "40")
     mean = statistics.mean(losses(study, "sam(sgd)", stage="equal-steps"))
     assert float(longer["test loss (nats) mean ± SD"].text.split(" ± ")[0]) == pytest.approx(mean, abs=5e-3)
 
 
 def test_methods_and_threats_say_what_was_done(study):
-    text = said(methods(study))
+    text = said(methods(study.record))
     extended = max(len(search.points) for search in study.searches.values()) - 9
     assert extended > 0 and f"that happened here and gave every tuned arm {extended} more" in text
     assert f"on {SEEDS} fresh seeds" in text and "8 points of a scrambled Sobol" in text
     assert "Equivalent means an interval inside ±1 %" in text
     assert "Searched at this budget: the learning rate; the rest was fixed" in text and "half" not in text
-    short = another(study)
-    short.spec = replace(study.spec, horizon=0.5, equal="steps")
-    short.outcome = lambda trial: study.outcome(study.trials[0])  # whatever it is called now
-    assert "Tuning runs had 50 % of the length" in said(methods(short))
-    assert "the best learning rate can depend on the length" in said(threats(short))
-    text = said(threats(study))
+    short = changed(study, spec=replace(study.spec, horizon=0.5, equal="steps"))
+    short = with_outcomes(short, lambda trial: study.outcome(study.trials[0]))  # whatever it is called now
+    assert "Tuning runs had 50 % of the length" in said(methods(short.record))
+    assert "the best learning rate can depend on the length" in said(threats(short.record))
+    text = said(threats(study.record))
     assert "not the luck of the search" in text and "its lead is a little too large" in text
     assert "equal trials and equal gradient evaluations, not equal seconds" in text
 
 
 def test_the_command_has_what_the_analysis_was_made_with(study):
-    words = shlex.split(command(study))
+    words = shlex.split(command(study.record))
     options = dict(zip(words[3::2], words[4::2], strict=True))
     assert (options["--margin"], options["--seed"], options["--baseline"]) == ("0.01", "3", "momentum")
-    other = Study(replace(study.spec, device="cuda:0", landscape=True), study.store, "adam", None)
-    other.searches = study.searches
-    words = shlex.split(command(other))
+    spec = replace(study.spec, device="cuda:0", landscape=True)
+    other = changed(study, spec=spec, baseline="adam", margin=None)
+    words = shlex.split(command(other.record))
     assert "--landscape" in words and words[words.index("--device") + 1] == "cuda:0" and "--margin" not in words
     assert words[words.index("--baseline") + 1] == "adam"
 
@@ -238,10 +235,12 @@ def test_what_is_pasted_is_the_configuration_that_was_confirmed(study):
     best = study.leaderboard()[0]["arm"]
     search = study.searches[best]
     chosen, default = search.points[search.best]["lr"], search.points[0]["lr"]
-    assert f"lr={float(f'{chosen:.6g}')!r}" in best_code(study) and chosen != default
-    failed = another(study)
-    failed.leaderboard = lambda: [{**study.leaderboard()[0], "failed": 1}]
-    assert best_code(failed) == ""
+    assert f"lr={float(f'{chosen:.6g}')!r}" in best_code(study.record) and chosen != default
+    failed = study
+    for arm in ARMS[:3]:  # the last one fails by itself
+        failed = lose_a_seed(failed, arm)
+    assert failed.leaderboard()[0]["failed"] == 1
+    assert best_code(failed.record) == ""
 
 
 def test_an_arm_keeps_its_colour_in_every_figure(study):
@@ -261,14 +260,13 @@ def test_an_arm_keeps_its_colour_in_every_figure(study):
             for value in spec:
                 collect(value)
 
-    for chart in document(study).charts.values():
+    for chart in document(study.record).charts.values():
         collect(chart.to_dict())
     assert len(scales) > 8 and all(scale == expected for scale in scales)
 
 
 def test_losses_below_0_are_drawn_on_straight_axes_and_compared_by_differences(study):
     """As those of a density are; their ratios mean nothing, and a logarithm has no place for them."""
-    below = another(study)
     names = ("train_loss", "val_loss", "test_loss")
 
     def lower(row):
@@ -279,15 +277,15 @@ def test_losses_below_0_are_drawn_on_straight_axes_and_compared_by_differences(s
         for trial in study.trials
         if (o := study.outcome(trial))
     }
-    below.outcome = lambda trial: lowered[trial.id]
+    below = changed(study, outcomes=lowered)
     assert below.has_losses_below_0 and not study.has_losses_below_0 and not below.log_ratio
-    page = document(below)
+    page = document(below.record)
     captions = [block.caption for section in page.sections for block in section.blocks if isinstance(block, Figures)]
     assert not any("both axes are logarithmic" in caption for caption in captions)
     for name in ("validation", "training", "learning-rates", "time-to-target", "budget-trials"):
         layers = [layer for layer in page.charts[name].to_dict()["layer"] if "y" in layer.get("encoding", {})]
         scales = [layer["encoding"]["y"].get("scale", {}) for layer in layers]
         assert any("domain" in scale for scale in scales) and all(scale.get("type") != "log" for scale in scales)
-    shown = row_of(tuning(below), "adam")["change"].text
+    shown = row_of(tuning(below.record), "adam")["change"].text
     runs = [study.outcome(trial).metrics["val_loss"] for trial in tuning_trials(study.spec, study.searches["adam"])]
     assert float(shown.replace("−", "-")) == pytest.approx(runs[study.searches["adam"].best] - runs[0], abs=1e-4)

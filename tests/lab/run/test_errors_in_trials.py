@@ -131,7 +131,7 @@ def test_a_study_in_which_trials_raise_ends_with_a_report_that_names_them(tmp_pa
     bad = study.arms[1]
     failed = [t for t in study.trials if study.outcome(t).failure]
     assert failed and {t.arm for t in failed} == {bad}
-    text = to_markdown_page(document(study), {}, {})
+    text = to_markdown_page(document(study.record), {}, {})
     reason = r"1 of 1 tuning trials failed: 1 error \(at step \d+: ValueError: (.*); traceback in (\S+)\)"
     said = re.search(reason, text)
     assert said is not None and "mine.py, line" in said[1]
@@ -140,7 +140,7 @@ def test_a_study_in_which_trials_raise_ends_with_a_report_that_names_them(tmp_pa
         show.verdict(study)
     printed = capture.get()
     assert "tuning trials failed: " in printed and "traceback.txt" in "".join(printed.split())
-    table = leaderboard(study)
+    table = leaderboard(study.record)
     ranks = {row["arm"]: table.columns[0].cell(row) for row in table.records}
     assert ranks == {study.arms[0]: "1", bad: "–"}
     lines = [line.split()[:2] for line in printed.splitlines()]

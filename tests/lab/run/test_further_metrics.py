@@ -10,7 +10,7 @@ from fallline.lab.comparison import compare
 from fallline.lab.report.formats import write_formats
 from fallline.lab.report.results import leaders
 from fallline.lab.run.reproduce import reproduce
-from fallline.lab.stages import load
+from fallline.lab.study import load
 from support.task_data import LINE
 
 TASK = (
@@ -52,7 +52,7 @@ def strict(text):
 
 
 def test_it_fails_no_run_and_is_a_dash_in_every_table(study):
-    rows = leaders(study)
+    rows = leaders(study.record)
     assert [row["failed"] for row in rows] == [0, 0] and all(row["finished"] for row in rows)
     assert all(math.isnan(row["test_correlation"]) and math.isnan(row["test_ratio"]) for row in rows)
     assert all(row["test_count"] == 64 and row["test_loss"] < 1 for row in rows)
@@ -65,11 +65,11 @@ def test_a_metric_that_only_some_runs_have_is_a_dash(study):
     arm = study.arms[0]
     values = study.confirmed(arm, "test_sure")
     assert 0 < sum(map(math.isnan, values)) < 4 and set(values) - {1.0} == {value for value in values if value != value}
-    assert all(math.isnan(row.get("test_sure", math.nan)) for row in leaders(study))
+    assert all(math.isnan(row.get("test_sure", math.nan)) for row in leaders(study.record))
 
 
 def test_every_format_is_written_and_all_json_is_json(study, tmp_path):
-    assert len(write_formats(study, tmp_path, ["html", "md", "csv", "svg"])) > 10
+    assert len(write_formats(study.record, tmp_path, ["html", "md", "csv", "svg"])) > 10
     row = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| 1 | sgd"))
     assert "nan" not in row and "inf" not in row
     assert "nan" not in (tmp_path / "tables" / "leaderboard.csv").read_text()

@@ -99,7 +99,7 @@ def test_the_report_shows_flat_against_sharp(tmp_path):
     study = fl.compare(
         "digits", ["momentum", "sam(momentum)"], steps=40, trials=2, seeds=2, landscape=True, jobs=1, out=tmp_path
     )
-    table = landscape(study)
+    table = landscape(study.record)
     assert len(table.records) == 2 * 2 * 3 and {row["stage"] for row in table.records} == {"start", "middle", "end"}
     assert all(row["sharpness"] > 0 > row["lambda_min"] for row in table.records)
     page = study.report(tmp_path / "report.html").read_text()

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from fallline.errors import ArgumentError
+from fallline.lab.analysis.caveats import find_caveats
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.outcome import Outcome
 from fallline.lab.design.spaces import AXES, SPACES, sobol
 from fallline.lab.design.spec import Spec
 from fallline.lab.search.trials import confirm, trials_again, tune, tuning_trials
-from fallline.lab.storage.store import Store
-from fallline.lab.study import Study
 from fallline.optimizers import OPTIMIZERS
 
 ALL = tuple(SPACES)
@@ -127,18 +127,21 @@ def test_a_range_is_extended_at_most_twice():
     assert searches["adam"].edge == ("lr", "high")
 
 
-def test_a_warning_says_whether_the_range_was_extended(tmp_path):
-    study = Study(spec(["adam"], trials=16), Store(tmp_path))
-    _, study.searches = outcomes(study.spec, valley(1e3))
-    assert study.warnings() == ["adam: the best lr lies at the high end of its range, even after extending it"]
-    search = study.searches["adam"]
-    study.searches = {"adam": replace(search, edge=("weight_decay", "high"))}
+def test_a_warning_says_whether_the_range_was_extended():
+    study = spec(["adam"], trials=16)
+    _, searches = outcomes(study, valley(1e3))
+    search = searches["adam"]
+
+    def warnings(search):
+        return find_caveats(StudyResults(study, "adam", None, 3, {"adam": search}))
+
+    assert warnings(search) == ["adam: the best lr lies at the high end of its range, even after extending it"]
     said = "adam: the best weight_decay lies at the high end of its range, which was not extended; widen it: "
-    assert study.warnings() == [f"{said}adam@weight_decay=LOW..HIGH"]
+    assert warnings(replace(search, edge=("weight_decay", "high"))) == [f"{said}adam@weight_decay=LOW..HIGH"]
     beta1 = next(d for d in SPACES["adam"].dimensions if d.name == "beta1")  # 1 − β1 is searched
-    study.searches = {"adam": replace(search, ranges=(beta1,), edge=("beta1", "high"))}
-    assert study.warnings()[0].startswith("adam: the best beta1 lies at the low end of its range, which was not")
-    assert study.searches["adam"].end == ("beta1", "low")
+    turned = replace(search, ranges=(beta1,), edge=("beta1", "high"))
+    assert warnings(turned)[0].startswith("adam: the best beta1 lies at the low end of its range, which was not")
+    assert turned.end == ("beta1", "low")
 
 
 def test_failures_never_win_and_near_ties_go_away_from_them():
@@ -149,11 +152,13 @@ def test_failures_never_win_and_near_ties_go_away_from_them():
     assert chosen == min(point["lr"] for point in search.points)  # all the rest is equally good
 
 
-def test_an_arm_with_nothing_to_search_is_said_to_be_untuned(tmp_path):
+def test_an_arm_with_nothing_to_search_is_said_to_be_untuned():
     arm = "sgd@lr=1@weight_decay=0"
-    study = Study(spec([arm, "adam"]), Store(tmp_path))
-    _, study.searches = outcomes(study.spec, valley(1e-2))
-    assert study.warnings() == [f"{arm}: nothing was tuned, since every searched hyperparameter is fixed"]
+    study = spec([arm, "adam"])
+    _, searches = outcomes(study, valley(1e-2))
+    assert find_caveats(StudyResults(study, arm, None, 3, searches)) == [
+        f"{arm}: nothing was tuned, since every searched hyperparameter is fixed"
+    ]
 
 
 @pytest.mark.parametrize(("equal", "steps"), [("grad-evals", [40] * 3), ("steps", []), ("trials", [])])
@@ -172,23 +177,22 @@ def test_nothing_is_confirmed_when_everything_failed():
     assert confirm(study, searches["adam"]) == []
 
 
-def test_a_search_of_nothing_but_failures_goes_on_where_one_may_succeed(tmp_path):
-    study = Study(spec(), Store(tmp_path))  # momentum from 1e-3 to 1, adam from 1e-4 to 0.1
-    _, found = outcomes(study.spec, lambda t: None if t.arm == "adam" and t.options["lr"] > 3e-5 else valley(3e-2)(t))
+def test_a_search_of_nothing_but_failures_goes_on_where_one_may_succeed():
+    study = spec()  # momentum from 1e-3 to 1, adam from 1e-4 to 0.1
+    _, found = outcomes(study, lambda t: None if t.arm == "adam" and t.options["lr"] > 3e-5 else valley(3e-2)(t))
     adam = found["adam"]
     assert adam.ranges[0].low < 1.1e-5 and adam.points[adam.best]["lr"] <= 3e-5
     assert len(adam.points) == len(found["momentum"].points) > 9  # every arm gets as many
-    known, found = outcomes(study.spec, lambda t: "not-learned" if t.arm == "adam" else valley(3e-2)(t))
+    known, found = outcomes(study, lambda t: "not-learned" if t.arm == "adam" else valley(3e-2)(t))
     assert found["adam"].ranges[0].high == pytest.approx(1e1) and found["adam"].best is None
-    study.searches, study.outcome = found, lambda trial: known[trial.id]
     lowest, highest = (pick(p["lr"] for p in found["adam"].points) for pick in (min, max))
-    assert study.warnings() == [
+    assert find_caveats(StudyResults(study, "momentum", None, 3, found, known)) == [
         f"adam: every tuning trial failed (17 not-learned; lr {lowest:.2g} to {highest:.2g}), so nothing was "
         'confirmed; `fallline lr-range digits --optimizer "adam"` shows where its loss falls, and adam@lr=LOW..HIGH '
         "searches there"
     ]
     # Some diverge, but not the lowest: neither side is known to be better.
-    _, found = outcomes(study.spec, lambda t: "not-learned" if t.options["lr"] < 2e-3 else None)
+    _, found = outcomes(study, lambda t: "not-learned" if t.options["lr"] < 2e-3 else None)
     assert all(len(search.points) == 9 and search.edge is None for search in found.values())
 
 

@@ -10,7 +10,7 @@ import torch
 from fallline.cli import app
 from fallline.cli.compare import Effort
 from fallline.errors import StudyError
-from fallline.lab.stages import load
+from fallline.lab.study import load
 from fallline.lab.tasks import cifar10 as cifar
 from fallline.lab.tasks import get_task
 from support.task_data import cifar_parts, fixed, members, write_archive

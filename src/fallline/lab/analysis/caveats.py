@@ -4,23 +4,20 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fallline.errors import ArgumentError, StudyError
+from fallline.errors import ArgumentError
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison, compare, holm, paired_differences
 from fallline.lab.design.param_groups import SCALED
 from fallline.lab.search.selection import Search
 from fallline.lab.search.trials import tuning_trials
-from fallline.lab.storage.study_file import read_study
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 DISAGREEMENT = 0.01  # level at which validation and test are said to disagree
 
 
-def doubts(study: "Study") -> list[str]:
-    """Return a sentence for every skipped check of the task, and for every arm whose tuning leaves a doubt."""
+def find_caveats(study: StudyResults) -> list[str]:
+    """Return a sentence for every skipped check of the task, and for every arm whose tuning is open to doubt."""
     found = _skipped_checks(study)
     for arm, search in study.searches.items():
         if search.best is None:
@@ -34,14 +31,14 @@ def doubts(study: "Study") -> list[str]:
     return found + _disagreements(study)
 
 
-def _disagreements(study: "Study") -> list[str]:
+def _disagreements(study: StudyResults) -> list[str]:
     """Return a sentence for every two arms of which validation and test say different things, beyond chance.
 
     That is a paired t-test, over the seeds, on their difference on test minus that on validation, at a level of 1 %
     over all pairs of arms (Holm).
     """
     trials = [trial for arm in study.searches for trial in study.confirmation_trials(arm)]
-    if not all(study.store.has(trial) for trial in trials):
+    if not study.has(trials):
         return []
     values = {arm: (study.confirmed(arm), study.confirmed(arm, study.metric)) for arm in study.arms}
     complete = [arm for arm, rows in values.items() if None not in rows[0] and None not in rows[1]]
@@ -62,7 +59,7 @@ def _disagreements(study: "Study") -> list[str]:
     return found
 
 
-def _without_effect(study: "Study", search: Search) -> str | None:
+def _without_effect(study: StudyResults, search: Search) -> str | None:
     """Return what is to be said of tuning trials that came out bit-for-bit equal with different hyperparameters."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     trials = tuning_trials(study.spec, search)
@@ -83,9 +80,9 @@ def _without_effect(study: "Study", search: Search) -> str | None:
     )
 
 
-def _cause(study: "Study", search: Search, names: Sequence[str]) -> str:
+def _cause(study: StudyResults, search: Search, names: Sequence[str]) -> str:
     """Return why hyperparameters had no effect, as far as it is known."""
-    groups = _manifest(study).get("groups", [])
+    groups = study.manifest.get("groups", [])
     options = {name: "betas" if name in ("beta1", "beta2") else name for name in names}
     own = [n for n, o in options.items() if groups and all(o in g["own"] and n not in SCALED for g in groups)]
     still = [n for n in names if n in SCALED and groups and all(g.get(n) == 0 for g in groups)]
@@ -96,9 +93,9 @@ def _cause(study: "Study", search: Search, names: Sequence[str]) -> str:
     return f"{search.arm.optimizer} ignores it, or the updates are lost in rounding, or the task does not use them"
 
 
-def _skipped_checks(study: "Study") -> list[str]:
+def _skipped_checks(study: StudyResults) -> list[str]:
     """Return a sentence if checks of the task were skipped when the study began."""
-    names: list[str] = _manifest(study).get("skipped_checks", [])
+    names: list[str] = study.manifest.get("skipped_checks", [])
     if not names:
         return []
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
@@ -107,15 +104,7 @@ def _skipped_checks(study: "Study") -> list[str]:
     return [f"the {was} {listed} of the task {verb} skipped, as its skip_checks asks; what they test is not verified"]
 
 
-def _manifest(study: "Study") -> Mapping[str, Any]:
-    """Return the manifest of a study; nothing where its folder has none yet."""
-    try:
-        return read_study(study.store.folder).get("manifest", {})  # type: ignore[no-any-return]
-    except StudyError:
-        return {}
-
-
-def _all_failed(study: "Study", search: Search) -> str:
+def _all_failed(study: StudyResults, search: Search) -> str:
     """Return what is to be said of a search without one success: how its trials failed, and what to do."""
     trials = tuning_trials(study.spec, search)
     failures = [failure for trial in trials if (failure := study.outcome(trial).failure) is not None]

@@ -2,25 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.outcome import Costs
 from fallline.lab.search.trials import trials_again, tuning_trials
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def cost_records(study: "Study") -> list[dict[str, Any]]:
+def summarize_costs(study: StudyResults) -> list[dict[str, Any]]:
     """Return one record per arm; the keys are those of `Study.costs`."""
-    rows, timings = [], study.timings()
+    rows, timings = [], study.timings
     for arm, search in study.searches.items():
         stages = ("confirm", "equal-steps")
         tuning = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
         trials = [*tuning, *(t for s in stages for t in study.confirmation_trials(arm, s))]
-        found = [c for c in map(study.store.costs, trials) if c is not None]  # no result needs them: may be lost
+        found = [c for t in trials if (c := study.costs.get(t.id)) is not None]
         spent = {name: math.fsum(getattr(c, name) for c in found) for name in ("seconds", "evaluation_s")}
-        spent["tuning_s"] = math.fsum(c.seconds for c in map(study.store.costs, tuning) if c is not None)
+        spent["tuning_s"] = math.fsum(c.seconds for t in tuning if (c := study.costs.get(t.id)) is not None)
         timing = timings[arm].__dict__ if arm in timings else _medians(found)
         rows.append({"arm": arm, "trials": len(trials), **timing, **spent, "timed_alone": arm in timings})
     return rows

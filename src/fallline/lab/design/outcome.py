@@ -13,6 +13,7 @@ ITEM = np.dtype([("metric", "<f4"), ("example", "<u8")])  # of a test item: the 
 LEAST_ITEMS = 20  # test items below which their spread says too little about new examples
 
 Failure = dict[str, Any]
+TRACEBACK = "traceback.txt"  # in the folder of a trial that raised an error
 
 
 @dataclass

@@ -1,10 +1,10 @@
 """The report of a study: one HTML file that opens from disk without a network, and its parts in other formats."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from altair.utils.schemapi import debug_mode
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.formats import FORMATS, cannot_write, write_formats
 from fallline.lab.report.notebook import figures, summary_html, tables
 from fallline.lab.report.paste import best_code
@@ -14,9 +14,6 @@ from fallline.lab.report.render import to_html
 from fallline.lab.report.sections import document
 from fallline.lab.report.tensorboard import to_tensorboard
 from fallline.lab.storage.atomic_files import write_atomically
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 __all__ = [
     "FORMATS",
@@ -32,7 +29,7 @@ __all__ = [
 ]
 
 
-def write_report(study: "Study", path: Path) -> Path:
+def write_report(study: StudyResults, path: Path) -> Path:
     """Write the report of a finished study as one HTML file and return its path.
 
     Raises:

@@ -1,8 +1,8 @@
 """The sources of chance behind each comparison: how much of its interval each makes up, and what would narrow it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison
 from fallline.lab.analysis.verdicts import Result
 from fallline.lab.report.document import Bullets
@@ -10,9 +10,6 @@ from fallline.lab.report.measure import change
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Column, Table
 from fallline.lab.report.text import number
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 _NOTE = (
     "Shares of the variance of the mean difference. Training: initialisation, order of the data, dropout and, where "
@@ -22,7 +19,7 @@ _NOTE = (
 )
 
 
-def chance(study: "Study", results: Sequence[Result]) -> Table | None:
+def chance(study: StudyResults, results: Sequence[Result]) -> Table | None:
     """Return the table of the sources of chance; None when nothing could be compared."""
     rows, by_arm = Records(), {}
     for result in results:

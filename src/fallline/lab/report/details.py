@@ -1,8 +1,9 @@
 """The tables beside the results: sensitivity, hyperparameters, time to target, spikes."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.time_to_target import median
 from fallline.lab.report.measure import measure
 from fallline.lab.report.reached import fixed_target, targets, time_to_target
@@ -11,11 +12,8 @@ from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import NONE, number, setting
 from fallline.lab.report.tuned import budgets, sensitivities
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def sensitivity(study: "Study") -> Table:
+def sensitivity(study: StudyResults) -> Table:
     """Return the table of how each arm depends on its learning rate."""
     kind = measure(study)
     unit = f" ({kind.unit})" if kind.is_loss and kind.unit else ""
@@ -38,7 +36,7 @@ def sensitivity(study: "Study") -> Table:
     return Table("sensitivity", sensitivities(study), columns, note)
 
 
-def hyperparameters(study: "Study") -> Table:
+def hyperparameters(study: StudyResults) -> Table:
     """Return the table of what was confirmed: each hyperparameter's value and how it came about."""
     rows = Records()
     for arm, search in study.searches.items():
@@ -78,7 +76,7 @@ def hyperparameters(study: "Study") -> Table:
     return Table("hyperparameters", rows, (ARM, *map(column, names), Column("optimum\ninterior", inside)), note)
 
 
-def target(study: "Study") -> Table | None:
+def target(study: StudyResults) -> Table | None:
     """Return the table of the time to the fixed target; None when the baseline fixes none."""
     fixed, kind = fixed_target(study), measure(study)
     if fixed is None:
@@ -106,7 +104,7 @@ def target(study: "Study") -> Table | None:
     return Table("time_to_target", time_to_target(study, fixed), columns, note)
 
 
-def target_grid(study: "Study") -> Table | None:
+def target_grid(study: StudyResults) -> Table | None:
     """Return the table of the steps to easier targets; None when the baseline fixes none."""
     levels, kind = targets(study), measure(study)
     if not levels:
@@ -129,7 +127,7 @@ def target_grid(study: "Study") -> Table | None:
     return Table("time_to_targets", rows, columns, folded=folded, rows=arms)
 
 
-def budget(study: "Study") -> Table:
+def budget(study: StudyResults) -> Table:
     """Return the table of what a budget of tuning would have bought."""
     kind = measure(study)
     columns = (
@@ -142,7 +140,7 @@ def budget(study: "Study") -> Table:
     return Table("tuning_budget", budgets(study), columns, folded="What every budget of tuning buys")
 
 
-def spikes(study: "Study") -> Table | None:
+def spikes(study: StudyResults) -> Table | None:
     """Return the table of the spikes of the training loss; None when they were not counted."""
     rows = Records()
     for arm, search in study.searches.items():

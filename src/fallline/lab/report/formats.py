@@ -2,25 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import vl_convert
 
 from fallline.errors import ArgumentError, StudyError
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.static import static_spec
 from fallline.lab.report.render import to_html, to_markdown_page
 from fallline.lab.report.sections import document, tables
 from fallline.lab.report.tables import to_csv
 from fallline.lab.storage.atomic_files import write_atomically
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
-
 FORMATS = ("html", "md", "csv", "png", "svg", "pdf")
 _SCALE = 2  # pixels of a PNG per pixel of the page
 
 
-def write_formats(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
+def write_formats(study: StudyResults, folder: Path, formats: Sequence[str]) -> list[Path]:
     """Write the report of a finished study in several formats and return the files.
 
     html and md are report.html and report.md; csv is a file a table under tables/, png, svg and pdf a file a figure
@@ -59,7 +57,7 @@ def cannot_write(path: Path, error: OSError, what: str = "report") -> StudyError
     return StudyError(f"{what}: the file must be writable, got {str(path)!r} ({error.strerror}); pass another path")
 
 
-def _write(study: "Study", folder: Path, formats: Sequence[str]) -> list[Path]:
+def _write(study: StudyResults, folder: Path, formats: Sequence[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     report, written = document(study), []
     if "html" in formats:

@@ -1,8 +1,8 @@
 """The answer of a study in one line; that there is no answer at this budget is one."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import p_equation
 from fallline.lab.analysis.variance import SeedsOnly
 from fallline.lab.analysis.verdicts import Result, Verdict
@@ -16,11 +16,8 @@ _SURE = {
     Verdict.NOT_DISTINGUISHABLE: "not distinguishable",
 }
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def headline(study: "Study", leaders: Records) -> str:
+def headline(study: StudyResults, leaders: Records) -> str:
     """Return the answer in one line.
 
     Args:
@@ -46,14 +43,14 @@ def headline(study: "Study", leaders: Records) -> str:
     return f"No single winner {scope}: {who} share the first rank"
 
 
-def _scope(study: "Study", arms: Sequence[str]) -> str:
+def _scope(study: StudyResults, arms: Sequence[str]) -> str:
     """Return what the ranks hold for: the narrowest scope of the comparisons with the best mean."""
     scopes = {study.design(arm, arms[0]).scope for arm in arms[1:]}
     narrow = SeedsOnly().scope
     return narrow if narrow in scopes else scopes.pop()
 
 
-def answer(study: "Study", against: Sequence[Result]) -> str:
+def answer(study: StudyResults, against: Sequence[Result]) -> str:
     """Return by how much the best mean leads, and how sure that is; empty where the self-check or nobody is compared.
 
     Args:
@@ -71,8 +68,8 @@ def answer(study: "Study", against: Sequence[Result]) -> str:
     return f"The best mean is {best}'s; {second.arm} is next, its {size} {how}: {_SURE[second.verdict]}."
 
 
-def _self_check(study: "Study") -> str:
-    (result,) = study.results.values()
+def _self_check(study: StudyResults) -> str:
+    (result,) = study.comparisons.values()
     if result.verdict is Verdict.FAILED:
         return f"Self-check undecided: {study.baseline} lost seeds"
     if result.verdict in (Verdict.BETTER, Verdict.WORSE):

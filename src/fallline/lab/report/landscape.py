@@ -3,21 +3,19 @@
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Block, Figures, Section, Tabled
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Column, Table
 from fallline.lab.report.text import NONE, number
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
-
 STAGES = ("start", "middle", "end")
 _KEYS = ("sharpness", "lambda_min", "trace", "critical_sharpness")
 
 
-def records(study: "Study") -> Records:
+def records(study: StudyResults) -> Records:
     """Return a record for every arm, stage and confirmation run: arm, seed, stage, step and what was measured."""
     rows = Records()
     for arm, search in study.searches.items():
@@ -27,7 +25,7 @@ def records(study: "Study") -> Records:
     return rows
 
 
-def landscape(study: "Study") -> Table | None:
+def landscape(study: StudyResults) -> Table | None:
     """Return the table of the curvature of each arm; None when it was not measured."""
     measured = records(study)
     if not measured:
@@ -59,7 +57,7 @@ def landscape(study: "Study") -> Table | None:
     return Table("landscape", measured, columns, note, rows=rows)
 
 
-def section(study: "Study", drawn: dict[str, Any]) -> Section | None:
+def section(study: StudyResults, drawn: dict[str, Any]) -> Section | None:
     """Return the section; None when nothing was measured."""
     table = landscape(study)
     if table is None:

@@ -2,21 +2,20 @@
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.costs import summarize_costs
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import number
 from fallline.lab.search.trials import trials_again, tuning_trials
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def costs(study: "Study") -> Table:
+def costs(study: StudyResults) -> Table:
     """Return the table of time and memory, with the number of trials and of those that failed."""
     ledger = {row["arm"]: row for row in _ledger(study)}
-    rows = Records({**_flat(row), **ledger[row["arm"]]} for row in study.costs())
+    rows = Records({**_flat(row), **ledger[row["arm"]]} for row in summarize_costs(study))
     columns = (
         ARM,
         Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
@@ -70,7 +69,7 @@ def _megabytes(size: float) -> str:
     return number(size / 1e6, ".3g")
 
 
-def _ledger(study: "Study") -> Records:
+def _ledger(study: StudyResults) -> Records:
     rows = Records()
     for arm, search in study.searches.items():
         trials = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
@@ -88,7 +87,7 @@ def _ledger(study: "Study") -> Records:
     return rows
 
 
-def failures(study: "Study") -> Table | None:
+def failures(study: StudyResults) -> Table | None:
     """Return the table of the failed trials by arm, stage and state, with one cause each; None when none failed."""
     counts: Counter[tuple[str, str, str]] = Counter()
     example: dict[tuple[str, str, str], Row] = {}

@@ -2,14 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison
 from fallline.lab.analysis.verdicts import margin_in_units
 from fallline.lab.report.text import number
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -79,20 +76,20 @@ class Measure:
         return f"{self.name(metric)}{unit}"
 
 
-def measure(study: "Study") -> Measure:
+def measure(study: StudyResults) -> Measure:
     """Return what a study is judged by."""
     return Measure(study.metric, study.mode, study.spec.learning.unit, study.log_ratio, study.has_losses_below_0)
 
 
-def margin_size(study: "Study", margin: float) -> float:
+def margin_size(study: StudyResults, margin: float) -> float:
     """Return a margin as differences are compared: itself for ratios, else in the metric's own unit."""
     if study.log_ratio:
         return margin
-    means = [r.comparison.baseline_mean for r in study.results.values() if r.comparison is not None]
+    means = [r.comparison.baseline_mean for r in study.comparisons.values() if r.comparison is not None]
     return margin_in_units(margin, means[0]) if means else math.nan
 
 
-def margin_text(study: "Study", margin: float) -> str:
+def margin_text(study: StudyResults, margin: float) -> str:
     """Return the user's margin in words: relative, with its size in the metric's own unit where that is compared."""
     relative = f"{100 * margin:g} %"
     if study.log_ratio:

@@ -1,19 +1,18 @@
 """A study in a notebook: its tables as records, its figures inline, its answer in a few lines."""
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.caveats import find_caveats
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts import static_figures
 from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.records import Records
 from fallline.lab.report.results import against_best, leaders
 from fallline.lab.report.sections import tables as every_table
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def tables(study: "Study") -> dict[str, Records]:
+def tables(study: StudyResults) -> dict[str, Records]:
     """Return every table of the report, by name, as records of unrounded values.
 
     The names: leaderboard, tuning, pairwise, sensitivity, time_to_target, time_to_targets, hyperparameters,
@@ -22,16 +21,16 @@ def tables(study: "Study") -> dict[str, Records]:
     return {table.name: table.records for table in every_table(study)}
 
 
-def figures(study: "Study") -> dict[str, Any]:
+def figures(study: StudyResults) -> dict[str, Any]:
     """Return every figure of the report, by name, as an Altair chart, which a notebook shows inline."""
     return static_figures(study)
 
 
-def summary_html(study: "Study") -> str:
+def summary_html(study: StudyResults) -> str:
     """Return the answer of a study as a few lines of HTML, for a notebook."""
     rows = leaders(study)
-    lines = [study.results[row["arm"]].sentence for row in rows if row["arm"] in study.results]
-    lines += [f"Warning: {warning}" for warning in study.warnings()]
+    lines = [study.comparisons[row["arm"]].sentence for row in rows if row["arm"] in study.comparisons]
+    lines += [f"Warning: {warning}" for warning in find_caveats(study)]
     items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
     spec = study.spec
     what = f"{spec.task}: {len(rows)} arms, {spec.steps} steps, {study.seeds} confirmation seeds per arm"

@@ -1,23 +1,18 @@
 """What a reader of a report can paste: the winner as Python code, and the command that repeats the study."""
 
-import contextlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fallline.errors import StudyError
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.optimizers import split_wrapper
 from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.lab.design.sequential import seeds_text
-from fallline.lab.storage.study_file import read_study
 from fallline.lab.user_code.import_path import is_path
 from fallline.optimizers import OPTIMIZERS
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 _LAMBDA = "torch.optim.lr_scheduler.LambdaLR(opt, {factor})"
 _WARMED = "lambda k: min(1.0, (k + 1) / {ramp}) * after_warmup(k)"  # for the shapes that do not warm up by themselves
@@ -27,7 +22,7 @@ _CLOSURE = (
 )
 
 
-def best_code(study: "Study") -> str:
+def best_code(study: StudyResults) -> str:
     """Return the arm with the best mean of rank 1 as Python code for a `model`; empty when every arm failed."""
     best = study.leaderboard()[0]
     search = study.searches[best["arm"]]
@@ -43,11 +38,9 @@ def best_code(study: "Study") -> str:
     return "\n".join([*first, "", *groups, *optimizer, *schedule, step, ""])
 
 
-def _groups(study: "Study", arm: Arm, options: Mapping[str, Any]) -> list[str]:
+def _groups(study: StudyResults, arm: Arm, options: Mapping[str, Any]) -> list[str]:
     """Return the lines that make the `groups` of the task, with the values of a trial; none where it has none."""
-    stored: list[dict[str, Any]] = []
-    with contextlib.suppress(StudyError):  # a study that is not in a folder
-        stored = read_study(study.store.folder)["manifest"].get("groups", [])
+    stored: list[dict[str, Any]] = study.manifest.get("groups", [])
     values = [{key: value for key, value in group.items() if key != "own"} for group in stored]
     scaled = [_rounded(group) for group in scale_groups(values, options, arm.space.defaults)]
     if not stored:
@@ -112,7 +105,7 @@ def _named(place: str, whole: str) -> tuple[list[str], str]:
     return [f"from {module} import {name.partition('.')[0]}"], name
 
 
-def command(study: "Study") -> str:
+def command(study: StudyResults) -> str:
     """Return the command line that runs the study again, into a folder to be named."""
     spec = study.spec
     schedules = dict.fromkeys(arm.schedule for arm in spec.arms)

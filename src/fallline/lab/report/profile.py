@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fallline.errors import ArgumentError
 from fallline.lab.analysis.performance_profile import ratios
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.profile import performance_profile
 from fallline.lab.report.document import Bullets, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.formats import cannot_write
@@ -16,13 +16,10 @@ from fallline.lab.report.tables import ARM, Column, Table
 from fallline.lab.report.text import number
 from fallline.lab.storage.atomic_files import write_atomically
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
-
 LEAST = 3  # tasks: with fewer, a share of them says nothing
 
 
-def write_profile(studies: Sequence["Study"], path: Path) -> Path:
+def write_profile(studies: Sequence[StudyResults], path: Path) -> Path:
     """Write the performance profile over several studies as one HTML file and return its path.
 
     Each study counts as one task. Its arms are compared by the mean of the headline metric over their confirmation
@@ -40,7 +37,7 @@ def write_profile(studies: Sequence["Study"], path: Path) -> Path:
     return path
 
 
-def profile_records(studies: Sequence["Study"]) -> Records:
+def profile_records(studies: Sequence[StudyResults]) -> Records:
     """Return a record an arm and task: arm, task, value (mean of the headline metric), ratio to the best arm, >= 1.
 
     Raises:
@@ -55,13 +52,13 @@ def profile_records(studies: Sequence["Study"]) -> Records:
     return rows
 
 
-def _field(studies: Sequence["Study"]) -> tuple[list[str], list[str]]:
+def _field(studies: Sequence[StudyResults]) -> tuple[list[str], list[str]]:
     if len(studies) < LEAST:
         raise ArgumentError(
             f"report: a profile needs at least {LEAST} studies, one a task, got {len(studies)}; for one study, "
             "name one DIR"
         )
-    folders = [study.store.folder.resolve() for study in studies]
+    folders = [study.folder.resolve() for study in studies]
     if len(set(folders)) < len(folders):
         raise ArgumentError("report: each study must be named once, got one of them twice; leave it out")
     arms = [arm for arm in studies[0].arms if all(arm in study.arms for study in studies)]
@@ -75,13 +72,13 @@ def _field(studies: Sequence["Study"]) -> tuple[list[str], list[str]]:
     return tasks, arms
 
 
-def _mean(study: "Study", arm: str) -> float | None:
+def _mean(study: StudyResults, arm: str) -> float | None:
     values = study.confirmed(arm)
     good = [value for value in values if value is not None]
     return math.fsum(good) / len(good) if len(good) == len(values) else None
 
 
-def profile_document(studies: Sequence["Study"]) -> Document:
+def profile_document(studies: Sequence[StudyResults]) -> Document:
     """Return the page as a document."""
     records = profile_records(studies)
     tasks, arms = _field(studies)

@@ -1,7 +1,7 @@
 """What a report says in words: how the study was done, and why its numbers may mislead."""
 
-from typing import TYPE_CHECKING
-
+from fallline.lab.analysis.caveats import find_caveats
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.variance import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
 from fallline.lab.design.schedules import WARMUP
 from fallline.lab.report.document import Block, Bullets, Code, Section, Text
@@ -10,21 +10,16 @@ from fallline.lab.report.paste import command
 from fallline.lab.report.text import plural
 from fallline.lab.report.tuned import searched
 from fallline.lab.search.selection import AGAIN
-from fallline.lab.stages import stopping
-from fallline.lab.storage.study_file import read_study
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 
-def methods(study: "Study") -> Section:
+def methods(study: StudyResults) -> Section:
     """Return how the study was done."""
     parts = [("Task", _task(study)), ("Tuning", _tuning(study)), ("Confirmation", _confirmation(study))]
     parts += [("Comparison", _comparison(study)), ("Figures", _figures(study))]
     return Section("Methods", [Text(text, lead=f"{lead}.") for lead, text in parts])
 
 
-def _task(study: "Study") -> str:
+def _task(study: StudyResults) -> str:
     spec, kind = study.spec, measure(study)
     trials = [t for arm in study.searches for t in study.confirmation_trials(arm)]
     lengths = sorted({trial.steps for trial in trials} or {spec.steps})
@@ -38,7 +33,7 @@ def _task(study: "Study") -> str:
     )
 
 
-def _tuning(study: "Study") -> str:
+def _tuning(study: StudyResults) -> str:
     spec = study.spec
     names = words(study)
     extended = max(len(s.points) for s in study.searches.values()) - spec.searches * spec.trials - 1
@@ -63,24 +58,24 @@ def _tuning(study: "Study") -> str:
     )
 
 
-def _again(study: "Study") -> str:
+def _again(study: StudyResults) -> str:
     count = max(len(search.finalists) for search in study.searches.values())
     if not count:
         return ""
     return f", by the mean over {AGAIN + 1} seeds for the best {count} configurations, which were tried again"
 
 
-def _confirmation(study: "Study") -> str:
+def _confirmation(study: StudyResults) -> str:
     how = "; a seed decides initialisation, order of the data and dropout alike in every arm"
     if any(arm.twin for arm in study.spec.arms):
         how = ", disjoint ones for each arm, since this is a self-check"
     return (
         f"The selected configuration was trained on {study.seeds} fresh seeds{how}. {_split(study)}"
-        f"{' ' if stopping(study) else ''}{stopping(study)}"
+        f"{' ' if study.explain_stopping() else ''}{study.explain_stopping()}"
     )
 
 
-def _split(study: "Study") -> str:
+def _split(study: StudyResults) -> str:
     if not study.spec.resplit:
         return "The test split was used once, at the end of these runs; it decided nothing but when to stop."
     return (
@@ -90,18 +85,18 @@ def _split(study: "Study") -> str:
     )
 
 
-def _comparison(study: "Study") -> str:
+def _comparison(study: StudyResults) -> str:
     kind = measure(study)
     text = "There is one arm, and nothing to compare it with."
-    if study.results:
-        pairs = sum(result.comparison is not None for result in study.results.values())
+    if study.comparisons:
+        pairs = sum(result.comparison is not None for result in study.comparisons.values())
         what = "log ratios of" if kind.log_ratio else "differences in"
         text = (
             f"Arms are compared with {study.baseline} by two-sided paired t-tests on the {what} "
             f"{kind.name(kind.test)}, Holm-corrected over {plural(pairs, 'comparison')}, at a level of 5 %"
             f"{_looks(study)}. {_variance(study)}"
         )
-    if study.results and study.margin is not None:
+    if study.comparisons and study.margin is not None:
         text += f" Equivalent means an interval inside ±{margin_text(study, study.margin)}, a margin given by the user."
     return (
         f"{text} Where a seed failed, failures are counted instead. A run fails when its loss is not finite, blows up, "
@@ -109,16 +104,16 @@ def _comparison(study: "Study") -> str:
     )
 
 
-def _looks(study: "Study") -> str:
+def _looks(study: StudyResults) -> str:
     looks = study.spec.looks
     if len(looks) == 1:
         return ""
     return f" over all looks (after {', '.join(map(str, looks[:-1]))} and {looks[-1]} seeds)"
 
 
-def _variance(study: "Study") -> str:
+def _variance(study: StudyResults) -> str:
     """Return which sources of chance the intervals contain and how, for the designs that occur."""
-    designs = {type(r.comparison.design): r.comparison.design for r in study.results.values() if r.comparison}
+    designs = {type(r.comparison.design): r.comparison.design for r in study.comparisons.values() if r.comparison}
     said = {
         FixedTestSet: "Seeds and test examples are both random: the variance of the mean difference is that of the "
         "crossed two-way design, [MS_S + max(0, MS_E − MS_R)] / (S · E). The training set is fixed.",
@@ -134,7 +129,7 @@ def _variance(study: "Study") -> str:
     return " ".join(said[kind] for kind in said if kind in designs)
 
 
-def _figures(study: "Study") -> str:
+def _figures(study: StudyResults) -> str:
     return (
         "Sensitivity to the learning rate is the mean over the decades tried of min(ℓ, ℓ₀) − ℓ*, with ℓ interpolated "
         "linearly over the logarithm of the rate, ℓ₀ the loss of a predictor that ignores its input and ℓ* the best. "
@@ -144,7 +139,7 @@ def _figures(study: "Study") -> str:
     )
 
 
-def threats(study: "Study") -> Section:
+def threats(study: StudyResults) -> Section:
     """Return why the numbers may mislead."""
     spec, names = study.spec, words(study)
     several = " and " in names
@@ -174,16 +169,16 @@ def threats(study: "Study") -> Section:
     return Section("Threats to validity", [Bullets(items)])
 
 
-def warnings(study: "Study") -> Section:
+def warnings(study: StudyResults) -> Section:
     """Return what the study itself found wanting, once more where a reader of the methods looks for it."""
-    found = [f"{warning}." for warning in study.warnings()]
+    found = [f"{warning}." for warning in find_caveats(study)]
     none = "None: no arm failed throughout, and every optimum is interior."
     return Section("Warnings", [Bullets(found) if found else Text(none)])
 
 
-def reproduce(study: "Study") -> Section:
+def reproduce(study: StudyResults) -> Section:
     """Return the command that runs the study again, and on what it ran."""
-    manifest = read_study(study.store.folder)["manifest"]
+    manifest = study.manifest
     versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     system = manifest["platform"].partition("-")[0]
     where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
@@ -199,7 +194,7 @@ def reproduce(study: "Study") -> Section:
     return Section("Reproduce", blocks)
 
 
-def words(study: "Study", without: str = "") -> str:
+def words(study: StudyResults, without: str = "") -> str:
     """Return what was searched as one would say it: "the learning rate, weight decay and beta1"."""
     names = [name for name in searched(study) if name != without]
     said = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]

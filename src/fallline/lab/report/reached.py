@@ -1,19 +1,17 @@
 """Time to target: how long the confirmation runs of each arm took to reach a validation result fixed beforehand."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.time_to_target import first_step, grid, median
 from fallline.lab.design.trial import Trial
 from fallline.lab.report.measure import measure
 from fallline.lab.report.records import Records
 from fallline.lab.search.selection import Search
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def fixed_target(study: "Study") -> float | None:
+def fixed_target(study: StudyResults) -> float | None:
     """Return the median over the baseline's confirmation runs of the final validation metric; None where that failed.
 
     It is decided by the baseline alone, so that no arm can be favoured by choosing it after the curves were seen.
@@ -24,7 +22,7 @@ def fixed_target(study: "Study") -> float | None:
     return target if math.isfinite(target) else None
 
 
-def targets(study: "Study") -> list[float]:
+def targets(study: StudyResults) -> list[float]:
     """Return the fixed target and easier ones, hardest first, up to what an arm has at its first evaluation."""
     target, kind = fixed_target(study), measure(study)
     if target is None:
@@ -34,7 +32,7 @@ def targets(study: "Study") -> list[float]:
     return grid(target, easiest, kind.mode, kind.is_loss)
 
 
-def time_to_target(study: "Study", target: float) -> Records:
+def time_to_target(study: StudyResults, target: float) -> Records:
     """Return a record an arm for one target.
 
     Keys: arm, target, reached, runs, and medians over the runs of steps, examples, gradient_evaluations and seconds.
@@ -61,18 +59,18 @@ def time_to_target(study: "Study", target: float) -> Records:
     return rows
 
 
-def steps_to(study: "Study", search: Search, target: float) -> list[float]:
+def steps_to(study: StudyResults, search: Search, target: float) -> list[float]:
     """Return the steps that each confirmation run of an arm took to a target; infinity where it was missed."""
     kind = measure(study)
     outcomes = study.confirmation(search.arm.name)
     return [math.inf if o.failure else first_step(o.curve, kind.metric, target, kind.mode) for o in outcomes]
 
 
-def _runs(study: "Study") -> list[tuple[Trial, Any]]:
+def _runs(study: StudyResults) -> list[tuple[Trial, Any]]:
     return [(t, study.outcome(t)) for arm in study.searches for t in study.confirmation_trials(arm)]
 
 
-def _examples(study: "Study", search: Search) -> float | None:
+def _examples(study: StudyResults, search: Search) -> float | None:
     """Return the examples of a step, None when the task does not say."""
     task = study.spec.task_of(search.arm)
     size = getattr(task, "batch_size", None)
@@ -84,8 +82,8 @@ def _passes(search: Search) -> float:
     return search.arm.space.passes
 
 
-def _seconds(study: "Study", trial: Trial) -> float | None:
-    costs = study.store.costs(trial)
+def _seconds(study: StudyResults, trial: Trial) -> float | None:
+    costs = study.costs.get(trial.id)
     if costs is None:
         return None
     return costs.step_ms / 1000 / (costs.passes if trial.counts_gradients else 1)

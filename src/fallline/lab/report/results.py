@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import summarize
 from fallline.lab.analysis.verdicts import Result
 from fallline.lab.report.measure import Measure, change, measure
@@ -11,11 +12,8 @@ from fallline.lab.report.records import Records
 from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
 from fallline.lab.report.text import NONE, number, p_value
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def leaders(study: "Study") -> Records:
+def leaders(study: StudyResults) -> Records:
     """Return the leaderboard with intervals of the headline metric, and whether every seed of the arm finished.
 
     Failed seeds enter no mean: where one failed there are neither mean nor interval.
@@ -38,7 +36,7 @@ def leaders(study: "Study") -> Records:
     return rows
 
 
-def leaderboard(study: "Study") -> Table:
+def leaderboard(study: StudyResults) -> Table:
     """Return the table of the arms, best first."""
     kind, rows = measure(study), leaders(study)
     others = [name for name in _metrics(rows) if name not in (kind.test, kind.metric)]
@@ -104,7 +102,7 @@ def _places(values: Iterable[float]) -> int:
     return min(8, max(2, 2 - math.floor(math.log10(smallest))))
 
 
-def equal_steps(study: "Study") -> Table | None:
+def equal_steps(study: StudyResults) -> Table | None:
     """Return the table of the arms that make fewer steps, at the full number of steps; None when there are none."""
     kind, rows = measure(study), Records()
     for arm in study.arms:
@@ -137,7 +135,7 @@ def equal_steps(study: "Study") -> Table | None:
     return Table("equal_steps", rows, columns, note) if rows else None
 
 
-def tuning(study: "Study") -> Table:
+def tuning(study: StudyResults) -> Table:
     """Return the table of the documented default against the tuned configuration."""
     kind = measure(study)
     rows = Records()
@@ -174,7 +172,7 @@ def tuning(study: "Study") -> Table:
     return Table("tuning", rows, columns, note)
 
 
-def pairwise(study: "Study", name: str, results: Sequence[Result], note: str = "") -> Table:
+def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: str = "") -> Table:
     """Return the table of comparisons with one arm.
 
     Args:
@@ -220,14 +218,14 @@ def _record(result: Result) -> dict[str, Any]:
     return head | numbers | {"failed": result.failed, "baseline_failed": result.baseline_failed}
 
 
-def against_best(study: "Study") -> list[Result]:
+def against_best(study: StudyResults) -> list[Result]:
     """Return the comparisons with the best mean, best first: from them the ranks follow."""
     finished = [row["arm"] for row in leaders(study) if row["finished"]]
     against = study.compare_with(finished[0], finished) if finished else {}
     return [against[arm] for arm in finished[1:]]
 
 
-def means(study: "Study") -> list[tuple[str, str]]:
+def means(study: StudyResults) -> list[tuple[str, str]]:
     """Return what the leaderboard comes to, an arm each: mean and SD of the headline metric, or what failed."""
     kind, rows = measure(study), leaders(study)
     cell = _headline(kind, rows)

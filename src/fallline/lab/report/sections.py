@@ -1,7 +1,7 @@
 """The report of a study as a document: the answer first, then what a reader needs next."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fallline.lab.report.chance as chance
 import fallline.lab.report.details as details
@@ -9,7 +9,9 @@ import fallline.lab.report.landscape as landscape
 import fallline.lab.report.ledger as ledger
 import fallline.lab.report.prose as prose
 import fallline.lab.report.results as results
-from fallline.lab.analysis.failures import failure_sentences
+from fallline.lab.analysis.caveats import find_caveats
+from fallline.lab.analysis.failures import describe_failures
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts import figures
 from fallline.lab.report.document import Block, Bullets, Code, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.headline import answer, headline
@@ -18,13 +20,9 @@ from fallline.lab.report.paste import best_code
 from fallline.lab.report.tables import Table
 from fallline.lab.report.text import plural
 from fallline.lab.search.selection import AGAIN
-from fallline.lab.stages import stopping
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 
-def document(study: "Study") -> Document:
+def document(study: StudyResults) -> Document:
     """Return the report of a finished study."""
     spec, rows, drawn = study.spec, results.leaders(study), figures(study)
     sections = [
@@ -44,7 +42,7 @@ def document(study: "Study") -> Document:
         prose.reproduce(study),
         _winner(study),
     ]
-    compared = [study.results[row["arm"]] for row in rows if row["arm"] in study.results]
+    compared = [study.comparisons[row["arm"]] for row in rows if row["arm"] in study.comparisons]
     return Document(
         headline=headline(study, rows),
         subject=f"{spec.task} · {plural(len(rows), 'arm')} · {spec.steps} steps · {study.seeds} confirmation seeds "
@@ -52,7 +50,7 @@ def document(study: "Study") -> Document:
         arms=study.arms,
         verdicts=[(result.arm, f"{result.sentence}.") for result in compared],
         notes=_how_to_read(study),
-        warnings=[f"{warning}." for warning in study.warnings()],
+        warnings=[f"{warning}." for warning in find_caveats(study)],
         sections=[section for section in sections if section is not None and section.blocks],
         name=spec.task,
         means=results.means(study),
@@ -60,14 +58,14 @@ def document(study: "Study") -> Document:
     )
 
 
-def tables(study: "Study") -> list[Table]:
+def tables(study: StudyResults) -> list[Table]:
     """Return every table of a study's report."""
     found = [
         results.leaderboard(study),
         results.equal_steps(study),
         results.tuning(study),
-        results.pairwise(study, "pairwise", list(study.results.values())) if study.results else None,
-        chance.chance(study, list(study.results.values())),
+        results.pairwise(study, "pairwise", list(study.comparisons.values())) if study.comparisons else None,
+        chance.chance(study, list(study.comparisons.values())),
         details.sensitivity(study),
         details.target(study),
         details.target_grid(study),
@@ -85,31 +83,31 @@ def _tabled(found: Iterable[Table | None]) -> list[Block]:
     return [Tabled(table) for table in found if table is not None]
 
 
-def _leaderboard(study: "Study") -> list[Block]:
+def _leaderboard(study: StudyResults) -> list[Block]:
     """Return the leaderboard, below it why runs of its arms failed, and the tables that go with it."""
-    failed = failure_sentences(study)
+    failed = describe_failures(study)
     reasons: list[Block] = [Text("", lead="Failures"), Bullets([f"{sentence}." for sentence in failed])]
     others = _tabled([results.equal_steps(study), results.tuning(study)])
     return [Tabled(results.leaderboard(study)), *(reasons if failed else []), *others]
 
 
-def _how_to_read(study: "Study") -> list[str]:
-    if not study.results:
+def _how_to_read(study: StudyResults) -> list[str]:
+    if not study.comparisons:
         return []
     kind = measure(study)
     return [
         f"Above, mean ± SD of the {kind.title(kind.test)}, {kind.better} is better. In brackets the 95 % interval of "
         f"its change, not corrected; p is corrected for the number of comparisons with {study.baseline}, the baseline.",
-        *([stopping(study)] if stopping(study) else []),
+        *([study.explain_stopping()] if study.explain_stopping() else []),
     ]
 
 
-def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
-    if not study.results:
+def _differences(study: StudyResults, drawn: dict[str, Any]) -> Section | None:
+    if not study.comparisons:
         return None
     kind = measure(study)
     twins = any(arm.twin for arm in study.spec.arms)
-    rows = [study.results[row["arm"]] for row in study.leaderboard() if row["arm"] in study.results]
+    rows = [study.comparisons[row["arm"]] for row in study.leaderboard() if row["arm"] in study.comparisons]
     blocks: list[Block] = []
     if "differences" in drawn:
         seeds = (
@@ -147,7 +145,7 @@ def _differences(study: "Study", drawn: dict[str, Any]) -> Section | None:
     return Section(f"Differences to {study.baseline}", blocks)
 
 
-def _sensitivity(study: "Study", drawn: dict[str, Any]) -> Section:
+def _sensitivity(study: StudyResults, drawn: dict[str, Any]) -> Section:
     kind = measure(study)
     also = prose.words(study, without="lr")
     axes = "both axes are logarithmic" if kind.is_ratio else "the rates are on a logarithmic axis"
@@ -165,7 +163,7 @@ def _sensitivity(study: "Study", drawn: dict[str, Any]) -> Section:
     return Section("Sensitivity to the learning rate", [shown, Tabled(details.sensitivity(study))])
 
 
-def _training(study: "Study", drawn: dict[str, Any]) -> Section:
+def _training(study: StudyResults, drawn: dict[str, Any]) -> Section:
     names = [name for name in ("validation", "training", "strip") if name in drawn]
     if "validation" not in drawn:
         return Section("Training", [Text("Nothing was confirmed, so there are no curves.")])
@@ -182,7 +180,7 @@ def _training(study: "Study", drawn: dict[str, Any]) -> Section:
     return Section("Training", [Figures({name: drawn[name] for name in names}, caption)])
 
 
-def _target(study: "Study", drawn: dict[str, Any]) -> Section | None:
+def _target(study: StudyResults, drawn: dict[str, Any]) -> Section | None:
     found = _tabled([details.target(study)])
     if not found:
         return None
@@ -197,7 +195,7 @@ def _target(study: "Study", drawn: dict[str, Any]) -> Section | None:
     return Section("Time to target", [*found, *_tabled([details.target_grid(study)])])
 
 
-def _hyperparameters(study: "Study", drawn: dict[str, Any]) -> Section:
+def _hyperparameters(study: StudyResults, drawn: dict[str, Any]) -> Section:
     axes = {name: chart for name, chart in drawn.items() if name.startswith("axis-")}
     blocks: list[Block] = [Tabled(details.hyperparameters(study))]
     if axes:
@@ -209,7 +207,7 @@ def _hyperparameters(study: "Study", drawn: dict[str, Any]) -> Section:
     return Section("Chosen hyperparameters", blocks)
 
 
-def _winner(study: "Study") -> Section | None:
+def _winner(study: StudyResults) -> Section | None:
     code = best_code(study)
     if not code:
         return None
@@ -231,7 +229,7 @@ def _budget(drawn: dict[str, Any]) -> Section | None:
     return Section("What tuning buys", [Figures(charts, caption)]) if charts else None
 
 
-def _gradients(study: "Study", drawn: dict[str, Any]) -> Section | None:
+def _gradients(study: StudyResults, drawn: dict[str, Any]) -> Section | None:
     charts: dict[str, Any] = {name: drawn[name] for name in ("gradient-norm", "update-norm") if name in drawn}
     caption = (
         "Euclidean norms of the gradient of one batch and of the step that was taken, over all parameters, at some of "

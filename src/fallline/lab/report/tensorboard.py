@@ -3,16 +3,13 @@
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fallline.errors import MissingExtraError
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.trial import Trial
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def to_tensorboard(study: "Study", folder: Path) -> Path:
+def to_tensorboard(study: StudyResults, folder: Path) -> Path:
     """Write the curves and traces of every trial as TensorBoard event files and return the folder.
 
     A trial is the run ARM/STAGE-INDEX-SEED. Of its curve it has `lr_factor`, `train_loss`, `val_loss` and so on; of

@@ -5,6 +5,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from fallline.errors import FalllineError
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.sensitivity import sensitivity
 from fallline.lab.analysis.tuning_budget import best_of
 from fallline.lab.report.measure import measure
@@ -14,16 +15,15 @@ from fallline.lab.search.trials import trials_again, tuning_trials
 
 if TYPE_CHECKING:
     from fallline.lab.design.spaces import Dimension
-    from fallline.lab.study import Study
 
 
-def searched(study: "Study") -> dict[str, "Dimension"]:
+def searched(study: StudyResults) -> dict[str, "Dimension"]:
     """Return the hyperparameters that any arm searched, the learning rate first, each as one arm has it."""
     found = {d.name: d for search in study.searches.values() for d in search.ranges}
     return {name: found[name] for name in sorted(found, key=lambda name: (name != "lr", name))}
 
 
-def untrained(study: "Study") -> float:
+def untrained(study: StudyResults) -> float:
     """Return what a failed trial is worth, as a metric: the loss of a predictor that ignores its input.
 
     Where the task does not say, or the metric is no loss, it is the worst result of any trial that did not fail; NaN
@@ -42,14 +42,14 @@ def untrained(study: "Study") -> float:
     return kind.sign * max((kind.sign * value for value in found), default=math.nan)
 
 
-def results(study: "Study", search: Search) -> list[float | None]:
+def results(study: StudyResults, search: Search) -> list[float | None]:
     """Return the validation metric of an arm's tuning trials, by index; None where the trial failed."""
     metric = measure(study).metric
     outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
     return [None if o.failure else o.metrics[metric] for o in outcomes]
 
 
-def repeated(study: "Study", search: Search) -> dict[int, list[float | None]]:
+def repeated(study: StudyResults, search: Search) -> dict[int, list[float | None]]:
     """Return the validation metric of the configurations that were tried on several seeds, by index; None: failed."""
     metric, trials = measure(study).metric, trials_again(study.spec, search)
     found: dict[int, list[float | None]] = {index: [] for index in search.finalists}
@@ -59,7 +59,7 @@ def repeated(study: "Study", search: Search) -> dict[int, list[float | None]]:
     return found
 
 
-def sensitivities(study: "Study") -> Records:
+def sensitivities(study: StudyResults) -> Records:
     """Return a record an arm: arm, best, excess, width (decades) and open, as `sensitivity` defines them.
 
     Arms that tried a single learning rate, or whose trials all failed, have None for the numbers.
@@ -81,7 +81,7 @@ def sensitivities(study: "Study") -> Records:
     return rows
 
 
-def budgets(study: "Study") -> Records:
+def budgets(study: StudyResults) -> Records:
     """Return a record an arm and budget: arm, trials, seconds, expected (best validation metric), failing.
 
     The trials are the points of the search, extensions included; the default, which is no random trial, counts only
@@ -93,7 +93,7 @@ def budgets(study: "Study") -> Records:
     for arm, search in study.searches.items():
         first = 1 if len(search.points) > 1 else 0
         trials = tuning_trials(study.spec, search)[first:]
-        costs = [c.seconds for c in map(study.store.costs, trials) if c is not None]
+        costs = [study.costs[trial.id].seconds for trial in trials if trial.id in study.costs]
         seconds = median(costs) if costs else None
         lower = [None if value is None else sign * value for value in results(study, search)[first:]]
         if all(value is None for value in lower):

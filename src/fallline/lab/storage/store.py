@@ -27,14 +27,12 @@ from typing import Any
 import numpy as np
 
 from fallline.errors import StudyError
-from fallline.lab.design.outcome import Costs, Outcome
+from fallline.lab.design.outcome import TRACEBACK, Costs, Outcome
 from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
 from fallline.lab.storage.atomic_files import draft_prefix, remove_abandoned, write_atomically
 from fallline.lab.storage.spec_changes import difference
 from fallline.lab.storage.study_file import FORMAT, read_json, read_spec, read_study
-
-TRACEBACK = "traceback.txt"
 
 
 class Store:

@@ -3,8 +3,9 @@
 Every chart has a parameter `hidden`, the list of arms not to draw; the page's legend sets it in all charts at once.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.curves import curves, strip
 from fallline.lab.report.charts.differences import differences
 from fallline.lab.report.charts.sharpness import sharpness
@@ -13,11 +14,8 @@ from fallline.lab.report.charts.targets import time_to_target
 from fallline.lab.report.charts.traces import norms
 from fallline.lab.report.charts.tuning import budget, hyperparameters, learning_rates
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def figures(study: "Study") -> dict[str, Any]:
+def figures(study: StudyResults) -> dict[str, Any]:
     """Return the figures that a study gives rise to, by name, in the order of the report."""
     found = {
         "differences": differences(study),
@@ -36,6 +34,6 @@ def figures(study: "Study") -> dict[str, Any]:
     return {name: chart for name, chart in found.items() if chart is not None}
 
 
-def static_figures(study: "Study") -> dict[str, Any]:
+def static_figures(study: StudyResults) -> dict[str, Any]:
     """Return the same figures for files and notebooks: of a fixed width, with a legend in the picture."""
     return {name: static(chart) for name, chart in figures(study).items()}

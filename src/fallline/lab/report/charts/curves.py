@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.encodings import (
     DIM,
     EXTENT,
@@ -28,14 +28,11 @@ from fallline.lab.report.charts.encodings import (
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.search.trials import tuning_trials
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
-
 DECAYED = 0.005  # of the peak: how far above its last value a learning rate may be for its decay to be over
 _STRIP_POINTS = 400
 
 
-def curves(study: "Study", split: str) -> alt.LayerChart | None:
+def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
     """Return a metric against step over the confirmation runs, mean and range of each arm; None without such runs.
 
     Runs of an arm of which a seed failed are drawn one by one: a mean over the survivors would flatter it.
@@ -75,7 +72,7 @@ def curves(study: "Study", split: str) -> alt.LayerChart | None:
     return finish(layers, height, f"{title.capitalize()} of the confirmation runs against step, by arm")
 
 
-def _rows(study: "Study", key: str, kind: Measure) -> tuple[Rows, Rows]:
+def _rows(study: StudyResults, key: str, kind: Measure) -> tuple[Rows, Rows]:
     """Return the points of all lines, and a cross for every failed run."""
     rows: Rows = []
     crosses: Rows = []
@@ -98,7 +95,7 @@ def _rows(study: "Study", key: str, kind: Measure) -> tuple[Rows, Rows]:
     return rows, crosses
 
 
-def _shapes(study: "Study") -> dict[tuple[str, int, float], list[float]]:
+def _shapes(study: StudyResults) -> dict[tuple[str, int, float], list[float]]:
     """Return the factors on the learning rate of every schedule, length and warm-up that the arms confirmed."""
     shapes = {}
     for search in study.searches.values():
@@ -108,7 +105,7 @@ def _shapes(study: "Study") -> dict[tuple[str, int, float], list[float]]:
     return shapes
 
 
-def undecayed(study: "Study") -> int:
+def undecayed(study: StudyResults) -> int:
     """Return until which step the learning rate of an arm has not come down yet; 0 without decay."""
     end = 0
     for factors in _shapes(study).values():
@@ -117,7 +114,7 @@ def undecayed(study: "Study") -> int:
     return end
 
 
-def _undecayed(study: "Study") -> list[alt.Chart]:
+def _undecayed(study: StudyResults) -> list[alt.Chart]:
     """Return the stamp on the part of the curves in which ranking the arms would mislead; none without decay."""
     end = undecayed(study)
     if not end:
@@ -130,7 +127,7 @@ def _undecayed(study: "Study") -> list[alt.Chart]:
     ]
 
 
-def strip(study: "Study") -> alt.LayerChart | None:
+def strip(study: StudyResults) -> alt.LayerChart | None:
     """Return the learning rate against step, to stand under the curves; None when nothing was confirmed."""
     if all(search.best is None for search in study.searches.values()):
         return None
@@ -159,7 +156,7 @@ def strip(study: "Study") -> alt.LayerChart | None:
     return finish([chart], 60, "Learning rate against step")
 
 
-def steps_axis(study: "Study", title: str | None) -> alt.X:
+def steps_axis(study: StudyResults, title: str | None) -> alt.X:
     """Return the axis of optimizer steps, long enough for the longest arm."""
     lengths = [trial.steps for arm in study.searches for trial in study.confirmation_trials(arm)]
     longest = max(lengths, default=study.spec.steps)

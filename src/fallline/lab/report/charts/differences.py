@@ -1,19 +1,15 @@
 """The figure of the differences to the baseline, seed by seed."""
 
-from typing import TYPE_CHECKING
-
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.encodings import DIM, INK, Rows, colour, data, finish, mark, ticks, tip
 from fallline.lab.report.measure import margin_size, measure
-
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
 _ROW = 62  # pixels: of an arm's row
 
 
-def differences(study: "Study") -> alt.LayerChart | None:
+def differences(study: StudyResults) -> alt.LayerChart | None:
     """Return the difference to the baseline of every seed, with mean and interval; None when none can be compared.
 
     Losses are compared by ratios, shown in percent; other metrics as they are.
@@ -51,11 +47,11 @@ def differences(study: "Study") -> alt.LayerChart | None:
     return finish(layers, _ROW * len(means) + 12, f"Difference of every arm to {study.baseline}, seed by seed")
 
 
-def _rows(study: "Study") -> tuple[Rows, Rows]:
+def _rows(study: StudyResults) -> tuple[Rows, Rows]:
     seeds: Rows = []
     means: Rows = []
     for arm in (row["arm"] for row in study.leaderboard()):
-        result = study.results.get(arm)
+        result = study.comparisons.get(arm)
         if result is None or result.comparison is None:
             continue
         c = result.comparison

@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.curves import steps_axis
 from fallline.lab.report.charts.encodings import (
     EXTENT,
@@ -22,11 +22,8 @@ from fallline.lab.report.charts.encodings import (
 )
 from fallline.lab.report.landscape import records
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
 
-
-def sharpness(study: "Study") -> alt.LayerChart | None:
+def sharpness(study: StudyResults) -> alt.LayerChart | None:
     """Return the largest eigenvalue against step, mean and range of each arm; None when it was not measured."""
     at: dict[tuple[str, float], list[float]] = defaultdict(list)
     for row in records(study):

@@ -1,10 +1,10 @@
 """The figure of the time to target: the steps that half of the runs need, by target."""
 
 import math
-from typing import TYPE_CHECKING
 
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.time_to_target import median
 from fallline.lab.report.charts.curves import steps_axis
 from fallline.lab.report.charts.encodings import (
@@ -24,13 +24,10 @@ from fallline.lab.report.charts.encodings import (
 from fallline.lab.report.measure import measure
 from fallline.lab.report.reached import fixed_target, steps_to, targets
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
-
 _TARGETS = 30  # points of a line
 
 
-def time_to_target(study: "Study") -> alt.LayerChart | None:
+def time_to_target(study: StudyResults) -> alt.LayerChart | None:
     """Return a fine grid of targets against the median steps to them; None when the baseline fixes no target.
 
     A line ends at the hardest target that more than half of the arm's runs reach.
@@ -63,7 +60,7 @@ def time_to_target(study: "Study") -> alt.LayerChart | None:
     return finish(layers, HEIGHT - 60, "Targets against the median steps to reach them, by arm")
 
 
-def _levels(study: "Study", fixed: float) -> list[float]:
+def _levels(study: StudyResults, fixed: float) -> list[float]:
     """Return targets from the easiest of the table to the best result of any run, evenly spaced on the scale."""
     kind = measure(study)
     easiest = targets(study)[-1]

@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from statistics import median
-from typing import TYPE_CHECKING
 
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.charts.curves import steps_axis
 from fallline.lab.report.charts.encodings import (
     EXTENT,
@@ -21,13 +21,10 @@ from fallline.lab.report.charts.encodings import (
     tip,
 )
 
-if TYPE_CHECKING:
-    from fallline.lab.study import Study
-
 _NAMES = {"grad_norm": "gradient norm", "update_norm": "update norm"}
 
 
-def norms(study: "Study", key: str) -> alt.LayerChart | None:
+def norms(study: StudyResults, key: str) -> alt.LayerChart | None:
     """Return a norm against step over the confirmation runs, median and range of each arm; None without a trace.
 
     Runs that failed count up to their failure.
@@ -56,7 +53,7 @@ def norms(study: "Study", key: str) -> alt.LayerChart | None:
     return finish(layers, HEIGHT - 100, f"{_NAMES[key].capitalize()} of the confirmation runs against step, by arm")
 
 
-def _rows(study: "Study", key: str) -> Rows:
+def _rows(study: StudyResults, key: str) -> Rows:
     rows: Rows = []
     for arm, search in study.searches.items():
         at: dict[float, list[float]] = defaultdict(list)

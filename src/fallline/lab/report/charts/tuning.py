@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import summarize
 from fallline.lab.report.charts.encodings import (
     EXTENT,
@@ -35,12 +36,11 @@ from fallline.lab.search.trials import tuning_trials
 
 if TYPE_CHECKING:
     from fallline.lab.design.spaces import Dimension
-    from fallline.lab.study import Study
 
 _LANE = 14  # pixels: of an arm's failures
 
 
-def learning_rates(study: "Study") -> alt.LayerChart:
+def learning_rates(study: StudyResults) -> alt.LayerChart:
     """Return the validation metric at the end of every tuning trial against its learning rate."""
     also = [label(name, name.replace("_", " ")) for name in searched(study) if name != "lr"]
     rows = _rows(study)
@@ -53,7 +53,7 @@ def learning_rates(study: "Study") -> alt.LayerChart:
     return finish(layers, height, "Validation result of every tuning trial against its learning rate, by arm")
 
 
-def hyperparameters(study: "Study") -> dict[str, alt.LayerChart]:
+def hyperparameters(study: StudyResults) -> dict[str, alt.LayerChart]:
     """Return, by hyperparameter that was searched besides the learning rate, the validation metric against it."""
     charts = {}
     for name, dimension in searched(study).items():
@@ -82,7 +82,7 @@ def _axis(dimension: "Dimension", rows: Rows) -> alt.X:
 
 
 def _scatter(
-    study: "Study", rows: Rows, x: alt.X, tips: list[Any], height: int, joined: bool
+    study: StudyResults, rows: Rows, x: alt.X, tips: list[Any], height: int, joined: bool
 ) -> tuple[list[alt.Chart], int]:
     """Return the layers of a figure with a mark for every trial and its height; failures lie in lanes at its top."""
     kind = measure(study)
@@ -118,14 +118,14 @@ def _scatter(
     return layers, height + top
 
 
-def _spread(study: "Study", rows: Rows, x: alt.X) -> alt.LayerChart:
+def _spread(study: StudyResults, rows: Rows, x: alt.X) -> alt.LayerChart:
     """Return the mean and the standard deviation of the configurations that were tried on several seeds."""
     bars = shown([row for row in rows if row["low"] is not None]).encode(x=x, color=colour(study.arms))
     bar = bars.mark_rule(strokeWidth=6, opacity=0.35).encode(y="low:Q", y2="high:Q")
     return alt.layer(bar, bars.mark_tick(thickness=2, size=16).encode(y="mean:Q"))
 
 
-def _rows(study: "Study") -> Rows:
+def _rows(study: StudyResults) -> Rows:
     kind = measure(study)
     rows: Rows = []
     for arm, search in study.searches.items():
@@ -158,7 +158,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def budget(study: "Study", unit: str) -> alt.LayerChart | None:
+def budget(study: StudyResults, unit: str) -> alt.LayerChart | None:
     """Return the expected best validation metric against what was spent on tuning; None when every trial failed.
 
     Args:
