@@ -11,7 +11,7 @@ import torch
 from fallline.core.optimizer import Optimizer
 from fallline.lab.design.spaces import SPACES
 from fallline.lab.race.runs import descend
-from fallline.lab.report.style import Look, looks
+from fallline.lab.report.style import ArmStyle, arm_styles
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 
@@ -70,7 +70,7 @@ def svg(cls: type[Optimizer]) -> str:
     (left, right), (low, high) = problem.domain
     width, height = round(SCALE * (right - left)), round(SCALE * (high - low))
     total = height + LINE * len(runs) + MARGIN
-    styles = dict(zip((run.label for run in runs), _looks(len(runs)), strict=True))
+    styles = dict(zip((run.label for run in runs), _styles(len(runs)), strict=True))
     plot = [*_contours(problem), *(part for run in runs for part in _drawn(run, styles[run.label], problem))]
     plot += [_cross(*_pixel(minimum, problem)) for minimum in problem.minima]
     legend = [_entry(run, styles[run.label], height + LINE * (i + 1)) for i, run in enumerate(runs)]
@@ -92,11 +92,11 @@ def svg(cls: type[Optimizer]) -> str:
     )
 
 
-def _looks(count: int) -> Sequence[Look]:
-    """Return looks for the runs; plain SGD, the first, steps back."""
+def _styles(count: int) -> Sequence[ArmStyle]:
+    """Return styles for the runs; plain SGD, the first, steps back."""
     arms = [str(i) for i in range(count)]
-    first, *others = looks(arms).values()
-    return [Look(DIM, (4, 3), first.mark), *(Look(c.colour, (1, 0), c.mark) for c in (first, *others))][:count]
+    first, *others = arm_styles(arms).values()
+    return [ArmStyle(DIM, (4, 3), first.mark), *(ArmStyle(c.colour, (1, 0), c.mark) for c in (first, *others))][:count]
 
 
 def _pixel(point: tuple[float, float], problem: Problem) -> tuple[float, float]:
@@ -117,20 +117,20 @@ def _contours(problem: Problem) -> list[str]:
     return [f'<g {place} fill="none" stroke="{CONTOUR}">', *ellipses, "</g>"]
 
 
-def _drawn(run: Path, look: Look, problem: Problem) -> list[str]:
+def _drawn(run: Path, style: ArmStyle, problem: Problem) -> list[str]:
     pixels = [_pixel(point, problem) for point in run.points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in pixels[1:])
     x, y = pixels[0]
     return [
-        f'<polyline points="{line}" fill="none" stroke="{look.colour}" stroke-width="1.6"{_dash(look)}/>',
-        f'<g fill="{look.colour}">{dots}</g>',
+        f'<polyline points="{line}" fill="none" stroke="{style.colour}" stroke-width="1.6"{_dash(style)}/>',
+        f'<g fill="{style.colour}">{dots}</g>',
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{PAPER}" stroke="{INK}" stroke-width="2"/>',
     ]
 
 
-def _dash(look: Look) -> str:
-    return f' stroke-dasharray="{look.dash[0]} {look.dash[1]}"' if look.dash[1] else ""
+def _dash(style: ArmStyle) -> str:
+    return f' stroke-dasharray="{style.dash[0]} {style.dash[1]}"' if style.dash[1] else ""
 
 
 def _cross(x: float, y: float) -> str:
@@ -138,10 +138,10 @@ def _cross(x: float, y: float) -> str:
     return f'<path d="{arms}" stroke="{PAPER}" stroke-width="5"/><path d="{arms}" stroke="{INK}" stroke-width="2"/>'
 
 
-def _entry(run: Path, look: Look, y: int) -> str:
+def _entry(run: Path, style: ArmStyle, y: int) -> str:
     text = f"{run.label}: lr {run.lr:.2g}, value {run.end:.2g} after {STEPS} steps"
     return (
-        f'<path d="M{MARGIN},{y}h30" stroke="{look.colour}" stroke-width="1.6"{_dash(look)}/>'
-        f'<circle cx="{MARGIN + 15}" cy="{y}" r="2.6" fill="{look.colour}"/>'
+        f'<path d="M{MARGIN},{y}h30" stroke="{style.colour}" stroke-width="1.6"{_dash(style)}/>'
+        f'<circle cx="{MARGIN + 15}" cy="{y}" r="2.6" fill="{style.colour}"/>'
         f'<text x="{MARGIN + 42}" y="{y + 5}" fill="{INK}">{text}</text>'
     )

@@ -67,7 +67,7 @@ def save(chart: Any, out: Path, *words: Any) -> None:
         StudyError: the file cannot be written.
     """
     from fallline.lab.report.formats import cannot_write
-    from fallline.lab.report.single import chart_page
+    from fallline.lab.report.render import chart_page
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -94,13 +94,13 @@ def _command(task: str, *values: Any) -> str:
 
 
 def _show(found: "Curvature") -> None:
-    from fallline.lab.report.curvature import AXES, doubts, table
+    from fallline.lab.report.curvature import AXES, list_caveats, table
 
     items = f"{found.parameters:,} parameters, loss {found.loss:.4g} over {found.items:,} items"
     console.print(f"{found.task} at {found.place}: {items}, {found.mode} mode", style="bold", markup=False)
     say(found.sentence)
-    for doubt in doubts(found):
-        say(doubt, "! ", style="yellow")
+    for caveat in list_caveats(found):
+        say(caveat, "! ", style="yellow")
     console.print()
     shown = Table(box=None, pad_edge=False, header_style="dim")
     numbers = table(found)

@@ -18,7 +18,7 @@ from fallline.lab.storage.store import Store
 from fallline.lab.storage.study_file import read_spec, read_study
 
 if TYPE_CHECKING:
-    from fallline.lab.report.records import Records
+    from fallline.lab.report.tables import Records
 
 
 class Study:

@@ -13,7 +13,7 @@ from fallline.lab.race import race
 from fallline.lab.race.contours import level_lines
 from fallline.lab.race.runs import LRS, _reached, descend
 from fallline.lab.race.scene import contours, shown
-from fallline.lab.report.style import looks
+from fallline.lab.report.style import arm_styles
 from fallline.problems import PROBLEMS, Problem
 from support.browsers import Loads, browse, noted
 
@@ -177,8 +177,8 @@ def test_the_still_picture_shows_levels_paths_start_and_minima(ravine):
     spec = ravine.plot().to_dict()
     text = json.dumps(spec)
     assert "NaN" not in text
-    for arm, look in looks([run.arm for run in ravine.runs]).items():
-        assert look.colour in text and f'"{arm}, lr' in text
+    for arm, style in arm_styles([run.arm for run in ravine.runs]).items():
+        assert style.colour in text and f'"{arm}, lr' in text
 
 
 @pytest.mark.slow

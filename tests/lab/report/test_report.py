@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from fallline.errors import StudyError
 from fallline.lab.design.outcome import Outcome
 from fallline.lab.design.schedules import learning_rates
-from fallline.lab.report import best_code, charts
-from fallline.lab.report.charts.curves import DECAYED
-from fallline.lab.report.charts.encodings import log_axis, log_scale
+from fallline.lab.report import best_code
+from fallline.lab.report.encodings import log_axis, log_scale
 from fallline.lab.report.headline import answer, headline
-from fallline.lab.report.results import against_best, leaders
-from fallline.lab.report.sections import document, tables
-from fallline.lab.report.style import looks
+from fallline.lab.report.style import arm_styles
+from fallline.lab.report.topics import document, tables
+from fallline.lab.report.topics.differences import against_best
+from fallline.lab.report.topics.leaderboard import leaders
+from fallline.lab.report.topics.sensitivity import learning_rates as rates_chart
+from fallline.lab.report.topics.training import DECAYED, curves
 from fallline.lab.search.trials import trials_again, tuning_trials
 from support.browsers import Loads
 from support.studies import changed, lose_a_seed, renamed, with_outcomes, with_search
@@ -77,7 +79,7 @@ def test_a_failed_seed_leaves_no_mean(study, tmp_path):
     assert "failed 1 of 2 seeds, so no mean" in text
     survivor = study.confirmed("adam")[0]
     assert f"{survivor:.3g}" not in text.split("Chosen hyperparameters")[0]
-    rows = charts.curves(broken.record, "val").to_dict()["datasets"].values()
+    rows = curves(broken.record, "val").to_dict()["datasets"].values()
     runs = {row["run"] for data in rows for row in data if row.get("arm") == "adam"}
     assert runs == {"1 of 2", "2 of 2"}  # each by itself; the others are means
 
@@ -140,7 +142,7 @@ def test_configurations_tried_on_several_seeds_show_mean_and_spread(study):
         return replace(found, metrics={**found.metrics, "val_loss": loss}) if loss else found
 
     copy = with_outcomes(with_search(study, "adam", search), outcome)
-    every = charts.learning_rates(copy.record).to_dict()["datasets"].values()
+    every = rates_chart(copy.record).to_dict()["datasets"].values()
     rows = {row["lr"]: row for data in every for row in data if row["arm"] == "adam"}
     once, kept, lost = (rows[search.points[i]["lr"]] for i in (0, 1, 2))
     values = [kept["result"], 0.5, 1.5]
@@ -159,17 +161,13 @@ def test_names_are_escaped(study, tmp_path):
 
 
 def test_many_arms_all_look_different():
-    every = looks([f"arm {i}" for i in range(280)])
+    every = arm_styles([f"arm {i}" for i in range(280)])
     assert len(set(every.values())) == 280
 
 
 def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
-    (end,) = (
-        row["to"]
-        for data in charts.curves(study.record, "val").to_dict()["datasets"].values()
-        for row in data
-        if "to" in row
-    )
+    drawn = curves(study.record, "val").to_dict()["datasets"].values()
+    (end,) = (row["to"] for data in drawn for row in data if "to" in row)
     factors = learning_rates("cosine", study.spec.steps)
     assert factors[end - 1] > DECAYED >= factors[end]
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fallline.lab.report.style import looks
+from fallline.lab.report.style import arm_styles
 from support.browsers import browse, noted
 from support.studies import traced
 
@@ -73,7 +73,7 @@ def test_a_browser_shows_a_tooltip_in_every_figure(browsed):
 
 def test_a_name_above_a_figure_hides_its_arm_in_every_figure(study, browsed):
     dom, _ = browsed
-    hidden, other = (looks(study.arms)[arm].colour for arm in study.arms[:2])
+    hidden, other = (arm_styles(study.arms)[arm].colour for arm in study.arms[:2])
     drawn = plots(dom)
     for name in FIGURES - {"differences", "strip"}:
         assert other in drawn[name] and hidden not in drawn[name], name

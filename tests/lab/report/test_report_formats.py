@@ -24,17 +24,18 @@ from fallline.lab.report import (
     write_formats,
     write_profile,
 )
-from fallline.lab.report import measure as measures
-from fallline.lab.report.charts import figures as page_figures
-from fallline.lab.report.charts.curves import curves
 from fallline.lab.report.headline import headline
+from fallline.lab.report.measure import measure
 from fallline.lab.report.profile import profile_records
-from fallline.lab.report.reached import fixed_target
-from fallline.lab.report.results import leaders
-from fallline.lab.report.sections import document
-from fallline.lab.report.sections import tables as every_table
 from fallline.lab.report.tables import to_csv
-from fallline.lab.report.tuned import budgets, sensitivities
+from fallline.lab.report.topics import document
+from fallline.lab.report.topics import figures as page_figures
+from fallline.lab.report.topics import tables as every_table
+from fallline.lab.report.topics.leaderboard import leaders
+from fallline.lab.report.topics.sensitivity import sensitivities
+from fallline.lab.report.topics.time_to_target import fixed_target
+from fallline.lab.report.topics.training import curves
+from fallline.lab.report.topics.tuning_budget import budgets
 from fallline.lab.search.trials import confirm, tuning_trials
 from fallline.lab.tasks import Digits
 from support.studies import changed, lose_a_seed, renamed, traced
@@ -238,7 +239,7 @@ def test_a_study_by_accuracy_is_compared_by_differences(study, tmp_path, monkeyp
     monkeypatch.setattr(Digits, "mode", "max")
     monkeypatch.setattr(Digits, "unit", "bits")
     study = changed(study)
-    kind = measures.measure(study.record)
+    kind = measure(study.record)
     assert (kind.test, kind.is_loss, kind.title("val_loss")) == ("test_accuracy", False, "validation loss (bits)")
     rates = {row["arm"]: row for row in sensitivities(study.record)}
     outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, study.searches["adamw"])]

@@ -12,7 +12,7 @@ from fallline.lab.design.arms import make_arms
 from fallline.lab.design.optimizers import build_optimizer
 from fallline.lab.design.schedules import SCHEDULES, learning_rates
 from fallline.lab.report import best_code
-from fallline.lab.report.paste import command
+from fallline.lab.report.topics.reproduce import command
 from support.studies import changed, with_outcomes
 
 OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "torch.optim:NAdam"]

@@ -11,15 +11,17 @@ from scipy import stats
 
 import fallline as fl
 from fallline.lab.report import best_code
-from fallline.lab.report.charts import learning_rates
 from fallline.lab.report.document import Figures
-from fallline.lab.report.ledger import costs, failures
-from fallline.lab.report.paste import command
-from fallline.lab.report.prose import methods, threats
-from fallline.lab.report.reached import time_to_target
-from fallline.lab.report.results import equal_steps, leaderboard, pairwise, tuning
-from fallline.lab.report.sections import document
-from fallline.lab.report.style import looks
+from fallline.lab.report.style import arm_styles
+from fallline.lab.report.topics import document
+from fallline.lab.report.topics.costs import costs, failures
+from fallline.lab.report.topics.differences import pairwise
+from fallline.lab.report.topics.leaderboard import equal_steps, leaderboard, tuning
+from fallline.lab.report.topics.methods import methods
+from fallline.lab.report.topics.reproduce import command
+from fallline.lab.report.topics.sensitivity import learning_rates
+from fallline.lab.report.topics.threats import threats
+from fallline.lab.report.topics.time_to_target import time_to_target
 from fallline.lab.search.trials import confirm, trials_again, tuning_trials
 from support.studies import changed, lose_a_seed, standard_error_by_hand, with_outcomes, with_search
 
@@ -154,10 +156,8 @@ def test_failures_are_listed_by_stage_with_their_number_and_a_cause(study):
     trials = tuning_trials(study.spec, study.searches["adam"])
     before = sum(study.outcome(trial).failure is not None for trial in trials[3:])
     flat = {"state": "not-learned", "step": 40, "cause": "flat"}
-    broken = with_outcomes(
-        study,
-        lambda trial: replace(study.outcome(trial), failure=flat) if trial in trials[:3] else study.outcome(trial),
-    )
+    lost = {trial.id: replace(study.outcome(trial), failure=flat) for trial in trials[:3]}
+    broken = changed(study, outcomes={**study.record.outcomes, **lost})
     counted = [row for row in failures(broken.record).records if (row["arm"], row["stage"]) == ("adam", "tuning")]
     assert sum(row["count"] for row in counted) == 3 + before
     crosses = [
@@ -244,8 +244,8 @@ def test_what_is_pasted_is_the_configuration_that_was_confirmed(study):
 
 
 def test_an_arm_keeps_its_colour_in_every_figure(study):
-    every = looks(study.arms)
-    assert len({look.colour for look in every.values()}) == len(ARMS)
+    every = arm_styles(study.arms)
+    assert len({style.colour for style in every.values()}) == len(ARMS)
     expected = {arm: every[arm].colour for arm in study.arms}
     scales = []
 

@@ -16,8 +16,8 @@ from fallline.lab.executors.in_process import CallingProcess
 from fallline.lab.executors.pool import LocalPool
 from fallline.lab.isolation import as_in_a_worker
 from fallline.lab.report.render import to_markdown_page
-from fallline.lab.report.results import leaderboard
-from fallline.lab.report.sections import document
+from fallline.lab.report.topics import document
+from fallline.lab.report.topics.leaderboard import leaderboard
 from fallline.lab.run.attempt import attempt
 from fallline.lab.run.reproduce import reproduce
 from fallline.lab.run.timing import time_arms

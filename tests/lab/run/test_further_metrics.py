@@ -8,7 +8,7 @@ import pytest
 from fallline.cli import show
 from fallline.lab.comparison import compare
 from fallline.lab.report.formats import write_formats
-from fallline.lab.report.results import leaders
+from fallline.lab.report.topics.leaderboard import leaders
 from fallline.lab.run.reproduce import reproduce
 from fallline.lab.study import load
 from support.task_data import LINE

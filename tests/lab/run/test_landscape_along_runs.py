@@ -8,7 +8,7 @@ import torch
 
 import fallline as fl
 from fallline.lab.design.trial import Trial
-from fallline.lab.report.landscape import landscape
+from fallline.lab.report.topics.landscape import landscape
 from fallline.lab.run.landscape import Waypoints
 from fallline.lab.run.loop import Checkpoint
 from fallline.lab.run.trial import run

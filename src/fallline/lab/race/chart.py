@@ -6,8 +6,7 @@ import altair as alt
 
 from fallline.lab.race.runs import Race
 from fallline.lab.race.scene import contours, label, shown
-from fallline.lab.report.style import looks
-from fallline.lab.report.theme import CONFIG
+from fallline.lab.report.style import CONFIG, arm_styles
 
 CONTOUR, INK, PAPER = "#c3ccd6", "#1c2024", "#ffffff"
 WIDTH = 640  # pixels
@@ -45,7 +44,7 @@ def chart(race: Race) -> alt.LayerChart:
 
 def _paths(race: Race, x: Any, y: Any) -> list[alt.Chart]:
     names = {run.arm: label(run) for run in race.runs}
-    every = looks([run.arm for run in race.runs])
+    every = arm_styles([run.arm for run in race.runs])
     domain = list(names.values())
     colours = [every[arm].colour for arm in names]
     legend = alt.Legend(orient="top", title=None, columns=3, labelLimit=0, symbolType="stroke", symbolSize=500)

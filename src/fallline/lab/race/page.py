@@ -9,7 +9,7 @@ import numpy as np
 
 from fallline.lab.race.runs import Race
 from fallline.lab.race.scene import COLUMNS, contours, label, method, shown, table, warnings
-from fallline.lab.report.style import looks
+from fallline.lab.report.style import arm_styles
 
 WIDTH = 760  # pixels at most
 
@@ -19,7 +19,7 @@ def page(race: Race) -> str:
     folder = files("fallline.lab")
     template = (folder / "race" / "page.html.j2").read_text(encoding="utf-8")
     arms, names = [run.arm for run in race.runs], [label(run) for run in race.runs]
-    every = looks(arms)
+    every = arm_styles(arms)
     (left, right), (low, high) = race.problem.domain
     return (
         jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -27,7 +27,7 @@ def page(race: Race) -> str:
         .render(
             race=race,
             names=names,
-            looks=dict(zip(names, every.values(), strict=True)),
+            styles=dict(zip(names, every.values(), strict=True)),
             columns=COLUMNS,
             rows=table(race),
             indices=[race.runs.index(run) for run in race.ranking],
@@ -35,7 +35,7 @@ def page(race: Race) -> str:
             method=method(race),
             width=WIDTH,
             aspect=f"{right - left:g} / {high - low:g}",
-            style=(folder / "report" / "page.css").read_text(encoding="utf-8"),
+            stylesheet=(folder / "report" / "page.css").read_text(encoding="utf-8"),
             script=(folder / "race" / "page.js").read_text(encoding="utf-8"),
             # Inside <script>, "</script" ends the element whatever the JSON says.
             scene=json.dumps(_scene(race), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
@@ -45,7 +45,7 @@ def page(race: Race) -> str:
 
 def _scene(race: Race) -> dict[str, Any]:
     """Return what the script draws."""
-    every = looks([run.arm for run in race.runs])
+    every = arm_styles([run.arm for run in race.runs])
     problem = race.problem
     return {
         "steps": race.steps,

@@ -7,12 +7,12 @@ from altair.utils.schemapi import debug_mode
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.formats import FORMATS, cannot_write, write_formats
 from fallline.lab.report.notebook import figures, summary_html, tables
-from fallline.lab.report.paste import best_code
 from fallline.lab.report.profile import write_profile
-from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
-from fallline.lab.report.sections import document
+from fallline.lab.report.tables import Records
 from fallline.lab.report.tensorboard import to_tensorboard
+from fallline.lab.report.topics import document
+from fallline.lab.report.topics.reproduce import best_code
 from fallline.lab.storage.atomic_files import write_atomically
 
 __all__ = [

@@ -6,13 +6,12 @@ from typing import Any
 
 import altair as alt
 
-from fallline.lab.report.charts.encodings import DIM, HEIGHT, INK, data, finish, tip
 from fallline.lab.report.document import Bullets, Code, Document, Figures, Section, Tabled, Text
+from fallline.lab.report.encodings import DIM, HEIGHT, INK, data, finish, tip
 from fallline.lab.report.formats import cannot_write
-from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
 from fallline.lab.report.style import COLOURS
-from fallline.lab.report.tables import Cell, Column, Table
+from fallline.lab.report.tables import Cell, Column, Records, Table
 from fallline.lab.report.text import number, plural
 from fallline.lab.run.curvature import Curvature
 from fallline.lab.storage.atomic_files import write_atomically
@@ -80,7 +79,7 @@ def document(found: Curvature, command: str) -> Document:
         arms=[],
         verdicts=[],
         notes=[found.sentence[0].upper() + found.sentence[1:], what],
-        warnings=doubts(found),
+        warnings=list_caveats(found),
         sections=[
             Section("Numbers", [Tabled(table(found))]),
             Section("Spectrum", [spectrum]),
@@ -95,21 +94,21 @@ def document(found: Curvature, command: str) -> Document:
     )
 
 
-def doubts(found: Curvature) -> list[str]:
+def list_caveats(found: Curvature) -> list[str]:
     """Return what to know before trusting the numbers."""
-    eigen, sharpness, told = found.point.eigen, found.sharpness, []
+    eigen, sharpness, caveats = found.point.eigen, found.sharpness, []
     if not eigen.converged:
         missed = number(eigen.miss_probability, ".2g")
-        told.append(
+        caveats.append(
             f"The search for the outer eigenvalues has not converged in {eigen.matvecs} products: the probability that "
             f"one was missed is {missed}."
         )
     if sharpness is not None and not sharpness.converged:
-        told.append(
+        caveats.append(
             f"The search for the sharpness has not converged in {sharpness.matvecs} products: it may be larger than "
             f"{number(sharpness.value, '.4g')}."
         )
-    return told
+    return caveats
 
 
 def _surfaces(found: Curvature) -> Figures:

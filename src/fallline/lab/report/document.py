@@ -1,9 +1,10 @@
 """What a report is made of, whatever it is written as: sections of paragraphs, tables, figures, lists and code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.tables import Table
 
 
@@ -76,6 +77,26 @@ class Section:
     blocks: Sequence[Block]
 
 
+def tabulate(*tables: Table | None) -> list[Block]:
+    """Return tables as blocks, without those that are None."""
+    return [Tabled(table) for table in tables if table is not None]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of the report of a study, by the functions that return its parts.
+
+    Attributes:
+        section: its part of the page; None where the study has nothing for it.
+        tables: its tables; None for each that the study has nothing for.
+        figures: its figures as Vega-Lite charts, by name.
+    """
+
+    section: Callable[[StudyResults], Section | None]
+    tables: Callable[[StudyResults], Sequence[Table | None]] = lambda _: ()
+    figures: Callable[[StudyResults], Mapping[str, Any]] = lambda _: {}
+
+
 @dataclass(frozen=True)
 class Document:
     """A report.
@@ -83,7 +104,7 @@ class Document:
     Attributes:
         headline: the answer in one line.
         subject: what was asked, in one line.
-        arms: in the order that decides their looks.
+        arms: in the order that decides their colours, dashes and marks.
         means: an arm and its result each, best first.
         answer: by how much, and how sure, in a sentence; empty where nothing is compared.
         verdicts: an arm and a sentence each.

@@ -1,20 +1,23 @@
 """A report in the formats that are asked for: the page, Markdown, tables as CSV, figures as pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import vl_convert
 
 from fallline.errors import ArgumentError, StudyError
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.report.charts.static import static_spec
 from fallline.lab.report.render import to_html, to_markdown_page
-from fallline.lab.report.sections import document, tables
+from fallline.lab.report.style import CONFIG
 from fallline.lab.report.tables import to_csv
+from fallline.lab.report.topics import document, tables
 from fallline.lab.storage.atomic_files import write_atomically
 
 FORMATS = ("html", "md", "csv", "png", "svg", "pdf")
+WIDTH = 720  # pixels: of a figure in a file or a notebook
+_BY_ARM = ("color", "shape", "strokeDash")
 _SCALE = 2  # pixels of a PNG per pixel of the page
 
 
@@ -79,6 +82,44 @@ def _write(study: StudyResults, folder: Path, formats: Sequence[str]) -> list[Pa
         text = to_markdown_page(report, pictures, drawn.get("pdf", {}))
         written.append(_text(folder / "report.md", text))
     return written
+
+
+def static(chart: alt.LayerChart) -> alt.LayerChart:
+    """Return a chart of the page as one that needs no page around it."""
+    return alt.LayerChart.from_dict(static_spec(chart))
+
+
+def static_spec(chart: alt.LayerChart) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart that needs no page around it, with its description as its title.
+
+    Args:
+        chart: as the page draws it: as wide as its container, its legend in HTML.
+    """
+    spec: dict[str, Any] = chart.to_dict()
+    spec |= {
+        "width": WIDTH,
+        "title": {"text": spec["description"], "anchor": "start", "fontSize": 14, "fontWeight": 600},
+    }
+    spec["config"] = {**CONFIG, "font": "Helvetica, Arial, sans-serif"}
+    encodings = list(_encodings(spec))
+    legend = {"orient": "top", "title": None, "columns": 4, "symbolOpacity": 1, "symbolSize": 90}
+    drawn = {channel for e in encodings for channel in _BY_ARM if e.get(channel, {}).get("field") == "arm"}
+    if "shape" in drawn:  # dashes would tear the outlines of the marks
+        drawn.discard("strokeDash")
+    else:
+        legend |= {"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2}
+    for encoding in encodings:
+        for channel in drawn & encoding.keys():
+            if encoding[channel].get("field") == "arm":
+                encoding[channel]["legend"] = legend
+    return spec
+
+
+def _encodings(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "encoding" in spec:
+        yield spec["encoding"]
+    for layer in spec.get("layer", []):
+        yield from _encodings(layer)
 
 
 def picture(spec: dict[str, Any], form: str) -> bytes:

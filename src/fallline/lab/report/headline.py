@@ -7,7 +7,7 @@ from fallline.lab.analysis.statistics import p_equation
 from fallline.lab.analysis.variance import SeedsOnly
 from fallline.lab.analysis.verdicts import Result, Verdict
 from fallline.lab.report.measure import change, measure
-from fallline.lab.report.records import Records
+from fallline.lab.report.tables import Records
 
 _SURE = {
     Verdict.BETTER: "better seed by seed",  # a ratio and a mean may order arms differently
@@ -22,7 +22,7 @@ def headline(study: StudyResults, leaders: Records) -> str:
 
     Args:
         study: the study.
-        leaders: its leaderboard, as `fallline.lab.report.results.leaders` gives it.
+        leaders: its leaderboard, as `fallline.lab.report.topics.leaderboard.leaders` gives it.
     """
     first = [row["arm"] for row in leaders if row["rank"] == 1 and row["finished"]]
     finished = sum(row["finished"] for row in leaders)

@@ -5,11 +5,12 @@ from typing import Any
 
 from fallline.lab.analysis.caveats import find_caveats
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.report.charts import static_figures
+from fallline.lab.report import topics
+from fallline.lab.report.formats import static
 from fallline.lab.report.headline import answer, headline
-from fallline.lab.report.records import Records
-from fallline.lab.report.results import against_best, leaders
-from fallline.lab.report.sections import tables as every_table
+from fallline.lab.report.tables import Records
+from fallline.lab.report.topics.differences import against_best
+from fallline.lab.report.topics.leaderboard import leaders
 
 
 def tables(study: StudyResults) -> dict[str, Records]:
@@ -18,12 +19,12 @@ def tables(study: StudyResults) -> dict[str, Records]:
     The names: leaderboard, tuning, pairwise, sensitivity, time_to_target, time_to_targets, hyperparameters,
     tuning_budget, spikes, costs, failures; a table that the study has nothing for is missing.
     """
-    return {table.name: table.records for table in every_table(study)}
+    return {table.name: table.records for table in topics.tables(study)}
 
 
 def figures(study: StudyResults) -> dict[str, Any]:
     """Return every figure of the report, by name, as an Altair chart, which a notebook shows inline."""
-    return static_figures(study)
+    return {name: static(chart) for name, chart in topics.figures(study).items()}
 
 
 def summary_html(study: StudyResults) -> str:

@@ -4,19 +4,70 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import altair as alt
+
 from fallline.errors import ArgumentError
-from fallline.lab.analysis.performance_profile import ratios
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.report.charts.profile import performance_profile
 from fallline.lab.report.document import Bullets, Document, Figures, Section, Tabled, Text
+from fallline.lab.report.encodings import HEIGHT, colour, dash, finish, log_axis, tip, visible
 from fallline.lab.report.formats import cannot_write
-from fallline.lab.report.records import Records
 from fallline.lab.report.render import to_html
-from fallline.lab.report.tables import ARM, Column, Table
+from fallline.lab.report.tables import ARM, Column, Records, Table
 from fallline.lab.report.text import number
 from fallline.lab.storage.atomic_files import write_atomically
 
 LEAST = 3  # tasks: with fewer, a share of them says nothing
+
+
+_CAPTION = (
+    "Height of a line at x: the share of the tasks on which the arm's mean is at most x times worse than that of "
+    "the best arm there. At the left edge: the share of the tasks on which it is the best. A line that ends below "
+    "100 % failed on the rest."
+)
+
+
+def ratios(values: Mapping[str, float | None], mode: str = "min") -> dict[str, float]:
+    """Return for every arm how many times worse than the best it is, >= 1; infinity where it failed.
+
+    For "max" it is best / own; for "min" own / best.
+
+    Args:
+        values: > 0, by arm; None where the arm failed.
+        mode: "min" when lower is better, else "max".
+
+    Example:
+        >>> ratios({"a": 2.0, "b": 3.0, "c": None})
+        {'a': 1.0, 'b': 1.5, 'c': inf}
+    """
+    good = [value for value in values.values() if value is not None]
+    best = (min if mode == "min" else max)(good, default=math.nan)
+
+    def ratio(value: float | None) -> float:
+        if value is None:
+            return math.inf
+        if value == best:
+            return 1.0
+        own, other = (value, best) if mode == "min" else (best, value)
+        return own / other if other > 0 else math.inf
+
+    return {arm: ratio(value) for arm, value in values.items()}
+
+
+def profile(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the corners of an arm's profile: (τ, share of the tasks in which its ratio is at most τ).
+
+    Dolan and Moré 2002. Infinite ratios never count, so the last share is below 1 when the arm failed on a task.
+
+    Args:
+        values: ratios to the best arm, one per task.
+
+    Example:
+        >>> profile([1.0, 2.0, float("inf"), 1.0])
+        [(1.0, 0.5), (2.0, 0.75)]
+    """
+    finite = sorted({value for value in values if math.isfinite(value)})
+    corners = [(tau, sum(value <= tau for value in values) / len(values)) for tau in finite]
+    return corners if corners and corners[0][0] == 1.0 else [(1.0, 0.0), *corners]
 
 
 def write_profile(studies: Sequence[StudyResults], path: Path) -> Path:
@@ -38,7 +89,7 @@ def write_profile(studies: Sequence[StudyResults], path: Path) -> Path:
 
 
 def profile_records(studies: Sequence[StudyResults]) -> Records:
-    """Return a record an arm and task: arm, task, value (mean of the headline metric), ratio to the best arm, >= 1.
+    """Return one record per arm and task: arm, task, value (mean of the headline metric), ratio to the best arm, >= 1.
 
     Raises:
         ArgumentError: as for `write_profile`.
@@ -84,11 +135,6 @@ def profile_document(studies: Sequence[StudyResults]) -> Document:
     tasks, arms = _field(studies)
     by_arm = {arm: [row["ratio"] for row in records if row["arm"] == arm] for arm in arms}
     left_out = [arm for arm in dict.fromkeys(a for study in studies for a in study.arms) if arm not in arms]
-    caption = (
-        "Height of a line at x: the share of the tasks on which the arm's mean is at most x times worse than that of "
-        "the best arm there. At the left edge: the share of the tasks on which it is the best. A line that ends below "
-        "100 % failed on the rest."
-    )
     field = [
         f"Arms: {', '.join(arms)}.",
         f"Tasks: {', '.join(tasks)}.",
@@ -100,7 +146,7 @@ def profile_document(studies: Sequence[StudyResults]) -> Document:
         "about significance: each study's own report does."
     )
     sections = [
-        Section("Performance profile", [Figures({"profile": performance_profile(by_arm)}, caption)]),
+        Section("Performance profile", [Figures({"profile": performance_profile(by_arm)}, _CAPTION)]),
         Section("Ratios to the best", [Tabled(_table(records, tasks, arms))]),
         Section("The field", [Bullets(field), Text(warning)]),
     ]
@@ -134,6 +180,35 @@ def _sentences(by_arm: Mapping[str, Sequence[float]], tasks: int) -> list[tuple[
         lost = f", failed on {failed}" if failed else ""
         found.append((arm, f"{arm}: best on {wins} of {tasks} tasks{worst}{lost}."))
     return found
+
+
+def performance_profile(ratios: Mapping[str, Sequence[float]]) -> alt.LayerChart:
+    """Return the share of tasks on which each arm is within a factor of the best arm there.
+
+    Args:
+        ratios: by arm, one ratio to the best arm per task, >= 1, infinite where the arm failed.
+    """
+    arms = list(ratios)
+    finite = [value for values in ratios.values() for value in values if math.isfinite(value)]
+    end = max(1.1, max(finite, default=1.0) * 1.1)
+    rows = []
+    for arm in arms:
+        corners = profile(ratios[arm])
+        corners.append((end, corners[-1][1]))
+        rows += [{"arm": arm, "ratio": tau, "share": share} for tau, share in corners]
+    scale = alt.Scale(type="log", nice=False, domain=[1.0, end])
+    x = alt.X(
+        "ratio:Q", scale=scale, title="times worse than the best arm of the task, at most", axis=log_axis([1.0, end])
+    )
+    share = alt.Axis(format=".0%", tickCount=5)
+    y = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1.04], nice=False), title="share of the tasks", axis=share)
+    base = visible(rows).encode(x=x, y=y, color=colour(arms))
+    tips = ["arm:N", tip("ratio", "at most times the best", ".3f"), tip("share", "share of the tasks", ".0%")]
+    layers = [
+        base.mark_line(strokeWidth=2, interpolate="step-after").encode(strokeDash=dash(arms)),
+        base.mark_point(filled=True, size=90, opacity=0).encode(tooltip=tips),
+    ]
+    return finish(layers, HEIGHT, "Share of tasks on which each arm is within a factor of the best arm")
 
 
 def _table(records: Records, tasks: Sequence[str], arms: Sequence[str]) -> Table:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+import altair as alt
 import jinja2
 import vl_convert
 
-from fallline.lab.report.document import Document
-from fallline.lab.report.style import looks
+from fallline.lab.report.document import Document, Figures, Section
+from fallline.lab.report.style import CONFIG, arm_styles
 from fallline.lab.report.tables import to_markdown
 from fallline.lab.report.text import breakable, plain, unbroken
-from fallline.lab.report.theme import CONFIG
 
 
 def to_html(report: Document) -> str:
@@ -21,7 +21,26 @@ def to_html(report: Document) -> str:
     charts = {name: _json(chart.to_dict()) for name, chart in report.charts.items()}
     theme, javascript = _json(CONFIG), _javascript()
     template = _environment(autoescape=True).get_template("page.html.j2")
-    return template.render(report=report, looks=looks(report.arms), charts=charts, theme=theme, javascript=javascript)
+    return template.render(
+        report=report, styles=arm_styles(report.arms), charts=charts, theme=theme, javascript=javascript
+    )
+
+
+def chart_page(chart: Any, headline: str, subject: str, notes: tuple[str, ...], caption: str) -> str:
+    """Return an HTML page that opens from disk, with a chart as wide as the window.
+
+    Args:
+        chart: an altair chart; its title is left out, since the headline says it.
+        headline: the answer in one line.
+        subject: what was asked, in one line.
+        notes: what the answer means, below it.
+        caption: how to read the chart.
+    """
+    wide = chart.properties(width="container")
+    wide.title = alt.Undefined
+    figures = Figures({"chart": wide}, caption, legend=False)
+    sections = [Section("Picture", [figures])]
+    return to_html(Document(headline, subject, [], [], notes, [], sections, name=subject.partition(" ")[0]))
 
 
 def to_markdown_page(report: Document, pictures: Mapping[str, str], links: Mapping[str, str]) -> str:

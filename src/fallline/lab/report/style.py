@@ -1,7 +1,8 @@
-"""How an arm looks in every figure and table of a report: one colour, one dash and one mark."""
+"""The style of figures: colour, dash and mark of every arm, and the configuration of Vega-Lite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Okabe & Ito's palette, which the colour-blind can tell apart; yellow comes last, being faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -17,9 +18,30 @@ MARKS = (
     "M-1.1,0L.9,-1.1V1.1Z",  # triangle to the left
 )
 
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+CONFIG: dict[str, Any] = {
+    "font": FONT,
+    "background": "white",
+    "axis": {
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": 500,
+        "labelColor": "#3d454d",
+        "titleColor": "#3d454d",
+        "gridColor": "#edf0f2",
+        "domainColor": "#aab2ba",
+        "tickColor": "#aab2ba",
+        "titlePadding": 8,
+    },
+    "axisX": {"labelOverlap": "greedy", "labelSeparation": 8},
+    "legend": {"labelFontSize": 12, "labelLimit": 0},
+    "view": {"stroke": None},
+}
+
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     """An arm's colour, dash (lengths in pixels, drawn and blank in turn) and mark (an SVG path)."""
 
     colour: str
@@ -27,14 +49,14 @@ class Look:
     mark: str
 
 
-def looks(arms: Sequence[str]) -> dict[str, Look]:
-    """Return a look for every arm, by its place; the three lists differ in length, so that 280 arms look different.
+def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
+    """Return the style of every arm, by its place; the three lists differ in length, so that 280 arms look different.
 
     Example:
-        >>> looks(["adam", "sgd"])["sgd"].colour
+        >>> arm_styles(["adam", "sgd"])["sgd"].colour
         '#D55E00'
     """
     return {
-        arm: Look(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)], MARKS[i % len(MARKS)])
+        arm: ArmStyle(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)], MARKS[i % len(MARKS)])
         for i, arm in enumerate(arms)
     }

@@ -1,16 +1,40 @@
 """Tables, built once as records; the page, Markdown and CSV differ only in how they write them down."""
 
 import csv
+import importlib
 import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fallline.lab.report.records import Records
+from fallline.errors import MissingExtraError
 from fallline.lab.report.text import plain
 
 Row = Mapping[str, Any]
+
+
+class Records(list[dict[str, Any]]):
+    """A list of records, one a row.
+
+    Example:
+        >>> Records([{"arm": "adam", "lr": 0.01}])[0]["lr"]
+        0.01
+    """
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with a column for every key.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise MissingExtraError(
+                "to_pandas: pandas must be installed, and is not; pip install pandas, or use the records as they are"
+            ) from None
+        return pandas.DataFrame(list(self))
 
 
 class Cell(NamedTuple):

@@ -1,4 +1,4 @@
-"""The tables of what a study cost: its trials with their time and memory, and those that failed."""
+"""What the study cost: the trials of each arm with their time and memory, and those that failed."""
 
 import math
 from collections import Counter
@@ -6,8 +6,8 @@ from typing import Any
 
 from fallline.lab.analysis.costs import summarize_costs
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.report.records import Records
-from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
+from fallline.lab.report.document import Section, Topic, tabulate
+from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
 from fallline.lab.report.text import number
 from fallline.lab.search.trials import trials_again, tuning_trials
 
@@ -118,3 +118,10 @@ def failures(study: StudyResults) -> Table | None:
     )
     note = "Failures are outcomes: they use their budget, sort last, never win and are never dropped from a mean."
     return Table("failures", rows, columns, note) if rows else None
+
+
+def _section(study: StudyResults) -> Section:
+    return Section("Cost and ledger", tabulate(costs(study), failures(study)))
+
+
+TOPIC = Topic(_section, lambda study: [costs(study), failures(study)])

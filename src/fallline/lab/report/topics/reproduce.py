@@ -1,4 +1,4 @@
-"""What a reader of a report can paste: the winner as Python code, and the command that repeats the study."""
+"""What a reader can paste: the command that runs the study again, and the best arm as Python code."""
 
 import shlex
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from fallline.lab.design.optimizers import split_wrapper
 from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.lab.design.sequential import seeds_text
+from fallline.lab.report.document import Block, Code, Section, Text, Topic
+from fallline.lab.report.topics.leaderboard import leaders
 from fallline.lab.user_code.import_path import is_path
 from fallline.optimizers import OPTIMIZERS
 
@@ -20,6 +22,62 @@ _PLAIN = "# every step: opt.zero_grad(); loss.backward(); opt.step(); sched.step
 _CLOSURE = (
     "# every step: opt.step(closure); sched.step(), where closure() is opt.zero_grad(); loss.backward(); return loss"
 )
+
+
+def reproduce(study: StudyResults) -> Section:
+    """Return the command that runs the study again, and on what it ran."""
+    manifest = study.manifest
+    versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
+    system = manifest["platform"].partition("-")[0]
+    where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
+    blocks: list[Block] = [
+        Code(command(study)),
+        Text(
+            f"{versions} · {where}. The same command gives the same numbers on the same versions and processor, for "
+            "any number of workers. The numbers of every run are in results.csv and costs.csv in the folder "
+            "of the study.",
+            note=True,
+        ),
+    ]
+    return Section("Reproduce", blocks)
+
+
+def command(study: StudyResults) -> str:
+    """Return the command line that runs the study again, into a folder to be named."""
+    spec = study.spec
+    schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
+    # An arm is called as it was asked for, with its schedule and what is varied behind it where there are several.
+    texts = [_asked(arm) for arm in spec.arms]
+    words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
+    words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", seeds_text(spec.seeds)]
+    words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
+    for name, values in _varied(spec.arms).items():
+        words += ["--vary", f"{name}={','.join(values)}"]
+    for name, value in spec.settings.items():
+        words += ["--set", f"{name}={value}"]
+    usual = {"searches": 1, "equal": "grad-evals", "horizon": 1.0, "device": "cpu"}
+    for name, value in usual.items():
+        words += [f"--{name}", str(getattr(spec, name))] if getattr(spec, name) != value else []
+    words += ["--landscape"] if spec.landscape else []
+    words += ["--self-check"] if any(arm.twin for arm in spec.arms) else []
+    words += ["--margin", f"{study.margin:g}"] if study.margin is not None else []
+    return shlex.join([*words, "--out", "DIR"])
+
+
+def _asked(arm: Arm) -> str:
+    """Return an arm's optimizer as the user named it: up to what was varied, its schedule, or the mark of a twin."""
+    return arm.name.partition(" (again)")[0].partition(", ")[0].removesuffix(f" + {arm.schedule}")
+
+
+def _varied(arms: tuple[Arm, ...]) -> dict[str, list[str]]:
+    """Return the values of what the arms were varied in, by name, in their order."""
+    found: dict[str, dict[str, None]] = {}
+    for arm in arms:
+        values = {**arm.fixed, **arm.settings, "steps": arm.steps}
+        for part in arm.name.partition(" (again)")[0].split(", ")[1:]:
+            name = part.partition("=")[0]
+            found.setdefault(name, {})[str(values[name])] = None
+    return {name: list(values) for name, values in found.items()}
 
 
 def best_code(study: StudyResults) -> str:
@@ -105,45 +163,23 @@ def _named(place: str, whole: str) -> tuple[list[str], str]:
     return [f"from {module} import {name.partition('.')[0]}"], name
 
 
-def command(study: StudyResults) -> str:
-    """Return the command line that runs the study again, into a folder to be named."""
-    spec = study.spec
-    schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
-    # An arm is called as it was asked for, with its schedule and what is varied behind it where there are several.
-    texts = [_asked(arm) for arm in spec.arms]
-    words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
-    words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", seeds_text(spec.seeds)]
-    words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
-    for name, values in _varied(spec.arms).items():
-        words += ["--vary", f"{name}={','.join(values)}"]
-    for name, value in spec.settings.items():
-        words += ["--set", f"{name}={value}"]
-    usual = {"searches": 1, "equal": "grad-evals", "horizon": 1.0, "device": "cpu"}
-    for name, value in usual.items():
-        words += [f"--{name}", str(getattr(spec, name))] if getattr(spec, name) != value else []
-    words += ["--landscape"] if spec.landscape else []
-    words += ["--self-check"] if any(arm.twin for arm in spec.arms) else []
-    words += ["--margin", f"{study.margin:g}"] if study.margin is not None else []
-    return shlex.join([*words, "--out", "DIR"])
-
-
-def _asked(arm: Arm) -> str:
-    """Return an arm's optimizer as the user named it: up to what was varied, its schedule, or the mark of a twin."""
-    return arm.name.partition(" (again)")[0].partition(", ")[0].removesuffix(f" + {arm.schedule}")
-
-
-def _varied(arms: tuple[Arm, ...]) -> dict[str, list[str]]:
-    """Return the values of what the arms were varied in, by name, in their order."""
-    found: dict[str, dict[str, None]] = {}
-    for arm in arms:
-        values = {**arm.fixed, **arm.settings, "steps": arm.steps}
-        for part in arm.name.partition(" (again)")[0].split(", ")[1:]:
-            name = part.partition("=")[0]
-            found.setdefault(name, {})[str(values[name])] = None
-    return {name: list(values) for name, values in found.items()}
-
-
 def _round(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(_round, value))
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _best_arm(study: StudyResults) -> Section | None:
+    code = best_code(study)
+    if not code:
+        return None
+    first = [row["arm"] for row in leaders(study) if row["finished"] and row["rank"] == 1]
+    best = study.leaderboard()[0]["arm"]
+    shared = ", which shares rank 1: the data do not favour it over the other arms there" if len(first) > 1 else ""
+    note = f"{best}{shared}. Tuned for {study.spec.steps} steps of this task; elsewhere, tune again."
+    title = f"The {'winner' if len(first) == 1 else 'best mean'}, to paste"
+    return Section(title, [Code(code), Text(note, note=True)])
+
+
+TOPIC = Topic(reproduce)
+BEST_ARM = Topic(_best_arm)

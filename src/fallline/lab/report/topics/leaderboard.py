@@ -1,16 +1,15 @@
-"""The tables of the results: the leaderboard, default against tuned, and the comparisons."""
+"""The leaderboard: the arms by their mean, those that failed, and default against tuned."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
+from fallline.lab.analysis.failures import describe_failures
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import summarize
-from fallline.lab.analysis.verdicts import Result
-from fallline.lab.report.measure import Measure, change, measure
-from fallline.lab.report.records import Records
-from fallline.lab.report.tables import ARM, Cell, Column, Row, Table
-from fallline.lab.report.text import NONE, number, p_value
+from fallline.lab.report.document import Block, Bullets, Section, Tabled, Text, Topic, tabulate
+from fallline.lab.report.measure import Measure, measure
+from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
+from fallline.lab.report.text import NONE, number
 
 
 def leaders(study: StudyResults) -> Records:
@@ -172,61 +171,19 @@ def tuning(study: StudyResults) -> Table:
     return Table("tuning", rows, columns, note)
 
 
-def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: str = "") -> Table:
-    """Return the table of comparisons with one arm.
-
-    Args:
-        study: the study.
-        name: of the table.
-        results: the comparisons, in the order of the rows.
-        note: below the table.
-    """
-    kind = measure(study)
-    rows = Records(_record(result) for result in results)
-    by_arm = {result.arm: result for result in results}
-
-    def amount(*keys: str, form: str = "+") -> Any:
-        def cell(row: Row) -> Cell | str:
-            c = by_arm[row["arm"]].comparison
-            if c is None:
-                own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
-                lost = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
-                return lost if keys == ("difference",) else NONE
-            return " to ".join(change(c, getattr(c, key), form) for key in keys)
-
-        return cell
-
-    columns = (
-        ARM,
-        Column("verdict", lambda row: row["verdict"], "words"),
-        Column(f"change in\n{kind.name(kind.test)}", amount("difference")),
-        Column("95 % interval", amount("low", "high")),
-        Column("p\n(Holm)", lambda row: p_value(row["p"])),
-        Column("p\n(sign flips)", lambda row: p_value(row["sign_flip_p"])),
-        Column("probability of\nsuperiority", lambda row: number(row["superiority"], ".2f")),
-        Column("minimum\ndetectable", amount("detectable", form="")),
-        Column("n", lambda row: str(row["n"]) if row["n"] else NONE),
-    )
-    return Table(name, rows, columns, note)
-
-
-def _record(result: Result) -> dict[str, Any]:
-    c = result.comparison
-    names = ("n", "difference", "low", "high", "sign_flip_p", "superiority", "detectable", "log_ratio")
-    head = {"arm": result.arm, "baseline": result.baseline, "verdict": str(result.verdict), "p": result.p}
-    numbers = {name: getattr(c, name) if c else None for name in names}
-    return head | numbers | {"failed": result.failed, "baseline_failed": result.baseline_failed}
-
-
-def against_best(study: StudyResults) -> list[Result]:
-    """Return the comparisons with the best mean, best first: from them the ranks follow."""
-    finished = [row["arm"] for row in leaders(study) if row["finished"]]
-    against = study.compare_with(finished[0], finished) if finished else {}
-    return [against[arm] for arm in finished[1:]]
-
-
 def means(study: StudyResults) -> list[tuple[str, str]]:
-    """Return what the leaderboard comes to, an arm each: mean and SD of the headline metric, or what failed."""
+    """Return what the leaderboard comes to for each arm: mean and SD of the headline metric, or what failed."""
     kind, rows = measure(study), leaders(study)
     cell = _headline(kind, rows)
     return [(row["arm"], cell(row).text.rstrip(",")) for row in rows]
+
+
+def _section(study: StudyResults) -> Section:
+    """Return the leaderboard, below it why runs of its arms failed, and the tables that go with it."""
+    failed = describe_failures(study)
+    reasons: list[Block] = [Text("", lead="Failures"), Bullets([f"{sentence}." for sentence in failed])]
+    others = tabulate(equal_steps(study), tuning(study))
+    return Section("Leaderboard", [Tabled(leaderboard(study)), *(reasons if failed else []), *others])
+
+
+TOPIC = Topic(_section, lambda study: [leaderboard(study), equal_steps(study), tuning(study)])

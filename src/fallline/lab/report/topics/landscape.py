@@ -1,18 +1,35 @@
-"""The section of a report on the landscape: flat against sharp, by arm and by how far the training has come."""
+"""The curvature along the confirmation runs: flat against sharp, by arm and by how far the training has come."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+import altair as alt
+
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.report.document import Block, Figures, Section, Tabled
-from fallline.lab.report.records import Records
-from fallline.lab.report.tables import ARM, Column, Table
+from fallline.lab.report.document import Block, Figures, Section, Tabled, Topic
+from fallline.lab.report.encodings import (
+    EXTENT,
+    HEIGHT,
+    Rows,
+    colour,
+    dash,
+    finish,
+    log_axis,
+    log_scale,
+    positive,
+    steps_axis,
+    tip,
+    visible,
+)
+from fallline.lab.report.tables import ARM, Column, Records, Table
 from fallline.lab.report.text import NONE, number
 
 STAGES = ("start", "middle", "end")
 _KEYS = ("sharpness", "lambda_min", "trace", "critical_sharpness")
+_CAPTION = "Largest eigenvalue of the Hessian along the confirmation runs: mean over seeds, range as a bar."
 
 
 def records(study: StudyResults) -> Records:
@@ -57,16 +74,6 @@ def landscape(study: StudyResults) -> Table | None:
     return Table("landscape", measured, columns, note, rows=rows)
 
 
-def section(study: StudyResults, drawn: dict[str, Any]) -> Section | None:
-    """Return the section; None when nothing was measured."""
-    table = landscape(study)
-    if table is None:
-        return None
-    caption = "Largest eigenvalue of the Hessian along the confirmation runs: mean over seeds, range as a bar."
-    blocks: list[Block] = [Figures({"sharpness": drawn["sharpness"]}, caption)] if "sharpness" in drawn else []
-    return Section("Landscape", [*blocks, Tabled(table)])
-
-
 def _finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
@@ -76,3 +83,46 @@ def _spread(values: Sequence[float]) -> str:
         return NONE
     mean = number(fmean(values), ".3g")
     return mean if len(values) < 2 else f"{mean} ± {number(stdev(values), '.2g')}"
+
+
+def sharpness(study: StudyResults) -> alt.LayerChart | None:
+    """Return the largest eigenvalue against step, mean and range of each arm; None when it was not measured."""
+    at: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for row in records(study):
+        if (value := positive(row["sharpness"])) is not None:
+            at[row["arm"], row["step"]].append(value)
+    if not at:
+        return None
+    rows: Rows = [
+        {"arm": arm, "step": step, "mean": fmean(found), "low": min(found), "high": max(found), "runs": len(found)}
+        for (arm, step), found in at.items()
+    ]
+    bounds = [row[name] for row in rows for name in ("low", "high")]
+    scale = log_scale(bounds)
+    y = alt.Y("mean:Q", scale=scale, title="sharpness λmax", axis=log_axis(bounds, minExtent=EXTENT, maxExtent=EXTENT))
+    base = visible(rows).encode(x=steps_axis(study, "optimizer step"), color=colour(study.arms))
+    tips = ["arm:N", "step:Q", tip("mean", "mean sharpness", ".4g"), tip("low", "lowest", ".4g")]
+    tips += [tip("high", "highest", ".4g"), "runs:Q"]
+    layers = [
+        base.mark_rule(strokeWidth=1.6).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
+        base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=dash(study.arms)),
+        base.mark_point(filled=True, size=60).encode(y=y, tooltip=tips),
+    ]
+    return finish(layers, HEIGHT - 100, "Sharpness of the confirmation runs against step, by arm")
+
+
+def _section(study: StudyResults) -> Section | None:
+    table = landscape(study)
+    if table is None:
+        return None
+    charts = _figures(study)
+    blocks: list[Block] = [Figures(charts, _CAPTION)] if charts else []
+    return Section("Landscape", [*blocks, Tabled(table)])
+
+
+def _figures(study: StudyResults) -> dict[str, Any]:
+    chart = sharpness(study)
+    return {} if chart is None else {"sharpness": chart}
+
+
+TOPIC = Topic(_section, lambda study: [landscape(study)], _figures)

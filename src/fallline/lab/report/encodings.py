@@ -6,8 +6,9 @@ from typing import Any
 
 import altair as alt
 
+from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.measure import Measure
-from fallline.lab.report.style import looks
+from fallline.lab.report.style import arm_styles
 
 INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
 HEIGHT = 300  # pixels: of a plot
@@ -23,7 +24,7 @@ def data(rows: Rows) -> alt.InlineData:
     return alt.InlineData(values=rows)  # altair moves it to where layers share it
 
 
-def shown(rows: Rows) -> alt.Chart:
+def visible(rows: Rows) -> alt.Chart:
     """Return a chart over the rows whose arm is not hidden."""
     return alt.Chart(data(rows)).transform_filter("indexof(hidden, datum.arm) < 0")
 
@@ -36,19 +37,19 @@ def finish(layers: Sequence[alt.Chart], height: int, description: str) -> alt.La
 
 def colour(arms: Sequence[str]) -> alt.Color:
     """Return the encoding of arms by colour."""
-    every = looks(arms)
+    every = arm_styles(arms)
     return alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[every[arm].colour for arm in arms]), legend=None)
 
 
 def mark(arms: Sequence[str]) -> alt.Shape:
     """Return the encoding of arms by the outline of their marks."""
-    every = looks(arms)
+    every = arm_styles(arms)
     return alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[every[arm].mark for arm in arms]), legend=None)
 
 
 def dash(arms: Sequence[str]) -> alt.StrokeDash:
     """Return the encoding of arms by the dashes of their lines."""
-    every = looks(arms)
+    every = arm_styles(arms)
     scale = alt.Scale(domain=arms, range=[list(every[arm].dash) for arm in arms])
     return alt.StrokeDash("arm:N", scale=scale, legend=None)
 
@@ -129,8 +130,17 @@ def positive(value: float) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-def told(failure: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return a failure, or that there is none, as a tooltip tells it."""
+def describe_failure(failure: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return a failure, or that there is none, for a tooltip."""
     if failure is None:
         return {"failure": "", "cause": ""}
     return {"failure": f"{failure['state']} at step {failure['step']}", "cause": failure["cause"]}
+
+
+def steps_axis(study: StudyResults, title: str | None) -> alt.X:
+    """Return the axis of optimizer steps, long enough for the longest arm."""
+    lengths = [trial.steps for arm in study.searches for trial in study.confirmation_trials(arm)]
+    longest = max(lengths, default=study.spec.steps)
+    scale = alt.Scale(domain=[0, longest], nice=False)
+    form = "~s" if longest >= 10_000 else "d"  # "0.1k" for 100 is harder to read
+    return alt.X("step:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks(), format=form))

@@ -1,14 +1,12 @@
-"""What a report says in words: how the study was done, and why its numbers may mislead."""
+"""The methods: how the study was done."""
 
-from fallline.lab.analysis.caveats import find_caveats
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.variance import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
 from fallline.lab.design.schedules import WARMUP
-from fallline.lab.report.document import Block, Bullets, Code, Section, Text
+from fallline.lab.report.document import Section, Text, Topic
 from fallline.lab.report.measure import margin_text, measure
-from fallline.lab.report.paste import command
 from fallline.lab.report.text import plural
-from fallline.lab.report.tuned import searched
+from fallline.lab.report.topics.sensitivity import describe_searched
 from fallline.lab.search.selection import AGAIN
 
 
@@ -35,7 +33,7 @@ def _task(study: StudyResults) -> str:
 
 def _tuning(study: StudyResults) -> str:
     spec = study.spec
-    names = words(study)
+    names = describe_searched(study)
     extended = max(len(s.points) for s in study.searches.values()) - spec.searches * spec.trials - 1
     what = (
         f"Searched at this budget: {names}; the rest was fixed as listed above."
@@ -139,63 +137,4 @@ def _figures(study: StudyResults) -> str:
     )
 
 
-def threats(study: StudyResults) -> Section:
-    """Return why the numbers may mislead."""
-    spec, names = study.spec, words(study)
-    several = " and " in names
-    tuned = "Nothing was tuned; the ranking is one of these settings, not of the optimizers."
-    if names:
-        were = "were" if several else "was"
-        tuned = f"Only {names} {were} tuned; an arm that depends on what was fixed is at a disadvantage."
-    equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
-    items = [
-        "One task and one model: what wins here need not win elsewhere.",
-        "The intervals cover the configurations that were selected, not the luck of the search: it used "
-        f"{plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm, and another search may select "
-        "other configurations, whose means differ by more than the intervals say.",
-        tuned,
-        f"With {study.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
-        "show.",
-        "The best arm is judged on the runs that made it look best, so its lead is a little too large.",
-        f"Arms were given equal trials{equal}, not equal seconds.",
-        "The sensitivity depends on the range that was searched, and its losses are of one seed each; with more than "
-        "the learning rate searched, it shows the others too.",
-        "Runs are evaluated now and then only, so a time to target is late by up to one such interval.",
-    ]
-    if spec.horizon < 1:
-        items.append(
-            "Tuning runs were shorter than confirmation runs; the best learning rate can depend on the length."
-        )
-    return Section("Threats to validity", [Bullets(items)])
-
-
-def warnings(study: StudyResults) -> Section:
-    """Return what the study itself found wanting, once more where a reader of the methods looks for it."""
-    found = [f"{warning}." for warning in find_caveats(study)]
-    none = "None: no arm failed throughout, and every optimum is interior."
-    return Section("Warnings", [Bullets(found) if found else Text(none)])
-
-
-def reproduce(study: StudyResults) -> Section:
-    """Return the command that runs the study again, and on what it ran."""
-    manifest = study.manifest
-    versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
-    system = manifest["platform"].partition("-")[0]
-    where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
-    blocks: list[Block] = [
-        Code(command(study)),
-        Text(
-            f"{versions} · {where}. The same command gives the same numbers on the same versions and processor, for "
-            "any number of workers. The numbers of every run are in results.csv and costs.csv in the folder "
-            "of the study.",
-            note=True,
-        ),
-    ]
-    return Section("Reproduce", blocks)
-
-
-def words(study: StudyResults, without: str = "") -> str:
-    """Return what was searched as one would say it: "the learning rate, weight decay and beta1"."""
-    names = [name for name in searched(study) if name != without]
-    said = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
-    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
+TOPIC = Topic(methods)

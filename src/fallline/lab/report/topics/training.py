@@ -1,12 +1,14 @@
-"""The figures of training: curves over the confirmation runs, and the learning rate below them."""
+"""The curves of training over the confirmation runs, and the learning rate below them."""
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import altair as alt
 
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.report.charts.encodings import (
+from fallline.lab.report.document import Figures, Section, Text, Topic
+from fallline.lab.report.encodings import (
     DIM,
     EXTENT,
     FAILED,
@@ -16,20 +18,27 @@ from fallline.lab.report.charts.encodings import (
     colour,
     dash,
     data,
+    describe_failure,
     drawable,
     finish,
     measured_axis,
     measured_scale,
-    shown,
-    ticks,
+    steps_axis,
     tip,
-    told,
+    visible,
 )
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.search.trials import tuning_trials
 
 DECAYED = 0.005  # of the peak: how far above its last value a learning rate may be for its decay to be over
 _STRIP_POINTS = 400
+_CAPTION = (
+    "Confirmation runs: mean over seeds, band from lowest to highest; above the validation result, below it the "
+    "running mean of the loss on training batches, at the foot the learning rate. In the grey part the learning "
+    "rate has not decayed yet; rankings in mid-schedule flip. Where a seed failed, every run is drawn by itself, "
+    "and red × marks the failures."
+)
+_LENGTHS = " Arms differ in steps, each with its whole schedule; where a step takes more gradients, it has fewer."
 
 
 def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
@@ -54,7 +63,7 @@ def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
     title = kind.title(metric)
     y = alt.Y("value:Q", scale=scale, title=title, axis=axis)
     x = steps_axis(study, None)
-    base = shown(rows).encode(x=x, detail="run:N", color=colour(study.arms))
+    base = visible(rows).encode(x=x, detail="run:N", color=colour(study.arms))
     tips = ["arm:N", alt.Tooltip("run:N", title="seed"), "step:Q"]
     values = [tip(k, t, ".4f") for k, t in (("value", title), ("low", "lowest"), ("high", "highest"))]
     # A line answers the pointer with its first point only; unseen marks answer with the one that is meant.
@@ -66,7 +75,7 @@ def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
         targets,
     ]
     if crosses:
-        cross = shown(crosses).mark_text(text="×", fontSize=19, color=FAILED).encode(x=x, y=alt.value(10))
+        cross = visible(crosses).mark_text(text="×", fontSize=19, color=FAILED).encode(x=x, y=alt.value(10))
         layers.append(cross.encode(tooltip=[*tips, "failure:N", "cause:N"]))
     height = {"val": HEIGHT, "train": HEIGHT - 100}[split]
     return finish(layers, height, f"{title.capitalize()} of the confirmation runs against step, by arm")
@@ -91,7 +100,9 @@ def _rows(study: StudyResults, key: str, kind: Measure) -> tuple[Rows, Rows]:
                 )
         for run, outcome in zip(runs, outcomes, strict=False):
             if outcome.failure:
-                crosses.append({"arm": arm, "run": run, "step": outcome.failure["step"], **told(outcome.failure)})
+                crosses.append(
+                    {"arm": arm, "run": run, "step": outcome.failure["step"], **describe_failure(outcome.failure)}
+                )
     return rows, crosses
 
 
@@ -156,10 +167,17 @@ def strip(study: StudyResults) -> alt.LayerChart | None:
     return finish([chart], 60, "Learning rate against step")
 
 
-def steps_axis(study: StudyResults, title: str | None) -> alt.X:
-    """Return the axis of optimizer steps, long enough for the longest arm."""
-    lengths = [trial.steps for arm in study.searches for trial in study.confirmation_trials(arm)]
-    longest = max(lengths, default=study.spec.steps)
-    scale = alt.Scale(domain=[0, longest], nice=False)
-    form = "~s" if longest >= 10_000 else "d"  # "0.1k" for 100 is harder to read
-    return alt.X("step:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks(), format=form))
+def _section(study: StudyResults) -> Section:
+    charts = _figures(study)
+    if "validation" not in charts:
+        return Section("Training", [Text("Nothing was confirmed, so there are no curves.")])
+    lengths = {study.spec.steps_of(arm, "confirm") for arm in study.spec.arms}
+    return Section("Training", [Figures(charts, _CAPTION + (_LENGTHS if len(lengths) > 1 else ""))])
+
+
+def _figures(study: StudyResults) -> dict[str, Any]:
+    found = {"validation": curves(study, "val"), "training": curves(study, "train"), "strip": strip(study)}
+    return {name: chart for name, chart in found.items() if chart is not None}
+
+
+TOPIC = Topic(_section, figures=_figures)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallline.lab.analysis.performance_profile import profile, ratios
 from fallline.lab.analysis.sensitivity import sensitivity
-from fallline.lab.analysis.time_to_target import first_step, grid, median
-from fallline.lab.analysis.tuning_budget import best_of
+from fallline.lab.report.profile import profile, ratios
+from fallline.lab.report.topics.time_to_target import first_step, grid, median
+from fallline.lab.report.topics.tuning_budget import best_of
 
 LOSSES = st.lists(st.one_of(st.none(), st.floats(0.01, 5)), min_size=1, max_size=8)
 

@@ -1,0 +1,240 @@
+"""The differences to the baseline, with their intervals, and the sources of chance behind these."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from fallline.lab.analysis.results import StudyResults
+from fallline.lab.analysis.statistics import Comparison
+from fallline.lab.analysis.verdicts import Result
+from fallline.lab.report.document import Block, Bullets, Figures, Section, Tabled, Text, Topic
+from fallline.lab.report.encodings import DIM, INK, Rows, colour, data, finish, mark, ticks, tip
+from fallline.lab.report.measure import change, margin_size, margin_text, measure
+from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
+from fallline.lab.report.text import NONE, number, p_value
+from fallline.lab.report.topics.leaderboard import leaders
+
+_ROW = 62  # pixels: of an arm's row
+_CHANCE_NOTE = (
+    "Shares of the variance of the mean difference. Training: initialisation, order of the data, dropout and, where "
+    "each seed draws its own split, the training set. Test examples drawn: the choice of each seed's test examples. "
+    "Examples there are: the finite test set or pool, which more seeds cannot replace. With infinitely many seeds: "
+    "half the width that the 95 % interval would keep."
+)
+
+
+def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: str = "") -> Table:
+    """Return the table of comparisons with one arm.
+
+    Args:
+        study: the study.
+        name: of the table.
+        results: the comparisons, in the order of the rows.
+        note: below the table.
+    """
+    kind = measure(study)
+    rows = Records(_record(result) for result in results)
+    by_arm = {result.arm: result for result in results}
+
+    def amount(*keys: str, form: str = "+") -> Any:
+        def cell(row: Row) -> Cell | str:
+            c = by_arm[row["arm"]].comparison
+            if c is None:
+                own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
+                lost = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
+                return lost if keys == ("difference",) else NONE
+            return " to ".join(change(c, getattr(c, key), form) for key in keys)
+
+        return cell
+
+    columns = (
+        ARM,
+        Column("verdict", lambda row: row["verdict"], "words"),
+        Column(f"change in\n{kind.name(kind.test)}", amount("difference")),
+        Column("95 % interval", amount("low", "high")),
+        Column("p\n(Holm)", lambda row: p_value(row["p"])),
+        Column("p\n(sign flips)", lambda row: p_value(row["sign_flip_p"])),
+        Column("probability of\nsuperiority", lambda row: number(row["superiority"], ".2f")),
+        Column("minimum\ndetectable", amount("detectable", form="")),
+        Column("n", lambda row: str(row["n"]) if row["n"] else NONE),
+    )
+    return Table(name, rows, columns, note)
+
+
+def _record(result: Result) -> dict[str, Any]:
+    c = result.comparison
+    names = ("n", "difference", "low", "high", "sign_flip_p", "superiority", "detectable", "log_ratio")
+    head = {"arm": result.arm, "baseline": result.baseline, "verdict": str(result.verdict), "p": result.p}
+    numbers = {name: getattr(c, name) if c else None for name in names}
+    return head | numbers | {"failed": result.failed, "baseline_failed": result.baseline_failed}
+
+
+def against_best(study: StudyResults) -> list[Result]:
+    """Return the comparisons with the best mean, best first: from them the ranks follow."""
+    finished = [row["arm"] for row in leaders(study) if row["finished"]]
+    against = study.compare_with(finished[0], finished) if finished else {}
+    return [against[arm] for arm in finished[1:]]
+
+
+def chance(study: StudyResults, results: Sequence[Result]) -> Table | None:
+    """Return the table of the sources of chance; None when nothing could be compared."""
+    rows, by_arm = Records(), {}
+    for result in results:
+        c = result.comparison
+        if c is not None and c.variance.total > 0:
+            by_arm[result.arm] = c
+            rows.append({"arm": result.arm, **_shares(c), "limit": c.limit, "scope": c.design.scope})
+    columns = (
+        ARM,
+        Column("training", lambda row: number(100 * row["training"], ".0f", " %")),
+        Column("test examples\ndrawn", lambda row: number(100 * row["sampling"], ".0f", " %")),
+        Column("examples\nthere are", lambda row: number(100 * row["examples"], ".0f", " %")),
+        Column("with infinitely\nmany seeds ±", lambda row: change(by_arm[row["arm"]], row["limit"], "")),
+        Column("the verdict holds", lambda row: row["scope"], "words"),
+    )
+    return Table("chance", rows, columns, _CHANCE_NOTE) if rows else None
+
+
+def _shares(c: Comparison) -> dict[str, float]:
+    v = c.variance
+    return {
+        "training": (v.seeds - v.sampling) / v.total,
+        "sampling": v.sampling / v.total,
+        "examples": v.examples / v.total,
+    }
+
+
+def advice(results: Sequence[Result]) -> Bullets | None:
+    """Return what would narrow each interval; None when nothing could be compared."""
+    found = [(r.arm, r.comparison) for r in results if r.comparison is not None and r.comparison.variance.total > 0]
+    return Bullets([f"{arm}: {narrowing(c)}" for arm, c in found]) if found else None
+
+
+def narrowing(c: Comparison) -> str:
+    """Return what would narrow the interval of a comparison, as a sentence."""
+    if c.design.reason:
+        return f"the interval covers training seeds alone, since {c.design.reason}."
+    if c.variance.examples_share > 0.5:
+        return f"{c.n} seeds suffice; {c.design.limit} are the limit."
+    share = 100 * (1 - c.variance.examples_share)
+    return f"more seeds would narrow the interval: {share:.0f} % of its variance falls with their number."
+
+
+def differences(study: StudyResults) -> alt.LayerChart | None:
+    """Return the difference to the baseline of every seed, with mean and interval; None when none can be compared.
+
+    Losses are compared by ratios, shown in percent; other metrics as they are.
+    """
+    seeds, means = _rows(study)
+    if not means:
+        return None
+    kind = measure(study)
+    unit, form, scaled = ("%", "+.2f", 100.0) if kind.log_ratio else ("", "+.4f", 1.0)
+    values = [row[key] for row in (*seeds, *means) for key in ("change", "low", "high") if key in row]
+    size = scaled * margin_size(study, study.margin) if study.margin is not None else 0.0
+    edges = [0.0, -size, size]
+    scale = alt.Scale(domain=[min(values + edges), max(values + edges)], nice=True)
+    title = f"{kind.name(kind.test)}, change against {study.baseline}{' (%)' if unit else ''}"
+    x = alt.X("change:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks()))
+    y = alt.Y("arm:N", sort=[row["arm"] for row in means], axis=None)
+    by_arm = alt.Chart(data(means)).encode(y=y, color=colour(study.arms))
+    ends = [tip(k, f"{t} {unit}".strip(), form) for k, t in (("change", "mean"), ("low", "from"), ("high", "to"))]
+    bar = by_arm.mark_rule(strokeWidth=3, yOffset=-2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    mean = by_arm.mark_point(filled=True, size=110, opacity=1, yOffset=-2).encode(x=x, shape=mark(study.arms))
+    dots = alt.Chart(data(seeds)).mark_point(size=46, strokeWidth=1.5, yOffset=14).encode(x=x, y=y)
+    names = by_arm.mark_text(align="left", yOffset=-19, fontSize=12, fontWeight=600, limit=alt.ExprRef("width - 40"))
+    layers = [
+        alt.Chart(data([{"zero": 0}])).mark_rule(strokeDash=[4, 3], color=DIM).encode(x="zero:Q"),
+        bar.encode(tooltip=["arm:N", *ends]),
+        mean.encode(tooltip=["arm:N", *ends]),
+        dots.encode(
+            color=colour(study.arms), tooltip=["arm:N", "seed:O", tip("change", f"change {unit}".strip(), form)]
+        ),
+        names.encode(x=alt.value(6), text="arm:N", color=alt.value(INK)),
+    ]
+    if study.margin is not None:
+        margin = alt.Chart(data([{"low": edges[1], "high": edges[2]}])).mark_rect(color="#000", opacity=0.06)
+        layers.insert(0, margin.encode(x="low:Q", x2="high:Q"))
+    return finish(layers, _ROW * len(means) + 12, f"Difference of every arm to {study.baseline}, seed by seed")
+
+
+def _rows(study: StudyResults) -> tuple[Rows, Rows]:
+    seeds: Rows = []
+    means: Rows = []
+    for arm in (row["arm"] for row in study.leaderboard()):
+        result = study.comparisons.get(arm)
+        if result is None or result.comparison is None:
+            continue
+        c = result.comparison
+        pairs = zip(study.confirmed(arm), study.confirmed(study.baseline), strict=True)
+        for seed, (own, other) in enumerate(pairs, start=1):
+            if own is not None and other is not None:
+                change = 100 * (own / other - 1) if c.log_ratio else own - other
+                seeds.append({"arm": arm, "seed": seed, "change": change})
+        bounds = {"change": c.difference, "low": c.low, "high": c.high}
+        means.append({"arm": arm, **{k: c.percent(value) if c.log_ratio else value for k, value in bounds.items()}})
+    return seeds, means
+
+
+def _caption(study: StudyResults) -> str:
+    kind = measure(study)
+    seeds = (
+        "the arms on seeds of their own"
+        if any(arm.twin for arm in study.spec.arms)
+        else "with the same initialisation and order of the data in both arms"
+    )
+    caption = f"Circles: one seed each, {seeds}. Bar: mean and 95 % interval over all sources of chance. "
+    caption += f"{'Left' if kind.mode == 'min' else 'Right'} of 0 is better."
+    if study.margin is not None:
+        caption += f" Grey: the ±{margin_text(study, study.margin)} that do not matter."
+    return caption
+
+
+def _pairwise_note(study: StudyResults) -> str:
+    twins = any(arm.twin for arm in study.spec.arms)
+    paired = "Seeds are paired by number, though the arms share none" if twins else "Paired by seed"
+    scale = "log ratios shown as percent" if measure(study).log_ratio else "in the metric's own unit"
+    return (
+        f"{paired}; differences are {scale}. Only p (Holm) decides; intervals are not corrected for the number of "
+        "comparisons. p (sign flips) is exact, over the seeds alone, and given for 8 to 20 seeds. Probability of "
+        "superiority: share of seeds won. Minimum detectable: the difference that would be found with 80 % power with "
+        "this n and all sources of chance, at the level left to each comparison; the intervals are those of one "
+        "comparison alone."
+    )
+
+
+def _section(study: StudyResults) -> Section | None:
+    if not study.comparisons:
+        return None
+    rows = [study.comparisons[row["arm"]] for row in study.leaderboard() if row["arm"] in study.comparisons]
+    blocks: list[Block] = []
+    if charts := _figures(study):
+        blocks.append(Figures(charts, _caption(study), legend=False))
+    else:
+        lost = (
+            "Failed seeds leave nothing to compare: a mean over the seeds that survived would flatter the arm that "
+            "lost the others."
+        )
+        blocks.append(Text(lost))
+    blocks.append(Tabled(pairwise(study, "pairwise", rows, _pairwise_note(study))))
+    if (sources := chance(study, rows)) is not None:
+        blocks += [Tabled(sources), *filter(None, [advice(rows)])]
+    against = against_best(study)
+    if len(against) > 1 and against[0].baseline != study.baseline:
+        blocks.append(Text("", lead=f"Differences to {against[0].baseline}, the best mean"))
+        blocks.append(Tabled(pairwise(study, "against_best", against)))
+    return Section(f"Differences to {study.baseline}", blocks)
+
+
+def _tables(study: StudyResults) -> list[Table | None]:
+    results = list(study.comparisons.values())
+    return [pairwise(study, "pairwise", results) if results else None, chance(study, results)]
+
+
+def _figures(study: StudyResults) -> dict[str, Any]:
+    chart = differences(study)
+    return {} if chart is None else {"differences": chart}
+
+
+TOPIC = Topic(_section, _tables, _figures)

@@ -1,0 +1,253 @@
+"""The sensitivity to the learning rate: what every tuning trial came to."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from fallline.errors import FalllineError
+from fallline.lab.analysis.results import StudyResults
+from fallline.lab.analysis.sensitivity import sensitivity
+from fallline.lab.analysis.statistics import summarize
+from fallline.lab.design.spaces import Dimension
+from fallline.lab.report.document import Figures, Section, Tabled, Topic
+from fallline.lab.report.encodings import (
+    FAILED,
+    HEIGHT,
+    INK,
+    Rows,
+    colour,
+    dash,
+    describe_failure,
+    drawable,
+    finish,
+    label,
+    log_axis,
+    log_scale,
+    mark,
+    measured_axis,
+    measured_scale,
+    tip,
+    visible,
+)
+from fallline.lab.report.measure import Measure, measure
+from fallline.lab.report.tables import ARM, Column, Records, Row, Table
+from fallline.lab.report.text import number, setting
+from fallline.lab.search.selection import AGAIN, Search
+from fallline.lab.search.trials import trials_again, tuning_trials
+
+_LANE = 14  # pixels: of an arm's failures
+
+
+def searched(study: StudyResults) -> dict[str, Dimension]:
+    """Return the hyperparameters that any arm searched, the learning rate first, each as one arm has it."""
+    found = {d.name: d for search in study.searches.values() for d in search.ranges}
+    return {name: found[name] for name in sorted(found, key=lambda name: (name != "lr", name))}
+
+
+def describe_searched(study: StudyResults, without: str = "") -> str:
+    """Return what was searched as one would say it: "the learning rate, weight decay and beta1"."""
+    names = [name for name in searched(study) if name != without]
+    said = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
+    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
+
+
+def untrained(study: StudyResults) -> float:
+    """Return what a failed trial is worth, as a metric: the loss of a predictor that ignores its input.
+
+    Where the task does not say, or the metric is no loss, it is the worst result of any trial that did not fail; NaN
+    when all failed.
+    """
+    kind = measure(study)
+    trivial = None
+    if kind.is_loss:
+        try:
+            trivial = study.spec.learning.trivial_loss()
+        except (FalllineError, OSError):  # a report can be written where the data are not
+            trivial = None
+    if trivial is not None:
+        return trivial
+    found = [v for search in study.searches.values() for v in tuning_metrics(study, search) if v is not None]
+    return kind.sign * max((kind.sign * value for value in found), default=math.nan)
+
+
+def tuning_metrics(study: StudyResults, search: Search) -> list[float | None]:
+    """Return the validation metric of an arm's tuning trials, by index; None where the trial failed."""
+    metric = measure(study).metric
+    outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
+    return [None if o.failure else o.metrics[metric] for o in outcomes]
+
+
+def repeated(study: StudyResults, search: Search) -> dict[int, list[float | None]]:
+    """Return the validation metric of the configurations that were tried on several seeds, by index; None: failed."""
+    metric, trials = measure(study).metric, trials_again(study.spec, search)
+    found: dict[int, list[float | None]] = {index: [] for index in search.finalists}
+    for trial in [*(t for t in tuning_trials(study.spec, search) if t.index in found), *trials]:
+        outcome = study.outcome(trial)
+        found[trial.index].append(None if outcome.failure else outcome.metrics[metric])
+    return found
+
+
+def sensitivities(study: StudyResults) -> Records:
+    """Return one record per arm: arm, best, excess, width (decades) and open, as `sensitivity` defines them.
+
+    Arms that tried a single learning rate, or whose trials all failed, have None for the numbers.
+    """
+    sign, start = measure(study).sign, untrained(study)
+    rows = Records()
+    for arm, search in study.searches.items():
+        found = tuning_metrics(study, search)
+        rates = [point["lr"] for point in search.points]
+        lower = [None if value is None else sign * value for value in found]
+        result = sensitivity(rates, lower, sign * start) if len(set(rates)) > 1 else None
+        row = {"excess": result.excess, "width": result.width, "open": result.open} if result else {}
+        best = min((value for value in lower if value is not None), default=None)
+        low, high = min(rates), max(rates)
+        rows.append(
+            {"arm": arm, "lowest_lr": low, "highest_lr": high, "best": best if best is None else sign * best}
+            | {"excess": None, "width": None, "open": None, **row}
+        )
+    return rows
+
+
+def sensitivity_table(study: StudyResults) -> Table:
+    """Return the table of how each arm depends on its learning rate."""
+    kind = measure(study)
+    unit = f" ({kind.unit})" if kind.is_loss and kind.unit else ""
+
+    def width(row: Row) -> str:
+        return ("≥ " if row["open"] else "") + number(row["width"], ".2f")
+
+    columns = (
+        ARM,
+        Column("learning rates\ntried", lambda row: f"{row['lowest_lr']:.3g} to {row['highest_lr']:.3g}"),
+        Column(f"best\n{kind.title(kind.metric)}", lambda row: number(row["best"], ".4f")),
+        Column(f"mean excess over\nthe range{unit}", lambda row: number(row["excess"], ".3f")),
+        Column("decades within\n10 % of the best", width),
+    )
+    note = (
+        "Mean excess: how much worse than the best one is on average with a learning rate drawn (in log scale) from "
+        "those tried, failures counting as an untrained model. Decades within 10 %: how far the learning rate may be "
+        "off; ≥ where it reaches an end of what was tried. Both interpolate linearly between trials."
+    )
+    return Table("sensitivity", sensitivities(study), columns, note)
+
+
+def learning_rates(study: StudyResults) -> alt.LayerChart:
+    """Return the validation metric at the end of every tuning trial against its learning rate."""
+    also = [label(name, name.replace("_", " ")) for name in searched(study) if name != "lr"]
+    rows = tuning_rows(study)
+    rates = [row["lr"] for row in rows]
+    x = alt.X("lr:Q", scale=log_scale(rates), title="learning rate", axis=log_axis(rates, grid=False))
+    joined = not also  # otherwise neighbours in learning rate differ in more than that
+    layers, height = scatter(study, rows, x, [tip("lr", "learning rate", ".3g"), *also], HEIGHT, joined)
+    if any(row["low"] is not None for row in rows):
+        layers.insert(1 if joined else 0, _spread(study, rows, x))
+    return finish(layers, height, "Validation result of every tuning trial against its learning rate, by arm")
+
+
+def scatter(
+    study: StudyResults, rows: Rows, x: alt.X, tips: list[Any], height: int, joined: bool
+) -> tuple[list[alt.Chart], int]:
+    """Return the layers of a figure with a mark for every trial and its height; failures lie in lanes at its top."""
+    kind = measure(study)
+    failing = list(dict.fromkeys(row["arm"] for row in rows if row["failure"]))
+    top = _LANE * (len(failing) + 1) if failing else 0
+    results = [row[name] for row in rows for name in ("result", "low", "high")]
+    title = kind.title(kind.metric)
+    scale = measured_scale(kind, results, range=[height + top, top])
+    y = alt.Y("result:Q", scale=scale, title=title, axis=measured_axis(kind, results))
+    on_scale = (
+        visible(rows)
+        if x.shorthand.endswith(":N")
+        else visible(rows).transform_filter(f"isValid(datum.{x.shorthand[:-2]})")
+    )
+    tips = ["arm:N", "configuration:N", *tips]
+    found = [*tips, tip("result", title, ".4f"), "seeds:Q", tip("mean", "mean over them", ".4f")]
+    base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms), tooltip=found)
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
+    hollow = base.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
+    ring = base.transform_filter("datum.selected").mark_point(shape="circle", size=330, strokeWidth=1.6)
+    layers = [dots, hollow.encode(color=alt.value("white")), ring.encode(color=alt.value(INK))]
+    if joined:
+        layers.insert(0, base.mark_line(strokeWidth=1.5).encode(strokeDash=dash(study.arms)))
+    for lane, arm in enumerate(failing):
+        failures = visible([row for row in rows if row["arm"] == arm and row["failure"]])
+        failures = failures.encode(y=alt.value(_LANE * lane + 8))
+        cross = failures.mark_text(text="×", fontSize=19, color=FAILED, baseline="middle").encode(x=x)
+        name = failures.mark_point(filled=True, size=45, opacity=1).encode(x=alt.value(-14), color=colour(study.arms))
+        layers += [
+            cross.encode(tooltip=[*tips, "failure:N", "cause:N"]),
+            name.encode(shape=mark(study.arms), tooltip="arm:N"),
+        ]
+    return layers, height + top
+
+
+def _spread(study: StudyResults, rows: Rows, x: alt.X) -> alt.LayerChart:
+    """Return the mean and the standard deviation of the configurations that were tried on several seeds."""
+    bars = visible([row for row in rows if row["low"] is not None]).encode(x=x, color=colour(study.arms))
+    bar = bars.mark_rule(strokeWidth=6, opacity=0.35).encode(y="low:Q", y2="high:Q")
+    return alt.layer(bar, bars.mark_tick(thickness=2, size=16).encode(y="mean:Q"))
+
+
+def tuning_rows(study: StudyResults) -> Rows:
+    """Return a row for every tuning trial: its configuration, its result, and mean and spread over several seeds."""
+    kind = measure(study)
+    rows: Rows = []
+    for arm, search in study.searches.items():
+        several = repeated(study, search)
+        for trial, point in zip(tuning_trials(study.spec, search), search.points, strict=True):
+            outcome = study.outcome(trial)
+            row = {"arm": arm, "default": trial.index == 0, "selected": trial.index == search.best}
+            names = [name for name in ("default", "selected") if row[name]]
+            row |= {key: value if _is_number(value) else setting(value) for key, value in point.items()}
+            row["configuration"] = ", ".join(names) or f"search point {trial.index}"
+            row["searched"] = [d.name for d in search.ranges]
+            row["result"] = None if outcome.failure else drawable(kind, outcome.metrics[kind.metric])
+            row |= _over_seeds(kind, several.get(trial.index, []))
+            rows.append(row | describe_failure(outcome.failure))
+    return rows
+
+
+def _over_seeds(kind: Measure, values: Sequence[float | None]) -> dict[str, Any]:
+    """Return the mean over seeds, and the mean less and plus the standard deviation, where no seed failed."""
+    good = [value for value in values if value is not None]
+    if len(good) < 2 or len(good) < len(values):
+        return {"mean": None, "low": None, "high": None, "seeds": len(values) or 1}
+    found = summarize(good)
+    ends = {"mean": found.mean, "low": found.mean - found.sd, "high": found.mean + found.sd}
+    low = min(good) if kind.is_ratio and ends["low"] <= 0 else ends["low"]  # a log scale has no 0
+    return {**{name: drawable(kind, value) for name, value in {**ends, "low": low}.items()}, "seeds": len(good)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _caption(study: StudyResults) -> str:
+    kind, also = measure(study), describe_searched(study, without="lr")
+    axes = "both axes are logarithmic" if kind.is_ratio else "the rates are on a logarithmic axis"
+    caption = (
+        f"Validation result at the end of every tuning trial, one seed each; {axes}. Ringed: selected; white centre: "
+        "the documented default; red ×: failed, whatever the loss."
+    )
+    if any(search.finalists for search in study.searches.values()):
+        caption += f" Bars: mean ± SD over {AGAIN + 1} seeds of the configurations that were tried again."
+    if also:
+        caption += f" Neighbours differ in {also} too; point at one to see."
+    if len(study.arms) > 1:
+        caption += " A name above a figure hides its arm, or shows it again."
+    return caption
+
+
+def _section(study: StudyResults) -> Section:
+    blocks = [Figures(_figures(study), _caption(study)), Tabled(sensitivity_table(study))]
+    return Section("Sensitivity to the learning rate", blocks)
+
+
+def _figures(study: StudyResults) -> dict[str, Any]:
+    return {"learning-rates": learning_rates(study)}
+
+
+TOPIC = Topic(_section, lambda study: [sensitivity_table(study)], _figures)
