@@ -44,12 +44,12 @@ def race(
     rows = Table(box=None, pad_edge=False, header_style="dim")
     for name in COLUMNS:
         rows.add_column(name, justify="left" if name == COLUMNS[0] else "right", overflow="fold")
-    for row in table(found):
+    for row in table(found.descents):
         rows.add_row(*row)
     console.print(rows)
     console.print()
-    say(method(found))
-    for warning in warnings(found):
+    say(method(found.descents))
+    for warning in warnings(found.descents):
         say(warning, "! ", style="yellow")
     for target in targets:
         path("animation" if target.suffix == ".html" else "picture", found.save(target))

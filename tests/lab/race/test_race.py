@@ -12,7 +12,7 @@ from fallline.errors import ArgumentError
 from fallline.lab.race import race
 from fallline.lab.race.contours import level_lines
 from fallline.lab.race.runs import LRS, _reached, descend
-from fallline.lab.race.scene import contours, shown
+from fallline.lab.race.scene import contours, visible_points
 from fallline.lab.report.style import arm_styles
 from fallline.problems import PROBLEMS, Problem
 from support.browsers import Loads, browse, noted
@@ -53,7 +53,7 @@ def test_the_goal_is_reached_when_it_is_kept():
     assert _reached(np.array([3.0, 1, np.inf]), 2) is None
 
 
-def test_every_arm_has_the_same_rates_and_the_best_is_shown(ravine):
+def test_every_arm_has_the_same_rates_and_the_best_is_visible_points(ravine):
     assert {run.tried for run in ravine.runs} == {len(LRS)} == {41}
     assert ravine.goal == pytest.approx(1e-3 * float(PROBLEMS["ravine"](torch.tensor((-2.0, 1.5)))), rel=1e-6)
     (run,) = [run for run in ravine.runs if run.arm == "sgd"]
@@ -169,7 +169,7 @@ def test_every_surface_has_level_lines_inside_its_domain():
 def test_a_path_is_drawn_until_it_is_absurdly_far():
     (run,) = race("rosenbrock", ["sgd@lr=1"], steps=20).runs
     assert not np.isfinite(run.values[-1])
-    drawn = shown(run, PROBLEMS["rosenbrock"])
+    drawn = visible_points(run, PROBLEMS["rosenbrock"])
     assert 1 <= len(drawn) < 5 and np.isfinite(drawn).all()
 
 

@@ -3,16 +3,18 @@
 from typing import Any
 
 import altair as alt
+import numpy as np
 
-from fallline.lab.race.runs import Race
-from fallline.lab.race.scene import contours, label, shown
+from fallline.lab.race.runs import Descents, Run
+from fallline.lab.race.scene import contours, label, visible_points
 from fallline.lab.report.style import CONFIG, arm_styles
+from fallline.problems import Problem
 
 CONTOUR, INK, PAPER = "#c3ccd6", "#1c2024", "#ffffff"
 WIDTH = 640  # pixels
 
 
-def chart(race: Race) -> alt.LayerChart:
+def chart(race: Descents) -> alt.LayerChart:
     """Return level lines, and the path of every optimizer to the goal with a dot a step.
 
     The start is a ring, minima are crosses, saddles are diamonds.
@@ -42,7 +44,7 @@ def chart(race: Race) -> alt.LayerChart:
     return picture.configure(**{**CONFIG, "font": "Helvetica, Arial, sans-serif"})
 
 
-def _paths(race: Race, x: Any, y: Any) -> list[alt.Chart]:
+def _paths(race: Descents, x: Any, y: Any) -> list[alt.Chart]:
     names = {run.arm: label(run) for run in race.runs}
     every = arm_styles([run.arm for run in race.runs])
     domain = list(names.values())
@@ -53,13 +55,18 @@ def _paths(race: Race, x: Any, y: Any) -> list[alt.Chart]:
     rows = [
         {"x": round(float(a), 4), "y": round(float(b), 4), "run": names[run.arm], "step": step}
         for run in race.runs
-        for step, (a, b) in enumerate(shown(run, race.problem)[: None if run.reached is None else run.reached + 1])
+        for step, (a, b) in enumerate(_points_to_the_goal(run, race.problem))
     ]
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, order="step:Q", tooltip=["run:N", "step:Q"])
     return [
         base.mark_line(strokeWidth=1.7, clip=True).encode(color=colour, strokeDash=dash),
         base.mark_circle(size=14, opacity=1, clip=True).encode(color=colour),
     ]
+
+
+def _points_to_the_goal(run: Run, problem: Problem) -> np.ndarray:
+    points = visible_points(run, problem)
+    return points if run.reached is None else points[: run.reached + 1]
 
 
 def _mark(kind: str, rows: list[dict[str, float]]) -> alt.Chart:

@@ -7,14 +7,14 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from fallline.lab.race.runs import Race
-from fallline.lab.race.scene import COLUMNS, contours, label, method, shown, table, warnings
+from fallline.lab.race.runs import Descents
+from fallline.lab.race.scene import COLUMNS, contours, label, method, table, visible_points, warnings
 from fallline.lab.report.style import arm_styles
 
 WIDTH = 760  # pixels at most
 
 
-def page(race: Race) -> str:
+def page(race: Descents) -> str:
     """Return the page."""
     folder = files("fallline.lab")
     template = (folder / "race" / "page.html.j2").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def page(race: Race) -> str:
     )
 
 
-def _scene(race: Race) -> dict[str, Any]:
+def _scene(race: Descents) -> dict[str, Any]:
     """Return what the script draws."""
     every = arm_styles([run.arm for run in race.runs])
     problem = race.problem
@@ -58,7 +58,7 @@ def _scene(race: Race) -> dict[str, Any]:
             {
                 "colour": every[run.arm].colour,
                 "dash": every[run.arm].dash if every[run.arm].dash[1] else [],
-                "points": np.round(shown(run, problem), 4).tolist(),
+                "points": np.round(visible_points(run, problem), 4).tolist(),
                 "values": [f"{value:.3g}" if np.isfinite(value) else None for value in run.values],
             }
             for run in race.runs

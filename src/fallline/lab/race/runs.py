@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from fallline.lab.run.eval_mode import evaluation_weights, switch_to_training
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 
-FORMATS = (".html", ".svg", ".png", ".pdf")
 ARMS = ("sgd", "momentum", "rmsprop", "adam", "lion")
 LRS = tuple(10 ** (k / 8) for k in range(-32, 9))  # 1e-4 to 10, eight a decade: the same budget and range for all
 STEPS = 200
@@ -47,8 +45,8 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Race:
-    """Optimizers on a surface.
+class Descents:
+    """The descents of several optimizers on one surface.
 
     Attributes:
         problem: the surface.
@@ -62,14 +60,6 @@ class Race:
     goal: float
     runs: tuple[Run, ...]
 
-    def __str__(self) -> str:
-        lines = [
-            f"{run.arm} at lr {run.lr:.3g}: "
-            + ("the goal is not reached" if run.reached is None else f"{run.reached} steps to the goal")
-            for run in self.ranking
-        ]
-        return "\n".join([f"{self.problem.name}, {self.steps} steps", *lines])
-
     @property
     def ranking(self) -> list[Run]:
         """The runs, fewest steps to the goal first; those that miss it by their last value."""
@@ -80,57 +70,12 @@ class Race:
 
         return sorted(self.runs, key=key)
 
-    def plot(self) -> Any:
-        """Return the still picture, an altair chart: level lines and the paths to the goal."""
-        from fallline.lab.race.chart import chart  # which needs this module
 
-        return chart(self)
-
-    def save(self, path: Path) -> Path:
-        """Write the animation (.html, one file that needs no network) or the still picture (.svg, .png, .pdf).
-
-        Raises:
-            ArgumentError: the name ends in something else.
-            StudyError: the file cannot be written.
-        """
-        from fallline.lab.race.page import page
-        from fallline.lab.report.formats import cannot_write
-
-        if path.suffix not in FORMATS:
-            raise ArgumentError(f"race: a file must end in {', '.join(FORMATS)}, got {path}; html is the animation")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".html":
-                path.write_text(page(self), encoding="utf-8")
-            else:
-                self.plot().save(str(path))
-        except OSError as error:
-            raise cannot_write(path, error, "race") from None
-        return path
-
-
-def race(
-    surface: str | Problem, optimizers: Sequence[str] = ARMS, *, steps: int = STEPS, lr: float | None = None
-) -> Race:
-    """Let optimizers descend on a surface from the same start.
-
-    Each is run at 41 learning rates from 1e-4 to 10, the same for all; the rate that reaches the goal in the fewest
-    steps is shown, or, where none does, the one whose value is lowest on average. Weight decay is off, since it would
-    move the minimum.
-
-    Args:
-        surface: a name in `fallline.problems.PROBLEMS`, or a `Problem`.
-        optimizers: as for `compare`: "momentum", "sam(sgd)", "adam@lr=0.1" for a rate of its own.
-        steps: of every descent, at least 2.
-        lr: a learning rate for all, instead of the best of each.
+def run_all(surface: str | Problem, optimizers: Sequence[str], steps: int, lr: float | None) -> Descents:
+    """Return the descent of each optimizer at its best learning rate; the arguments are those of `race`.
 
     Raises:
         ArgumentError: there is no such surface or optimizer, or a number cannot be used.
-
-    Example:
-        >>> found = race("ravine", ["sgd", "momentum"], steps=100)
-        >>> [run.arm for run in found.ranking]  # κ is 30 there, and the best momentum for it 0.48, not 0.9
-        ['sgd', 'momentum']
     """
     if not isinstance(surface, Problem) and surface not in PROBLEMS:
         raise ArgumentError(
@@ -144,7 +89,7 @@ def race(
         raise ArgumentError(f"lr: must be a finite number > 0, got lr={lr}; leave it out to tune it for each")
     goal = GOAL * float(problem(torch.tensor(problem.start, dtype=torch.float64)))
     runs = tuple(_run(problem, arm, steps, goal, lr) for arm in make_single(optimizers))
-    return Race(problem, steps, goal, runs)
+    return Descents(problem, steps, goal, runs)
 
 
 def _run(problem: Problem, arm: Arm, steps: int, goal: float, lr: float | None) -> Run:

@@ -1,10 +1,10 @@
-"""What the still picture and the animation of a race share: level lines, looks, words."""
+"""What the still picture and the animation of a race share: level lines, labels, sentences."""
 
 import numpy as np
 import torch
 
 from fallline.lab.race.contours import level_lines
-from fallline.lab.race.runs import GOAL, LRS, Race, Run
+from fallline.lab.race.runs import GOAL, LRS, Descents, Run
 from fallline.problems import Problem
 
 LEVELS, GRID = 12, 97  # level lines, each at half the height of the next; points a side of the grid
@@ -24,7 +24,7 @@ def contours(problem: Problem) -> list[np.ndarray]:
     return [line for level in levels for line in level_lines(x, y, values, level)]
 
 
-def shown(run: Run, problem: Problem) -> np.ndarray:
+def visible_points(run: Run, problem: Problem) -> np.ndarray:
     """Return the points of a run up to the first that is absurdly far outside the picture, (at least 1, 2)."""
     low, high = np.array(problem.domain).T
     room = FAR * (high - low)
@@ -37,7 +37,7 @@ def label(run: Run) -> str:
     return run.arm if "@lr=" in run.arm else f"{run.arm}, lr {run.lr:.2g}"
 
 
-def table(race: Race) -> list[Row]:
+def table(race: Descents) -> list[Row]:
     """Return the rows of COLUMNS, the fastest first."""
     return [
         (run.arm, f"{run.lr:.3g}", "never" if run.reached is None else str(run.reached), _number(float(run.values[-1])))
@@ -49,7 +49,7 @@ def _number(value: float) -> str:
     return f"{value:.2g}" if np.isfinite(value) else "diverged"
 
 
-def method(race: Race) -> str:
+def method(race: Descents) -> str:
     """Return how the race was run, in sentences."""
     tried = {run.tried for run in race.runs}
     if tried == {1}:
@@ -68,7 +68,7 @@ def method(race: Race) -> str:
     )
 
 
-def warnings(race: Race) -> list[str]:
+def warnings(race: Descents) -> list[str]:
     """Return a sentence for each run whose rate is at the edge of those tried."""
     return [
         f"{run.arm}: the best rate, {run.lr:.2g}, is at the edge of those tried; a better one may lie beyond"
