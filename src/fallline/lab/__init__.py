@@ -1,6 +1,7 @@
 """The lab: comparisons of optimizers that a practitioner can trust."""
 
-from fallline.lab.comparison import Progress, compare
+from fallline.lab.comparison import compare
+from fallline.lab.stages import Progress
 from fallline.lab.study import Study, load
 from fallline.lab.tasks.custom import task
 

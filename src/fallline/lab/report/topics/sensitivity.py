@@ -11,7 +11,7 @@ from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.sensitivity import sensitivity
 from fallline.lab.analysis.statistics import summarize
 from fallline.lab.design.spaces import Dimension
-from fallline.lab.report.document import Figures, Section, Tabled, Topic
+from fallline.lab.report.document import Block, Figures, Section, Tabled, Topic
 from fallline.lab.report.encodings import (
     FAILED,
     HEIGHT,
@@ -242,7 +242,7 @@ def _caption(study: StudyResults) -> str:
 
 
 def _section(study: StudyResults) -> Section:
-    blocks = [Figures(_figures(study), _caption(study)), Tabled(sensitivity_table(study))]
+    blocks: list[Block] = [Figures(_figures(study), _caption(study)), Tabled(sensitivity_table(study))]
     return Section("Sensitivity to the learning rate", blocks)
 
 
