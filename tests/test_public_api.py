@@ -7,12 +7,13 @@ import pkgutil
 import re
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
 
 import fallline
 from fallline import errors, optimizers, schedules
-from fallline.core.optimizer import Optimizer
+from fallline.core.common_options import CommonOptions
 from fallline.optimizers import OPTIMIZERS
 
 EAGER = [name for name in fallline.__all__ if name not in fallline._LAZY]
@@ -59,12 +60,17 @@ def test_everything_public_is_documented():
 def test_an_optimizers_docstring_lists_its_arguments_in_order(cls):
     section = cls.__doc__.split("Args:")[1].split("Raises:")[0]
     listed = re.findall(r"^        (\w+): ", section, re.MULTILINE)
-    common = re.findall(r"^        (\w+): ", Optimizer.__doc__, re.MULTILINE)
+    common = re.findall(r"^        (\w+): ", CommonOptions.__doc__, re.MULTILINE)
     parameters = list(inspect.signature(cls).parameters)
     assert set(parameters) <= {*listed, *common}
     assert [name for name in parameters if name in listed] == listed
-    assert "see `fallline.core.optimizer.Optimizer`" in section
+    assert "see `fallline.core.common_options.CommonOptions`" in section
     assert "Example:" in cls.__doc__ and "Raises:" in cls.__doc__
+
+
+def test_the_options_of_every_optimizer_are_documented_in_order():
+    listed = re.findall(r"^        (\w+): ", CommonOptions.__doc__, re.MULTILINE)
+    assert listed == list(get_type_hints(CommonOptions))
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -35,10 +35,12 @@ def use_when(cls: type) -> tuple[str, str]:
 def arguments(cls: type) -> dict[str, tuple[str, str]]:
     """Return the documented constructor arguments but for `params`: name to default, as Python writes it, and text."""
     parameters = inspect.signature(cls).parameters
-    texts = items(
-        sections(cls)["Args"] if cls is not Optimizer else _split(inspect.getdoc(cls) or "", _SECTION)["Args"]
-    )
-    return {name: (_default(parameters, name), text) for name, text in texts.items() if name != "params"}
+    return {name: (_default(parameters, name), text) for name, text in meanings(cls).items() if name != "params"}
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Return what the section `Args` of a class's docstring says of each argument."""
+    return items(sections(cls)["Args"])
 
 
 def _default(parameters: Mapping[str, inspect.Parameter], name: str) -> str:

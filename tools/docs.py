@@ -16,6 +16,7 @@ from declaration import (
     arguments,
     arms,
     machine,
+    meanings,
     rule_sections,
     searched,
     sections,
@@ -25,6 +26,7 @@ from declaration import (
 )
 from declaration import items as entries
 from equations import accepts, equations, symbols, variants
+from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS
@@ -191,7 +193,7 @@ def options(classes: Sequence[type[Optimizer]]) -> str:
     plain = equations(first, {})
     shown: list[str] = []
     rest: list[tuple[str, ...]] = []
-    for name, (_, text) in arguments(Optimizer).items():
+    for name, text in meanings(CommonOptions).items():
         text = f"{text[0].upper()}{text[1:]}"
         if name == "weight_decay_mode":
             shown += [f"## `{name}`", text, *_decay_modes(first), _table(*_modes_of(classes))]

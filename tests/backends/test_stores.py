@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from typing_extensions import Unpack
 
 import fallline
 from fallline.backends.fused.stores import with_writes
 from fallline.backends.ir import trace
+from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer
 from fallline.rules.rule import ALL, TENSOR, rule
 from fallline.rules.update import update_for
@@ -77,8 +79,8 @@ def optimizer_of(function):
     class Mine(Optimizer):
         rule = made
 
-        def __init__(self, params, lr=0.1, weight_decay=0.0, *, maximize=False, weight_decay_mode="l2", backend="auto"):
-            super().__init__(params, locals())
+        def __init__(self, params, lr=0.1, **options: Unpack[CommonOptions]):
+            super().__init__(params, lr=lr, **options)
 
     return Mine
 

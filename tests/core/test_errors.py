@@ -112,7 +112,10 @@ def test_a_subclass_may_pass_keywords_on(cls):
         def __init__(self, params, **keywords):
             super().__init__(params, **keywords)
 
-    assert Mine([parameter(2)], lr=0.3).defaults["lr"] == 0.3
+    assert Mine([parameter(2)], lr=0.3, maximize=True).defaults == cls([parameter(2)], lr=0.3, maximize=True).defaults
+    with pytest.raises(ArgumentTypeError) as error:
+        Mine([parameter(2)], weight_deacy=0.1)
+    check_message(error, "Mine", "weight_decay_mode", "weight_deacy=0.1", r"did you mean weight_decay\?")
 
 
 @EVERY_CLASS

@@ -1,9 +1,13 @@
 """The shipped conformance suite: every optimizer passes, an outside rule can be held to it, broken ones are caught."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from typing_extensions import Unpack
 
+from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer
 from fallline.errors import ArgumentTypeError
 from fallline.optimizers import OPTIMIZERS
@@ -42,14 +46,25 @@ class AdaGrad(Optimizer):
 
     rule = adagrad
 
-    def __init__(
-        self, params, lr=1e-2, eps=1e-10, weight_decay=0.0, *, maximize=False, weight_decay_mode="l2", backend="auto"
-    ):
-        super().__init__(params, locals())
+    def __init__(self, params, lr=1e-2, eps=1e-10, weight_decay=0.0, **options: Unpack[CommonOptions]):
+        super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, **options)
 
 
-def oracle(param, grad, state, lr, lr0, *, weight_decay=0.0, weight_decay_mode="l2", maximize=False):
-    """AdaGrad in NumPy."""
+def oracle(
+    param,
+    grad,
+    state,
+    lr,
+    lr0,
+    *,
+    weight_decay=0.0,
+    weight_decay_mode="l2",
+    maximize=False,
+    clip_grad_value=math.inf,
+    ema_decay=None,
+):
+    """AdaGrad in NumPy; an average of the parameters changes none of them."""
+    grad = np.clip(grad, -clip_grad_value, clip_grad_value)
     grad = -grad if maximize else grad
     if weight_decay_mode == "l2":
         grad = grad + weight_decay * param

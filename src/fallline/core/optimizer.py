@@ -2,76 +2,90 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 
 from fallline.backends import BACKENDS
+from fallline.core.common_options import expand_signature
 from fallline.core.options import COMMON, NUMBERS, check_options, check_params, parameter_list
 from fallline.core.state_dict import pack, unpack
 from fallline.core.step_plan import Cohort, Plan, make_plan
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
-from fallline.group_values import Scalar as Scalar  # optimizers take it from here, with Params and Dtype
+from fallline.group_values import Scalar as Scalar  # optimizers take it from here, with Params
 from fallline.group_values import number, refill
 from fallline.rules.rule import EMA, Rule
 from fallline.rules.update import Update, update_for
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
-Dtype: TypeAlias = torch.dtype
 
 
 class Optimizer(torch.optim.Optimizer):
     """Base of the optimizers: runs `rule` over all parameters through the backends.
 
-    Its constructor takes the parameters and the arguments of the subclass's constructor (its `locals()`). A group may
-    give its own value of each, but for `clip_grad_norm` and `backend`. These every subclass has:
+    The constructor of a subclass declares the hyperparameters of its rule, takes the options that all optimizers share
+    as `**options: Unpack[CommonOptions]`, and passes both on by name::
+
+        def __init__(self, params: Params, lr: Scalar = 1e-3, **options: Unpack[CommonOptions]) -> None:
+            super().__init__(params, lr=lr, **options)
+
+    Its signature then lists the shared options too, and its groups have them. Unknown keywords are refused.
 
     Args:
-        maximize: climb instead of descend.
-        foreach: PyTorch's flag; True selects the foreach backend, False the reference backend.
-        capturable: PyTorch's flag for CUDA graphs; only False is supported.
-        differentiable: let autograd see the step; selects the reference backend.
-        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
-        weight_decay_mode: "l2" adds weight_decay·param to the gradient; "decoupled" multiplies the parameter by
-            1 − lr·weight_decay; "independent" by 1 − weight_decay·lr/lr0, lr0 being the rate before any schedule.
-        clip_grad_norm: scale all gradients down to this common norm when theirs is larger, which `grad_norm` tells.
-        clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
-        ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
-        state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
-            None is the dtype of the parameter, but float32 for half precision.
-        master_weights: keep float32 parameters behind bfloat16 or float16 ones, in the state; updates and decay happen
-            there, and the parameter is their copy, rounded to nearest. What else is written to it is lost.
-        stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
-        rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
-        backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
-            choose only under "auto".
+        params: parameters, named parameters, or groups of them.
+        **options: the hyperparameters of the rule, and any of `fallline.core.common_options.CommonOptions`.
     """
 
     rule: ClassVar[Rule]
     # torch.amp.GradScaler then calls `step` always, with `found_inf` and, unless it has unscaled, `grad_scale` set for
     # the time of the call. A default would count as a scale of the user's, so there is none.
     _step_supports_amp_scaling = True
+    _shared: ClassVar[Mapping[str, Any]] = {}  # the options of `Unpack[...]` with their defaults
+    _known: ClassVar[Collection[str]] = ()  # all keywords of a constructor that ends with such options
     _places: Mapping[torch.Tensor, int] | None = None  # the numbers of the parameters, where they are not in order
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """List the shared options in the signature of a constructor that takes them as `**options: Unpack[...]`."""
+        super().__init_subclass__(**keywords)
+        init: Any = vars(cls).get("__init__")
+        signature = None if init is None else expand_signature(init, getattr(cls, "rule", None))
+        if signature is None:
+            return
+        own = set(inspect.signature(init).parameters)
+        init.__signature__ = signature
+        cls._known = tuple(name for name in signature.parameters if name != "self")
+        cls._shared = {
+            name: p.default
+            for name, p in signature.parameters.items()
+            if name not in own and name != "backend" and p.default is not p.empty
+        }
 
     def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
         """Refuse unknown keywords with a list of the known ones."""
         parameters = inspect.signature(cls.__init__).parameters
-        known = [name for name in parameters if name != "self"]
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # a subclass of the user's
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # a subclass of the user's may take any
+            cls._check_keywords(keywords, [name for name in parameters if name != "self"])
+        return super().__new__(cls)
+
+    @classmethod
+    def _check_keywords(cls, keywords: Mapping[str, Any], known: Collection[str]) -> None:
         for name in keywords:
-            if name not in known and not open_ended:
+            if name not in known:
                 raise ArgumentTypeError(
                     f"{cls.__name__}: keywords must be among {', '.join(known)}, got {name}={keywords[name]!r}; "
                     + suggest(name, known)
                 )
-        return super().__new__(cls)
 
-    def __init__(self, params: Params, arguments: dict[str, Any]) -> None:
-        name, backend = type(self).__name__, arguments.get("backend", "auto")
-        given = {k: v for k, v in arguments.items() if k not in ("self", "params", "backend", "__class__")}
-        defaults = {**COMMON, "weight_decay_mode": self.rule.weight_decay_modes[0], **given}
+    def __init__(self, params: Params, **options: Any) -> None:
+        name = type(self).__name__
+        if self._known:  # options that a subclass has passed on unseen
+            self._check_keywords(options, self._known)
+        backend = options.pop("backend", "auto")
+        own = {option: value for option, value in options.items() if option not in self._shared}
+        shared = {option: options.get(option, default) for option, default in self._shared.items()}
+        defaults = {**COMMON, "weight_decay_mode": self.rule.weight_decay_modes[0], **own, **shared}
         if backend not in BACKENDS:
             raise ArgumentError(
                 f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"

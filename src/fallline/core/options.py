@@ -6,20 +6,16 @@ from typing import Any
 
 import torch
 
+from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.rules.rule import FRACTION, POSITIVE, Rule
 
+_EXTRA = defaults_of(ExtraOptions)
 # What a group has when neither it nor the constructor says otherwise, so that an outside rule need not name them.
 COMMON: dict[str, Any] = {
     "weight_decay": 0.0,
     "maximize": False,
-    "clip_grad_norm": None,
-    "clip_grad_value": None,
-    "ema_decay": None,
-    "state_dtype": None,
-    "master_weights": False,
-    "stochastic_rounding": False,
-    "rounding_seed": 0,
+    **{name: value for name, value in _EXTRA.items() if name != "backend"},
 }
 NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")  # of every rule
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import CommonOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import maximum, sqrt
 from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
@@ -74,7 +77,7 @@ class Adam(Optimizer):
         weight_decay: L2 penalty, added to the gradient, so that the denominator divides it.
         amsgrad: divide by the largest second moment so far.
         decoupled_weight_decay: PyTorch's spelling of `weight_decay_mode="decoupled"`.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -101,22 +104,9 @@ class Adam(Optimizer):
         weight_decay: float = 0,
         amsgrad: bool = False,
         *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        weight_decay_mode: str = "l2",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[CommonOptions],
     ) -> None:
-        weight_decay_mode = "decoupled" if decoupled_weight_decay else weight_decay_mode
-        del decoupled_weight_decay
-        super().__init__(params, locals())
+        if decoupled_weight_decay:
+            options["weight_decay_mode"] = "decoupled"
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, **options)

@@ -1,6 +1,9 @@
 """AdamW: Adam with weight decay kept out of the gradient statistics."""
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import CommonOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.optimizers.adam import adam
 from fallline.rules.rule import Rule
 
@@ -35,7 +38,7 @@ class AdamW(Optimizer):
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
         amsgrad: divide by the largest second moment so far.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -61,20 +64,6 @@ class AdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        weight_decay_mode: str = "decoupled",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[CommonOptions],
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, **options)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import CommonOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import minimum, sqrt, where
 from fallline.rules.rule import FRACTION, NON_NEGATIVE, TENSOR, Norm, Range, rule
 
@@ -72,7 +75,7 @@ class LAMB(Optimizer):
         trust_ratio: False gives plain Adam steps; usual for a group of biases and norms.
         trust_clip: largest ratio; None leaves it free.
         weight_decay_mode: "in_update", "decoupled", "independent" or "l2".
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -100,19 +103,15 @@ class LAMB(Optimizer):
         *,
         trust_ratio: bool = True,
         trust_clip: float | None = None,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        weight_decay_mode: str = "in_update",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[CommonOptions],
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            trust_ratio=trust_ratio,
+            trust_clip=trust_clip,
+            **options,
+        )

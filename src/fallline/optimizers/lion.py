@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import CommonOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import sign
 from fallline.rules.rule import FRACTION, rule
 
@@ -41,7 +44,7 @@ class Lion(Optimizer):
         betas: of the mean that is stepped along, and of the one that is kept, each in [0, 1).
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay; 3 to 10 times AdamW's.
         weight_decay_mode: "decoupled" or "independent"; never "l2", which would pass through the sign.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -65,20 +68,6 @@ class Lion(Optimizer):
         lr: Scalar = 1e-4,
         betas: tuple[Scalar, Scalar] = (0.9, 0.99),
         weight_decay: float = 0,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        weight_decay_mode: str = "decoupled",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[CommonOptions],
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, **options)

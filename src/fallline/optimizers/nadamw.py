@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import CommonOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.optimizers.adam import denominator
 from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
@@ -52,7 +55,7 @@ class NAdamW(Optimizer):
         betas: decay of the running means of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -77,20 +80,6 @@ class NAdamW(Optimizer):
         betas: tuple[Scalar, Scalar] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-        weight_decay_mode: str = "decoupled",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[CommonOptions],
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **options)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import ExtraOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import maximum, sqrt
 from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
@@ -80,7 +83,7 @@ class RMSprop(Optimizer):
         momentum: factor of the running sum of scaled gradients; 0 keeps no buffer.
         centered: divide by the standard deviation instead of the root mean square.
         eps_inside_sqrt: divide by √(v + eps), as in Hinton's lecture and TensorFlow, instead of √v + eps.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -113,14 +116,20 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         eps_inside_sqrt: bool = False,
-        weight_decay_mode: str = "l2",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[ExtraOptions],
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(
+            params,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            capturable=capturable,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            eps_inside_sqrt=eps_inside_sqrt,
+            **options,
+        )

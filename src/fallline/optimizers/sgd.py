@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from fallline.core.optimizer import Dtype, Optimizer, Params, Scalar
+from typing_extensions import Unpack
+
+from fallline.core.common_options import ExtraOptions
+from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.errors import ArgumentError
 from fallline.rules.ops import where
 from fallline.rules.rule import NON_NEGATIVE, Range, rule
@@ -63,7 +66,7 @@ class SGD(Optimizer):
         dampening: part of each gradient left out of that sum; must be 0 with `nesterov`.
         weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
         nesterov: look one momentum step ahead; needs `momentum > 0`.
-        maximize, foreach, fused, backend …: options that every optimizer has, see `fallline.core.optimizer.Optimizer`.
+        maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
         ArgumentError: a hyperparameter lies outside its range.
@@ -95,17 +98,21 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        weight_decay_mode: str = "l2",
-        clip_grad_norm: float | None = None,
-        clip_grad_value: float | None = None,
-        ema_decay: float | None = None,
-        state_dtype: Dtype | None = None,
-        master_weights: bool = False,
-        stochastic_rounding: bool = False,
-        rounding_seed: int = 0,
-        backend: str = "auto",
+        **options: Unpack[ExtraOptions],
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+            **options,
+        )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)

@@ -19,7 +19,7 @@ class _Ascent(Optimizer):
     def __init__(
         self, params: Params, lr: float = 0.0, rho: float = 0.0, adaptive: bool = False, *, backend: str = "auto"
     ) -> None:
-        super().__init__(params, locals())
+        super().__init__(params, lr=lr, rho=rho, adaptive=adaptive, backend=backend)
 
     def climb(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Move the parameters of these groups; the plan of the last climb holds where they are the same."""

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
+from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer
-from fallline.core.options import COMMON
 from fallline.errors import ArgumentTypeError
 from fallline.rules.rule import Rule
 from fallline.testing import continuity, numerics
@@ -89,15 +90,15 @@ def _class_of(rule: type[Optimizer] | Rule, defaults: Mapping[str, Any] | None) 
             f"check_rule: defaults must hold every hyperparameter of the rule {rule.name}, got none of "
             f"{', '.join(missing)}; pass defaults={{'{missing[0]}': …}}"
         )
-    options = {**COMMON, "weight_decay_mode": rule.weight_decay_modes[0], **(defaults or {}), "backend": "auto"}
+    values = {"weight_decay": 0.0, **(defaults or {})}
 
-    def init(self: Optimizer, params: Any, **given: Any) -> None:
-        Optimizer.__init__(self, params, {**options, **given})
+    def init(self: Optimizer, params: Any, **options: Unpack[CommonOptions]) -> None:
+        Optimizer.__init__(self, params, **{**values, **options})
 
+    own, shared = list(inspect.signature(init).parameters.values())[:-1], inspect.signature(init).parameters["options"]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    positional = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", "params")]
-    keywords = [inspect.Parameter(name, keyword, default=value) for name, value in options.items()]
-    init.__signature__ = inspect.Signature([*positional, *keywords])  # type: ignore[attr-defined]
+    own += [inspect.Parameter(name, keyword, default=value) for name, value in values.items()]
+    init.__signature__ = inspect.Signature([*own, shared])  # type: ignore[attr-defined]
     name = f"_{rule.name}"
     cls = type(name, (Optimizer,), {"rule": rule, "__init__": init, "__module__": __name__})
     globals()[name] = cls  # pickle finds classes by their names

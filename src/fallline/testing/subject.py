@@ -29,9 +29,7 @@ class Subject:
 
     def build(self, params: Iterable[Any], **options: Any) -> Optimizer:
         """Return the optimizer over these parameters."""
-        made: Any = self.cls
-        optimizer: Optimizer = made(params, **{"backend": self.backend, **self.options, **options})
-        return optimizer
+        return self.cls(params, **{"backend": self.backend, **self.options, **options})
 
     def reference(self, params: Iterable[Any]) -> Optimizer:
         """Return the same on the reference backend."""

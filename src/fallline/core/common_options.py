@@ -1,0 +1,122 @@
+"""The options that the optimizers share, each declared once with its type, its default and its meaning."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict, get_args, get_origin, get_type_hints
+
+import torch
+from typing_extensions import Unpack  # typing has it from Python 3.11 on; torch depends on typing_extensions
+
+from fallline.rules.rule import Rule
+
+
+@dataclass(frozen=True)
+class Default:
+    """The value of an option that is not given."""
+
+    value: Any
+
+
+class TorchFlags(TypedDict, total=False):
+    """The keywords that most of PyTorch's optimizers share; see `CommonOptions`."""
+
+    maximize: Annotated[bool, Default(False)]
+    foreach: Annotated[bool | None, Default(None)]
+    capturable: Annotated[bool, Default(False)]
+    differentiable: Annotated[bool, Default(False)]
+    fused: Annotated[bool | None, Default(None)]
+
+
+class ExtraOptions(TypedDict, total=False):
+    """The keywords that all optimizers of Fallline have and PyTorch's do not; see `CommonOptions`."""
+
+    weight_decay_mode: str  # by default the first mode of the rule
+    clip_grad_norm: Annotated[float | None, Default(None)]
+    clip_grad_value: Annotated[float | None, Default(None)]
+    ema_decay: Annotated[float | None, Default(None)]
+    state_dtype: Annotated[torch.dtype | None, Default(None)]
+    master_weights: Annotated[bool, Default(False)]
+    stochastic_rounding: Annotated[bool, Default(False)]
+    rounding_seed: Annotated[int, Default(0)]
+    backend: Annotated[str, Default("auto")]
+
+
+class CommonOptions(TorchFlags, ExtraOptions, total=False):
+    """The keywords that every optimizer accepts besides its own.
+
+    A constructor takes them as `**options: Unpack[CommonOptions]` and passes them on to `Optimizer.__init__`. One whose
+    counterpart in `torch.optim` has other flags, or has them in another place, declares those flags itself and takes
+    `Unpack[ExtraOptions]`. A group may give its own value of each, except `clip_grad_norm` and `backend`.
+
+    Args:
+        maximize: climb instead of descend.
+        foreach: PyTorch's flag; True selects the foreach backend, False the reference backend.
+        capturable: PyTorch's flag for CUDA graphs; only False is supported.
+        differentiable: let autograd see the step; selects the reference backend.
+        fused: PyTorch's flag; True selects the fused backend, False the reference backend.
+        weight_decay_mode: "l2" adds weight_decay·param to the gradient; "decoupled" multiplies the parameter by
+            1 − lr·weight_decay; "independent" by 1 − weight_decay·lr/lr0, lr0 being the rate before any schedule.
+        clip_grad_norm: scale all gradients down to this common norm when theirs is larger; `grad_norm` reports theirs.
+        clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
+        ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
+        state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
+            None is the dtype of the parameter, but float32 for half precision.
+        master_weights: keep float32 parameters behind bfloat16 or float16 ones, in the state; updates and decay happen
+            there, and the parameter is their copy, rounded to nearest. What else is written to it is lost.
+        stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
+        rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
+        backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
+            choose only under "auto".
+    """
+
+
+def expand_signature(init: Callable[..., Any], rule: Rule | None) -> inspect.Signature | None:
+    """Return the signature of a constructor with the options of its `**options: Unpack[...]` listed as keywords.
+
+    Args:
+        init: the constructor.
+        rule: its first mode of weight decay is the default of `weight_decay_mode`.
+
+    Returns:
+        The signature, or None when the constructor takes no such options.
+    """
+    signature = inspect.signature(init)
+    parameters = list(signature.parameters.values())
+    last = parameters[-1]
+    options = _unpacked(last.annotation, init) if last.kind is last.VAR_KEYWORD else None
+    return None if options is None else signature.replace(parameters=[*parameters[:-1], *_keywords(options, rule)])
+
+
+def _unpacked(annotation: Any, init: Callable[..., Any]) -> Any:
+    """Return the TypedDict in `Unpack[TypedDict]`, or None for another annotation."""
+    if isinstance(annotation, str):  # the module has `from __future__ import annotations`
+        try:
+            annotation = eval(annotation, getattr(init, "__globals__", {}))
+        except Exception:  # a name that exists for type checkers only
+            return None
+    return get_args(annotation)[0] if get_origin(annotation) is Unpack else None
+
+
+def _keywords(options: Any, rule: Rule | None) -> Iterator[inspect.Parameter]:
+    """Yield the entries of a TypedDict as keyword-only parameters."""
+    defaults = defaults_of(options) | ({} if rule is None else {"weight_decay_mode": rule.weight_decay_modes[0]})
+    for name, kind in get_type_hints(options).items():
+        default = defaults.get(name, inspect.Parameter.empty)
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def defaults_of(options: Any) -> dict[str, Any]:
+    """Return the defaults that a TypedDict of options declares.
+
+    Example:
+        >>> defaults_of(TorchFlags)
+        {'maximize': False, 'foreach': None, 'capturable': False, 'differentiable': False, 'fused': None}
+    """
+    declared = get_type_hints(options, include_extras=True).items()
+    return {
+        name: note.value
+        for name, hint in declared
+        for note in getattr(hint, "__metadata__", ())
+        if isinstance(note, Default)
+    }
