@@ -1,9 +1,10 @@
-"""Write the files that only list names: what is public, and which optimizers there are.
+"""Write the files that only list names: what is public, which optimizers there are, and how schedulers are called.
 
 python tools/names.py [--check]
 """
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 
@@ -61,6 +62,21 @@ __all__ = [
 '''
 
 
+STUB = """# The package for type checkers, with the constructors that are derived at run time. Written by `make names`.
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+{imports}
+
+{classes}
+
+__all__ = [
+{names}
+]
+"""
+
+
 def optimizers() -> dict[str, str]:
     """Return the classes of optimizers and the modules they are in, in the order of the modules."""
     found = {}
@@ -83,11 +99,34 @@ def package() -> str:
     found = {**optimizers(), "OPTIMIZERS": "registry", "create_optimizer": "create"}
     found |= dict.fromkeys(("StepInBackward", "step_in_backward"), "step_in_backward")
     modules = {module: sort([name for name in found if found[name] == module]) for module in found.values()}
-    imports = sorted(
-        f"from fallline.optimizers.{module} import {', '.join(names)}" for module, names in modules.items()
-    )
+    lines = sorted(imported(f"optimizers.{module}", names) for module, names in modules.items())
     names = "\n".join(f'    "{name}",' for name in sort(list(found)))
-    return OPTIMIZERS.format(imports="\n".join(imports), names=names)
+    return OPTIMIZERS.format(imports="\n".join(lines), names=names)
+
+
+def schedules() -> str:
+    """Return the text that schedules/__init__.pyi must have."""
+    from fallline import schedules  # signatures exist only once the decorators have run
+
+    public = {name: getattr(schedules, name) for name in schedules.__all__}
+    derived = [name for name, value in public.items() if hasattr(value.__init__, "__signature__")]
+    lines = []
+    for node in ast.parse((PACKAGE / "schedules" / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            kept = [alias.name for alias in node.names if alias.name not in derived]
+            lines.append(f"from {node.module} import {', '.join(kept)}")
+    return STUB.format(
+        imports="\n".join(lines),
+        classes="\n\n".join(stub(name, inspect.signature(public[name])) for name in derived),
+        names="\n".join(f'    "{name}",' for name in public),
+    )
+
+
+def stub(name: str, signature: inspect.Signature) -> str:
+    """Return a scheduler class as a stub file has it."""
+    parameters = [str(p).replace("collections.abc.", "").replace("'", '"') for p in signature.parameters.values()]
+    listed = "".join(f"        {p},\n" for p in ["self", *parameters]).replace("torch.optim.optimizer.", "")
+    return f"class {name}(Scheduler):\n    def __init__(\n{listed}    ) -> None: ..."
 
 
 def exported(package: str) -> list[str]:
@@ -132,10 +171,15 @@ def sort(names: list[str]) -> list[str]:
     return sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
 
 
-FILES = {"optimizers/registry.py": registry, "optimizers/__init__.py": package, "__init__.py": render}
+FILES = {
+    "optimizers/registry.py": registry,
+    "optimizers/__init__.py": package,
+    "__init__.py": render,
+    "schedules/__init__.pyi": schedules,
+}
 
 if __name__ == "__main__":
-    for name, text in FILES.items():  # the last reads what the one before it writes
+    for name, text in FILES.items():  # each may read what those before it write
         target = PACKAGE / name
         if "--check" not in sys.argv:
             target.write_text(text(), encoding="utf-8")

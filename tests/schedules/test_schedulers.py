@@ -1,10 +1,18 @@
 """Schedulers keep an optimizer on its schedule: every group, float or tensor learning rates, groups added late."""
 
+import dataclasses
 import gc
+import inspect
+import pickle
+import re
+from pathlib import Path
 
+import pytest
 import torch
 
+import names
 from fallline import schedules as fs
+from fallline.errors import ArgumentTypeError
 from support.schedulers import BUILDERS, EVERY_SCHEDULE, close, lrs, parameter, sgd, train
 
 
@@ -17,6 +25,45 @@ def test_every_pure_schedule_has_a_scheduler_of_its_name():
     pure = {name for name in fs.__all__ if name[0].islower()} - {"parse", "one_cycle_momentum"}
     spelled = {name.replace("_", "").lower() for name in fs.__all__ if name[0].isupper()}
     assert {name.replace("_", "") for name in pure} == spelled - {"schedule", "scheduler", "then"}
+
+
+DERIVED = [name for name in fs.__all__ if hasattr(getattr(fs, name).__init__, "__signature__")]
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_schedulers_arguments_are_those_of_its_schedule(name):
+    scheduler = getattr(fs, name)
+    (pure,) = [one for one in fs.__all__ if one.replace("_", "") == name.lower()]
+    kinds = [getattr(fs, one) for one in (pure, f"{pure}_momentum") if one in fs.__all__]
+    fields = {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
+    signature = inspect.signature(scheduler)
+    first, *middle, last = signature.parameters
+    assert (first, last) == ("optimizer", "last_epoch")
+    assert [name for name in middle if name != "cycle_momentum"] == list(fields)
+    for name, default in fields.items():
+        its = signature.parameters[name].default
+        assert its == (inspect.Parameter.empty if default is dataclasses.MISSING else default)
+    documented = re.findall(r"^    (\w+): ", scheduler.__doc__.split("Args:")[1].split("Raises:")[0], re.MULTILINE)
+    assert documented == list(signature.parameters)
+
+
+def test_a_call_that_does_not_fit_is_refused_by_the_name_of_the_class():
+    with pytest.raises(ArgumentTypeError, match=r"^Cosine: arguments must be optimizer, total_steps, .*'total_steps'"):
+        fs.Cosine(sgd())
+
+
+def test_a_scheduler_can_be_subclassed_and_pickled():
+    class Short(fs.Cosine):
+        def __init__(self, optimizer):
+            super().__init__(optimizer, total_steps=2)
+
+    assert Short(sgd(1.0)).schedules == {"lr": [fs.cosine(2)]}
+    copied = pickle.loads(pickle.dumps(fs.Cosine(sgd(1.0), 2)))
+    assert type(copied) is fs.Cosine and copied.schedules == {"lr": [fs.cosine(2)]}
+
+
+def test_the_stub_for_type_checkers_is_not_stale():
+    assert Path(fs.__file__).with_suffix(".pyi").read_text(encoding="utf-8") == names.schedules()
 
 
 @EVERY_SCHEDULE

@@ -1,15 +1,27 @@
 """What a schedule is: a pure function of the step, which composes and draws itself."""
 
+import inspect
 import math
+import re
+import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeVar
+
+from torch.optim import Optimizer
 
 from fallline.arguments import KnownKeywords, check_integer, check_number
 from fallline.errors import ArgumentError, ArgumentTypeError
 
 T = TypeVar("T")
+_BOTH, _REQUIRED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+_NOTES = {
+    "optimizer": "any `torch.optim.Optimizer`.",
+    "cycle_momentum": "whether momentum (or β1) cycles against the learning rate.",
+    "last_epoch": "-1 to start; `k - 1` to resume at step `k`.",
+}
+_RAISES = "Raises:\n    ArgumentTypeError, ArgumentError: an argument is outside those limits."
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,9 +168,95 @@ class Then(Schedule):
         return f"{self.first!r}.then({self.second!r})"
 
 
-def per_group(make: Callable[[T], Schedule], value: T | Sequence[T]) -> Schedule | list[Schedule]:
-    """Return one schedule, or if an argument is a list, a schedule for each of its values."""
-    return [make(v) for v in value] if isinstance(value, (list, tuple)) else make(value)  # type: ignore[arg-type]
+def derive_constructor(
+    schedule: type[Schedule], per_group: str = "", momentum: type[Schedule] | None = None
+) -> Callable[[type[T]], type[T]]:
+    """Return the decorator that derives the constructor of a scheduler class from a pure schedule.
+
+    The constructor takes an optimizer, the fields of the schedule, and `last_epoch`. Its signature, and the sections
+    `Args` and `Raises` of the docstring, follow from the schedule; an entry that the class documents itself stays.
+    Type checkers read the same signatures in `__init__.pyi`, which `make names` writes.
+
+    Args:
+        schedule: what the learning rate follows.
+        per_group: the field that may also be a list, with a value for each group of the optimizer.
+        momentum: what the momentum follows unless `cycle_momentum` is False; its other fields are arguments too.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        parameters = _parameters(schedule, per_group, momentum)
+        signature = inspect.Signature([inspect.Parameter("self", _BOTH), *parameters])
+
+        def __init__(self: T, *args: Any, **keywords: Any) -> None:
+            try:
+                bound = signature.bind(self, *args, **keywords)
+            except TypeError as error:
+                raise ArgumentTypeError(
+                    f"{type(self).__name__}: arguments must be {', '.join(p.name for p in parameters)}, "
+                    f"got others ({error}); pass them by name"
+                ) from None
+            bound.apply_defaults()
+            values = bound.arguments
+            several = values.get(per_group)
+            columns = several if isinstance(several, (list, tuple)) else [several]
+            made = [_made(schedule, {**values, per_group: value}) for value in columns]
+            given: Any = made if columns is several else made[0]
+            if momentum is not None and values["cycle_momentum"]:
+                given = {"lr": given, "momentum": _made(momentum, values)}
+            super(cls, self).__init__(values["optimizer"], given, values["last_epoch"])  # type: ignore[misc]
+
+        __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+        vars(__init__)["__signature__"] = signature
+        cls.__init__ = __init__  # type: ignore[assignment]
+        if cls.__doc__:  # python -OO leaves none
+            notes = {**_NOTES, **(_notes_of(momentum) if momentum else {}), **_notes_of(schedule)}
+            if per_group:
+                notes[per_group] = notes[per_group].removesuffix(".") + "; a list gives each group its own."
+            _document(cls, {p.name: notes[p.name] for p in parameters})
+        return cls
+
+    return decorate
+
+
+def _parameters(schedule: type[Schedule], per_group: str, momentum: type[Schedule] | None) -> list[inspect.Parameter]:
+    """Return the parameters of a scheduler over these schedules: the optimizer, their fields and `last_epoch`."""
+    found: dict[str, tuple[Any, Any]] = {"optimizer": (Optimizer, _REQUIRED)}
+    for kind in (schedule, momentum):
+        if kind is None:
+            continue
+        if kind is momentum:
+            found["cycle_momentum"] = (bool, True)
+        for field in fields(kind):
+            default = _REQUIRED if field.default is MISSING else field.default
+            hint: Any = field.type
+            if field.name == per_group:
+                hint = float | Sequence[float] | None if default is None else float | Sequence[float]
+            found.setdefault(field.name, (hint, default))
+    found["last_epoch"] = (int, -1)
+    return [inspect.Parameter(name, _BOTH, default=default, annotation=hint) for name, (hint, default) in found.items()]
+
+
+def _made(kind: type[Schedule], values: Mapping[str, Any]) -> Schedule:
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
+
+
+def _notes_of(cls: type) -> dict[str, str]:
+    """Return what the section `Args` of a class's docstring says of each argument."""
+    section = re.search(r"^Args:\n((?: .*\n?)*)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE)
+    entries = re.split(r"^    (\w+): ", section[1] if section else "", flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in zip(entries[1::2], entries[2::2], strict=True)}
+
+
+def _document(cls: type, notes: Mapping[str, str]) -> None:
+    """Write the sections `Args` and `Raises` of a class; its own entries of `Args` replace those given."""
+    notes = {**notes, **_notes_of(cls)}
+    text = re.sub(r"^Args:\n(?: .*\n)*\n?", "", inspect.cleandoc(cls.__doc__ or ""), flags=re.MULTILINE)
+    head, example, rest = text.partition("Example:\n")
+    entries = (
+        textwrap.fill(f"{name}: {note}", 112, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        for name, note in notes.items()
+    )
+    cls.__doc__ = head + "Args:\n" + "\n".join(entries) + f"\n\n{_RAISES}\n\n" + example + rest
 
 
 def check_warmup(where: str, value: Any, total_steps: int) -> int:

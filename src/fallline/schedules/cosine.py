@@ -1,13 +1,10 @@
 """Half a cosine from the base learning rate to `min_lr`."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import Schedule, per_group
+from fallline.schedules.base import Schedule, derive_constructor
 from fallline.schedules.scheduler import Scheduler
 
 
@@ -57,20 +54,11 @@ class cosine(Schedule):
         return half_cosine(base, self._lowest(base), k / self.total_steps)
 
 
+@derive_constructor(cosine, per_group="min_lr")
 class Cosine(Scheduler):
     """Anneal each group from its base learning rate to `min_lr`; the `LRScheduler` over `cosine`.
 
     As PyTorch's `CosineAnnealingLR` up to `total_steps`, where that one rises again and this one stays.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        total_steps: the step from which the learning rate is `min_lr`, >= 1.
-        min_lr: the final learning rate, >= 0; a list gives each group its own.
-        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -82,13 +70,3 @@ class Cosine(Scheduler):
         >>> round(scheduler.get_last_lr()[0], 6)  # 0.1·(1 + cos(π/3))/2
         0.075
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int,
-        min_lr: float | Sequence[float] = 0.0,
-        min_lr_ratio: float | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        super().__init__(optimizer, per_group(lambda m: cosine(total_steps, m, min_lr_ratio), min_lr), last_epoch)

@@ -1,11 +1,8 @@
 """Half a cosine again and again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import Schedule, per_group
+from fallline.schedules.base import Schedule, derive_constructor
 from fallline.schedules.cosine import half_cosine
 from fallline.schedules.scheduler import Scheduler
 from fallline.schedules.warmup import ramp
@@ -79,21 +76,9 @@ class cosine_restarts(Schedule):
         return half_cosine(base * self.gamma**cycle, self._lowest(base), j / length)
 
 
+@derive_constructor(cosine_restarts, per_group="min_lr")
 class CosineRestarts(Scheduler):
     """Take each group along half a cosine again and again; the `LRScheduler` over `cosine_restarts`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        period: steps of the first cycle, >= 1.
-        mult: each cycle is so many times as long as the one before, an int >= 1.
-        min_lr: the lowest learning rate, >= 0; a list gives each group its own.
-        warmup_steps: steps of the rise, >= 0; the last has the peak.
-        gamma: the factor on the peak from one cycle to the next, in [0, 1].
-        min_lr_ratio: the lowest as a part of each group's base learning rate; give this or min_lr.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -102,17 +87,3 @@ class CosineRestarts(Scheduler):
         >>> CosineRestarts(optimizer, period=10, warmup_steps=4).get_last_lr()
         [0.25]
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        period: int,
-        mult: int = 1,
-        min_lr: float | Sequence[float] = 0.0,
-        warmup_steps: int = 0,
-        gamma: float = 1.0,
-        min_lr_ratio: float | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        schedule = per_group(lambda m: cosine_restarts(period, mult, m, warmup_steps, gamma, min_lr_ratio), min_lr)
-        super().__init__(optimizer, schedule, last_epoch)

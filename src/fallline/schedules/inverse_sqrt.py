@@ -3,9 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import Schedule
+from fallline.schedules.base import Schedule, derive_constructor
 from fallline.schedules.scheduler import Scheduler
 from fallline.schedules.warmup import ramp
 
@@ -17,7 +15,7 @@ class inverse_sqrt(Schedule):
     The first transformer's (Vaswani et al. 2017, section 5.3), with the peak at the base learning rate. It has no end.
 
     Args:
-        warmup_steps: W, >= 1.
+        warmup_steps: W, the steps of the rise, >= 1.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -44,16 +42,9 @@ class inverse_sqrt(Schedule):
         return ramp(s, self.warmup_steps, base) if s <= self.warmup_steps else base * math.sqrt(self.warmup_steps / s)
 
 
+@derive_constructor(inverse_sqrt)
 class InverseSqrt(Scheduler):
     """Warm each group up, then let it fall as one over the root of the step; the `LRScheduler` over `inverse_sqrt`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        warmup_steps: steps of the rise, >= 1.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -62,6 +53,3 @@ class InverseSqrt(Scheduler):
         >>> InverseSqrt(optimizer, warmup_steps=4, last_epoch=-1).get_last_lr()
         [0.25]
     """
-
-    def __init__(self, optimizer: Optimizer, warmup_steps: int, last_epoch: int = -1) -> None:
-        super().__init__(optimizer, inverse_sqrt(warmup_steps), last_epoch)

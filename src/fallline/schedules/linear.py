@@ -1,11 +1,8 @@
 """A straight line from the base learning rate to `min_lr`, after a warm-up if wanted."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import per_group
+from fallline.schedules.base import derive_constructor
 from fallline.schedules.scheduler import Scheduler
 from fallline.schedules.warmup import WarmedUp
 
@@ -49,19 +46,9 @@ class linear(WarmedUp):
         return line(base, lowest, progress)
 
 
+@derive_constructor(linear, per_group="min_lr")
 class Linear(Scheduler):
     """Take each group along a line to `min_lr`, after a warm-up if wanted; the `LRScheduler` over `linear`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        total_steps: all steps, >= 1; the last has `min_lr`.
-        min_lr: the final learning rate, >= 0; a list gives each group its own.
-        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
-        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -70,15 +57,3 @@ class Linear(Scheduler):
         >>> Linear(optimizer, total_steps=10, min_lr_ratio=0.1, warmup_steps=0.2).get_last_lr()
         [0.5]
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int,
-        min_lr: float | Sequence[float] = 0.0,
-        warmup_steps: int | float = 0,
-        min_lr_ratio: float | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        schedule = per_group(lambda m: linear(total_steps, m, warmup_steps, min_lr_ratio), min_lr)
-        super().__init__(optimizer, schedule, last_epoch)

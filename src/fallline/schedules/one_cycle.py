@@ -1,11 +1,8 @@
 """One rise and one long fall, with momentum cycling against the learning rate."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import Schedule, per_group
+from fallline.schedules.base import Schedule, derive_constructor
 from fallline.schedules.cosine import half_cosine
 from fallline.schedules.scheduler import Scheduler
 
@@ -42,7 +39,7 @@ class one_cycle(_Cycle):
     k = T − 1, where it stays (Smith and Topin 2017, arXiv:1708.07120).
 
     Args:
-        total_steps: T, >= 1.
+        total_steps: T, all steps, >= 1.
         max_lr: the peak, > 0; None is the base learning rate, which keeps the ratios between groups.
         pct_start: the part of the steps in which it rises, in [0, 1].
         div_factor: peak over start, > 0.
@@ -82,8 +79,8 @@ class one_cycle_momentum(_Cycle):
 
     Args:
         total_steps: as that of `one_cycle`.
-        base_momentum: the lowest, at the peak of the learning rate, in [0, 1].
-        max_momentum: at the start and at the end, in [0, 1].
+        base_momentum: the lowest momentum, at the peak of the learning rate, in [0, 1].
+        max_momentum: the highest momentum, at the start and at the end, in [0, 1].
         pct_start: as that of `one_cycle`.
 
     Raises:
@@ -110,6 +107,7 @@ class one_cycle_momentum(_Cycle):
         return self._between(k, self.max_momentum, self.base_momentum, self.max_momentum)
 
 
+@derive_constructor(one_cycle, per_group="max_lr", momentum=one_cycle_momentum)
 class OneCycle(Scheduler):
     """Take each group through one cycle of learning rate and momentum; the `LRScheduler` over `one_cycle`.
 
@@ -117,18 +115,6 @@ class OneCycle(Scheduler):
 
     Args:
         optimizer: any `torch.optim.Optimizer`; with `cycle_momentum` it must have a momentum or betas.
-        total_steps: all steps, >= 1.
-        max_lr: the peak, > 0; a list gives each group its own; None is each group's base learning rate.
-        pct_start: the part of the steps in which it rises, in [0, 1].
-        div_factor: peak over start, > 0.
-        final_div_factor: start over end, > 0.
-        cycle_momentum: whether momentum (or β1) cycles against the learning rate.
-        base_momentum: the lowest momentum, in [0, 1].
-        max_momentum: the highest momentum, in [0, 1].
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -137,23 +123,3 @@ class OneCycle(Scheduler):
         >>> OneCycle(optimizer, total_steps=100, max_lr=0.1).get_last_lr(), optimizer.param_groups[0]["betas"]
         ([0.004], (0.95, 0.999))
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int,
-        max_lr: float | Sequence[float] | None = None,
-        pct_start: float = 0.3,
-        div_factor: float = 25.0,
-        final_div_factor: float = 1e4,
-        cycle_momentum: bool = True,
-        base_momentum: float = 0.85,
-        max_momentum: float = 0.95,
-        last_epoch: int = -1,
-    ) -> None:
-        schedules = {
-            "lr": per_group(lambda m: one_cycle(total_steps, m, pct_start, div_factor, final_div_factor), max_lr)
-        }
-        if cycle_momentum:
-            schedules["momentum"] = one_cycle_momentum(total_steps, base_momentum, max_momentum, pct_start)
-        super().__init__(optimizer, schedules, last_epoch)

@@ -1,12 +1,9 @@
 """A power of the part that is left, after a warm-up if wanted."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import per_group
+from fallline.schedules.base import derive_constructor
 from fallline.schedules.scheduler import Scheduler
 from fallline.schedules.warmup import WarmedUp
 
@@ -49,20 +46,9 @@ class polynomial(WarmedUp):
         return lowest + (base - lowest) * math.pow(1 - progress, self.power)
 
 
+@derive_constructor(polynomial, per_group="min_lr")
 class Polynomial(Scheduler):
     """Take each group to `min_lr` by a power, after a warm-up if wanted; the `LRScheduler` over `polynomial`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        total_steps: all steps, >= 1; the last has `min_lr`.
-        power: > 0; 1 is `linear`.
-        min_lr: the final learning rate, >= 0; a list gives each group its own.
-        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
-        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -71,16 +57,3 @@ class Polynomial(Scheduler):
         >>> Polynomial(optimizer, total_steps=4, power=2).get_last_lr()
         [0.5625]
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        total_steps: int,
-        power: float = 1.0,
-        min_lr: float | Sequence[float] = 0.0,
-        warmup_steps: int | float = 0,
-        min_lr_ratio: float | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        schedule = per_group(lambda m: polynomial(total_steps, power, m, warmup_steps, min_lr_ratio), min_lr)
-        super().__init__(optimizer, schedule, last_epoch)

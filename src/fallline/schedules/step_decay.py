@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from torch.optim import Optimizer
-
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.schedules.base import Schedule
+from fallline.schedules.base import Schedule, derive_constructor
 from fallline.schedules.scheduler import Scheduler
 
 
@@ -80,20 +78,11 @@ def _increasing(milestones: Sequence[int]) -> tuple[int, ...]:
     return steps
 
 
+@derive_constructor(step_decay)
 class StepDecay(Scheduler):
     """Multiply by `gamma` every `step_size` steps or at milestones; the `LRScheduler` over `step_decay`.
 
     As PyTorch's `StepLR` and `MultiStepLR`, computed from `k` rather than from the learning rate before.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        step_size: steps between two decays, >= 1; give this or `milestones`.
-        gamma: the factor, in [0, 1].
-        milestones: increasing steps, each >= 1, from which one more decay holds.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -105,13 +94,3 @@ class StepDecay(Scheduler):
         >>> scheduler.get_last_lr()
         [0.25]
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        step_size: int | None = None,
-        gamma: float = 0.1,
-        milestones: Sequence[int] | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        super().__init__(optimizer, step_decay(step_size, gamma, milestones), last_epoch)

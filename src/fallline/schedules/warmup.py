@@ -3,9 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import Schedule, check_warmup
+from fallline.schedules.base import Schedule, check_warmup, derive_constructor
 from fallline.schedules.scheduler import Scheduler
 
 
@@ -85,16 +83,9 @@ class warmup(Schedule):
         return ramp(k + 1, self.warmup_steps, base) if k + 1 < self.warmup_steps else base
 
 
+@derive_constructor(warmup)
 class Warmup(Scheduler):
     """Warm each group up to its base learning rate and keep it; the `LRScheduler` over `warmup`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        warmup_steps: steps of the rise, >= 1.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -102,6 +93,3 @@ class Warmup(Scheduler):
         >>> Warmup(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), warmup_steps=4).get_last_lr()
         [0.025]
     """
-
-    def __init__(self, optimizer: Optimizer, warmup_steps: int, last_epoch: int = -1) -> None:
-        super().__init__(optimizer, warmup(warmup_steps), last_epoch)

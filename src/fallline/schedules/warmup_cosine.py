@@ -1,11 +1,8 @@
 """A linear warm-up, then half a cosine."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
-from fallline.schedules.base import per_group
+from fallline.schedules.base import derive_constructor
 from fallline.schedules.cosine import half_cosine
 from fallline.schedules.scheduler import Scheduler
 from fallline.schedules.warmup import WarmedUp
@@ -47,19 +44,9 @@ class warmup_cosine(WarmedUp):
         return half_cosine(base, lowest, progress)
 
 
+@derive_constructor(warmup_cosine, per_group="min_lr")
 class WarmupCosine(Scheduler):
     """Warm each group up to its base learning rate, then anneal it to `min_lr`; the `LRScheduler` over `warmup_cosine`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
-        total_steps: all steps, >= 1.
-        min_lr: the final learning rate, >= 0; a list gives each group its own.
-        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -73,15 +60,3 @@ class WarmupCosine(Scheduler):
         >>> scheduler.get_last_lr()
         [0.05]
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        warmup_steps: int | float,
-        total_steps: int,
-        min_lr: float | Sequence[float] = 0.0,
-        min_lr_ratio: float | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        schedule = per_group(lambda m: warmup_cosine(warmup_steps, total_steps, m, min_lr_ratio), min_lr)
-        super().__init__(optimizer, schedule, last_epoch)

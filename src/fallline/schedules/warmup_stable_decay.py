@@ -1,13 +1,11 @@
 """A linear warm-up, a plateau, and a fall whose shape can be chosen."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
-
 from fallline.errors import ArgumentError
-from fallline.schedules.base import Schedule, check_warmup, per_group
+from fallline.schedules.base import Schedule, check_warmup, derive_constructor
 from fallline.schedules.scheduler import Scheduler
 from fallline.schedules.warmup import ramp
 
@@ -89,21 +87,9 @@ class warmup_stable_decay(Schedule):
         return base if progress <= 0 else lowest + (base - lowest) * SHAPES[self.shape](progress)
 
 
+@derive_constructor(warmup_stable_decay, per_group="min_lr")
 class WarmupStableDecay(Scheduler):
     """Warm each group up, keep it, then take it down to `min_lr`; the `LRScheduler` over `warmup_stable_decay`.
-
-    Args:
-        optimizer: any `torch.optim.Optimizer`.
-        warmup_steps: steps of the rise, >= 0; a float below 1 is that fraction of all steps, rounded.
-        stable_steps: steps of the plateau, >= 0.
-        decay_steps: steps of the fall, >= 1.
-        min_lr: the final learning rate, >= 0; a list gives each group its own.
-        shape: of the fall: "linear", "cosine" or "1-sqrt".
-        min_lr_ratio: the same as a part of each group's base learning rate; give one of the two.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
-
-    Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
 
     Example:
         >>> import torch
@@ -112,19 +98,3 @@ class WarmupStableDecay(Scheduler):
         >>> WarmupStableDecay(optimizer, warmup_steps=2, stable_steps=8, decay_steps=2).get_last_lr()
         [0.5]
     """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        warmup_steps: int | float,
-        stable_steps: int,
-        decay_steps: int,
-        min_lr: float | Sequence[float] = 0.0,
-        shape: str = "linear",
-        min_lr_ratio: float | None = None,
-        last_epoch: int = -1,
-    ) -> None:
-        schedule = per_group(
-            lambda m: warmup_stable_decay(warmup_steps, stable_steps, decay_steps, m, shape, min_lr_ratio), min_lr
-        )
-        super().__init__(optimizer, schedule, last_epoch)
