@@ -2,6 +2,8 @@
 
 import ast
 import re
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -60,25 +62,26 @@ _LAB = {
     "lab/contract": "errors optimizers landscape/loss lab/user_code lab/isolation lab/tasks lab/design lab/storage",
     "lab/executors": "errors lab/user_code lab/isolation lab/design lab/storage lab/provenance lab/run",
     "lab/analysis": "errors lab/design lab/search",
-    "lab/report": "errors optimizers plotting lab/user_code lab/design lab/storage lab/run lab/search lab/analysis",
+    "lab/report": "errors plotting lab/design lab/storage lab/run lab/analysis lab/report/topics",
     "lab/report/topics": "errors optimizers lab/user_code lab/design lab/search lab/analysis lab/report",
     "lab/race": "errors optimizers problems lab/design lab/run lab/report",
-    "lab/study": "errors lab/design lab/storage lab/search lab/analysis lab/report",
-    "lab/estimate": "errors lab/user_code lab/design lab/storage lab/run lab/search lab/comparison",
+    "lab/stages": "errors lab/design lab/storage lab/search lab/executors lab/analysis",
+    "lab/study": "lab/design lab/storage lab/search lab/analysis lab/report lab/stages",
     "lab/comparison": "errors lab/user_code lab/tasks lab/design lab/storage lab/provenance lab/run lab/search "
-    "lab/contract lab/executors lab/analysis lab/study",
+    "lab/contract lab/executors lab/analysis lab/stages lab/study",
+    "lab/estimate": "errors lab/user_code lab/design lab/storage lab/run lab/search lab/comparison",
     "lab/exercises": "errors",
-    "lab": "lab/tasks lab/study lab/comparison",
+    "lab": "lab/tasks lab/stages lab/study lab/comparison",
 }
-for _name in _LAB:  # until a record of results stands between the study and its report, these know each other
-    _LAB[_name] += " lab/study lab/stages lab/storage lab/report lab/report/charts lab/analysis lab/search"
-_LAB |= dict.fromkeys(["lab/stages", "lab/report/charts"], " ".join(_LAB))
 MAY_IMPORT |= _LAB
 MAY_IMPORT |= {
     "cli": " ".join({*MAY_IMPORT} - {"backends", "backends/fused", "core", "dtensor", "group_values"}),
     "__main__": "cli",
     ".": "errors landscape lab linting optimizers recipes sam schedules",
 }
+MOST_MODULES = 14  # in a folder; more is a floor without rooms
+# Files that only list names, written by tools/names.py, and the entry point that Python asks for.
+REGISTRIES = {"optimizers/registry.py", "__main__.py"}
 
 
 def room(name):
@@ -124,6 +127,30 @@ def test_imports_point_down(name):
     assert {room(other) for other in imported_files(name)} <= allowed
 
 
+def test_the_order_of_the_rooms_is_the_order_of_imports():
+    order = list(MAY_IMPORT)
+    for place, names in MAY_IMPORT.items():
+        above = [name for name in names.split() if order.index(name) > order.index(place)]
+        # A package chooses among its own parts, or hands their names on; parts do not know of the choice.
+        assert all(name.startswith(f"{place}/") for name in above), (place, above)
+
+
+def test_imports_make_no_circle():
+    """Among all modules, deferred and type-only imports included."""
+    graph = {name: imported_files(name) for name in FILES}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
+    assert len(order) == len(FILES)
+
+
+def test_a_folder_has_few_modules():
+    modules = [Path(name).parent.as_posix() for name in FILES if not name.endswith("__init__.py")]
+    counted = Counter(Path(name).parent.as_posix() for name in FILES if name not in REGISTRIES)
+    assert modules and not {folder: count for folder, count in counted.items() if count - 1 > MOST_MODULES}
+
+
 @EVERY_FILE
 def test_a_layer_imports_no_module_that_is_none_of_its_business(name):
     """A rule is numbers; the kernels are Numba's; what draws, prints or downloads belongs to the lab and above."""
@@ -143,6 +170,25 @@ def test_a_layer_imports_no_module_that_is_none_of_its_business(name):
 @EVERY_FILE
 def test_a_file_has_at_most_300_lines(name):
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 300
+
+
+# Files under 30 lines that are a topic of their own, not cut off another because of the limit above.
+SHORT = {
+    "__main__.py": "the entry point of python -m fallline",
+    "cli/new_task.py": "one command a file",
+    "cli/report.py": "one command a file",
+    "folders.py": "the lab and the kernels look for their folders here",
+    "lab/executors/base.py": "the interface of all executors",
+    "landscape/format.py": "how numbers of all measurements are printed",
+    "optimizers/registry.py": "written by tools/names.py",
+    "sam/rule.py": "one rule a file",
+}
+
+
+def test_a_short_file_is_a_topic_of_its_own():
+    texts = {name: path.read_text(encoding="utf-8").splitlines() for name, path in FILES.items()}
+    short = {name for name, lines in texts.items() if len(lines) < 30 and not name.endswith("__init__.py")}
+    assert short == SHORT.keys()
 
 
 @EVERY_FILE
