@@ -154,7 +154,7 @@ def test_a_format_that_is_unknown_is_told_before_the_verdict(fallline):
 
 @pytest.mark.parametrize(
     ("command", "kept"),
-    [("compare", "; finished trials are kept, and the same command goes on from here"), ("landscape", "")],
+    [("compare", "; finished trials are kept; rerun the same command to resume"), ("landscape", "")],
 )
 def test_ctrl_c_says_what_is_kept(fallline, monkeypatch, command, kept):
     def interrupted(*_, **__):

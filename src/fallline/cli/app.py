@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from fallline.cli import compare, draw, exercise, inspect, landscape, lr_range, race, show
+from fallline.cli import compare, draw, exercise, inspect, landscape, lr_range, options, race, show
 from fallline.cli import data as datasets
 from fallline.cli import report as reports
 from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
-_KEEP = ("compare", "exercise")  # commands that another call goes on with
+_KEEP = ("compare", "exercise")  # commands whose studies another call resumes
 _KINDS = {"int": "a whole number", "float": "a number"}
 CommandError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, wherever this version of typer keeps it
 
@@ -48,7 +48,7 @@ def run() -> int:
         code = INTERRUPTED
     if code == INTERRUPTED:  # what newer versions of typer return for Ctrl-C
         goes_on = sys.argv[1:2] in [[name] for name in _KEEP]
-        _fail("stopped" + ("; finished trials are kept, and the same command goes on from here" if goes_on else ""))
+        _fail("stopped" + ("; finished trials are kept; rerun the same command to resume" if goes_on else ""))
     return int(code)
 
 
@@ -129,7 +129,7 @@ def report(
 
     Of three studies or more, one a task, write the performance profile of the arms that they have in common.
     """
-    reports.write(folders, compare.split(formats), out)
+    reports.write(folders, options.split(formats), out)
 
 
 @_command("Find known mistakes in a training set-up.", "lint train.py:setup --ignore decayed-norms")
@@ -142,19 +142,19 @@ def lint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find known mistakes in a training set-up; exit code 1 if there is an error among them."""
-    found = inspect.findings(target, compare.split(ignore))
+    found = inspect.findings(target, options.split(ignore))
     inspect.show(found, as_json)
     if any(finding.severity == "error" for finding in found):
         raise typer.Exit(1)
 
 
-@_command("Fetch a task's data, and say where they are.", "data fashion-mnist")
+@_command("Fetch a task's data, and print where they are.", "data fashion-mnist")
 def data(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A built-in task, or FILE.py:NAME.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
+    data_dir: options.DataDir = None,
 ) -> None:
-    """Fetch what is missing of a task's data, and say where they are."""
-    compare.keep_data_in(data_dir)
+    """Fetch what is missing of a task's data, and print where they are."""
+    options.keep_data_in(data_dir)
     datasets.show(task)
 
 
@@ -180,7 +180,7 @@ def schedules(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to draw; the whole shape by default.")] = None,
     base: Annotated[float, typer.Option(help="The base learning rate.")] = 1.0,
-    out: Annotated[Path | None, typer.Option(help="Also write a picture: .svg, .png, .pdf or .html.")] = None,
+    out: options.Picture = None,
 ) -> None:
     """Draw schedules, with the numbers at their corners; without arguments, one of each kind."""
     draw.schedules(expressions or [], steps, base, out)

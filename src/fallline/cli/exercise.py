@@ -5,23 +5,18 @@ from typing import Annotated
 
 import typer
 
-from fallline.cli import show
-from fallline.cli.compare import QUICK, STANDARD, keep_data_in
+from fallline.cli import options, show
 
 
 def exercise(
     number: Annotated[int, typer.Argument(metavar="1|2|3", help="Which of them.")],
     task: Annotated[str | None, typer.Option(help="Another task: digits, fashion-mnist, text …")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds; 200 steps on text.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps a run; the task's by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides every random number of the study.")] = 0,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", help="Worker processes, one a core by default; 0: this process.")
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
-    ] = None,
+    steps: options.StudySteps = None,
+    seed: options.StudySeed = 0,
+    jobs: options.Jobs = None,
+    data_dir: options.DataDir = None,
+    out: options.StudyFolder = None,
 ) -> None:
     """Run one of three classic studies: 1 optimizers, 2 schedules, 3 warm-up of a transformer.
 
@@ -32,10 +27,10 @@ def exercise(
     from fallline.lab.exercises import QUICK_STEPS, get_exercise
     from fallline.lab.tasks import get_task
 
-    chosen, effort = get_exercise(number), QUICK if quick else STANDARD
+    chosen, effort = get_exercise(number), options.QUICK if quick else options.STANDARD
     learned = task or chosen.task
-    keep_data_in(data_dir)
-    get_task(learned)  # a mistyped one is told before anything is printed
+    options.keep_data_in(data_dir)
+    get_task(learned)  # a mistyped one is reported before anything is printed
     show.console.print(chosen.question, style="bold")
     with show.progress_line() as progress:
         study = compare(

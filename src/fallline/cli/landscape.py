@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from fallline.cli.compare import keep_data_in, parse_settings
+from fallline.cli import options
 from fallline.cli.draw import blocks
 from fallline.cli.show import console, counting, path, say
 from fallline.errors import ArgumentError
@@ -22,26 +22,24 @@ _COLUMNS = 32  # of a surface at most
 
 
 def landscape(
-    task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
+    task: options.TaskName = "digits",
     checkpoint: Annotated[
         Path | None, typer.Option(help="A FILE of torch.save: a state dict, or one under 'model'.")
     ] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="Compare with its limit of stability: momentum@lr=0.1, adam …")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of that optimizer to make first.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps to train with that optimizer first.")] = 0,
     items: Annotated[int, typer.Option(help="Training items that the loss is a mean over, at least.")] = 1024,
-    cells: Annotated[int, typer.Option(help="Cells a side of the surfaces, an odd number; 0: no surfaces.")] = 21,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the task: batch_size=128.")
-    ] = None,
-    text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
+    cells: Annotated[int, typer.Option(help="Cells per side of the surfaces, an odd number; 0: no surfaces.")] = 21,
+    settings: options.Settings = None,
+    text: options.TextFile = None,
+    data_dir: options.DataDir = None,
+    seed: options.ModelSeed = 0,
+    device: options.Device = "cpu",
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("landscape.html"),
 ) -> None:
-    """Say what the model stands on: minimum or saddle, how sharp, how ill-conditioned, each with its error.
+    """Classify the current point: minimum or saddle, how sharp, how ill-conditioned, each with its error.
 
     It measures the initial weights, those of a checkpoint, or those after --steps of training, and writes a page.
     """
@@ -54,11 +52,11 @@ def landscape(
     from fallline.lab.run.curvature import measure_curvature
     from fallline.lab.tasks import get_task
 
-    keep_data_in(data_dir)
+    options.keep_data_in(data_dir)
     if out.suffix != ".html":
         raise ArgumentError(f"--out: must end in .html, got {out}; landscape.html is the usual name")
     arm = None if optimizer is None else make_single([optimizer])[0]
-    learning = get_task(task, **parse_settings(settings or [], text))
+    learning = get_task(task, **options.parse_settings(settings or [], text))
     check_training(task, learning)
     with counting() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
@@ -85,8 +83,8 @@ def _command(task: str, *values: Any) -> str:
     from fallline.lab.run.curvature import CELLS
 
     checkpoint, optimizer, steps, items, cells, seed, settings, text = values
-    options = {"checkpoint": checkpoint, "optimizer": optimizer, "text": text}
-    words = [f"--{name} {value}" for name, value in options.items() if value is not None]
+    paths = {"checkpoint": checkpoint, "optimizer": optimizer, "text": text}
+    words = [f"--{name} {value}" for name, value in paths.items() if value is not None]
     words += [f"--{name} {value}" for name, value in (("steps", steps), ("seed", seed)) if value]
     words += [f"--cells {cells}"] * (cells != CELLS)
     words += [f"--items {items}", *(f"--set {setting}" for setting in settings or [])]

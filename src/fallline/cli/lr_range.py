@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fallline.cli.compare import keep_data_in, parse_settings
+from fallline.cli import options
 from fallline.cli.draw import PICTURES, blocks, save
 from fallline.cli.show import console, counting
 from fallline.errors import ArgumentError
@@ -26,33 +25,31 @@ _CAPTION = (
 
 
 def lr_range(
-    task: Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")] = "digits",
+    task: options.TaskName = "digits",
     optimizer: Annotated[str, typer.Option(help="As for compare: adamw, momentum, adamw@weight_decay=0.1.")] = "adamw",
     low: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-7,
     high: Annotated[float, typer.Option(help="The last learning rate.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Optimizer updates, evenly spaced in log lr.")] = 100,
-    accumulate: Annotated[int | None, typer.Option(help="Batches to an update; the task's by default.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the task: batch_size=128.")
-    ] = None,
-    text: Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets are, or shall be put.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:N.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Also write a picture: .html, .svg, .png or .pdf.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches per update; the task's by default.")] = None,
+    settings: options.Settings = None,
+    text: options.TextFile = None,
+    data_dir: options.DataDir = None,
+    seed: options.ModelSeed = 0,
+    device: options.Device = "cpu",
+    out: options.Picture = None,
 ) -> None:
-    """Train for a moment at a rising learning rate, and say which rates make the loss fall.
+    """Train briefly at a rising learning rate, and report which rates reduce the loss.
 
-    It costs as many updates as --steps, and stops earlier when the loss leaves all bounds.
+    It costs as many updates as --steps, and stops early when the loss diverges.
     """
     from fallline.lab.contract.preflight import check_training
     from fallline.lab.design.arms import make_single
     from fallline.lab.tasks import get_task
 
-    keep_data_in(data_dir)
+    options.keep_data_in(data_dir)
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; html is a good choice")
-    found = get_task(task, **parse_settings(settings or [], text))
+    found = get_task(task, **options.parse_settings(settings or [], text))
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:
         raise ArgumentError(f"--optimizer: lr must be left to the test, got {optimizer}; see --low and --high")
@@ -86,9 +83,9 @@ def _measure(
     check_device(device)
     seed_everything(derive(seed, "init"))
     model = task.model().to(device)
-    options = arm.space.options({**arm.space.defaults, **arm.fixed})
-    groups = scale_groups(task.param_groups(model), options, arm.space.defaults)
-    optimizer = build_optimizer(arm.space.optimizer, groups, **options)
+    values = arm.space.options({**arm.space.defaults, **arm.fixed})
+    groups = scale_groups(task.param_groups(model), values, arm.space.defaults)
+    optimizer = build_optimizer(arm.space.optimizer, groups, **values)
     seed_everything(derive(seed, "dropout"))
     loss = loss_of(task, device)
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from fallline.cli.compare import split
+from fallline.cli import options
 from fallline.cli.show import console, path, say
 from fallline.errors import ArgumentError
 from fallline.problems import PROBLEMS
@@ -39,7 +39,7 @@ def race(
     for target in targets:
         if target.suffix not in FORMATS:
             raise ArgumentError(f"--out: must end in {', '.join(FORMATS)}, got {target}; html is the animation")
-    found = run(surface, split(optimizers), steps=steps, lr=lr)
+    found = run(surface, options.split(optimizers), steps=steps, lr=lr)
     console.print(f"{found.problem.name}: {found.problem.summary}", style="bold")
     rows = Table(box=None, pad_edge=False, header_style="dim")
     for name in COLUMNS:

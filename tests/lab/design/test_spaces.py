@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fallline as fl
-from fallline.cli.compare import QUICK, STANDARD, THOROUGH, Effort
+from fallline.cli.options import QUICK, STANDARD, THOROUGH, Effort
 from fallline.lab.design.optimizers import get_space
 from fallline.lab.design.spaces import AXES, SPACES, Dimension, sobol
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fallline.cli.compare import parse_settings, parse_variations
+from fallline.cli.options import parse_settings, parse_variations
 from fallline.lab.comparison import specify
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.optimizers import build_optimizer

@@ -61,7 +61,7 @@ def test_ctrl_c_is_one_sentence_and_loses_nothing(tmp_path, uninterrupted):
     wait_until(lambda: len(finished(tmp_path)) >= 3, process)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers too
     assert process.wait(timeout=30) == 130
-    said = "fallline: stopped; finished trials are kept, and the same command goes on from here"
+    said = "fallline: stopped; finished trials are kept; rerun the same command to resume"
     assert (tmp_path / "errors").read_text().strip() == said
     assert start(tmp_path).wait(timeout=120) == 0
     assert (tmp_path / "results.csv").read_bytes() == uninterrupted[1]

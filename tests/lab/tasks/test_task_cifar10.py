@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fallline.cli import app
-from fallline.cli.compare import Effort
+from fallline.cli.options import Effort
 from fallline.errors import StudyError
 from fallline.lab.study import load
 from fallline.lab.tasks import cifar10 as cifar

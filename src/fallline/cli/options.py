@@ -1,0 +1,98 @@
+"""The options that several commands share, each written once, and how their texts are read."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from fallline.errors import ArgumentError
+
+TaskName: TypeAlias = Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")]
+Settings: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the task: batch_size=128.")
+]
+TextFile: TypeAlias = Annotated[Path | None, typer.Option(help="The FILE that the tasks text and text-post learn.")]
+DataDir: TypeAlias = Annotated[Path | None, typer.Option(help="Directory of the data sets.")]
+Device: TypeAlias = Annotated[str, typer.Option(help="cpu, or cuda:N.")]
+StudySteps: TypeAlias = Annotated[int | None, typer.Option(help="Optimizer steps per run; the task's by default.")]
+StudySeed: TypeAlias = Annotated[int, typer.Option(help="Decides every random number of the study.")]
+StudyFolder: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Folder of the study; named by its specification by default.")
+]
+Jobs: TypeAlias = Annotated[
+    int | None, typer.Option("--jobs", "-j", help="Worker processes, one per core by default; 0: this process.")
+]
+ModelSeed: TypeAlias = Annotated[int, typer.Option(help="Decides initial weights, batches and dropout.")]
+Picture: TypeAlias = Annotated[Path | None, typer.Option(help="Also write a picture: .html, .svg, .png or .pdf.")]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much tuning and confirming an arm gets: search points, independent searches, seeds."""
+
+    trials: int
+    searches: int
+    seeds: int | tuple[int, int]
+
+
+QUICK, STANDARD, THOROUGH = Effort(8, 1, 5), Effort(16, 1, (4, 16)), Effort(32, 3, 10)
+
+
+def keep_data_in(folder: Path | None) -> None:
+    """Let this process and its workers look for data in a folder."""
+    from fallline.folders import DATA_VARIABLE
+
+    if folder is not None:
+        os.environ[DATA_VARIABLE] = str(folder.resolve())
+
+
+def split(text: str) -> list[str]:
+    """Return the parts between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_variations(texts: Sequence[str]) -> Mapping[str, list[Any]]:
+    """Return the values by name of NAME=VALUE,VALUE texts."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        if len(split(values)) < 2:
+            raise ArgumentError(
+                f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; "
+                "for example --vary warmup=0,0.05"
+            )
+        _once("vary", name, found)
+        found[name] = [_value(part) for part in split(values)]
+    return found
+
+
+def parse_settings(texts: Sequence[str], file: Path | None) -> Mapping[str, Any]:
+    """Return the settings of NAME=VALUE texts, and `text` for --text."""
+    found: dict[str, Any] = {} if file is None else {"text": str(file)}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ArgumentError(f"set: must be NAME=VALUE, got {text!r}; for example --set batch_size=128")
+        _once("set", name, found)
+        found[name] = _value(value)
+    return found
+
+
+def _once(option: str, name: str, found: Mapping[str, Any]) -> None:
+    if name in found:
+        raise ArgumentError(f"{option}: each name must be given once, got {name} twice; leave one of them out")
+
+
+def _value(text: str) -> Any:
+    """Return a whole number, a number, True or False, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
