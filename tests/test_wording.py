@@ -6,8 +6,8 @@ from torch import nn
 
 import fallline as fl
 from fallline import landscape
+from fallline.formatting import format_measurement
 from fallline.lab.race import race
-from fallline.landscape.format import number
 from support.studies import another
 
 
@@ -26,7 +26,7 @@ from support.studies import another
     ],
 )
 def test_a_number_has_the_digits_that_its_bound_allows(value, bound, said):
-    assert number(value, bound) == said
+    assert format_measurement(value, bound) == said
 
 
 MATRIX = torch.diag(torch.tensor([2.0, -0.5, 0.25, 0.125], dtype=torch.float64))

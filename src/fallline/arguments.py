@@ -9,9 +9,9 @@ from typing import Any
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 
 
-def check_integer(where: str, name: str, value: Any, minimum: int) -> int:
+def check_integer(where: str, name: str, value: Any, minimum: int, remedy: str = "pass a whole number of steps") -> int:
     """Return `value` as an int; raise unless it is a whole number (no bool, no float) of at least `minimum`."""
-    message = f"{where}: {name} must be an int >= {minimum}, got {name}={value!r}; pass a whole number of steps"
+    message = f"{where}: {name} must be an int >= {minimum}, got {name}={value!r}; {remedy}"
     try:
         number = operator.index(value)
     except TypeError:
@@ -23,17 +23,29 @@ def check_integer(where: str, name: str, value: Any, minimum: int) -> int:
     return number
 
 
-def check_number(where: str, name: str, value: Any, maximum: float = math.inf, above_zero: bool = False) -> float:
+def check_number(
+    where: str,
+    name: str,
+    value: Any,
+    maximum: float = math.inf,
+    above_zero: bool = False,
+    remedy: str = "choose such a number",
+) -> float:
     """Return `value` as a float; raise unless it is finite and in [0, maximum], or above 0."""
     sign = ">" if above_zero else ">="
     limit = f"a finite number {sign} 0" if maximum == math.inf else f"a number in [0, {maximum:g}]"
-    message = f"{where}: {name} must be {limit}, got {name}={value!r}; choose such a number"
+    message = f"{where}: {name} must be {limit}, got {name}={value!r}; {remedy}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(message)
     number = float(value)
     if not (math.isfinite(number) and 0 <= number <= maximum) or (above_zero and number == 0):
         raise ArgumentError(message)
     return number
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is an int or a float; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class KnownKeywords:

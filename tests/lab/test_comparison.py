@@ -170,13 +170,13 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
             ["--seeds", "0"],
             "seeds: must be a whole number >= 2, or two of them, FEWEST < MOST, got seeds=0",
         ),
-        (["--searches", "0"], "searches: must be at least 1, got searches=0"),
+        (["--searches", "0"], "searches must be an int >= 1, got searches=0"),
         (["--steps", "0"], "steps: must be at least 20 in every run"),
         (["--schedules", "none.py:shape"], "schedules: none.py must be a file, got 'none.py:shape'"),
         (["--vary", "batch_size=0,64"], "vary: batch_size must be at least 1, got batch_size=0"),
         (["--device", "cuda:x"], "device: must be cpu or cuda:N of this machine, got 'cuda:x' (Invalid device"),
-        (["--dry-run", "-j", "-1"], "jobs: must be at least 0, got jobs=-1"),
-        (["--searches", "-1"], "searches: must be at least 1, got searches=-1"),
+        (["--dry-run", "-j", "-1"], "jobs must be an int >= 0, got jobs=-1"),
+        (["--searches", "-1"], "searches must be an int >= 1, got searches=-1"),
     ],
 )
 def test_errors_of_use(fallline, words, sentence, tmp_path, monkeypatch):

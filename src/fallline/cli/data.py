@@ -3,6 +3,7 @@
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fallline.cli.show import console
+from fallline.formatting import format_bytes
 
 _LISTED = 6  # files, before the rest is only counted
 
@@ -28,7 +29,7 @@ def show(name: str) -> None:
         files = task.data_files(progress)
     console.print(f"{name}: {task.summary}", soft_wrap=True)
     for file in files[:_LISTED]:
-        console.print(f"  {file}  {_size(file.stat().st_size)}", soft_wrap=True)
+        console.print(f"  {file}  {format_bytes(file.stat().st_size)}", soft_wrap=True)
     if len(files) > _LISTED:
         console.print(f"  … and {len(files) - _LISTED} more, the last {files[-1]}", soft_wrap=True)
     if not files:
@@ -36,8 +37,3 @@ def show(name: str) -> None:
     digest = task.data_digest()
     if digest is not None:
         console.print(f"  digest {digest}")
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes with a unit that leaves digits."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

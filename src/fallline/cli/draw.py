@@ -1,11 +1,11 @@
 """Schedules drawn in the terminal, and as pictures."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fallline import schedules as fs
+from fallline.arguments import check_integer, check_number
 from fallline.cli.show import console, path
 from fallline.errors import ArgumentError
 from fallline.plotting import plot_schedules
@@ -35,10 +35,9 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
     """Print each schedule as a picture with its corners; without any, all kinds; write them to `out` if given."""
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
-    if steps is not None and steps < 1:
-        raise ArgumentError(f"--steps: must be >= 1, got {steps}; leave it out to see the whole shape")
-    if not (math.isfinite(base) and base > 0):
-        raise ArgumentError(f"--base: must be a finite number > 0, got {base:g}; leave it out for 1")
+    if steps is not None:
+        check_integer("schedules", "steps", steps, 1, "leave it out to see the whole shape")
+    check_number("schedules", "base", base, above_zero=True, remedy="leave it out for 1")
     found = {text: fs.parse(text, KNOWN) for text in (texts or EXAMPLES)}
     for number, (text, schedule) in enumerate(found.items()):
         if number:

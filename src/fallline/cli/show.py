@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fallline.formatting import format_duration, format_number, unbroken
+
 if TYPE_CHECKING:
     from fallline.lab.analysis.results import StudyResults
     from fallline.lab.design.spec import Spec
@@ -39,7 +41,7 @@ def progress_line() -> Iterator[Callable[["Progress"], None]]:
         task = bar.add_task("starting workers", total=None, left="")
 
         def show(progress: "Progress") -> None:
-            left = f", {_duration(progress.seconds_left)} left"
+            left = f", {format_duration(progress.seconds_left)} left"
             bar.update(task, completed=progress.done, total=progress.total, description=progress.stage, left=left)
 
         yield show
@@ -89,9 +91,9 @@ def verdict(study: "Study") -> None:
         table.add_row(
             "–" if row["failed"] else str(row["rank"]),  # as in the report
             row["arm"],
-            _number(row["lr"], ".2g"),
-            f"{_number(row[study.headline], '.4f')} ± {_number(row[f'{study.headline}_sd'], '.4f')}",
-            *(_number(row.get(key, math.nan), ".2%") for key in other),
+            format_number(row["lr"], ".2g"),
+            f"{format_number(row[study.headline], '.4f')} ± {format_number(row[f'{study.headline}_sd'], '.4f')}",
+            *(format_number(row.get(key, math.nan), ".2%") for key in other),
             "–" if unconfirmed else f"{row['failed']} of {row['seeds']}",
             "–" if unconfirmed else "yes" if row["interior"] else "no",
         )
@@ -113,7 +115,7 @@ def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
     console.print(_size(spec), style="bold")
     console.print(f"arms: {'; '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
     console.print(f"trials: {low}, up to {high} if ranges are extended or all seeds are needed")
-    times = f"{_duration(expected.seconds[0])}, up to {_duration(expected.seconds[1])}"
+    times = f"{format_duration(expected.seconds[0])}, up to {format_duration(expected.seconds[1])}"
     console.print(f"time: about {times}, with {workers} worker{'s' * (workers != 1)}")
     console.print(f"disk: up to {expected.bytes / 1e6:.1f} MB")
 
@@ -156,7 +158,7 @@ def stability(study: "Study") -> None:
     for arm in study.arms:
         outcomes = study.confirmation(arm)
         norms = [row["grad_norm"] for o in outcomes for row in o.trace]
-        largest = _number(max(norms, default=math.nan), ".3g")
+        largest = format_number(max(norms, default=math.nan), ".3g")
         table.add_row(arm, largest, " ".join(f"{o.metrics['spikes']:.0f}" for o in outcomes))
     console.print()
     console.print(table)
@@ -164,8 +166,6 @@ def stability(study: "Study") -> None:
 
 def say(sentence: str, lead: str = "", style: str = "") -> None:
     """Print a sentence, further lines below its first word, numbers beside their units."""
-    from fallline.lab.report.text import unbroken
-
     for line in textwrap.wrap(
         unbroken(sentence), console.width - 1, initial_indent=lead, subsequent_indent=" " * len(lead)
     ) or [""]:
@@ -221,12 +221,3 @@ def _state(rule: "Rule") -> str:
     text = f"{4 * len(always)} bytes a parameter" + (f" ({', '.join(always)})" if always else "")
     more = [f"; 4 more with {option} ({key})" for key, option in rule.state.items() if option is not None]
     return text + "".join(more)
-
-
-def _number(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else format(value, form)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.linting import decay, parameters, precision, schedule, warmup
 from fallline.linting.finding import CHECKS, SEVERITIES, Check, Finding
@@ -81,8 +82,8 @@ def _check_arguments(
             f"lint: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}; pass one"
         )
     for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ArgumentError(f"lint: {name} must be an int >= 1, got {name}={value!r}; pass a number of steps")
+        if value is not None:
+            check_integer("lint", name, value, 1)
     if scheduler_per not in ("step", "epoch"):
         raise ArgumentError(f"lint: scheduler_per must be step or epoch, got {scheduler_per=}; step is usual")
     if scheduler_per == "epoch" and steps_per_epoch is None:

@@ -122,9 +122,9 @@ def test_a_rate_for_all_is_not_tuned():
 def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path):
     with pytest.raises(ArgumentError, match="surface: must be one of ravine, saddle, plateau, rosenbrock, got 'hill'"):
         race("hill")
-    with pytest.raises(ArgumentError, match="steps: must be at least 2, got steps=1"):
+    with pytest.raises(ArgumentError, match="race: steps must be an int >= 2, got steps=1"):
         race("ravine", steps=1)
-    with pytest.raises(ArgumentError, match="lr: must be a finite number > 0, got lr=0"):
+    with pytest.raises(ArgumentError, match="race: lr must be a finite number > 0, got lr=0"):
         race("ravine", lr=0)
     with pytest.raises(ArgumentError, match=r"must end in \.html, \.svg, \.png, \.pdf"):
         race("ravine", ["sgd"], lr=0.01).save(tmp_path / "race.gif")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fallline.arguments import is_number
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.design.optimizers import build_optimizer, get_space, keywords
 from fallline.lab.design.schedules import check_schedule
@@ -86,7 +87,7 @@ def make_arms(
             arm = _assign(arm, text, assignment)
         for name, value in combination:
             changed = _vary(arm, name, value, settings or {})
-            arm = replace(changed, name=f"{arm.name}, {name}={f'{value:g}' if _is_number(value) else value}")
+            arm = replace(changed, name=f"{arm.name}, {name}={f'{value:g}' if is_number(value) else value}")
         _try(arm)
         arms.append(arm)
     return tuple(arms)
@@ -152,7 +153,7 @@ def _usual(optimizer: str, name: str) -> Any:
 
 def _fits(optimizer: str, name: str, value: Any) -> bool:
     """Return whether a value is a number, or True or False where the default is no number."""
-    return _is_number(value) or (isinstance(value, bool) and not _is_number(_usual(optimizer, name)))
+    return is_number(value) or (isinstance(value, bool) and not is_number(_usual(optimizer, name)))
 
 
 def _number(text: str) -> float | bool | None:
@@ -166,15 +167,11 @@ def _number(text: str) -> float | bool | None:
     return number if math.isfinite(number) else None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
     if name in settings:
         return replace(arm, settings={**arm.settings, name: value})
     if name == "steps":
-        if not _is_number(value) or not float(value).is_integer():
+        if not is_number(value) or not float(value).is_integer():
             raise ArgumentError(f"vary: steps must be whole numbers, got {value!r}; for example --vary steps=200,400")
         return replace(arm, steps=int(value))
     known = _fixable(arm.optimizer)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fallline.arguments import is_number
+
 SCALED = ("lr", "weight_decay")  # what a study searches and a group may have a value of its own for
 
 
@@ -28,7 +30,7 @@ def scale_groups(groups: Iterable[Any], options: Mapping[str, Any], defaults: Ma
     named = [group for group in found if isinstance(group, dict)]
     for key in SCALED:
         value: Any = options.get(key)
-        if not _is_number(value) or not any(key in group for group in named):
+        if not is_number(value) or not any(key in group for group in named):
             continue
         own: list[Any] = [group.get(key, defaults.get(key)) or 0.0 for group in named]
         highest = max(float(rate) for rate in own)
@@ -42,7 +44,3 @@ def scale_groups(groups: Iterable[Any], options: Mapping[str, Any], defaults: Ma
 def own_options(groups: Iterable[Any]) -> list[str]:
     """Return the names of the options that groups have values of their own for."""
     return sorted({key for group in groups if isinstance(group, Mapping) for key in group} - {"params"})
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

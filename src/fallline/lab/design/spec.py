@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.description import described_task, factors_key, read_space
@@ -72,8 +73,7 @@ class Spec:
                 f"pass {below} or {2 * below}"
             )
         check_seeds(self.seeds)
-        if self.searches < 1:
-            raise ArgumentError(f"searches: must be at least 1, got searches={self.searches}; pass 1")
+        check_integer("compare", "searches", self.searches, 1, "pass 1")
         if self.equal not in EQUAL:
             raise ArgumentError(
                 f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}; grad-evals is the usual one"

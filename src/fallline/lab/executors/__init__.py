@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError
 from fallline.lab.executors.base import Executor
 from fallline.lab.executors.in_process import CallingProcess
@@ -28,8 +29,8 @@ def make_executor(
         ArgumentError: an argument cannot be used, or two of them not together.
     """
     _check(jobs, shard, ray, device)
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ArgumentError(f"checkpoint-every: must be at least 1 step, got {checkpoint_every}; leave it out for none")
+    if checkpoint_every is not None:
+        check_integer("compare", "checkpoint_every", checkpoint_every, 1, "leave it out for none")
     if ray is not None:
         return RayCluster(folder, ray, jobs, checkpoint_every)
     pool = (
@@ -59,8 +60,8 @@ def count_workers(*, jobs: int | None, shard: str | None, ray: str | None, devic
 
 
 def _check(jobs: int | None, shard: str | None, ray: str | None, device: str) -> None:
-    if jobs is not None and jobs < 0:
-        raise ArgumentError(f"jobs: must be at least 0, got jobs={jobs}; leave it out for one a core")
+    if jobs is not None:
+        check_integer("compare", "jobs", jobs, 0, "leave it out for one per core")
     if shard is not None:
         parse_shard(shard)
     if ray is not None and (shard is not None or jobs == 0):

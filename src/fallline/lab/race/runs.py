@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fallline.arguments import check_integer, check_number
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.design.arms import Arm, make_single
 from fallline.lab.design.optimizers import build_optimizer, keywords
@@ -83,10 +84,9 @@ def run_all(surface: str | Problem, optimizers: Sequence[str], steps: int, lr: f
             + suggest(surface, PROBLEMS, "ravine is a good start")
         )
     problem = surface if isinstance(surface, Problem) else PROBLEMS[surface]
-    if steps < 2:
-        raise ArgumentError(f"steps: must be at least 2, got steps={steps}; leave it out for {STEPS}")
-    if lr is not None and not (math.isfinite(lr) and lr > 0):
-        raise ArgumentError(f"lr: must be a finite number > 0, got lr={lr}; leave it out to tune it for each")
+    check_integer("race", "steps", steps, 2, f"leave it out for {STEPS}")
+    if lr is not None:
+        check_number("race", "lr", lr, above_zero=True, remedy="leave it out to tune it for each")
     goal = GOAL * float(problem(torch.tensor(problem.start, dtype=torch.float64)))
     runs = tuple(_run(problem, arm, steps, goal, lr) for arm in make_single(optimizers))
     return Descents(problem, steps, goal, runs)

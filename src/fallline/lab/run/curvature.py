@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, LandscapeWarning, StateError
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.optimizers import build_optimizer
@@ -115,10 +116,8 @@ def measure_curvature(
         ArgumentError, StateError: an argument cannot be used, or the checkpoint does not fit.
         LossError: the loss cannot be measured.
     """
-    if items < 1 or steps < 0:
-        raise ArgumentError(
-            f"landscape: items must be >= 1 and steps >= 0, got {items=}, {steps=}; 1024 and 0 are usual"
-        )
+    check_integer("landscape", "items", items, 1, "1024 is usual")
+    check_integer("landscape", "steps", steps, 0, "0 is usual")
     if steps and arm is None:
         raise ArgumentError(f"landscape: steps need an optimizer, got {steps=} without one; pass --optimizer momentum")
     if cells and (cells < 3 or cells % 2 == 0):

@@ -6,6 +6,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.lab.tasks import TASKS
 from fallline.lab.tasks.base import CHECKS, Task
@@ -137,8 +138,7 @@ def name_of(task: str | type[Task]) -> str:
 
 def _check_arguments(given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for key, least in (("steps", _FEWEST_STEPS), ("accumulate", 1)):
-        if type(given[key]) is not int or given[key] < least:
-            raise ArgumentError(f"task: {key} must be a whole number of at least {least}, got {key}={given[key]!r}")
+        check_integer("task", key, given[key], least, f"pass {least} or more")
     if not (isinstance(given["metric"], str) and given["metric"].removeprefix("val_").isidentifier()):
         raise ArgumentError(f'task: metric must be "val_" and a name, got metric={given["metric"]!r}; pass "val_loss"')
     if not given["metric"].startswith("val_"):

@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
+from fallline.arguments import check_integer, check_number
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.landscape.loss.averaging import LossFn, Weight, check_functions
 from fallline.landscape.loss.nonfinite import check_batches
@@ -177,10 +178,8 @@ def _check(
     if (loss_fn is None) == (step is None):
         raise ArgumentTypeError("lr_range: one of loss_fn and step must be given, got both or none; pass loss_fn")
     for name, value in (("low", low), ("high", high)):
-        if not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-            raise ArgumentError(f"lr_range: {name} must be a finite number > 0, got {name}={value!r}; leave it out")
+        check_number("lr_range", name, value, above_zero=True, remedy="leave it out")
     if low >= high:
         raise ArgumentError(f"lr_range: low must be < high, got {low=}, {high=}; 1e-7 and 10 are usual")
     for name, value, least in (("steps", steps, 10), ("accumulate", accumulate, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ArgumentError(f"lr_range: {name} must be an int >= {least}, got {name}={value!r}; leave it out")
+        check_integer("lr_range", name, value, least, "leave it out")

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.arguments import check_integer
+from fallline.errors import ArgumentTypeError
 from fallline.landscape.loss.averaging import updater_of
 from fallline.landscape.loss.fallbacks import warn
 from fallline.landscape.monitor.sinks import as_sink
@@ -83,8 +84,7 @@ class Monitor:
             raise ArgumentTypeError(f"Monitor: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"Monitor: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ArgumentError(f"Monitor: every must be an int >= 1, got every={every!r}; 10 is usual")
+        every = check_integer("Monitor", "every", every, 1, "10 is usual")
         if isinstance(sinks, str | PathLike) or not isinstance(sinks, Iterable):
             raise ArgumentTypeError(f"Monitor: sinks must be a list, got sinks={sinks!r}; put it into one")
         self.row: dict[str, float] = {}

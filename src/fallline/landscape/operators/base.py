@@ -114,16 +114,6 @@ class Meter:
             self._progress(Step(self.done, self.total, seconds, self._bytes))
 
 
-def check_count(owner: str, name: str, value: Any, least: int, usual: str) -> None:
-    """Raise unless an argument is a whole number, and large enough.
-
-    Raises:
-        ArgumentError: it is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ArgumentError(f"{owner}: {name} must be at least {least}, got {name}={value!r}; {usual}")
-
-
 def seeded(owner: str, seed: Any) -> torch.Generator:
     """Return a generator of random numbers with a seed.
 

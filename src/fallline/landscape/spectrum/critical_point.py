@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.landscape.format import number
+from fallline.formatting import format_measurement
 from fallline.landscape.operators.base import Operator, Symmetric, as_operator
 from fallline.landscape.operators.hessian import Measured
 from fallline.landscape.progress import Progress
@@ -48,7 +48,8 @@ class Point:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        ends = f"λmin = {number(self.smallest, self.smallest_bound)}, λmax = {number(self.largest, self.largest_bound)}"
+        smallest = format_measurement(self.smallest, self.smallest_bound)
+        ends = f"λmin = {smallest}, λmax = {format_measurement(self.largest, self.largest_bound)}"
         known = "" if self.gradient is None else f"; ‖g‖ = {self.gradient:.2g}"
         if self.stationary is not None:
             known += ", stationary" if self.stationary else ", still on a slope"

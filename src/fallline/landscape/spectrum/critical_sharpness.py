@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from fallline.errors import ArgumentError
-from fallline.landscape.format import number
+from fallline.formatting import format_measurement
 from fallline.landscape.loss.averaging import LossFn, Weight
 from fallline.landscape.loss.directions import as_direction
 from fallline.landscape.loss.objective import Objective, Params
@@ -35,11 +35,11 @@ class CriticalSharpness:
     evaluations: int
 
     def __str__(self) -> str:
-        low, high = map(number, self.bracket)
+        low, high = map(format_measurement, self.bracket)
         where = (
             f"the loss rises above its start at a step of {low} to {high}" if self.value else "the loss does not rise"
         )
-        return f"{number(self.value)}; {where}; {self.evaluations} forward passes"
+        return f"{format_measurement(self.value)}; {where}; {self.evaluations} forward passes"
 
 
 def critical_sharpness(

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fallline.landscape.format import number
-from fallline.landscape.operators.base import Meter, Symmetric, as_operator, check_count, seeded
+from fallline.arguments import check_integer
+from fallline.formatting import format_measurement
+from fallline.landscape.operators.base import Meter, Symmetric, as_operator, seeded
 from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.intervals import mean_interval
 from fallline.landscape.spectrum.lanczos import Lanczos
@@ -42,7 +43,7 @@ class Density:
     matvecs: int
 
     def __str__(self) -> str:
-        ends = f"{number(float(self.nodes.min()))} to {number(float(self.nodes.max()))}"
+        ends = f"{format_measurement(float(self.nodes.min()))} to {format_measurement(float(self.nodes.max()))}"
         low, high = (f"{100 * part:.2g}" for part in self.negative_ci95)
         negative = f"{100 * self.negative_mass:.2g} % negative, 95 % interval {low} to {high} %"
         return f"eigenvalues from {ends}, {negative}; {self.matvecs} products"
@@ -76,7 +77,7 @@ def spectral_density(
     """
     operator = as_operator("spectral_density", H)
     for name, value in (("probes", probes), ("steps", steps)):
-        check_count("spectral_density", name, value, 2, "4 and 40 are usual")
+        check_integer("spectral_density", name, value, 2, "4 and 40 are usual")
     n = operator.shape[0]
     steps = min(steps, n)
     meter, generator = Meter(operator, probes * steps, steps, progress), seeded("spectral_density", seed)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError
-from fallline.landscape.format import number
-from fallline.landscape.operators.base import Meter, Operator, Symmetric, as_operator, check_count, seeded
+from fallline.formatting import format_measurement
+from fallline.landscape.operators.base import Meter, Operator, Symmetric, as_operator, seeded
 from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.lanczos import Lanczos
 from fallline.landscape.spectrum.miss_probability import miss_probability
@@ -46,7 +47,7 @@ class Eigen:
     resolution: float
 
     def __str__(self) -> str:
-        values = ", ".join(map(number, self.values.tolist(), self.bound.tolist()))
+        values = ", ".join(map(format_measurement, self.values.tolist(), self.bound.tolist()))
         surety = f"a missed one has probability {self.miss_probability:.1g}"
         return f"{values}; {'' if self.converged else 'not '}converged: {surety}; {self.matvecs} products"
 
@@ -110,7 +111,7 @@ def eigsh(
 
 def _vectors(n: int, k: int, dtype: torch.dtype, memory: int) -> int:
     """Return how many basis vectors there are, besides room for k of the result and k in exchange."""
-    check_count("eigsh", "memory", memory, 1, "leave it out for 1 << 30 bytes")
+    check_integer("eigsh", "memory", memory, 1, "leave it out for 1 << 30 bytes")
     size = n * torch.finfo(dtype).bits // 8
     least, wanted = min(n, k + 3), min(n, max(_BASIS, 4 * k))
     room = memory // size - 2 * k

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fallline.errors import ArgumentError, StateError
-from fallline.landscape.format import number
+from fallline.formatting import format_measurement
 from fallline.landscape.operators.base import Operator, Symmetric, as_operator
 from fallline.landscape.operators.hessian import Measured
 from fallline.landscape.operators.preconditioned import Preconditioned
@@ -44,9 +44,11 @@ class Sharpness:
         return None if self.limit is None else self.value / self.limit
 
     def __str__(self) -> str:
-        edge = "" if self.limit is None else f", {number(self.value / self.limit)} of the limit {number(self.limit)}"
+        edge = ""
+        if self.limit is not None:
+            edge = f", {format_measurement(self.value / self.limit)} of the limit {format_measurement(self.limit)}"
         doubt = "" if self.converged else "; not converged"
-        return f"{number(self.value, self.bound)}{edge}{doubt}; {self.matvecs} products"
+        return f"{format_measurement(self.value, self.bound)}{edge}{doubt}; {self.matvecs} products"
 
 
 def sharpness(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fallline.arguments import check_integer
 from fallline.errors import ArgumentError
-from fallline.landscape.format import number
-from fallline.landscape.operators.base import Meter, Operator, Symmetric, as_operator, check_count, seeded
+from fallline.formatting import format_measurement
+from fallline.landscape.operators.base import Meter, Operator, Symmetric, as_operator, seeded
 from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.intervals import mean_interval
 
@@ -35,9 +36,9 @@ class Trace:
     method: str
 
     def __str__(self) -> str:
-        low, high = map(number, self.ci95)
+        low, high = map(format_measurement, self.ci95)
         interval = "" if self.method == "exact" else f", 95 % interval {low} to {high}"
-        return f"{number(self.estimate, self.stderr)}{interval}; {self.method}, {self.matvecs} products"
+        return f"{format_measurement(self.estimate, self.stderr)}{interval}; {self.method}, {self.matvecs} products"
 
 
 def trace(
@@ -73,7 +74,7 @@ def trace(
     operator = as_operator("trace", H)
     if method not in METHODS:
         raise ArgumentError(f"trace: method must be one of {', '.join(METHODS)}, got {method=}; leave it out")
-    check_count("trace", "matvecs", matvecs, _FEWEST, "30 is usual")
+    check_integer("trace", "matvecs", matvecs, _FEWEST, "30 is usual")
     generator = seeded("trace", seed)
     n = operator.shape[0]
     if method == "auto" and n <= matvecs:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.landscape.format import number
+from fallline.formatting import format_measurement
 from fallline.landscape.loss.averaging import (
     LossFn,
     ModelLoss,
@@ -82,9 +82,9 @@ class Surface:
         return float(self.values[len(self.y) // 2, len(self.x) // 2])
 
     def __str__(self) -> str:
-        low, high = (number(float(f(self.values))) for f in (np.nanmin, np.nanmax))
+        low, high = (format_measurement(float(f(self.values))) for f in (np.nanmin, np.nanmax))
         lost = f", {self.mask.sum()} not finite" if self.mask.any() else ""
-        return f"loss {number(self.centre)} at the weights, {low} to {high} on {self.mask.size} cells{lost}"
+        return f"loss {format_measurement(self.centre)} at the weights, {low} to {high} on {self.mask.size} cells{lost}"
 
     def plot(self, path: Any = None, log: bool | None = None) -> Any:
         """Return an altair chart, a coloured cell for each loss; a notebook shows it. Needs the extra `lab`.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError
-from fallline.landscape.format import number
+from fallline.formatting import format_measurement
 from fallline.landscape.loss.directions import Direction, as_direction, chosen, dot, norm, principal
 
 
@@ -40,7 +40,7 @@ class Trajectory:
 
     def __str__(self) -> str:
         shares = " and ".join(f"{100 * share:.0f} %" for share in self.explained)
-        off = number(float(self.distance.max()))
+        off = format_measurement(float(self.distance.max()))
         return f"{len(self.points)} points, {shares} of their variance in the plane, at most {off} off it"
 
     def plot(self) -> Any:
