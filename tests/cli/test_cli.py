@@ -184,6 +184,7 @@ def test_an_output_folder_that_cannot_be_written_is_one_sentence(fallline, tmp_p
     assert code == 2 and "must be writable" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_study_prints_a_table_a_sentence_and_the_path_of_the_report(fallline, tmp_path):
     words = ["--optimizers", "momentum,adam", "--trials", "2", "--seeds", "2", "--steps", "40", "-j", "1"]
     code, out, err = fallline("compare", "digits", *words, "--out", tmp_path)

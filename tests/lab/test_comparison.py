@@ -144,6 +144,7 @@ def test_status_says_that_nothing_is_missing_only_when_nothing_is(fallline, sam,
     assert code == 0 and "0 of 0" in out and "nothing is missing" in out
 
 
+@pytest.mark.slow
 def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_path):
     words = ["--vary", "batch_size=32,64", "--vary", "warmup=0,0.1", "--optimizers", "adam", *TINY_WORDS]
     code, out, err = fallline("compare", "digits", *words, "--out", tmp_path)
@@ -193,6 +194,7 @@ def test_thorough_is_three_searches(fallline):
     assert code == 0 and f"trials: {trials}, up to {trials + 2 * 3 * 16}" in out and spec.searches == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", EXERCISES)
 def test_every_exercise_is_a_study_like_any_other(fallline, number, tmp_path):
     task = "digits"

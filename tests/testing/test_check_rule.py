@@ -74,6 +74,7 @@ def oracle(
     return param - lr * grad / (np.sqrt(state["s"]) + 1e-10)
 
 
+@pytest.mark.slow
 def test_an_outside_rule_passes_as_a_class_and_bare():
     check_rule(AdaGrad, oracle=oracle)
     check_rule(adagrad, defaults={"lr": 0.01, "eps": 1e-10}, backends=["fused", "reference"])
@@ -100,6 +101,7 @@ def test_a_rule_that_writes_to_the_gradient_is_caught():
     assert {"gradients_are_only_read", "backends_agree"} <= broken(writes)
 
 
+@pytest.mark.slow
 def test_a_rule_that_remembers_outside_its_state_is_caught():
     calls = []
 
@@ -110,6 +112,7 @@ def test_a_rule_that_remembers_outside_its_state_is_caught():
     assert {"resumes_exactly", "copies_go_on_alike", "late_gradients_count_their_own_age"} <= broken(remembers)
 
 
+@pytest.mark.slow
 def test_a_rule_that_divides_by_zero_is_caught():
     def divides(param, grad, total, *, lr):
         return param - lr * (grad / sqrt(grad * grad)), total + grad
@@ -117,6 +120,7 @@ def test_a_rule_that_divides_by_zero_is_caught():
     assert "zero_norms_stay_finite" in broken(divides)
 
 
+@pytest.mark.slow
 def test_a_rule_whose_state_knows_lr_is_caught():
     def scales(param, grad, total, *, lr):
         return param - lr * grad, total + lr * grad
@@ -124,6 +128,7 @@ def test_a_rule_whose_state_knows_lr_is_caught():
     assert "lr_zero_holds_still" in broken(scales)
 
 
+@pytest.mark.slow
 def test_a_rule_that_hides_a_nan_is_caught():
     def hides(param, grad, total, *, lr):
         known = grad * grad >= 0 if isinstance(grad, torch.Tensor) else grad * grad > -1
@@ -134,6 +139,7 @@ def test_a_rule_that_hides_a_nan_is_caught():
     assert "nan_reaches_the_parameter" in broken(hides)
 
 
+@pytest.mark.slow
 def test_a_wrong_formula_is_caught_by_the_oracle():
     def wrong(*arguments, **options):
         return oracle(*arguments, **options) * (1 + 1e-9)
@@ -142,6 +148,7 @@ def test_a_wrong_formula_is_caught_by_the_oracle():
         check_rule(AdaGrad, backends=["reference"], oracle=wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({case.optimizer for case in goldens.CASES.values()} - {"SAM"}))
 def test_the_oracles_of_the_goldens_fit_check_rule(name):
     cls = next(cls for cls in OPTIMIZERS.values() if cls.__name__ == name)

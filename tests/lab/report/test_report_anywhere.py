@@ -54,6 +54,7 @@ def read_only(monkeypatch):
     return forbid
 
 
+@pytest.mark.slow
 def test_report_and_status_of_a_read_only_folder_write_elsewhere_and_nothing_there(
     fallline, study, tmp_path, read_only
 ):
@@ -71,6 +72,7 @@ def test_report_and_status_of_a_read_only_folder_write_elsewhere_and_nothing_the
     assert snapshot(folder) == before
 
 
+@pytest.mark.slow
 def test_report_and_status_need_none_of_the_users_files(fallline, project):
     write_task(project, head="import helper")
     (project / "own.py").write_text("import torch\nclass Own(torch.optim.SGD):\n    pass\n")

@@ -181,7 +181,7 @@ def test_nothing_changes(scene, name):
     assert scene.record() == before
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [pytest.param(ValueError, marks=pytest.mark.slow), KeyboardInterrupt])
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_nothing_changes_when_it_ends_early(scene, name, error):
     """At every evaluation of the loss in turn, after the forward pass has done its work."""

@@ -38,7 +38,7 @@ def test_every_cell_of_a_quadratic_is_the_closed_form():
     assert np.abs(found.values - found.values.T).max() > 1
 
 
-@pytest.mark.parametrize("n", [3, 11, 25])
+@pytest.mark.parametrize("n", [3, 11, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("span", [1.0, 0.3])
 def test_the_middle_is_the_weights_to_the_bit(n, span):
     model, data = net().eval(), batches(5)

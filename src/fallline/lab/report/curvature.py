@@ -6,13 +6,13 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import format_number, plural
 from fallline.lab.report.document import Bullets, Code, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.encodings import DIM, HEIGHT, INK, data, finish, tip
 from fallline.lab.report.formats import cannot_write
 from fallline.lab.report.render import to_html
 from fallline.lab.report.style import COLOURS
 from fallline.lab.report.tables import Cell, Column, Records, Table
-from fallline.lab.report.text import number, plural
 from fallline.lab.run.curvature import Curvature
 from fallline.lab.storage.atomic_files import write_atomically
 from fallline.plotting import plot_surface
@@ -63,14 +63,15 @@ def document(found: Curvature, command: str) -> Document:
         command: what makes it again.
     """
     what = (
-        f"{found.parameters:,} parameters, loss {number(found.loss, '.4g')} over {found.items:,} items of the "
+        f"{found.parameters:,} parameters, loss {format_number(found.loss, '.4g')} over {found.items:,} items of the "
         f"training set in {plural(found.batches, 'batch')}, {found.mode} mode; "
         f"{found.matvecs} products by {found.hvp}."
     )
     spectrum = Figures(
         {"spectrum": chart(found)},
         f"Density of all {found.parameters:,} eigenvalues, from {found.density.matvecs} products; bumps of width "
-        f"{number(found.density.width, '.2g')} stand for its points. The logarithmic scale shows even a single one.",
+        f"{format_number(found.density.width, '.2g')} stand for its points. The logarithmic scale shows even a single "
+        "one.",
         legend=False,
     )
     return Document(
@@ -98,7 +99,7 @@ def list_caveats(found: Curvature) -> list[str]:
     """Return what to know before trusting the numbers."""
     eigen, sharpness, caveats = found.point.eigen, found.sharpness, []
     if not eigen.converged:
-        missed = number(eigen.miss_probability, ".2g")
+        missed = format_number(eigen.miss_probability, ".2g")
         caveats.append(
             f"The search for the outer eigenvalues has not converged in {eigen.matvecs} products: the probability that "
             f"one was missed is {missed}."
@@ -106,7 +107,7 @@ def list_caveats(found: Curvature) -> list[str]:
     if sharpness is not None and not sharpness.converged:
         caveats.append(
             f"The search for the sharpness has not converged in {sharpness.matvecs} products: it may be larger than "
-            f"{number(sharpness.value, '.4g')}."
+            f"{format_number(sharpness.value, '.4g')}."
         )
     return caveats
 
@@ -162,11 +163,15 @@ def table(found: Curvature) -> Table:
     """Return the numbers as people read them."""
 
     def value(row: Any) -> Cell | str:
-        return number(row["value"], ".4g")
+        return format_number(row["value"], ".4g")
 
     def span(row: Any) -> str:
         known = row["low"] is not None and math.isfinite(row["low"])
-        return f"{number(row['low'], '.4g')} to {number(row['high'], '.4g')}" if known else number(None, "")
+        return (
+            f"{format_number(row['low'], '.4g')} to {format_number(row['high'], '.4g')}"
+            if known
+            else format_number(None, "")
+        )
 
     columns = (
         Column("quantity", lambda row: str(row["quantity"]), "text"),

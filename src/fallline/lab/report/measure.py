@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from fallline.formatting import format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison
 from fallline.lab.analysis.verdicts import margin_in_units
-from fallline.lab.report.text import number
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -94,7 +94,7 @@ def margin_text(study: StudyResults, margin: float) -> str:
     relative = f"{100 * margin:g} %"
     if study.log_ratio:
         return relative
-    return f"{relative} of {study.baseline}'s mean ({number(margin_size(study, margin), '.3g')})"
+    return f"{relative} of {study.baseline}'s mean ({format_number(margin_size(study, margin), '.3g')})"
 
 
 def change(c: Comparison, value: float, form: str = "+") -> str:

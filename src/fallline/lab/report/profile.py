@@ -7,13 +7,13 @@ from pathlib import Path
 import altair as alt
 
 from fallline.errors import ArgumentError
+from fallline.formatting import format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Bullets, Document, Figures, Section, Tabled, Text
 from fallline.lab.report.encodings import HEIGHT, colour, dash, finish, log_axis, tip, visible
 from fallline.lab.report.formats import cannot_write
 from fallline.lab.report.render import to_html
 from fallline.lab.report.tables import ARM, Column, Records, Table
-from fallline.lab.report.text import number
 from fallline.lab.storage.atomic_files import write_atomically
 
 LEAST = 3  # tasks: with fewer, a share of them says nothing
@@ -217,7 +217,7 @@ def _table(records: Records, tasks: Sequence[str], arms: Sequence[str]) -> Table
     def column(task: str) -> Column:
         def cell(row: Mapping[str, str]) -> str:
             value = ratio[row["arm"], task]
-            return "failed" if math.isinf(value) else number(value, ".3f")
+            return "failed" if math.isinf(value) else format_number(value, ".3f")
 
         return Column(task, cell)
 

@@ -10,10 +10,11 @@ import altair as alt
 import jinja2
 import vl_convert
 
+from fallline.formatting import unbroken
 from fallline.lab.report.document import Document, Figures, Section
 from fallline.lab.report.style import CONFIG, arm_styles
 from fallline.lab.report.tables import to_markdown
-from fallline.lab.report.text import breakable, plain, unbroken
+from fallline.lab.report.text import breakable, plain
 
 
 def to_html(report: Document) -> str:

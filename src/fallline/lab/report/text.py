@@ -4,12 +4,8 @@ import math
 
 from markupsafe import Markup
 
-from fallline.formatting import NONE, plural, unbroken
-from fallline.formatting import format_number as number
-from fallline.formatting import format_setting as setting
+from fallline.formatting import NONE
 from fallline.lab.analysis.statistics import p_text
-
-__all__ = ["NONE", "breakable", "number", "p_value", "plain", "plural", "setting", "unbroken"]
 
 
 def p_value(value: float | None) -> str:

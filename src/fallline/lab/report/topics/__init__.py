@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from fallline.formatting import plural
 from fallline.lab.analysis.caveats import find_caveats
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Document
 from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.measure import measure
 from fallline.lab.report.tables import Table
-from fallline.lab.report.text import plural
 from fallline.lab.report.topics import (
     costs,
     differences,

@@ -4,11 +4,11 @@ import math
 from collections import Counter
 from typing import Any
 
+from fallline.formatting import format_number
 from fallline.lab.analysis.costs import summarize_costs
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Section, Topic, tabulate
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.report.text import number
 from fallline.lab.search.trials import trials_again, tuning_trials
 
 
@@ -23,14 +23,14 @@ def costs(study: StudyResults) -> Table:
         Column(
             "all trials (s)\ntuning, evaluation",
             lambda row: Cell(
-                number(row["seconds"], ".1f"),
-                f"{number(row['tuning_s'], '.1f')}, {number(row['evaluation_s'], '.1f')}",
+                format_number(row["seconds"], ".1f"),
+                f"{format_number(row['tuning_s'], '.1f')}, {format_number(row['evaluation_s'], '.1f')}",
             ),
         ),
         Column("one step (ms)\nmedian, quartiles", lambda row: _spread(row, "step_ms")),
         Column("of which\noptimizer (ms)", lambda row: _spread(row, "optimizer_ms")),
-        Column("batch\n(ms)", lambda row: number(row["data_ms"], ".3f")),
-        Column("backward\npasses", lambda row: number(row["passes"], "g")),
+        Column("batch\n(ms)", lambda row: format_number(row["data_ms"], ".3f")),
+        Column("backward\npasses", lambda row: format_number(row["passes"], "g")),
         Column(
             "optimizer state,\nall memory (MB)",
             lambda row: Cell(*(_megabytes(row[k]) for k in ("state_bytes", "memory_bytes"))),
@@ -44,7 +44,8 @@ def costs(study: StudyResults) -> Table:
         else "while other trials ran beside"
     )
     note = (
-        f"In all: {trials} trials, {failed} of them failed, {number(sum(row['seconds'] for row in rows), '.1f')} s; "
+        f"In all: {trials} trials, {failed} of them failed, "
+        f"{format_number(sum(row['seconds'] for row in rows), '.1f')} s; "
         f"every trial of the study is counted. Times of a step: {how}; this implementation, this machine. Memory: "
         "parameters, gradients, optimizer state and what the backward pass keeps."
     )
@@ -62,11 +63,11 @@ def _flat(row: Row) -> dict[str, Any]:
 def _spread(row: Row, name: str) -> Cell:
     """Return a median over its quartiles, where they are known."""
     low, high = row[f"{name}_q1"], row[f"{name}_q3"]
-    return Cell(number(row[name], ".3f"), "" if math.isnan(low) else f"{low:.3f} to {high:.3f}")
+    return Cell(format_number(row[name], ".3f"), "" if math.isnan(low) else f"{low:.3f} to {high:.3f}")
 
 
 def _megabytes(size: float) -> str:
-    return number(size / 1e6, ".3g")
+    return format_number(size / 1e6, ".3g")
 
 
 def _ledger(study: StudyResults) -> Records:
@@ -112,7 +113,7 @@ def failures(study: StudyResults) -> Table | None:
         Column("state", lambda row: row["state"], "text"),
         Column(
             "for example",
-            lambda row: Cell(f"at step {row['step']}, learning rate {number(row['lr'], '.3g')}", row["cause"]),
+            lambda row: Cell(f"at step {row['step']}, learning rate {format_number(row['lr'], '.3g')}", row["cause"]),
             "text",
         ),
     )

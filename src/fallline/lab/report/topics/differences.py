@@ -5,6 +5,7 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import NONE, format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison
 from fallline.lab.analysis.verdicts import Result
@@ -12,7 +13,7 @@ from fallline.lab.report.document import Block, Bullets, Figures, Section, Table
 from fallline.lab.report.encodings import DIM, INK, Rows, colour, data, finish, mark, ticks, tip
 from fallline.lab.report.measure import change, margin_size, margin_text, measure
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.report.text import NONE, number, p_value
+from fallline.lab.report.text import p_value
 from fallline.lab.report.topics.leaderboard import leaders
 
 _ROW = 62  # pixels: of an arm's row
@@ -55,7 +56,7 @@ def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: st
         Column("95 % interval", amount("low", "high")),
         Column("p\n(Holm)", lambda row: p_value(row["p"])),
         Column("p\n(sign flips)", lambda row: p_value(row["sign_flip_p"])),
-        Column("probability of\nsuperiority", lambda row: number(row["superiority"], ".2f")),
+        Column("probability of\nsuperiority", lambda row: format_number(row["superiority"], ".2f")),
         Column("minimum\ndetectable", amount("detectable", form="")),
         Column("n", lambda row: str(row["n"]) if row["n"] else NONE),
     )
@@ -87,9 +88,9 @@ def chance(study: StudyResults, results: Sequence[Result]) -> Table | None:
             rows.append({"arm": result.arm, **_shares(c), "limit": c.limit, "scope": c.design.scope})
     columns = (
         ARM,
-        Column("training", lambda row: number(100 * row["training"], ".0f", " %")),
-        Column("test examples\ndrawn", lambda row: number(100 * row["sampling"], ".0f", " %")),
-        Column("examples\nthere are", lambda row: number(100 * row["examples"], ".0f", " %")),
+        Column("training", lambda row: format_number(100 * row["training"], ".0f", " %")),
+        Column("test examples\ndrawn", lambda row: format_number(100 * row["sampling"], ".0f", " %")),
+        Column("examples\nthere are", lambda row: format_number(100 * row["examples"], ".0f", " %")),
         Column("with infinitely\nmany seeds ±", lambda row: change(by_arm[row["arm"]], row["limit"], "")),
         Column("the verdict holds", lambda row: row["scope"], "words"),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Block, Figures, Section, Topic, tabulate
 from fallline.lab.report.encodings import (
@@ -24,7 +25,6 @@ from fallline.lab.report.encodings import (
     visible,
 )
 from fallline.lab.report.tables import ARM, Column, Records, Table
-from fallline.lab.report.text import number
 
 _NAMES = {"grad_norm": "gradient norm", "update_norm": "update norm"}
 
@@ -51,9 +51,9 @@ def spikes(study: StudyResults) -> Table | None:
     columns = (
         ARM,
         Column("spikes in all", lambda row: f"{row['spikes']:.0f} in {row['runs']} runs"),
-        Column("a run, median", lambda row: number(row["median_spikes"], "g")),
-        Column("a run, most", lambda row: number(row["most_spikes"], "g")),
-        Column("largest\ngradient norm", lambda row: number(row["largest_grad_norm"], ".3g")),
+        Column("a run, median", lambda row: format_number(row["median_spikes"], "g")),
+        Column("a run, most", lambda row: format_number(row["most_spikes"], "g")),
+        Column("largest\ngradient norm", lambda row: format_number(row["largest_grad_norm"], ".3g")),
     )
     note = "Spikes of the training loss of the confirmation runs, failed ones up to their failure."
     return Table("spikes", rows, columns, note) if rows else None

@@ -5,12 +5,12 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import NONE, format_setting
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.spaces import Dimension
 from fallline.lab.report.document import Block, Figures, Section, Tabled, Topic
 from fallline.lab.report.encodings import HEIGHT, Rows, finish, label, log_axis, log_scale, tip
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.report.text import NONE, setting
 from fallline.lab.report.topics.sensitivity import scatter, searched, tuning_rows
 
 _CAPTION = (
@@ -32,7 +32,7 @@ def hyperparameters(study: StudyResults) -> Table:
             if name in ranges:
                 ends = (ranges[name].value(0.0), ranges[name].value(1.0))
                 choices = ranges[name].choices
-                how = " or ".join(map(setting, choices)) if choices else f"{min(ends):.3g} to {max(ends):.3g}"
+                how = " or ".join(map(format_setting, choices)) if choices else f"{min(ends):.3g} to {max(ends):.3g}"
             row[name] = point.get(name, math.nan if name in ranges else search.points[0][name])
             row[f"{name}_how"] = how
             row[f"{name}_searched"] = name in ranges
@@ -43,7 +43,7 @@ def hyperparameters(study: StudyResults) -> Table:
         def cell(row: Row) -> Cell | str:
             if name not in row:
                 return ""
-            return Cell(setting(row[name]), row[f"{name}_how"], "tuned" if row[f"{name}_searched"] else "")
+            return Cell(format_setting(row[name]), row[f"{name}_how"], "tuned" if row[f"{name}_searched"] else "")
 
         return Column("learning\nrate" if name == "lr" else name.replace("_", " "), cell)
 

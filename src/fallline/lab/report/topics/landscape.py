@@ -8,6 +8,7 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import NONE, format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Block, Figures, Section, Tabled, Topic
 from fallline.lab.report.encodings import (
@@ -25,7 +26,6 @@ from fallline.lab.report.encodings import (
     visible,
 )
 from fallline.lab.report.tables import ARM, Column, Records, Table
-from fallline.lab.report.text import NONE, number
 
 STAGES = ("start", "middle", "end")
 _KEYS = ("sharpness", "lambda_min", "trace", "critical_sharpness")
@@ -81,8 +81,8 @@ def _finite(values: Sequence[float]) -> list[float]:
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return NONE
-    mean = number(fmean(values), ".3g")
-    return mean if len(values) < 2 else f"{mean} ± {number(stdev(values), '.2g')}"
+    mean = format_number(fmean(values), ".3g")
+    return mean if len(values) < 2 else f"{mean} ± {format_number(stdev(values), '.2g')}"
 
 
 def sharpness(study: StudyResults) -> alt.LayerChart | None:

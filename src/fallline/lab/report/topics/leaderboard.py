@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterable
 
+from fallline.formatting import NONE, format_number
 from fallline.lab.analysis.failures import describe_failures
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import summarize
 from fallline.lab.report.document import Block, Bullets, Section, Tabled, Text, Topic, tabulate
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.report.text import NONE, number
 
 
 def leaders(study: StudyResults) -> Records:
@@ -46,7 +46,7 @@ def leaderboard(study: StudyResults) -> Table:
         Column("against the\nbaseline", lambda row: row["verdict"], "words"),
         _headline(kind, rows),
         *(_mean(kind, rows, name) for name in (kind.metric, *others)),
-        Column("learning\nrate", lambda row: number(row["lr"], ".3g")),
+        Column("learning\nrate", lambda row: format_number(row["lr"], ".3g")),
         Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}" if row["confirmed"] else NONE),
         interior,
     ]
@@ -67,8 +67,8 @@ def _headline(kind: Measure, rows: Records) -> Column:
                 return Cell(f"failed {row['failed']} of {row['seeds']} seeds,", "so no mean", "bad")
             failed = f"failed {row['tuning_failed']} of {row['tuning_trials']}"
             return Cell(failed, "tuning trials, so not confirmed", "bad")
-        spread = f"{number(row[kind.test], form)} ± {number(row[f'{kind.test}_sd'], form)}"
-        return Cell(spread, f"{number(row['low'], form)} to {number(row['high'], form)}")
+        spread = f"{format_number(row[kind.test], form)} ± {format_number(row[f'{kind.test}_sd'], form)}"
+        return Cell(spread, f"{format_number(row['low'], form)} to {format_number(row['high'], form)}")
 
     return Column(f"{kind.title(kind.test)}\nmean ± SD\n95 % interval", cell)
 
@@ -76,7 +76,7 @@ def _headline(kind: Measure, rows: Records) -> Column:
 def _mean(kind: Measure, rows: Records, name: str) -> Column:
     form = _form(name, rows)
     split, _, rest = kind.title(name).partition(" ")
-    return Column(f"{split}\n{rest}", lambda row: number(row.get(name, math.nan), form))
+    return Column(f"{split}\n{rest}", lambda row: format_number(row.get(name, math.nan), form))
 
 
 def _interior(row: Row) -> str:
@@ -123,7 +123,7 @@ def equal_steps(study: StudyResults) -> Table | None:
         Column("steps here", lambda row: str(row["steps"])),
         Column(
             f"{kind.title(kind.test)}\nmean ± SD",
-            lambda row: f"{number(row[kind.test], form)} ± {number(row[f'{kind.test}_sd'], form)}",
+            lambda row: f"{format_number(row[kind.test], form)} ± {format_number(row[f'{kind.test}_sd'], form)}",
         ),
         Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}"),
     )
@@ -151,7 +151,7 @@ def tuning(study: StudyResults) -> Table:
     def value(key: str) -> Column:
         return Column(
             f"{title},\n{key}",
-            lambda row: Cell("failed", style="bad") if math.isnan(row[key]) else number(row[key], form),
+            lambda row: Cell("failed", style="bad") if math.isnan(row[key]) else format_number(row[key], form),
         )
 
     columns = (
@@ -160,7 +160,9 @@ def tuning(study: StudyResults) -> Table:
         value("tuned"),
         Column(
             "change",
-            lambda row: number(row["change"], "+.1f", " %") if kind.is_ratio else number(row["change"], "+.4f"),
+            lambda row: (
+                format_number(row["change"], "+.1f", " %") if kind.is_ratio else format_number(row["change"], "+.4f")
+            ),
         ),
         Column("tuning trials\nfailed", lambda row: f"{row['tuning_failed']} of {row['tuning_trials']}"),
     )

@@ -1,11 +1,11 @@
 """The methods: how the study was done."""
 
+from fallline.formatting import plural
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.variance import FixedTestSet, RandomSplitMeans, RandomSplits, SeedsOnly
 from fallline.lab.design.schedules import WARMUP
 from fallline.lab.report.document import Section, Text, Topic
 from fallline.lab.report.measure import margin_text, measure
-from fallline.lab.report.text import plural
 from fallline.lab.report.topics.sensitivity import describe_searched
 from fallline.lab.search.selection import AGAIN
 

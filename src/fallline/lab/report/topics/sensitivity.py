@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 
 from fallline.errors import FalllineError
+from fallline.formatting import format_number, format_setting
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.sensitivity import sensitivity
 from fallline.lab.analysis.statistics import summarize
@@ -33,7 +34,6 @@ from fallline.lab.report.encodings import (
 )
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.report.tables import ARM, Column, Records, Row, Table
-from fallline.lab.report.text import number, setting
 from fallline.lab.search.selection import AGAIN, Search
 from fallline.lab.search.trials import trials_again, tuning_trials
 
@@ -117,13 +117,13 @@ def sensitivity_table(study: StudyResults) -> Table:
     unit = f" ({kind.unit})" if kind.is_loss and kind.unit else ""
 
     def width(row: Row) -> str:
-        return ("≥ " if row["open"] else "") + number(row["width"], ".2f")
+        return ("≥ " if row["open"] else "") + format_number(row["width"], ".2f")
 
     columns = (
         ARM,
         Column("learning rates\ntried", lambda row: f"{row['lowest_lr']:.3g} to {row['highest_lr']:.3g}"),
-        Column(f"best\n{kind.title(kind.metric)}", lambda row: number(row["best"], ".4f")),
-        Column(f"mean excess over\nthe range{unit}", lambda row: number(row["excess"], ".3f")),
+        Column(f"best\n{kind.title(kind.metric)}", lambda row: format_number(row["best"], ".4f")),
+        Column(f"mean excess over\nthe range{unit}", lambda row: format_number(row["excess"], ".3f")),
         Column("decades within\n10 % of the best", width),
     )
     note = (
@@ -201,7 +201,7 @@ def tuning_rows(study: StudyResults) -> Rows:
             outcome = study.outcome(trial)
             row = {"arm": arm, "default": trial.index == 0, "selected": trial.index == search.best}
             names = [name for name in ("default", "selected") if row[name]]
-            row |= {key: value if _is_number(value) else setting(value) for key, value in point.items()}
+            row |= {key: value if _is_number(value) else format_setting(value) for key, value in point.items()}
             row["configuration"] = ", ".join(names) or f"search point {trial.index}"
             row["searched"] = [d.name for d in search.ranges]
             row["result"] = None if outcome.failure else drawable(kind, outcome.metrics[kind.metric])

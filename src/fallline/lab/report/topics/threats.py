@@ -1,9 +1,9 @@
 """The threats to validity: why the numbers may mislead; and the warnings of the study itself."""
 
+from fallline.formatting import plural
 from fallline.lab.analysis.caveats import find_caveats
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Bullets, Section, Text, Topic
-from fallline.lab.report.text import plural
 from fallline.lab.report.topics.sensitivity import describe_searched
 from fallline.lab.search.selection import AGAIN
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import NONE, format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.trial import Trial
 from fallline.lab.report.document import Figures, Section, Topic, tabulate
@@ -27,7 +28,6 @@ from fallline.lab.report.encodings import (
 )
 from fallline.lab.report.measure import measure
 from fallline.lab.report.tables import ARM, Column, Records, Row, Table
-from fallline.lab.report.text import NONE, number
 from fallline.lab.search.selection import Search
 
 _TARGETS = 30  # points of a line
@@ -162,7 +162,7 @@ def target(study: StudyResults) -> Table | None:
 
     def middle(key: str, form: str) -> Any:
         return lambda row: (
-            NONE if row[key] is None else "not reached" if math.isinf(row[key]) else number(row[key], form)
+            NONE if row[key] is None else "not reached" if math.isinf(row[key]) else format_number(row[key], form)
         )
 
     columns = (
@@ -195,7 +195,7 @@ def target_grid(study: StudyResults) -> Table | None:
         def cell(row: Row) -> str:
             found = by_level[i][row["arm"]]
             if math.isfinite(found["steps"]):
-                return number(found["steps"], ",.0f")
+                return format_number(found["steps"], ",.0f")
             return f"not reached, {found['reached']} of {found['runs']}" if found["runs"] else NONE
 
         return Column(f"{levels[i]:.3g}", cell)

@@ -8,6 +8,7 @@ from typing import Any
 
 import altair as alt
 
+from fallline.formatting import format_number
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Figures, Section, Topic
 from fallline.lab.report.encodings import (
@@ -27,7 +28,6 @@ from fallline.lab.report.encodings import (
 )
 from fallline.lab.report.measure import measure
 from fallline.lab.report.tables import ARM, Column, Records, Table
-from fallline.lab.report.text import number
 from fallline.lab.report.topics.sensitivity import tuning_metrics, untrained
 from fallline.lab.search.trials import tuning_trials
 
@@ -116,9 +116,9 @@ def budget_table(study: StudyResults) -> Table:
     columns = (
         ARM,
         Column("trials", lambda row: str(row["trials"])),
-        Column("seconds", lambda row: number(row["seconds"], ".1f")),
-        Column(f"expected best {kind.title(kind.metric)}", lambda row: number(row["expected"], ".4f")),
-        Column("probability\nthat all fail", lambda row: number(row["failing"], ".3f")),
+        Column("seconds", lambda row: format_number(row["seconds"], ".1f")),
+        Column(f"expected best {kind.title(kind.metric)}", lambda row: format_number(row["expected"], ".4f")),
+        Column("probability\nthat all fail", lambda row: format_number(row["failing"], ".3f")),
     )
     return Table("tuning_budget", budgets(study), columns, folded="What every budget of tuning buys")
 
