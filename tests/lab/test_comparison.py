@@ -10,8 +10,9 @@ from rich.cells import cell_len
 
 import fallline as fl
 from fallline.errors import ArgumentError, StudyError, TaskWarning
-from fallline.lab import load
-from fallline.lab.comparison import count_evaluations, specify
+from fallline.lab import comparison, load
+from fallline.lab.comparison import specify
+from fallline.lab.contract.preflight import count_evaluations
 from fallline.lab.exercises import EXERCISES, get_exercise
 from fallline.lab.run.reproduce import reproduce
 from fallline.lab.tasks import Digits
@@ -230,3 +231,18 @@ def test_there_are_three_exercises():
     assert [get_exercise(n).task for n in EXERCISES] == ["cifar10", "cifar10", "text-post"]
     with pytest.raises(ArgumentError, match="exercise: must be one of 1, 2, 3, got 4"):
         get_exercise(4)
+
+
+def test_the_command_line_and_python_run_the_same_study_by_the_same_function(fallline, monkeypatch, tmp_path):
+    calls = []
+
+    def run(*arguments, fork, **told):
+        calls.append((*arguments, fork))
+        raise StudyError("enough")
+
+    monkeypatch.setattr(comparison, "run_comparison", run)
+    with pytest.raises(StudyError, match="enough"):
+        comparison.compare("digits", ["sgd"], trials=2, seeds=2, steps=40, jobs=1, margin=0.1, out=tmp_path)
+    words = ["--optimizers", "sgd", "--trials", "2", "--seeds", "2", "--steps", "40", "-j", "1", "--margin", "0.1"]
+    assert fallline("compare", "digits", *words, "--out", tmp_path)[0] == 2
+    assert calls[0] == calls[1]

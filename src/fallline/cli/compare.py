@@ -1,20 +1,11 @@
 """`fallline compare`: its options, and what --dry-run and --status print."""
 
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import typer
 
 from fallline.cli import options, show
 from fallline.errors import ArgumentError
-
-
-class Place(TypedDict):
-    """Where trials run: the options that decide how many do at a time."""
-
-    jobs: int | None
-    shard: str | None
-    ray: str | None
-    device: str
 
 
 def compare(
@@ -81,8 +72,8 @@ def compare(
     from fallline.lab import comparison
     from fallline.lab import estimate as planning
     from fallline.lab.design.sequential import Seeds, parse_seeds
-    from fallline.lab.design.spec import Spec, check_analysis
-    from fallline.lab.executors import count_workers, make_executor
+    from fallline.lab.design.spec import Spec
+    from fallline.lab.executors import Workers, count_workers
     from fallline.lab.stages import read_results
     from fallline.lab.storage.store import Store
     from fallline.lab.storage.study_file import read_spec
@@ -94,7 +85,7 @@ def compare(
     options.keep_data_in(data_dir)
     chosen = _effort(quick, thorough)
     given = options.parse_settings(settings or [], text)
-    place: Place = {"jobs": jobs, "shard": shard, "ray": ray, "device": device}
+    workers = Workers(jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
         full = get_task(task, **given).steps if steps is None else steps
@@ -115,6 +106,8 @@ def compare(
             device=device,
             landscape=landscape,
             out=out,
+            baseline=baseline,
+            margin=margin,
             examined=status,
         )
 
@@ -125,22 +118,17 @@ def compare(
         if quick or thorough or trials is not None or seeds is not None:
             raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
         seconds = planning.parse_duration(budget)
-        spec, out = planning.fitted(specify, seconds, count_workers(**place), out)
-    check_analysis(spec, baseline, margin)
-    folder = out or comparison.default_folder(spec)
+        spec, out = planning.fitted(specify, seconds, count_workers(**workers), out)
     if status:
+        folder = out or comparison.default_folder(spec)
         show.status(read_results(Store(folder, writable=False), read_spec(folder, "out"), baseline, margin))
         return
-    executor = make_executor(folder, checkpoint_every=checkpoint_every, **place)
     if dry_run:
-        workers = count_workers(**place)
-        show.estimate(spec, planning.estimate(spec, planning.measure(spec, 2.0), workers), workers)
+        count = count_workers(**workers)
+        show.estimate(spec, planning.preview(spec, count), count)
         return
-    store = Store(folder)
     with show.progress_line() as progress:
-        study = comparison.run_study(
-            spec, store, executor, baseline=baseline, margin=margin, fork=fork, progress=progress
-        )
+        study = comparison.run_comparison(spec, out, workers, baseline, margin, fork=fork, progress=progress)
     show.verdict(study)
     show.path("report", study.report(study.store.folder / "report.html"))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.contract.contract import Examination
-from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_validation, examine_task, notes
+from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_evaluations, examine_task, notes
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.sequential import Seeds
 from fallline.lab.design.spec import Spec, check_analysis
-from fallline.lab.executors import Executor, make_executor
+from fallline.lab.executors import Executor, Workers, make_executor
 from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
 from fallline.lab.provenance.manifest import manifest
 from fallline.lab.run.device import check_device
@@ -26,8 +26,6 @@ from fallline.lab.user_code.import_path import folder_name, is_here
 from fallline.lab.user_code.sources import imports_for, sources_of, unchanged
 
 TWIN = " (again)"
-EVALUATIONS = 20  # points of a curve, if they cost no more than
-EVALUATION_SHARE = 0.15  # of the time of training
 _TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)  # of a study's seconds that timing its arms takes, and its limits
 
 
@@ -42,6 +40,8 @@ def specify(
     steps: int | None = None,
     device: str = "cpu",
     out: str | Path | None = None,
+    baseline: str | None = None,
+    margin: float | None = None,
     examined: bool = False,
     **options: Any,
 ) -> Spec:
@@ -78,24 +78,8 @@ def specify(
         **options,
     )
     check_schedules(spec)
+    check_analysis(spec, baseline, margin)
     return replace(spec, sources={place: sources_of(place) for place in places(spec)})
-
-
-def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> int:
-    """Return how many times a run can be evaluated within EVALUATION_SHARE of its training, by counting items.
-
-    A forward pass is taken for a third of a step, so that the number depends on no clock.
-
-    Args:
-        task, steps: what is run, and how long.
-        val_items: items of the validation split; they are counted if they are not known.
-    """
-    import torch
-
-    generator = torch.Generator()
-    a_step = task.accumulate * task.size(next(task.batches("train", generator)))
-    a_pass = (count_validation(task) if val_items is None else val_items) / 3
-    return max(2, min(EVALUATIONS, int(EVALUATION_SHARE * steps * a_step / a_pass)))
 
 
 def default_folder(spec: Spec) -> Path:
@@ -144,6 +128,34 @@ def _time(study: StudyResults, store: Store) -> StudyResults:
     with unchanged(files, "The timing of the arms"):
         write_timings(store, time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
     return replace(study, timings=read_timings(store))
+
+
+def run_comparison(
+    spec: Spec,
+    out: str | Path | None,
+    workers: Workers,
+    baseline: str | None = None,
+    margin: float | None = None,
+    *,
+    fork: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> Study:
+    """Run what the folder of a specified study lacks; the arguments are those of `compare`."""
+    folder = Path(out) if out is not None else default_folder(spec)
+    if workers["jobs"] is None and is_here(spec.task):
+        workers = {**workers, "jobs": 0}  # other processes could not find it
+    executor = make_executor(folder, **workers)
+    return run_study(
+        spec,
+        Store(folder),
+        executor,
+        baseline=baseline,
+        margin=margin,
+        fork=fork,
+        progress=progress,
+        callbacks=callbacks,
+    )
 
 
 def compare(
@@ -231,19 +243,8 @@ def compare(
         device=device,
         landscape=landscape,
         out=out,
-    )
-    check_analysis(spec, baseline, margin)
-    folder = Path(out) if out is not None else default_folder(spec)
-    if jobs is None and is_here(spec.task):
-        jobs = 0  # workers could not find it
-    executor = make_executor(folder, jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
-    return run_study(
-        spec,
-        Store(folder),
-        executor,
         baseline=baseline,
         margin=margin,
-        fork=fork,
-        progress=progress,
-        callbacks=callbacks,
     )
+    workers = Workers(jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
+    return run_comparison(spec, out, workers, baseline, margin, fork=fork, progress=progress, callbacks=callbacks)

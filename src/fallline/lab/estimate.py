@@ -16,6 +16,7 @@ from fallline.lab.search.trials import ROUNDS, makes_fewer_steps, tune, tuning_t
 from fallline.lab.storage.study_file import read_spec
 from fallline.lab.user_code.import_path import describe
 
+_PREVIEW_SECONDS = 2.0  # that the measurement of the arms takes
 START_S = 4.0  # seconds until the workers run
 _ROW_BYTES, _TRIAL_BYTES = 130, 2500  # of a row of a curve or trace as JSON, and of the rest of a trial
 
@@ -91,6 +92,11 @@ def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
         raise
     except Exception as error:
         raise StudyError(f"task {spec.task}: must run without an error, got {describe(error)}; fix it") from error
+
+
+def preview(spec: Spec, workers: int) -> Estimate:
+    """Return what a study is expected to take with so many trials at a time, from a short measurement of its arms."""
+    return estimate(spec, measure(spec, _PREVIEW_SECONDS), workers)
 
 
 def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int) -> Spec:

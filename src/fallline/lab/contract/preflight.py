@@ -26,6 +26,8 @@ RUNS = Path("fallline-runs")  # where studies are stored for which no folder was
 _Key = tuple[type[Task], str]
 _examined: dict[_Key, Examination] = {}  # so that one study, specified several times, examines its task once
 _taken: set[tuple[_Key, str]] = set()
+EVALUATIONS = 20  # points of a curve, if they cost no more than
+EVALUATION_SHARE = 0.15  # of the time of training
 
 
 def examine_task(place: str, task: Task, settings: dict[str, Any], folder: Path | None) -> Examination:
@@ -154,3 +156,18 @@ def check_anew(place: str, task: Task) -> None:
         with imports_for(place):
             _examined[_key(task)] = raise_errors(task, examine(task))
         _warn(_examined[_key(task)])
+
+
+def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> int:
+    """Return how many times a run can be evaluated within EVALUATION_SHARE of its training, by counting items.
+
+    A forward pass is taken for a third of a step, so that the number depends on no clock.
+
+    Args:
+        task, steps: what is run, and how long.
+        val_items: items of the validation split; they are counted if they are not known.
+    """
+    generator = torch.Generator()
+    a_step = task.accumulate * task.size(next(task.batches("train", generator)))
+    a_pass = (count_validation(task) if val_items is None else val_items) / 3
+    return max(2, min(EVALUATIONS, int(EVALUATION_SHARE * steps * a_step / a_pass)))

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TypedDict
 
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError
@@ -11,7 +12,17 @@ from fallline.lab.executors.pool import LocalPool
 from fallline.lab.executors.ray import RayCluster, cluster_size
 from fallline.lab.executors.shard import Shard, parse_shard
 
-__all__ = ["Executor", "count_workers", "make_executor"]
+__all__ = ["Executor", "Workers", "count_workers", "make_executor"]
+
+
+class Workers(TypedDict):
+    """Where trials run, and how many at a time; the entries are arguments of `compare`."""
+
+    jobs: int | None
+    shard: str | None
+    ray: str | None
+    checkpoint_every: int | None
+    device: str
 
 
 def make_executor(
@@ -28,9 +39,7 @@ def make_executor(
     Raises:
         ArgumentError: an argument cannot be used, or two of them not together.
     """
-    _check(jobs, shard, ray, device)
-    if checkpoint_every is not None:
-        check_integer("compare", "checkpoint_every", checkpoint_every, 1, "leave it out for none")
+    _check(jobs, shard, ray, checkpoint_every, device)
     if ray is not None:
         return RayCluster(folder, ray, jobs, checkpoint_every)
     pool = (
@@ -41,7 +50,14 @@ def make_executor(
     return Shard(pool, folder, *parse_shard(shard)) if shard is not None else pool
 
 
-def count_workers(*, jobs: int | None, shard: str | None, ray: str | None, device: str = "cpu") -> int:
+def count_workers(
+    *,
+    jobs: int | None,
+    shard: str | None,
+    ray: str | None,
+    checkpoint_every: int | None = None,
+    device: str = "cpu",
+) -> int:
     """Return how many trials will run at a time; the arguments are those of `compare`.
 
     Of a cluster, its size is asked; other shards are taken to have as many workers as this one.
@@ -53,13 +69,15 @@ def count_workers(*, jobs: int | None, shard: str | None, ray: str | None, devic
         >>> count_workers(jobs=3, shard="2/8", ray=None)
         24
     """
-    _check(jobs, shard, ray, device)
+    _check(jobs, shard, ray, checkpoint_every, device)
     if ray is not None:
         return jobs or cluster_size(ray, device)
     return _workers_here(jobs, device) * (parse_shard(shard)[1] if shard is not None else 1)
 
 
-def _check(jobs: int | None, shard: str | None, ray: str | None, device: str) -> None:
+def _check(jobs: int | None, shard: str | None, ray: str | None, checkpoint_every: int | None, device: str) -> None:
+    if checkpoint_every is not None:
+        check_integer("compare", "checkpoint_every", checkpoint_every, 1, "leave it out for none")
     if jobs is not None:
         check_integer("compare", "jobs", jobs, 0, "leave it out for one per core")
     if shard is not None:
