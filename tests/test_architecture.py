@@ -57,8 +57,7 @@ _LAB = {
     "lab/storage": "errors lab/design",
     "lab/provenance": "landscape/loss lab/user_code lab/isolation lab/tasks lab/design",
     "lab/run": "errors arguments loss_curves sam landscape landscape/loss landscape/surface lab/user_code "
-    "lab/isolation  "
-    "lab/tasks lab/design lab/storage lab/provenance",
+    "lab/isolation lab/tasks lab/design lab/storage lab/provenance",
     "lab/search": "lab/isolation lab/tasks lab/design",
     "lab/contract": "errors optimizers landscape/loss lab/user_code lab/isolation lab/tasks lab/design lab/storage",
     "lab/executors": "errors arguments lab/user_code lab/isolation lab/design lab/storage lab/provenance lab/run",

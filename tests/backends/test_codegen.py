@@ -31,7 +31,6 @@ from support.variants import CASES, distance, parameter, same_bits, set_grads, t
 
 MINE = """
 from fallline.core.optimizer import Optimizer
-from fallline.rules.update import update_for
 from fallline.rules.rule import rule
 
 @rule(state={}, ranges={}, formula="", source="")
@@ -41,9 +40,8 @@ def mine(param, grad, *, lr):
 class Mine(Optimizer):
     rule = mine
 
-    def __init__(self, params, lr=0.5):
-        defaults = {"lr": lr, "weight_decay": 0.0, "weight_decay_mode": "l2", "maximize": False}
-        super().__init__(params, defaults)
+    def __init__(self, params, lr=0.5, weight_decay=0.0, **options):
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 """
 
 
