@@ -8,7 +8,7 @@ import fallline as fl
 from fallline import landscape
 from fallline.formatting import format_measurement
 from fallline.lab.race import race
-from support.studies import another
+from support.studies import changed
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,8 @@ def test_a_study_prints_ranks_verdicts_and_warnings(study):
     assert lines[1].startswith(f"1. {best['arm']}: test loss {best['test_loss']:.4g} ± ")
     assert lines[3] == "– sgd@lr=1e30: failed 2 of 2"  # no rank, as in the report
     assert lines[4:] == [f"• {r.sentence}" for r in study.results.values()] + [f"! {w}" for w in study.warnings()]
-    unfinished = another(study)
-    unfinished.searches = {}
-    assert str(unfinished).endswith(": not finished")
+    for missing in ("searches", "outcomes"):
+        assert str(changed(study, **{missing: {}})).endswith(": not finished")
 
 
 def test_a_race_prints_a_line_an_arm():

@@ -5,6 +5,7 @@ import torch
 
 import fallline as fl
 from fallline.lab.tasks import Digits
+from fallline.lab.user_code.import_path import path_of
 
 TINY = {"steps": 20, "trials": 2, "seeds": 2, "jobs": 0}
 
@@ -31,7 +32,7 @@ def said(study):
 
 
 def test_an_optimizer_that_ignores_its_learning_rate_is_told(tmp_path):
-    place = fl.lab.loading.path_of(Ignores)
+    place = path_of(Ignores)
     study = fl.compare("digits", [place, "sgd@lr=0.1..1"], out=tmp_path, **TINY)
     (warning,) = said(study)
     assert warning.startswith(f"{place}: 5 of its 5 tuning trials are bit-for-bit equal although lr differs, so that ")
