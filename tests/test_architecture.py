@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "landscape/monitor",
 }
 _LAB = {
-    "lab/user_code": "errors",
+    "lab/user_code": "errors folders",
     "lab/isolation": "",
     "lab/tasks": "errors arguments folders landscape/loss lab/user_code lab/isolation",
     "lab/design": "errors arguments optimizers sam schedules lab/user_code lab/isolation lab/tasks",

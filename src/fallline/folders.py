@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+PACKAGE = Path(__file__).resolve().parent  # the files of Fallline itself
 DATA_VARIABLE = "FALLLINE_DATA"  # of the environment, so that worker processes and clusters' jobs inherit it
 
 

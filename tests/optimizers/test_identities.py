@@ -177,5 +177,7 @@ def test_order_and_groups_of_parameters_do_not_matter(cls, name, options, backen
 @given(table=rows)
 def test_any_numbers_give_the_same_on_every_backend(cls, name, options, table):
     reference, *others = (run(cls, table, backend, **options) for backend in reversed(BACKENDS))
+    start = torch.tensor(table[0])  # steps may cancel all but the rounding of it
     for other in others:
-        assert distance(result(reference), result(other)) <= 1e-4  # centred variances cancel
+        ours, theirs = ([torch.cat([start, *result(opt)])] for opt in (other, reference))
+        assert distance(theirs, ours) <= 1e-4  # centred variances cancel

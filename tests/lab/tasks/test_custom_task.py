@@ -206,7 +206,7 @@ def test_built_in_and_importable_classes_have_names():
     assert name_of(Digits) == "digits" and name_of("any text") == "any text"
     assert path_of(torch.optim.NAdam) == "torch.optim.nadam:NAdam"
     assert load_object("task", path_of(Task)) is Task
-    with pytest.raises(ArgumentTypeError, match=r"decorated with @fallline.task, got <class 'test_own_task.Plain'>"):
+    with pytest.raises(ArgumentTypeError, match=r"decorated with @fallline.task, got <class 'test_custom_task.Plain'>"):
         name_of(Plain)
 
 

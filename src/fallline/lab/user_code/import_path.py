@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from fallline.errors import ArgumentError, FalllineError
+from fallline.folders import PACKAGE
 from fallline.lab.user_code.imports import RecordingLoader, digest_of, recorded
 
 _HERE = "here"  # the place of what only this process knows: classes of notebooks and prompts
 _known_here: dict[str, Any] = {}
-_PACKAGES = tuple(str(path) for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
+_PACKAGES = tuple(str(path) for path in (PACKAGE, Path(torch.__file__).parent))
 
 
 def is_path(text: str) -> bool:

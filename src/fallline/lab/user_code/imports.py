@@ -17,7 +17,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-_OURS = Path(__file__).resolve().parents[1]
+from fallline.folders import PACKAGE
+
 _INSTALLED = {"site-packages", "dist-packages"}
 _SUFFIXES = (".py", ".pyc", *EXTENSION_SUFFIXES)
 _STANDARD = tuple(Path(sysconfig.get_paths()[key]).resolve() for key in ("stdlib", "platstdlib"))
@@ -46,7 +47,7 @@ def user_file(text: str | None) -> Path | None:
     if text is None or not text.endswith(_SUFFIXES):
         return None
     path = Path(text).resolve()
-    if _INSTALLED & set(path.parts) or any(path.is_relative_to(folder) for folder in (_OURS, *_STANDARD)):
+    if _INSTALLED & set(path.parts) or any(path.is_relative_to(folder) for folder in (PACKAGE, *_STANDARD)):
         return None
     return path if path.is_file() else None
 
