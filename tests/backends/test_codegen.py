@@ -58,7 +58,8 @@ def fresh_cache(monkeypatch, tmp_path):
 def always_parallel(request, monkeypatch):
     if request.param == "Python's threads":
         monkeypatch.setattr(threads, "_parallel_region", lambda: None)
-    elif sys.platform != "linux":  # elsewhere PyTorch's OpenMP has no GOMP_parallel; there Python's threads are all
+    elif sys.platform != "linux":
+        # Elsewhere PyTorch's OpenMP library has no GOMP_parallel, and the kernels run on Python's threads alone.
         pytest.skip("PyTorch's threads can be called on Linux only")
     else:
         assert threads._parallel_region() is not None

@@ -11,7 +11,7 @@ from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.sequential import Seeds
 from fallline.lab.design.spec import Spec, check_analysis
-from fallline.lab.executors import Executor, Workers, make_executor
+from fallline.lab.executors import Workers, make_executor
 from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
 from fallline.lab.provenance.manifest import manifest
 from fallline.lab.run.device import check_device
@@ -87,37 +87,6 @@ def default_folder(spec: Spec) -> Path:
     return RUNS / f"{folder_name(spec.task)}-{spec.question.digest()}"
 
 
-def run_study(
-    spec: Spec,
-    store: Store,
-    executor: Executor,
-    *,
-    baseline: str | None = None,
-    margin: float | None = None,
-    fork: bool = False,
-    progress: Callable[[Progress], None] | None = None,
-    callbacks: Iterable[Callback] = (),
-) -> Study:
-    """Run the trials of a study that its folder lacks, time its arms, write its tables, and return it.
-
-    Raises:
-        StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
-            since; or the outcomes cannot be written.
-    """
-    spec = identify(spec)
-    analysis = {"baseline": baseline or spec.arms[0].name, "margin": margin}
-    found = manifest() | notes(spec.learning)
-    if store.claim(spec, analysis, found, fork, describe_study(spec)):
-        check_anew(spec.task, spec.learning)
-    with executor:
-        study = read_results(store, spec, baseline, margin)
-        study = run_stages(study, store, executor, progress or (lambda _: None), tuple(callbacks))
-    if not study.timings:
-        study = _time(study, store)
-    store.write_tables(study.trials)
-    return Study(study, store)
-
-
 def _time(study: StudyResults, store: Store) -> StudyResults:
     """Time the selected configurations side by side, now that nothing of the study runs beside them."""
     spent = sum(study.costs[trial.id].seconds for trial in study.trials if trial.id in study.costs)
@@ -141,21 +110,30 @@ def run_comparison(
     progress: Callable[[Progress], None] | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Study:
-    """Run what the folder of a specified study lacks; the arguments are those of `compare`."""
+    """Run the trials that the folder of a study lacks, time its arms, write its tables, and return it.
+
+    The arguments are those of `compare`.
+
+    Raises:
+        StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
+            since; or the outcomes cannot be written.
+    """
     folder = Path(out) if out is not None else default_folder(spec)
     if workers["jobs"] is None and is_here(spec.task):
         workers = {**workers, "jobs": 0}  # other processes could not find it
-    executor = make_executor(folder, **workers)
-    return run_study(
-        spec,
-        Store(folder),
-        executor,
-        baseline=baseline,
-        margin=margin,
-        fork=fork,
-        progress=progress,
-        callbacks=callbacks,
-    )
+    executor, store = make_executor(folder, **workers), Store(folder)
+    spec = identify(spec)
+    analysis = {"baseline": baseline or spec.arms[0].name, "margin": margin}
+    found = manifest() | notes(spec.learning)
+    if store.claim(spec, analysis, found, fork, describe_study(spec)):
+        check_anew(spec.task, spec.learning)
+    with executor:
+        study = read_results(store, spec, baseline, margin)
+        study = run_stages(study, store, executor, progress or (lambda _: None), tuple(callbacks))
+    if not study.timings:
+        study = _time(study, store)
+    store.write_tables(study.trials)
+    return Study(study, store)
 
 
 def compare(
@@ -212,7 +190,7 @@ def compare(
             defined in a notebook must.
         shard: "2/8": run the second of eight shares of the trials, and wait for the others.
         ray: address of a Ray cluster to run on.
-        checkpoint_every: save each run every so many steps, and take it up there.
+        checkpoint_every: save each run every so many steps, so that it can resume there.
         out: folder of the study; by default one under `fallline-runs` named by the specification.
         baseline: the arm that the others are compared with; the first by default.
         margin: difference below which arms count as equivalent, relative to the baseline's mean (0.02 is 2 %).

@@ -45,7 +45,7 @@ class Constant(Scheduler):
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        last_epoch: -1 to start; `k - 1` to go on at step `k`.
+        last_epoch: -1 to start; `k - 1` to resume at step `k`.
 
     Example:
         >>> import torch

@@ -46,7 +46,7 @@ class Scheduler(KnownKeywords, LRScheduler):
         schedule: what the learning rate is at each `k`, or a list with a schedule for each group (the last is also
             that of groups added later), or a dict of such for "lr", "weight_decay" and "momentum" (β1 where the
             optimizer has betas). The base of each is the group's value when the scheduler is built.
-        last_epoch: -1 to start; `k - 1` to go on at `k` with an optimizer whose state has been loaded.
+        last_epoch: -1 to start; `k - 1` to resume at step `k` with an optimizer whose state has been loaded.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument cannot be used; the optimizer is left as it was.

@@ -93,7 +93,7 @@ def test_a_shard_left_alone_stops_and_says_what_is_missing(tmp_path):
     counts = [sum(share_of(t.id, 3) == number for t in TRIALS) for number in (1, 2, 3)]
     said = (
         rf"^shard: the other shards must .*got nothing new for 0 s and {counts[0] + counts[2]} trials missing "
-        rf"\({counts[0]} of shard 1/3, {counts[2]} of shard 3/3\); .*repeat this command, it goes on where it stopped$"
+        rf"\({counts[0]} of shard 1/3, {counts[2]} of shard 3/3\); .*rerun this command to resume$"
     )
     with pytest.raises(StudyError, match=said):
         list(executor.run(TRIALS))

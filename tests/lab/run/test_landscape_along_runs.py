@@ -71,7 +71,8 @@ def test_a_loss_that_has_run_away_ends_no_study():
 def test_an_error_of_a_measurement_leaves_out_its_point_and_nothing_else(monkeypatch):
     plain = run(PLAIN)[0]
 
-    def broken(*arguments, **options):  # what PyTorch raises for an operation without a second derivative
+    def broken(*arguments, **options):
+        # PyTorch raises this for an operation that has no second derivative.
         raise NotImplementedError("derivative for aten::_thing is not implemented")
 
     monkeypatch.setattr("fallline.lab.run.landscape.eigsh", broken)

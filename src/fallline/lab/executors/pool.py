@@ -50,7 +50,7 @@ class LocalPool:
     Args:
         folder: of the study.
         jobs: how many workers.
-        checkpoint_every: steps after which a run is saved each time, to be taken up there when it was interrupted.
+        checkpoint_every: steps after which a run is saved each time, so that an interrupted run resumes there.
     """
 
     def __init__(self, folder: Path, jobs: int, checkpoint_every: int | None = None) -> None:
@@ -58,7 +58,7 @@ class LocalPool:
         self.jobs = jobs
         self.checkpoint_every = checkpoint_every
         self._workers: list[_Worker] = []
-        self._stillborn = 0
+        self._failed_starts = 0
 
     def __enter__(self) -> "LocalPool":
         return self
@@ -138,11 +138,11 @@ class LocalPool:
             killed[trial.id] += 1
             check_killed(trial, killed[trial.id])
             return
-        self._stillborn += 1
-        if self._stillborn > RETRIES:
+        self._failed_starts += 1
+        if self._failed_starts > RETRIES:
             raise StudyError(
-                f"jobs: worker processes must start, got {self._stillborn} that ended before their first trial; in a "
-                "script, call fallline.compare under if __name__ == '__main__'; if memory is short, pass a smaller -j"
+                f"jobs: worker processes must start, got {self._failed_starts} that ended before their first trial; in "
+                "a script, call fallline.compare under if __name__ == '__main__'; if memory is short, pass a smaller -j"
             )
 
 
@@ -151,8 +151,8 @@ def check_killed(trial: Trial, times: int) -> None:
     if times > RETRIES:
         raise StudyError(
             f"jobs: a trial must not kill its worker process, got {times} killed in trial {trial.id} ({trial.arm}); "
-            "if memory is short, run fewer at a time (-j) or a smaller model. What is finished is kept, and the same "
-            "command goes on from there"
+            "if memory is short, run fewer at a time (-j) or a smaller model. Finished trials are kept; rerun the "
+            "same command to resume"
         )
 
 

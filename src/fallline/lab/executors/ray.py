@@ -50,7 +50,7 @@ class RayCluster:
         self._connected = False
         self._idle: list[Any] = []
         self._busy: dict[Any, _Busy] = {}  # by what will be its answer
-        self._stillborn = 0
+        self._failed_starts = 0
 
     def __enter__(self) -> "RayCluster":
         if not self._ray.is_initialized():
@@ -116,12 +116,12 @@ class RayCluster:
             killed[trial.id] += 1
             check_killed(trial, killed[trial.id])
             return
-        self._stillborn += 1
-        if self._stillborn > RETRIES:
+        self._failed_starts += 1
+        if self._failed_starts > RETRIES:
             reason = " ".join(str(error).split())
             raise StudyError(
-                f"ray: workers must start, got {self._stillborn} that ended before their first trial ({reason}); see "
-                "that fallline is installed on every node"
+                f"ray: workers must start, got {self._failed_starts} that ended before their first trial ({reason}); "
+                "see that fallline is installed on every node"
             )
 
 

@@ -86,7 +86,7 @@ class Shard:
         return StudyError(
             f"shard: the other shards must write their outcomes to {str(self._store.folder)!r}, got nothing new for "
             f"{seconds:.0f} s and {len(waiting)} trial{'s' * (len(waiting) > 1)} missing ({missing}); see that those "
-            "shards run, and repeat this command, it goes on where it stopped"
+            "shards run, and rerun this command to resume"
         )
 
 

@@ -73,7 +73,7 @@ def run(
     Args:
         trial: the specification.
         make_optimizer: `(name, params, **options)`; replaced to run the same trial with other implementations.
-        checkpoint: where the run is saved every so many steps, and taken up again if it is there.
+        checkpoint: where the run is saved every so many steps, and from where it resumes if the file exists.
     """
     began = time.perf_counter()
     return finish(trial, start(trial, make_optimizer), checkpoint, began)

@@ -87,7 +87,7 @@ class Store:
             if not fork:
                 raise StudyError(
                     f"out: {str(self.folder)!r} holds a study with another specification "
-                    f"({difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to go on "
+                    f"({difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to continue "
                     "with the new one and reuse the trials that are equal"
                 )
             # Copied, not renamed: another process may do the same, and must find a specification at any moment.
@@ -250,7 +250,7 @@ def unwritten(folder: Path, error: OSError) -> StudyError:
     """Return the error that says that a file of a study could not be written."""
     return StudyError(
         f"out: the study must be written to {str(folder)!r}, got {error.strerror or error}; "
-        "make room and repeat the command, it goes on where it stopped"
+        "make room and rerun the same command to resume"
     )
 
 

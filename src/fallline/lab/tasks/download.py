@@ -71,7 +71,7 @@ class Dataset:
 
 
 # NOTE [downloads] pooch (1.9) fetches into a temporary file which it deletes when the connection is cut, and has no
-# way to go on from there: 170 MB over a bad line may then never arrive. So this fetches by itself: into NAME.part,
+# way to resume from there: 170 MB over a bad line may then never arrive. So this fetches by itself: into NAME.part,
 # which outlives a cut, a Ctrl-C or a kill, and which becomes NAME in one atomic step once its hash is right.
 
 
@@ -145,7 +145,7 @@ def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
         fruitless = 0 if size > furthest else fruitless + 1
         furthest = max(furthest, size)
         if fruitless == _FRUITLESS:
-            kept = "repeat the command, it goes on from there, or "
+            kept = "rerun the same command to resume, or "
             raise _failure(remote, part.parent, f"a connection that is cut after {size} bytes", kept)
 
 
