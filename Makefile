@@ -13,7 +13,7 @@ test: $(STAMP)  ## the fast suite
 	$(BIN)/python -m pytest -q -n auto
 
 slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs  ## what takes longer
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n auto -m slow
 
 check: $(STAMP)  ## lint, format, types, and that generated files are not stale
 	$(BIN)/ruff check .

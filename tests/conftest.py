@@ -1,5 +1,6 @@
 """Put tests/ on the import path, for `from oracles import ...`, and make what several files ask for."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from hypothesis import settings
 # pytest's default import mode has done it already; `--import-mode=importlib` does not.
 if (TESTS := str(Path(__file__).parent)) not in sys.path:
     sys.path.insert(0, TESTS)
+
+# With a process per core, threads that wait for those of another process spin: the suite took twice as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no failure, and every run tries the same inputs.
 settings.register_profile("fallline", deadline=None, derandomize=True)

@@ -166,6 +166,7 @@ def test_processes_that_compile_at_once_agree(tmp_path):
     assert in_new_process(step_named, "rmsprop", tmp_path)["loaded"] == 1
 
 
+@pytest.mark.slow
 def test_an_unwritable_cache_warns_once_and_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "x"

@@ -37,6 +37,7 @@ def test_all_options_together_are_those_of_the_reference(cls, dtype):
     assert distance(trained("compile"), trained("reference")) <= (2**-7 if dtype is torch.bfloat16 else 8e-6)
 
 
+@pytest.mark.slow
 def test_it_rounds_stochastically_as_the_reference_does():
     low = torch.bfloat16
 

@@ -12,6 +12,7 @@ from fallline.rules.update import update_for
 from support.variants import (
     BACKENDS,
     CASES,
+    ENDS,
     EVERY_BACKEND,
     EVERY_CASE,
     IDS,
@@ -27,12 +28,17 @@ from support.variants import (
 )
 
 # One kernel a variant and dtype is a third of a second to compile: beyond float32, the two ends of the list.
-TWO_ENDS = ("default", "everything")
 DTYPE_CASES = [
-    pytest.param(cls, options, dtype, id=f"{label}-{str(dtype).removeprefix('torch.')}")
+    pytest.param(
+        cls,
+        options,
+        dtype,
+        id=f"{label}-{str(dtype).removeprefix('torch.')}",
+        marks=() if name in ENDS else pytest.mark.slow,
+    )
     for (cls, name, options), label in zip(CASES, IDS, strict=True)
     for dtype in REAL
-    if dtype is torch.float32 or name in TWO_ENDS
+    if dtype is torch.float32 or name in ENDS
 ]
 SHAPES = ((), (1,), (5,), (3, 4), (2, 3, 4, 2), (1000,))
 

@@ -195,6 +195,7 @@ def test_a_relief_is_darker_where_the_loss_is_higher():
     assert max(map(len, relief(wide, ("x", "y")))) <= 34 and any("+" in line for line in relief(wide, ("x", "y"))[:-1])
 
 
+@pytest.mark.slow
 def test_it_reads_a_checkpoint(fallline, tmp_path):
     torch.save({"model": {"weight": torch.full((1, 3), 2.0)}}, tmp_path / "c.pt")
     code, out, _ = fallline("line.py:Line", "--checkpoint", "c.pt")
@@ -218,6 +219,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(fallline, tmp_path, save
     assert code == 2 and message in error and "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_an_optimizer_without_a_limit_is_said_to_have_none(fallline):
     code, out, _ = fallline("line.py:Line", "--optimizer", "lion")
     text = " ".join(out.split())

@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from fallline.optimizers import OPTIMIZERS
-from support.variants import CASES, EVERY_BACKEND, EXECUTION, IDS, parameter, same_bits, same_state, set_grads, train
+from support.variants import (
+    CASES,
+    EVERY_BACKEND,
+    EVERY_CASE,
+    EXECUTION,
+    parameter,
+    same_bits,
+    same_state,
+    set_grads,
+    train,
+)
 
 
 def params(opt):
@@ -159,7 +169,7 @@ def test_every_option_takes_effect_at_the_next_step(cls, backend):
 
 
 @EVERY_BACKEND
-@pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+@EVERY_CASE
 def test_a_tensor_lr_is_followed_and_not_replaced(cls, name, options, backend):
     lr = torch.tensor(0.01, dtype=torch.float64)
     follows, plain = build(cls, backend, {**options, "lr": lr}), build(cls, backend, {**options, "lr": 0.01})

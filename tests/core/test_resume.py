@@ -93,6 +93,7 @@ def test_state_keeps_the_dtype_it_was_saved_with():
         assert [{key: value.dtype for key, value in state.items()} for state in state_of(other)] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 def test_state_in_half_precision_is_served_alike_by_the_backends(low):
     """PyTorch saves the moments of half-precision weights in half precision."""

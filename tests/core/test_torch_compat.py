@@ -11,8 +11,8 @@ from fallline.optimizers import OPTIMIZERS
 from support.variants import (
     CASES,
     EVERY_BACKEND,
+    EVERY_CASE,
     EVERY_CLASS,
-    IDS,
     ROUNDING,
     distance,
     normal,
@@ -271,7 +271,7 @@ def test_a_distributed_checkpoint_resumes_in_a_fresh_optimizer_to_the_bit(cls, b
     assert [g["lr"] for g in other.param_groups] == [g["lr"] for g in opt.param_groups]
 
 
-@pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+@EVERY_CASE
 def test_a_differentiable_step_has_the_derivative_of_its_values(cls, name, options):
     """By the parameters before two steps, by what the gradients depend on, and by a tensor lr."""
 

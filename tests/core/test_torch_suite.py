@@ -63,7 +63,7 @@ def test_inputs_errors_and_schedulers_are_declared(info):
 
 @EVERY_BACKEND
 @EVERY_INPUT
-@pytest.mark.parametrize("dtype", SINGLE + DOUBLE, ids=str)
+@pytest.mark.parametrize("dtype", [*(pytest.param(t, marks=pytest.mark.slow) for t in SINGLE), *DOUBLE], ids=str)
 def test_a_declared_input_gives_torchs_trajectory_and_state(info, kwargs, backend, dtype):
     ours, theirs = pair(info, backend, kwargs, dtype)
     for step in range(10):
@@ -188,6 +188,7 @@ def skewed(x):
 GOES_DOWN = [(info, index) for info in INFOS.values() for index in range(-1, len(info.scheduler_inputs))]
 
 
+@pytest.mark.slow
 @EVERY_BACKEND
 @pytest.mark.parametrize(("info", "index"), GOES_DOWN, ids=[f"{info.name}-{index}" for info, index in GOES_DOWN])
 @pytest.mark.parametrize("lay", [torch.Tensor.contiguous, skewed], ids=["contiguous", "strided"])

@@ -17,6 +17,7 @@ def tiny(tmp_path_factory):
     return fl.compare("digits", ["momentum", "adam"], out=tmp_path_factory.mktemp("tiny"), jobs=1, **TINY)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_and_the_order_of_arms_change_no_byte(tiny, tmp_path):
     fl.compare("digits", ["adam", "momentum"], out=tmp_path, jobs=2, **TINY)
     assert (tmp_path / "results.csv").read_bytes() == (tiny.store.folder / "results.csv").read_bytes()
@@ -29,6 +30,7 @@ def test_the_same_call_runs_nothing_again(tiny):
     assert again.leaderboard() == tiny.leaderboard()
 
 
+@pytest.mark.slow
 def test_a_deleted_trial_is_run_again_and_gives_the_same(tiny):
     table = (tiny.store.folder / "results.csv").read_bytes()
     trial = tiny.trials[1]
@@ -53,6 +55,7 @@ def test_only_confirmation_runs_enter_the_headline(tiny):
     assert row["test_loss"] == pytest.approx(sum(tiny.confirmed("adam")) / 2)
 
 
+@pytest.mark.slow
 def test_an_arm_that_always_fails_is_ranked_last_and_said_to_fail(tmp_path):
     study = fl.compare("digits", ["adam", "sgd@lr=1e30"], out=tmp_path, **TINY)
     assert study.results["sgd@lr=1e30"].verdict is Verdict.FAILED

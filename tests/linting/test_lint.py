@@ -37,6 +37,7 @@ def test_every_check_is_planted():
     assert {id for id, _, _ in PLANTS} == set(CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("id", "plant", "fits"), PLANTS, ids=[plant.__name__ for _, plant, _ in PLANTS])
 def test_what_is_planted_is_found_wherever_it_fits(id, plant, fits):
     found = {name: ids(lint(setup)) for name, setup in planted(plant, fits)}

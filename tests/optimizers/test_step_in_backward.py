@@ -12,7 +12,7 @@ from torch import nn
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
 from fallline.sam.perturbation import _Ascent
-from support.variants import CASES, IDS, normal, same_bits, same_state
+from support.variants import EVERY_CASE, normal, same_bits, same_state
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "step_in_backward.py"
 
@@ -48,7 +48,7 @@ def agree(model, other, opt, twin):
     )
 
 
-@pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+@EVERY_CASE
 def test_it_is_the_ordinary_step_to_the_bit(cls, name, options):
     model, other, opt, twin, _ = pair(cls, **options)
     schedules = [fl.WarmupCosine(o, warmup_steps=2, total_steps=6) for o in (opt, twin)]

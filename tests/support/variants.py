@@ -25,6 +25,7 @@ from fallline.testing.runs import (
 __all__ = [
     "BACKENDS",
     "CASES",
+    "ENDS",
     "EVERY_BACKEND",
     "EVERY_CASE",
     "EVERY_CLASS",
@@ -48,7 +49,15 @@ __all__ = [
 CASES = [(cls, name, options) for cls in OPTIMIZERS.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
-EVERY_CASE = pytest.mark.parametrize(("cls", "name", "options"), CASES, ids=IDS)
+# The defaults and all options together stand for each option alone, which the slow suite tests.
+ENDS = ("default", "everything")
+EVERY_CASE = pytest.mark.parametrize(
+    ("cls", "name", "options"),
+    [
+        pytest.param(*case, id=label, marks=() if case[1] in ENDS else pytest.mark.slow)
+        for case, label in zip(CASES, IDS, strict=True)
+    ],
+)
 EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 

@@ -16,9 +16,15 @@ from fallline.rules.rule import NON_NEGATIVE, rule
 from fallline.testing import CHECKS, ConformanceError, cases, check_rule
 from oracles import cases as goldens
 from oracles import options as around
+from support.variants import ENDS
 
 EVERY = [
-    pytest.param(check, subject, id=f"{cls.rule.name}-{name}")
+    pytest.param(
+        check,
+        subject,
+        id=f"{cls.rule.name}-{name}",
+        marks=() if name.split("-")[1] in ENDS else pytest.mark.slow,  # CHECK-VARIANT-BACKEND
+    )
     for cls in OPTIMIZERS.values()
     for name, check, subject in cases(cls)
 ]

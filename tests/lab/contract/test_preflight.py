@@ -89,6 +89,7 @@ def test_a_measurement_of_training_does_not_read_validation(mine, fallline):
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_a_study_is_examined_once_and_not_again_when_it_is_completed(mine, examined, tmp_path):
     place, out = mine(), tmp_path / "out"
     specify(place, ["sgd"], ["cosine"], out=out)

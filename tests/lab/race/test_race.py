@@ -256,6 +256,7 @@ def test_a_browser_plays_pauses_and_moves_without_console_messages(ravine, tmp_p
     assert seen["wide"] <= 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_both_pictures(fallline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = fallline("race", "saddle", "--optimizers", "sgd,momentum", "--lr", "0.02", "--steps", "300")

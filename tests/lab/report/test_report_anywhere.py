@@ -96,6 +96,7 @@ def test_report_and_status_need_none_of_the_users_files(fallline, project):
         load("study").spec.learning.model()
 
 
+@pytest.mark.slow
 def test_brackets_in_names_are_printed_as_they_are(fallline, project):
     write_task(project, name="mine[red].py", head="import helper")
     (project / "own[a].py").write_text("import torch\nclass Own(torch.optim.SGD):\n    pass\n")

@@ -49,6 +49,7 @@ def losses(study, arm, metric="test_loss", stage="confirm"):
     return [study.outcome(trial).metrics[metric] for trial in confirm(study.spec, study.searches[arm], stage)]
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_every_number_that_it_rests_on(study):
     results = list(study.results.values())
     found = row_of(pairwise(study.record, "pairwise", results), "adam")

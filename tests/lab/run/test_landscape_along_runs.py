@@ -81,12 +81,14 @@ def test_an_error_of_a_measurement_leaves_out_its_point_and_nothing_else(monkeyp
     assert measured.landscape == [] and measured.failure is None and measured.metrics == plain.metrics
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_number_of_the_run():
     plain, measured = run(PLAIN)[0], run(MEASURED)[0]
     assert [row["step"] for row in measured.landscape] == [1, 20, 40] and plain.landscape == []
     assert (plain.metrics, plain.curve, plain.trace) == (measured.metrics, measured.curve, measured.trace)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_the_same(tmp_path, monkeypatch):
     whole = run(MEASURED)[0]
     interrupt_training(monkeypatch, 28)
@@ -96,6 +98,7 @@ def test_a_resumed_run_measures_the_same(tmp_path, monkeypatch):
     assert run(MEASURED, checkpoint=checkpoint)[0].landscape == whole.landscape
 
 
+@pytest.mark.slow
 def test_the_report_shows_flat_against_sharp(tmp_path):
     study = fl.compare(
         "digits", ["momentum", "sam(momentum)"], steps=40, trials=2, seeds=2, landscape=True, jobs=1, out=tmp_path
