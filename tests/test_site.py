@@ -45,7 +45,7 @@ def test_no_page_fetches_anything_from_the_network(site):
 
 
 def test_the_readme_is_the_home_page_and_every_public_function_has_a_reference(site):
-    assert "The fall line is the line of steepest descent" in (site / "index.html").read_text(encoding="utf-8")
+    assert "the fall line is the line of steepest descent" in (site / "index.html").read_text(encoding="utf-8")
     reference = (site / "api" / "fallline.schedules.html").read_text(encoding="utf-8")
     for name in ("cosine", "Cosine", "warmup_cosine"):
         assert f'id="fallline.schedules.{name}"' in reference
