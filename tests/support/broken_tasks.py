@@ -291,7 +291,7 @@ BROKEN = {
     LossesAreOneNumber: ("losses", "must return a tensor (n,) with one value per item, got shape (); use reduction"),
     LossesAreSums: ("losses", "the mean of losses must be the loss that loss or evaluate returns, got 1."),
     LossesOfAnUnknownMetric: ("losses", "must be the acc that loss or evaluate returns, got 0."),
-    SplitIsTheTasksOwn: ("resplit", "select its examples with self.split_indices(count), got no call of this method;"),
+    SplitIsTheTasksOwn: ("resplit", "must select examples with self.split_indices(count), got no call of this method;"),
     SplitIsKeptOutside: ("resplit", "depend on self.split_seed alone, got the same test set for another seed; call"),
     DropoutInEvaluation: ("deterministic", "must give the same numbers when it is repeated, got ("),
     ValIsDrawnAnew: ("deterministic", "and draw no random numbers in val"),

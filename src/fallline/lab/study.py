@@ -182,7 +182,7 @@ class Study:
         return figures(self.record)
 
     def best_code(self) -> str:
-        """Return Python code that reproduces the best arm, ready to paste; empty when every arm failed."""
+        """Return Python code that sets up the best arm for a `model`, ready to paste; empty when every arm failed."""
         from fallline.lab.report import best_code
 
         return best_code(self.record)

@@ -105,7 +105,7 @@ def examine(task: Task, only: Collection[str] = CHECKS) -> Examination:
             findings.append(Finding(check, "error", f"{check}: {error}"))
         except Exception as error:
             raised = describe(error, probing.source(task))
-            text = f"its methods must run without an error, got {raised} in the check of {check}; call them by hand"
+            text = f"its methods must run without an error, got {raised} in the check of {check}; call them separately"
             findings.append(Finding(check, "error", text))
         else:
             findings.extend([Finding(check, "warning", message)] if message is not None else [])

@@ -49,7 +49,7 @@ def check_resplit(subject: Subject) -> str | None:
     tests = [_test_content(task, seed) for seed in (1, 2, 1)]
     if tests[0][1] is None:
         raise Breach(
-            "with resplit=True, batches must select its examples with self.split_indices(count)",
+            "with resplit=True, batches must select examples with self.split_indices(count)",
             "no call of this method",
             "write rows = self.split_indices(len(data))[split]",
         )

@@ -19,7 +19,7 @@ from fallline.lab.tasks import Task
 from fallline.landscape.loss.batches import as_bytes, count_rows, examples, leaves, only_row
 from fallline.optimizers import create_optimizer
 
-# The checks of a task should take a second or two. A check that runs out of time reports no violation.
+# The checks of a task should take a second or two. Running out of time is never an error of the task.
 SECONDS = 2.0  # time limit for reading a split
 HASHING_SECONDS = 1.0  # time limit for hashing the examples of a split
 OVERFIT_SECONDS = 6.0

@@ -131,7 +131,7 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
         )
     if number is None or name not in known:
         raise ArgumentError(
-            f"optimizers: after @ must follow NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
+            f"optimizers: the text after @ must be NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
             f"got {text!r}; for example {arm.optimizer}@lr=0.001"
         )
     return replace(arm, fixed={**arm.fixed, name: number})

@@ -74,4 +74,4 @@ class _DescribedTask(Task):
         return self._trivial
 
     def _missing(self) -> StudyError:
-        return StudyError(f"The study of {self.name} was read without its task. Run `fallline compare` to train it.")
+        return StudyError(f"The study of {self.name} was read without its task. Run `fallline compare` to run trials.")

@@ -180,9 +180,7 @@ class Worker:
     def begin(self, here: str, settings: Mapping[str, str], expected: Mapping[str, str]) -> StudyError | None:
         """Change to the folder where the study was started; return an error if this node has other versions."""
         os.environ.update(settings)
-        with contextlib.suppress(
-            OSError
-        ):  # only trials that name files need this folder, and they report missing files
+        with contextlib.suppress(OSError):  # only trials that name files need it, and they report missing files
             os.chdir(here)
         found = versions()
         different = [f"{name} {found.get(name)} instead of {v}" for name, v in expected.items() if found.get(name) != v]

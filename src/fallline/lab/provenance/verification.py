@@ -35,7 +35,7 @@ def as_specified(trial: Trial) -> Iterator[None]:
 
 
 def _check_versions(trial: Trial, name: str) -> None:
-    different = [f"{key} was {v}, is {version(key)}" for key, v in trial.versions.items() if version(key) != v]
+    different = [f"{key} changed from {v} to {version(key)}" for key, v in trial.versions.items() if version(key) != v]
     if different:
         raise changed(different, name)
 
