@@ -170,7 +170,7 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--trials", "0"], "trials: must be a power of two (a Sobol sequence is balanced only there), got trials=0"),
         (
             ["--seeds", "0"],
-            "seeds: must be a whole number >= 2, or two of them, FEWEST < MOST, got seeds=0",
+            "seeds: must be a whole number >= 2, or a range FEWEST < MOST, got seeds=0",
         ),
         (["--searches", "0"], "searches must be an int >= 1, got searches=0"),
         (["--steps", "0"], "steps: must be at least 20 in every run"),

@@ -1,4 +1,4 @@
-"""From a question to a finished study: specify, open the folder, run what is missing, time the arms."""
+"""Run a study: build its specification, run the missing trials, and time the arms."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,8 @@ from fallline.lab.user_code.import_path import folder_name, is_here
 from fallline.lab.user_code.sources import imports_for, sources_of, unchanged
 
 TWIN = " (again)"
-_TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)  # of a study's seconds that timing its arms takes, and its limits
+# The timing pass takes this fraction of the run time of the study, but no less and no more than these seconds.
+_TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)
 
 
 def specify(
@@ -45,12 +46,13 @@ def specify(
     examined: bool = False,
     **options: Any,
 ) -> Spec:
-    """Return the specification of a study; the arguments are those of `compare`, `options` those of `Spec`.
+    """Return the specification of a study.
 
-    The task is examined before anything else calls its methods, unless it has been `examined`.
+    The arguments are those of `compare`; `options` are passed to `Spec`. The contract of the task is checked before
+    anything else calls its methods, except when `examined` is True.
 
     Raises:
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument is invalid.
         StudyError: the task breaks its contract.
     """
     check_device(device)
@@ -83,19 +85,20 @@ def specify(
 
 
 def default_folder(spec: Spec) -> Path:
-    """Return the folder of a study for which the user has named none; edited code does not change it."""
+    """Return the folder of a study for which the user has named none; it does not change when code is edited."""
     return RUNS / f"{folder_name(spec.task)}-{spec.question.digest()}"
 
 
 def _time(study: StudyResults, store: Store) -> StudyResults:
-    """Time the selected configurations side by side, now that nothing of the study runs beside them."""
+    """Time the selected configurations of all arms, interleaved, while no trial of the study is running."""
     spent = sum(study.costs[trial.id].seconds for trial in study.trials if trial.id in study.costs)
     shortest, longest = _TIMING_SECONDS
     seconds = min(longest, max(shortest, _TIMING_SHARE * spent))
     timed = {arm: trials[0] for arm in study.searches if (trials := study.confirmation_trials(arm))}
     files = {file: digest for trial in timed.values() for file, digest in trial.sources.items()}
     with unchanged(files, "The timing of the arms"):
-        write_timings(store, time_arms(timed, seconds, skip_errors=True))  # a failed run may raise its error again
+        # A configuration whose confirmation run failed may raise the same error here.
+        write_timings(store, time_arms(timed, seconds, skip_errors=True))
     return replace(study, timings=read_timings(store))
 
 
@@ -110,17 +113,17 @@ def run_comparison(
     progress: Callable[[Progress], None] | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Study:
-    """Run the trials that the folder of a study lacks, time its arms, write its tables, and return it.
+    """Run the trials whose outcomes are missing, time the arms, write the tables, and return the study.
 
     The arguments are those of `compare`.
 
     Raises:
         StudyError: the folder holds another study; the user's files, the data or the version of torch have changed
-            since; or the outcomes cannot be written.
+            since the study started; or the outcomes cannot be written.
     """
     folder = Path(out) if out is not None else default_folder(spec)
     if workers["jobs"] is None and is_here(spec.task):
-        workers = {**workers, "jobs": 0}  # other processes could not find it
+        workers = {**workers, "jobs": 0}  # worker processes could not import the task
     executor, store = make_executor(folder, **workers), Store(folder)
     spec = identify(spec)
     analysis = {"baseline": baseline or spec.arms[0].name, "margin": margin}
@@ -164,44 +167,48 @@ def compare(
     progress: Callable[[Progress], None] | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Study:
-    """Tune each optimizer with the same budget, confirm on fresh seeds, and compare.
+    """Tune each optimizer with the same budget, confirm the result on fresh seeds, and compare the optimizers.
 
-    The same call completes a study that was interrupted. Workers are separate processes: in a script, call this
-    under `if __name__ == "__main__":`.
+    To resume an interrupted study, make the same call again. Workers are separate processes: in a script, call this
+    function under `if __name__ == "__main__":`.
 
     Args:
-        task: name of a built-in task, or a class decorated with `fallline.task`, or where that is: FILE.py:NAME.
-        optimizers: names as in `fallline list`, `sam(NAME)`, or where a class is (`torch.optim:NAdam`,
-            `my_file.py:Mine`); `adamw@lr=1e-4` fixes a hyperparameter, `adamw@lr=1e-5..1e-2` searches that range.
-        schedules: "constant", "step", "cosine" … or FILE.py:FUNCTION; each is an arm of its own.
-        vary: what else is compared: values of a hyperparameter, of `warmup` or of a setting of the task, by name.
-        settings: settings of the task that are not at their defaults, by name.
-        trials: search points an arm, a power of two; the default configuration comes on top.
-        seeds: confirmation runs per arm: a number from 2, or the fewest and the most. Between these the study stops
-            at the first of its looks (after every fourth seed) at which every comparison is decided.
-        searches: independent searches an arm.
-        steps: optimizer steps a run, the task's by default.
-        equal: "grad-evals": arms whose steps cost more gradients make fewer; "steps"; "trials": nothing but those.
-        horizon: length of the tuning runs as part of the full length.
-        seed: from which every other seed derives.
-        device: where trials run: "cpu", "cuda:0".
+        task: name of a built-in task, a class decorated with `fallline.task`, or the location of such a class as
+            FILE.py:NAME.
+        optimizers: names as in `fallline list`, `sam(NAME)`, or the location of a class (`torch.optim:NAdam`,
+            `my_file.py:Mine`). `adamw@lr=1e-4` fixes a hyperparameter, `adamw@lr=1e-5..1e-2` searches that range.
+        schedules: "constant", "step", "cosine" … or FILE.py:FUNCTION. Each combination of an optimizer and a schedule
+            is an arm.
+        vary: other factors to compare: for each name of a hyperparameter or of a setting of the task, or for `warmup`,
+            the values to try.
+        settings: settings of the task that differ from their defaults, by name.
+        trials: search points per arm, a power of two. The default configuration is run in addition.
+        seeds: confirmation runs per arm, at least 2; or (fewest, most), in which case the study examines its results
+            after the fewest seeds and after every fourth further seed, and stops when every comparison is decided.
+        searches: independent searches per arm.
+        steps: optimizer steps per run; by default those of the task.
+        equal: what is the same for all arms besides the number of trials. "grad-evals": the gradient evaluations per
+            run, so arms whose steps take more of them make fewer steps. "steps": the steps per run. "trials": nothing.
+        horizon: length of the tuning runs as a fraction of the full length.
+        seed: seed from which every other seed is derived.
+        device: device on which trials run: "cpu", "cuda:0".
         landscape: measure the curvature at the start, in the middle and at the end of the confirmation runs.
-        jobs: worker processes; by default one a core, and one on an accelerator. 0 runs in this process, as a class
-            defined in a notebook must.
-        shard: "2/8": run the second of eight shares of the trials, and wait for the others.
+        jobs: worker processes; by default one per core, or a single one on an accelerator. 0 runs all trials in this
+            process, which is required for a class defined in a notebook.
+        shard: "2/8" runs the second of eight shares of the trials and waits for the others.
         ray: address of a Ray cluster to run on.
-        checkpoint_every: save each run every so many steps, so that it can resume there.
-        out: folder of the study; by default one under `fallline-runs` named by the specification.
+        checkpoint_every: number of steps between checkpoints of a run, from which an interrupted run can resume.
+        out: folder of the study; by default one under `fallline-runs` whose name is derived from the specification.
         baseline: the arm that the others are compared with; the first by default.
         margin: difference below which arms count as equivalent, relative to the baseline's mean (0.02 is 2 %).
-        self_check: run the first arm under two names with disjoint seeds; a sound study finds no difference.
-        fork: use a folder that holds a study of another specification, of other code or of other data; trials that
-            are equal are reused.
-        progress: called after every trial with how far the study is.
-        callbacks: each is called after every trial with the trial and its outcome.
+        self_check: run the first arm under two names with disjoint seeds: an A/A test, which should find no difference.
+        fork: use a folder that holds a study with another specification, other code or other data, and reuse the
+            trials that are equal.
+        progress: function that is called after every trial with the progress of the study.
+        callbacks: functions, each of which is called after every trial with the trial and its outcome.
 
     Raises:
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument is invalid.
         StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
     """
     spec = specify(

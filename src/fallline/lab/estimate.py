@@ -1,4 +1,4 @@
-"""What a study will take before it is run, and the largest study that fits a given time."""
+"""Estimate the cost of a study before it runs, and find the largest study that fits a time budget."""
 
 import contextlib
 import re
@@ -16,11 +16,12 @@ from fallline.lab.search.trials import ROUNDS, makes_fewer_steps, tune, tuning_t
 from fallline.lab.storage.study_file import read_spec
 from fallline.lab.user_code.import_path import describe
 
-_PREVIEW_SECONDS = 2.0  # that the measurement of the arms takes
-START_S = 4.0  # seconds until the workers run
-_ROW_BYTES, _TRIAL_BYTES = 130, 2500  # of a row of a curve or trace as JSON, and of the rest of a trial
+_PREVIEW_SECONDS = 2.0  # duration of the measurement of all arms
+START_S = 4.0  # seconds until the workers have started
+_ROW_BYTES, _TRIAL_BYTES = 130, 2500  # JSON size of one row of a curve or trace, and of the rest of a trial
 
-# Trials, seeds and the share of the steps, from the largest study to the smallest. Seeds are fixed, so that time is.
+# Trials, seeds and fraction of the steps, from the largest study to the smallest. Each study has a fixed number of
+# seeds, so that its duration can be predicted.
 _LADDER = (
     (32, 10, 1.0),
     (16, 8, 1.0),
@@ -37,12 +38,12 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a study is expected to take.
+    """The expected cost of a study.
 
     Attributes:
-        trials: how many there are at least (no extension of a range, fewest seeds), and at most.
-        seconds: the same, with the workers there are.
-        bytes: of disk, with all extensions.
+        trials: smallest number of trials (no extension of a range, fewest seeds) and largest number.
+        seconds: expected duration for these two numbers of trials with the given number of workers.
+        bytes: disk space, with all extensions.
     """
 
     trials: tuple[int, int]
@@ -54,7 +55,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds in "90s", "10m" or "1.5h".
 
     Raises:
-        ArgumentError: it is none of these, or not above 0.
+        ArgumentError: the text has none of these forms, or the duration is 0.
 
     Example:
         >>> parse_duration("10m")
@@ -67,19 +68,19 @@ def parse_duration(text: str) -> float:
 
 
 def estimate(spec: Spec, timings: dict[str, Timing], workers: int) -> Estimate:
-    """Return what a study is expected to take by the timings of its arms, with so many trials at a time."""
+    """Return the expected cost of a study, given the timings of its arms and the number of trials run in parallel."""
     _, searches = tune(spec, {})
     least = [_seconds(spec, search, timings[arm], 0, spec.looks[0]) for arm, search in searches.items()]
     most = [_seconds(spec, search, timings[arm], ROUNDS, spec.looks[-1]) for arm, search in searches.items()]
     counts = (sum(len(seconds) for seconds in least), sum(len(seconds) for seconds in most))
     times = tuple(START_S + sum(map(sum, seconds)) / min(workers, counts[0]) for seconds in (least, most))
-    trace = 100  # rows, about, whatever the number of steps
+    trace = 100  # approximate number of rows, independent of the number of steps
     size = counts[1] * (_TRIAL_BYTES + _ROW_BYTES * (spec.evaluations + trace))
     return Estimate(counts, (times[0], times[1]), size)
 
 
 def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
-    """Return the timing of the default configuration of each arm.
+    """Return the timing of the default configuration of each arm; measuring all of them takes about `seconds`.
 
     Raises:
         StudyError: the task, the loss or an optimizer raises an error.
@@ -95,43 +96,44 @@ def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
 
 
 def preview(spec: Spec, workers: int) -> Estimate:
-    """Return what a study is expected to take with so many trials at a time, from a short measurement of its arms."""
+    """Return the expected cost of a study with this number of workers, from a short measurement of its arms."""
     return estimate(spec, measure(spec, _PREVIEW_SECONDS), workers)
 
 
 def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int) -> Spec:
-    """Return the largest study that is expected to end in time without extensions.
+    """Return the largest study that is expected to finish within a time budget if no range is extended.
 
     Args:
-        make_spec: takes trials, seeds and the share of the task's steps.
-        seconds: the time there is.
-        workers: how many trials run at a time.
+        make_spec: returns the specification for a number of trials, a number of seeds and a fraction of the task's
+            steps.
+        seconds: time budget.
+        workers: number of trials that run at the same time.
 
     Raises:
-        ArgumentError: not even the smallest fits.
+        ArgumentError: not even the smallest study fits.
     """
     timings = measure(make_spec(*_LADDER[0]), min(10.0, 0.03 * seconds))
     needed = 0.0
     for rung in _LADDER:
         try:
             spec = make_spec(*rung)
-        except ArgumentError:  # too few steps for a curve
+        except ArgumentError:  # the runs would have too few steps for a curve
             continue
         needed = estimate(spec, timings, workers).seconds[0]
         if needed <= seconds:
             return spec
     raise ArgumentError(
-        f"budget: must suffice for {_LADDER[-1][0]} trials and {_LADDER[-1][1]} seeds an arm at an eighth of the "
-        f"steps, about {needed:.0f}s, got {seconds:.0f}s; compare fewer arms, or give more time"
+        f"budget: must suffice for {_LADDER[-1][0]} trials and {_LADDER[-1][1]} seeds per arm at an eighth of the "
+        f"steps, about {needed:.0f}s, got {seconds:.0f}s; compare fewer arms or pass a larger budget"
     )
 
 
 def fitted(
     make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int, out: Path | None
 ) -> tuple[Spec, Path]:
-    """Return the study that fits, and its folder; the one that is already there is gone on with.
+    """Return the largest study that fits a time budget, and its folder; if the folder holds one already, return that.
 
-    Its size depends on how fast the machine was when it began, so that a later call must not choose again.
+    The size of a study depends on the speed of the machine when it started, so a later call must not choose it again.
     """
     largest = make_spec(*_LADDER[0])
     folder = out or default_folder(largest).with_name(f"{default_folder(largest).name}-{seconds:.0f}s")
@@ -145,7 +147,7 @@ def fitted(
 
 
 def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int, seeds: int) -> list[float]:
-    """Return the expected seconds of every trial of an arm, with so many rounds of extensions and seeds."""
+    """Return the expected seconds of every trial of an arm for these numbers of extension rounds and seeds."""
     trials = tuning_trials(spec, search)
     extensions = rounds * spec.searches * max(1, spec.trials // 2) if search.ranges else 0
     tuning = [timing.seconds(trial) for trial in trials]

@@ -1,4 +1,4 @@
-"""The three exercises of the course, as studies like any other."""
+"""The three exercises of the course, defined as ordinary studies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ class Exercise:
     """A question of the course, and the study that answers it.
 
     Attributes:
-        question: in a sentence.
-        task: on which the course asks it.
-        others: tasks on which it can be asked too, the fastest first.
-        optimizers, schedules, vary: what is compared.
-        baseline: the arm to compare with.
+        question: the question in one sentence.
+        task: the task that the course uses.
+        others: other tasks that can be used, the fastest first.
+        optimizers, schedules, vary: the arms to compare; see `compare`.
+        baseline: the arm that the others are compared with.
     """
 
     question: str
@@ -31,14 +31,14 @@ class Exercise:
 _IMAGES = ("digits", "digits-cnn", "fashion-mnist", "text")
 EXERCISES: dict[int, Exercise] = {
     1: Exercise(
-        "Which of SGD with momentum, Adam and AdamW converges fastest, and which ends best?",
+        "Which of SGD with momentum, Adam and AdamW converges fastest, and which gives the best final result?",
         "cifar10",
         _IMAGES,
         ("momentum", "adam", "adamw"),
         baseline="momentum",
     ),
     2: Exercise(
-        "What does the decay of the learning rate bring, and does its shape matter?",
+        "How much does learning rate decay improve the result, and does the shape of the decay matter?",
         "cifar10",
         _IMAGES,
         ("momentum",),
@@ -46,7 +46,7 @@ EXERCISES: dict[int, Exercise] = {
         baseline="momentum + constant",
     ),
     3: Exercise(
-        "What does warm-up do for a transformer: gradient norms, losses, spikes?",
+        "How does warm-up affect the gradient norms, losses and loss spikes of a transformer?",
         "text-post",
         ("text", "cifar10-vit", "digits"),
         ("adamw",),
@@ -55,7 +55,7 @@ EXERCISES: dict[int, Exercise] = {
     ),
 }
 
-# Steps of a run under --quick, where the task's own would not let two cores finish in three minutes.
+# Steps per run with --quick, for tasks whose default number of steps would take two cores more than three minutes.
 QUICK_STEPS = {"text": 200, "text-post": 200}
 
 
@@ -63,7 +63,7 @@ def get_exercise(number: int) -> Exercise:
     """Return an exercise.
 
     Raises:
-        ArgumentError: there is none of that number.
+        ArgumentError: there is no exercise with this number.
     """
     if number not in EXERCISES:
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""What numbers depend on besides their specification: random generators and the settings of the process."""
+"""Random number generators and process settings, which affect results besides the specification of a trial."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ def seed_everything(seed: int) -> None:
         True
     """
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # it takes no larger one
+    np.random.seed(seed % 2**32)  # NumPy accepts only 32-bit seeds
     random.seed(seed)
 
 
 def generator_states() -> dict[str, Any]:
-    """Return the states of the global generators as plain values and tensors, which a checkpoint can hold."""
+    """Return the states of the global generators as plain values and tensors, which a checkpoint can store."""
     state: Any = np.random.get_state()
     kind, keys, *position = state
     return {
@@ -75,7 +75,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def derive(seed: int, *names: object) -> int:
-    """Return a seed for a stream of random numbers, independent of the streams of other names.
+    """Return the seed of a named stream of random numbers, which is independent of the streams with other names.
 
     Example:
         >>> derive(0, "init") == derive(0, "init"), derive(0, "init") == derive(0, "data")
@@ -87,10 +87,11 @@ def derive(seed: int, *names: object) -> int:
 
 @contextmanager
 def as_in_a_worker() -> Iterator[None]:
-    """Set what a process has of its own and numbers depend on as a worker has it, and restore it afterwards.
+    """Run a block with the process settings of a worker on which results depend, and restore the settings afterwards.
 
-    Restored are torch's threads, default dtype, precision of float32 products, validation of distributions, and the
-    random numbers of torch's CPU generator, NumPy and `random`; gradients are on within.
+    In the block torch has one thread, float32 as the default dtype, the highest precision for float32 matrix products,
+    and gradients enabled. Afterwards these settings, the argument validation of `torch.distributions` and the states
+    of torch's CPU generator, NumPy's generator and `random` are restored.
 
     Example:
         >>> before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""The stages of a study, tuning and then one look at the seeds after the other: read from its folder, and run."""
+"""Read the results of a study from its folder, and run its missing trials stage by stage (tuning, confirmation)."""
 
 import json
 import time
@@ -24,7 +24,7 @@ Callback = Callable[[Trial, Outcome], None]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is: trials done and expected, seconds left, and what is running."""
+    """The progress of a study: trials done, trials expected in total, estimated seconds left, and current stage."""
 
     done: int
     total: int
@@ -33,17 +33,17 @@ class Progress:
 
 
 def read_results(store: Store, spec: Spec, baseline: str | None = None, margin: float | None = None) -> StudyResults:
-    """Return what the folder of a study holds so far.
+    """Return the results that the folder of a study holds so far.
 
     Args:
         store: the folder.
         spec: the specification of the study.
         baseline: the arm that the others are compared with; the first by default.
-        margin: difference, relative to the baseline's mean, that the user calls irrelevant, or None.
+        margin: difference, relative to the baseline's mean, below which arms count as equivalent, or None.
     """
     try:
         manifest: Mapping[str, Any] = read_study(store.folder).get("manifest", {})
-    except StudyError:  # the study has not begun
+    except StudyError:  # the study has not started
         manifest = {}
     first = StudyResults(
         spec,
@@ -58,7 +58,7 @@ def read_results(store: Store, spec: Spec, baseline: str | None = None, margin: 
 
 
 def update(study: StudyResults, store: Store) -> StudyResults:
-    """Return the results with what has been added to the folder since; nothing is read twice."""
+    """Return the results together with those that were added to the folder since; no file is read twice."""
     outcomes = dict(study.outcomes)
     while True:
         trials, searches = tune(study.spec, outcomes)
@@ -71,9 +71,10 @@ def update(study: StudyResults, store: Store) -> StudyResults:
 
 
 def count_seeds(study: StudyResults, store: Store) -> StudyResults:
-    """Return the results with the number of seeds that the study confirms on, as far as is known, and their runs.
+    """Return the results with the number of confirmation seeds, as far as it is known, and the runs on these seeds.
 
-    It is the first look at which every comparison is decided, else the first one with runs missing, else the last.
+    The number is that of the first look at which every comparison is decided or runs are still missing, and that of
+    the last look if there is none.
     """
     for seeds in study.spec.looks:
         study = _read(replace(study, seeds=seeds), store)
@@ -94,7 +95,7 @@ def _read(study: StudyResults, store: Store) -> StudyResults:
 
 
 def read_timings(store: Store) -> dict[str, Timing]:
-    """Return what the timing pass measured, by arm; empty when it has not been made."""
+    """Return the measurements of the timing pass, by arm; empty before the timing pass."""
     try:
         stored = json.loads((store.folder / TIMING).read_text(encoding="utf-8"))
         return {arm: Timing(**timing) for arm, timing in stored.items()}
@@ -114,7 +115,7 @@ def run_stages(
     progress: Callable[[Progress], None],
     callbacks: Sequence[Callback],
 ) -> StudyResults:
-    """Run what is missing, stage by stage; after each stage the next one follows from the outcomes."""
+    """Run the missing trials stage by stage; the outcomes of each stage determine the trials of the next one."""
     began, ran = time.monotonic(), 0
     to_confirm = study.spec.looks[0] * len(study.spec.arms)
 
@@ -150,13 +151,13 @@ def run_stages(
 def _check_shared_error(
     store: Store, trials: Sequence[Trial], outcomes: Sequence[Outcome], shared_folder: bool = False
 ) -> None:
-    """End a study of which every trial raised the same error, at the same line: no arm can be blamed for it.
+    """Raise an error if all trials raised the same error at the same line, which no single arm can have caused.
 
     Args:
         store: the folder of the study.
-        trials: those that have been run so far.
+        trials: the trials that have been run so far.
         outcomes: their outcomes.
-        shared_folder: whether other processes run trials of the study, which wait for these outcomes. If not, the
+        shared_folder: whether other processes also run trials of the study and wait for these outcomes. If not, the
             outcomes are removed, so that the same command runs the trials again.
 
     Raises:
@@ -173,6 +174,6 @@ def _check_shared_error(
             store.discard(trial)
         kept, remedy = store.folder / kept.name, "fix it and rerun the command"
     raise StudyError(
-        f"trial: must run without an error, got {failure['cause']} in all {len(trials)} trials of all arms; "
-        f"{remedy}. The traceback is in {str(kept)!r}"
+        f"All {len(trials)} trials of all arms raised the same error: {failure['cause']}. To continue, {remedy}. The "
+        f"traceback is in {str(kept)!r}"
     )

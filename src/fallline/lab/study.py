@@ -1,4 +1,4 @@
-"""A study as users hold it: its results, its report, and its folder."""
+"""The object that `compare` and `load` return: the results of a study, its report and its folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """A study: its specification, its trials, and what follows from them once they have been run.
+    """A study: its specification, its trials, and the results computed from them.
 
-    The methods that write or draw import the report when they are called: it needs altair and jinja2, which take
-    longer to import than a worker needs to start.
+    The methods that write or draw import the report only when they are called, because it needs altair and jinja2,
+    whose import takes longer than the start of a worker.
 
     Attributes:
-        record: outcomes, searches and costs, and what is computed from them.
-        store: the folder.
+        record: outcomes, searches and costs, and the results computed from them.
+        store: the folder of the study.
     """
 
     def __init__(self, record: StudyResults, store: Store) -> None:
@@ -38,7 +38,7 @@ class Study:
 
     @property
     def spec(self) -> Spec:
-        """What decides the numbers of the study."""
+        """The specification, which determines all results of the study."""
         return self.record.spec
 
     @property
@@ -48,7 +48,7 @@ class Study:
 
     @property
     def margin(self) -> float | None:
-        """Difference, relative to the baseline's mean, that the user calls irrelevant, or None."""
+        """Difference, relative to the baseline's mean, below which arms count as equivalent, or None."""
         return self.record.margin
 
     @property
@@ -58,12 +58,12 @@ class Study:
 
     @property
     def seeds(self) -> int:
-        """How many seeds each arm is confirmed on, so far or in the end."""
+        """The number of confirmation seeds per arm; it may still grow while the study runs."""
         return self.record.seeds
 
     @property
     def metric(self) -> str:
-        """What configurations are selected by, on validation."""
+        """The validation metric by which configurations are selected."""
         return self.record.metric
 
     @property
@@ -73,7 +73,7 @@ class Study:
 
     @property
     def headline(self) -> str:
-        """The metric on the test split, from confirmation runs only; no decision of the study has seen it."""
+        """The metric on the test split, from confirmation runs only; no configuration is selected by it."""
         return self.record.headline
 
     @property
@@ -91,35 +91,36 @@ class Study:
         return self.record.outcome(trial)
 
     def confirmed(self, arm: str, metric: str | None = None, stage: str = "confirm") -> list[float | None]:
-        """Return a metric of an arm's confirmation runs, by seed; None where the run failed or was never made.
+        """Return a metric of an arm's confirmation runs, by seed; None where the run failed or does not exist.
 
         Args:
-            arm: its name.
-            metric: the headline by default.
-            stage: "confirm"; or "equal-steps", the runs of an arm like SAM at as many steps as the other arms make.
+            arm: name of the arm.
+            metric: name of the metric; the headline by default.
+            stage: "confirm", or "equal-steps" for the runs in which an arm such as SAM makes as many steps as the
+                other arms.
         """
         return self.record.confirmed(arm, metric, stage)
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
-        """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
+        """Return the outcomes of an arm's confirmation runs, by seed; empty when every tuning trial failed."""
         return self.record.confirmation(arm, stage)
 
     def confirmation_trials(self, arm: str, stage: str = "confirm") -> list[Trial]:
-        """Return an arm's confirmation trials, by seed; none when every tuning trial failed."""
+        """Return an arm's confirmation trials, by seed; empty when every tuning trial failed."""
         return self.record.confirmation_trials(arm, stage)
 
     @property
     def log_ratio(self) -> bool:
-        """Whether arms are compared by ratios: losses are, where all are above 0."""
+        """Whether arms are compared by ratios, which holds for a loss whose values are all above 0."""
         return self.record.log_ratio
 
     @property
     def has_losses_below_0(self) -> bool:
-        """Whether some loss is below 0, so that no axis of losses can be logarithmic."""
+        """Whether some loss is below 0, in which case no axis of losses can be logarithmic."""
         return self.record.has_losses_below_0
 
     def compare_with(self, baseline: str, arms: Sequence[str] | None = None) -> dict[str, Result]:
-        """Return the comparison of arms with one of them on the headline metric; of all arms by default."""
+        """Return the comparison of arms (by default all) with a baseline on the headline metric."""
         return self.record.compare_with(baseline, arms)
 
     @property
@@ -128,7 +129,7 @@ class Study:
         return self.record.comparisons
 
     def design(self, arm: str, baseline: str) -> Design:
-        """Return which sources of chance a comparison of two arms contains, none of whose runs has failed."""
+        """Return the sources of chance in a comparison of two arms without failed runs."""
         return self.record.design(arm, baseline)
 
     def is_decided(self) -> bool:
@@ -139,26 +140,27 @@ class Study:
         """Return one record per arm, best first.
 
         Keys: rank, arm, verdict (against the baseline), lr, steps, failed, seeds, interior, and mean and SD over the
-        confirmation runs of test_loss, test_accuracy, val_loss, train_loss; default_val_loss and tuned_val_loss
-        are single runs on the tuning seed, of the metric that selects (default_val_accuracy …).
+        confirmation runs of test_loss, test_accuracy, val_loss, train_loss. default_val_loss and tuned_val_loss are
+        from single runs on the tuning seed; if another metric selects configurations, the keys contain its name
+        (default_val_accuracy …).
         """
         return self.record.leaderboard()
 
     def warnings(self) -> list[str]:
-        """Return what a reader must know before trusting the numbers, a sentence each."""
+        """Return the reasons why the results may not be reliable, one sentence each."""
         return find_caveats(self.record)
 
     def costs(self) -> list[dict[str, Any]]:
         """Return one record per arm.
 
-        Keys: trials, seconds (of all trials), tuning_s and evaluation_s (of these), and step_ms, optimizer_ms (median,
-        quartiles), data_ms, passes, state_bytes, memory_bytes from the timing pass; medians over trials where there
-        was none.
+        Keys: trials, seconds (of all trials), tuning_s and evaluation_s (parts of seconds), and step_ms, optimizer_ms
+        (median, quartiles), data_ms, passes, state_bytes, memory_bytes from the timing pass. Without a timing pass
+        these are medians over the trials.
         """
         return summarize_costs(self.record)
 
     def timings(self) -> dict[str, Timing]:
-        """Return what the timing pass measured, by arm; empty when it has not been made."""
+        """Return the measurements of the timing pass, by arm; empty before the timing pass."""
         return dict(self.record.timings)
 
     def report(self, path: str | Path) -> Path:
@@ -180,7 +182,7 @@ class Study:
         return figures(self.record)
 
     def best_code(self) -> str:
-        """Return the best arm as Python code to paste; empty when every arm failed."""
+        """Return Python code that sets up the best arm for a `model`, ready to paste; empty when every arm failed."""
         from fallline.lab.report import best_code
 
         return best_code(self.record)
@@ -205,8 +207,8 @@ class Study:
             result = f"failed {row['failed']} of {row['seeds']}" if row["failed"] else value
             rank = "–" if row["failed"] else f"{row['rank']}."
             ranks.append(f"{rank} {row['arm']}: {result}")
-        said = [f"• {result}" for result in self.results.values()]
-        return "\n".join([head, *ranks, *said, *(f"! {warning}" for warning in self.warnings())])
+        comparisons = [f"• {result}" for result in self.results.values()]
+        return "\n".join([head, *ranks, *comparisons, *(f"! {warning}" for warning in self.warnings())])
 
     def _repr_html_(self) -> str:
         from fallline.lab.report import summary_html
@@ -218,7 +220,7 @@ def load(folder: str | Path) -> Study:
     """Return the finished study in a folder, with the baseline and margin it was last compared with.
 
     Raises:
-        StudyError: the folder holds none.
+        StudyError: the folder holds no study.
         ArgumentError: trials of the study are missing.
     """
     stored = read_study(Path(folder))

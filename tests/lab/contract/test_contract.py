@@ -88,8 +88,8 @@ class SquashedOutputs(Sound):
 @pytest.mark.parametrize(
     ("cls", "check", "message"),
     [
-        (NotShuffled, "batches", "in another order for another seed of the generator, got the same; shuffle by"),
-        (OneExampleTwice, "overlap", "got 1 of the 17 examples of val also in train; remove what the data hold twice"),
+        (NotShuffled, "batches", "in a different order for another seed of the generator, got the same order; shuffle"),
+        (OneExampleTwice, "overlap", "got 1 of the 17 examples of val also in train; remove duplicates from the data"),
         (SquashedOutputs, "overfit", "look for a softmax before cross_entropy"),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_split_too_slow_to_be_read_is_a_warning(monkeypatch):
     monkeypatch.setattr(checks, "SECONDS", 0.0)
     found = breaches(Sound)
     assert [(f.check, f.severity) for f in found] == [("splits", "warning")]
-    assert 'batches("test", …) should be read in 0 s, got 1 batches by then and no end' in found[0].message
+    assert 'batches("test", …) should end within 0 s, got 1 batches and no end in this time' in found[0].message
 
 
 def test_what_time_runs_out_for_is_not_held_against_a_task(monkeypatch):

@@ -128,7 +128,7 @@ def test_what_the_contract_warns_of_is_a_warning_once(mine):
         (preflight.Path("mine.py")).read_text().replace("torch.randperm(len(points), generator=generator)", "slice(64)")
     )
     preflight.Path("mine.py").write_text(text)
-    with pytest.warns(TaskWarning, match="in another order for another seed"):
+    with pytest.warns(TaskWarning, match="in a different order for another seed"):
         specify(place, ["sgd"], ["cosine"])
     specify(place, ["sgd", "adam"], ["cosine"])
 
@@ -145,7 +145,7 @@ def test_an_arm_that_cannot_take_the_parameters_is_refused_before_the_first_tria
 
         monkeypatch.setattr("fallline.lab.tasks.TASKS", {"digits": Grouped})
     with pytest.raises(
-        ArgumentError, match=rf"^optimizers: {optimizer} must take the parameters of task digits, got an"
+        ArgumentError, match=rf"^optimizers: {optimizer} must accept the parameters of task digits, got an"
     ):
         fl.compare(place, ["sgd", optimizer], steps=20, **TINY)
     assert not (tmp_path / "fallline-runs").exists()

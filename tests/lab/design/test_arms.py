@@ -201,7 +201,7 @@ def test_the_users_schedule_is_found_and_one_that_would_be_cut_short_is_an_error
     assert learning_rates("own.py:root", 100)[75] == pytest.approx(0.5)
     with pytest.raises(ArgumentError, match="must end within the run, got 200 steps in a run of 100"):
         learning_rates("own.py:long", 100)
-    with pytest.raises(ArgumentError, match=r"must give finite factors >= 0, got -1\.0 at step 0"):
+    with pytest.raises(ArgumentError, match=r"must return finite factors >= 0, got -1\.0 at step 0"):
         learning_rates("own.py:wrong", 100)
 
 
@@ -230,8 +230,8 @@ def test_what_is_no_schedule_is_told_before_anything_runs(own, schedule, got):
         ("nowhere.at.all:Thing", "'nowhere.at.all' must be a module or a .py file"),
         ("nowhere.py:Thing", "nowhere.py must be a file"),
         ("own.py:NoRate", "must take a keyword lr, got none"),
-        ("sam(sam(sgd))", "must wrap as sam.NAME. or asam.NAME., once"),
-        ("swa(sgd)", "must wrap as sam.NAME. or asam.NAME., once"),
+        ("sam(sam(sgd))", "must be sam.NAME. or asam.NAME., wrapped only once, got"),
+        ("swa(sgd)", "must be sam.NAME. or asam.NAME., wrapped only once, got"),
         ("sam()", "must be among .* got 'sam..'"),
         ("sam", r"got 'sam'; did you mean sam\(momentum\)"),
         ("adam@lr=1@lr=2", "lr must be given once, got 'adam@lr=1@lr=2'; leave one of them out"),
@@ -254,7 +254,7 @@ def test_what_is_no_arm_is_one_sentence(own, text, words):
 def test_what_cannot_be_varied_is_one_sentence():
     with pytest.raises(ArgumentError, match=r"vary: must name a setting of the task \(batch_size\).*got 'speed'"):
         spec("adam", vary={"speed": [1, 2]})
-    with pytest.raises(ArgumentError, match="vary: lr must be given numbers, got 'high'"):
+    with pytest.raises(ArgumentError, match="vary: values of lr must be numbers, got 'high'"):
         spec("adam", vary={"lr": ["high", 2]})
     with pytest.raises(ArgumentError, match=r"lr must be given once, got it in 'adam@lr=0\.1' too"):
         spec("adam@lr=0.1", vary={"lr": [1, 2]})

@@ -92,8 +92,8 @@ def test_a_shard_left_alone_stops_and_says_what_is_missing(tmp_path):
     _, executor = sharded(tmp_path, 2, 3)
     counts = [sum(share_of(t.id, 3) == number for t in TRIALS) for number in (1, 2, 3)]
     said = (
-        rf"^shard: the other shards must .*got nothing new for 0 s and {counts[0] + counts[2]} trials missing "
-        rf"\({counts[0]} of shard 1/3, {counts[2]} of shard 3/3\); .*rerun this command to resume$"
+        rf"^The other shards have written no new .* for 0 s, and {counts[0] + counts[2]} trials are missing "
+        rf"\({counts[0]} of shard 1/3, {counts[2]} of shard 3/3\)\. .*rerun this command to resume\.$"
     )
     with pytest.raises(StudyError, match=said):
         list(executor.run(TRIALS))
@@ -105,7 +105,7 @@ def test_a_shard_waits_longer_where_trials_are_long(tmp_path, monkeypatch):
     monkeypatch.setattr(shard.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(shard.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
     _, executor = sharded(tmp_path, 1, 2, patience=10.0, seconds=100.0)
-    with pytest.raises(StudyError, match=r"got nothing new for 30[01] s"):
+    with pytest.raises(StudyError, match=r"no new outcome to .* for 30[01] s"):
         list(executor.run(TRIALS))
 
 

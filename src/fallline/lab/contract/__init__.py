@@ -1,1 +1,1 @@
-"""The contract of a task, checked before anything is trained."""
+"""The contract of a task, which is checked before anything is trained."""

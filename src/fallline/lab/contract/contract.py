@@ -1,4 +1,4 @@
-"""Check the contract of a task by trying it out (docs/lab-protocol.md, section Tasks and their contract)."""
+"""Check the contract of a task by calling its methods (docs/lab-protocol.md, section Tasks and their contract)."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from fallline.lab.tasks import Task
 from fallline.lab.tasks.base import CHECKS
 from fallline.lab.user_code.import_path import describe
 
-TRAINING = ("model", "batches", "size", "param_groups", "loss")  # what a measurement of training alone needs
+TRAINING = ("model", "batches", "size", "param_groups", "loss")  # checks for measurements that only train
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A point in which a task breaks the contract.
+    """A violation of the contract by a task.
 
     Attributes:
         check: model, batches, size, splits, overlap, resplit, param_groups, loss, evaluate, losses, deterministic or
             overfit.
-        severity: "error" when a study on the task would mean nothing, else "warning".
-        message: what must hold, what was found and what to do, in a sentence.
+        severity: "error" if the results of a study on the task would be meaningless, else "warning".
+        message: what must hold, what was found and what to do, in one sentence.
     """
 
     check: str
@@ -33,11 +33,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """What trying a task out has shown.
+    """The result of checking a task.
 
     Attributes:
-        findings: the points in which it breaks the contract.
-        val_items: items of the validation split; None when they could not be counted in the time.
+        findings: the violations of the contract.
+        val_items: number of items of the validation split; None if there was not enough time to count them.
     """
 
     findings: list[Finding]
@@ -45,14 +45,16 @@ class Examination:
 
 
 def check_task(task: Task, only: Collection[str] = CHECKS) -> list[Finding]:
-    """Try a task out and return the warnings; takes seconds, and random number generators stay where they were.
+    """Check the contract of a task and return the warnings.
+
+    This takes some seconds and leaves the random number generators as they were.
 
     Args:
-        task: the task; what its `skip_checks` names is not checked.
+        task: the task; checks that its `skip_checks` names are skipped.
         only: the checks to run.
 
     Raises:
-        StudyError: the task breaks the contract; every broken point is named, with what to do.
+        StudyError: the task breaks the contract; the message lists every violation with its remedy.
 
     Example:
         >>> from fallline.lab.tasks import Digits
@@ -63,10 +65,10 @@ def check_task(task: Task, only: Collection[str] = CHECKS) -> list[Finding]:
 
 
 def raise_errors(task: Task, found: Examination) -> Examination:
-    """Return what was found of a task unless it is an error.
+    """Return the result of checking a task if it contains no error.
 
     Raises:
-        StudyError: there are errors; all are listed.
+        StudyError: the result contains errors; the message lists all of them.
     """
     errors = [
         f"{finding.message} (check {finding.check!r})" for finding in found.findings if finding.severity == "error"
@@ -78,14 +80,14 @@ def raise_errors(task: Task, found: Examination) -> Examination:
 
 
 def find_breaches(task: Task) -> list[Finding]:
-    """Return the points in which a task breaks the contract."""
+    """Return the violations of the contract by a task."""
     return examine(task).findings
 
 
 def examine(task: Task, only: Collection[str] = CHECKS) -> Examination:
-    """Try a task out.
+    """Run the checks of the contract on a task.
 
-    What needs something broken is not tried: a model that cannot be made has no loss.
+    A check is left out if it depends on one that failed; for example, without a model there is no loss to check.
     """
     findings: list[Finding] = []
     subject = checks.Subject(task)
@@ -99,11 +101,11 @@ def examine(task: Task, only: Collection[str] = CHECKS) -> Examination:
         except checks.Breach as error:
             findings.append(Finding(check, "error", str(error)))
             fatal = error.fatal
-        except FalllineError as error:  # a task's own word on its settings
+        except FalllineError as error:  # raised by the task itself, for example about its settings
             findings.append(Finding(check, "error", f"{check}: {error}"))
         except Exception as error:
             raised = describe(error, probing.source(task))
-            text = f"it must run without an error, got {raised} in the check of {check}; call its methods by themselves"
+            text = f"its methods must run without an error, got {raised} in the check of {check}; call them separately"
             findings.append(Finding(check, "error", text))
         else:
             findings.extend([Finding(check, "warning", message)] if message is not None else [])

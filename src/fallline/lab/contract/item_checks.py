@@ -1,4 +1,4 @@
-"""Checks of what a verdict on new data needs: the losses of single items, and splits that the lab can draw anew."""
+"""Checks for verdicts that hold for new data: losses of single items, and splits that the lab can draw again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from fallline.lab.contract.checks import Breach, Subject
 from fallline.lab.contract.probes import forward, make, read
 from fallline.landscape.loss.batches import as_bytes
 
-CLOSE = 1e-3  # relative difference of a mean of items from the metric, which may be computed in float32
+CLOSE = 1e-3  # relative tolerance between the mean over items and the metric, which may be computed in float32
 
 
 def check_losses(subject: Subject) -> None:
-    """Check that `losses` returns one value per item, whose means are what `loss` and `evaluate` return."""
+    """Check that `losses` returns one value per item, and that the means equal the results of `loss` and `evaluate`."""
     task, batch = subject.task, subject.reading("test").first[0]
     model = make(task).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=task.precision == "bfloat16"):
@@ -31,40 +31,40 @@ def check_losses(subject: Subject) -> None:
             raise Breach(
                 f"the mean of losses must be the {name} that loss or evaluate returns",
                 f"{mean:.6g} instead of {wanted if wanted is None else format(wanted, '.6g')}",
-                "return the same quantity for every item; items of unequal weight (sequences of unequal length, "
-                "counted by tokens) need values that average to it",
+                "return the same quantity for every item; if items have different weights (sequences of different "
+                "lengths, counted in tokens), scale their values so that the mean equals it",
             )
 
 
 def check_resplit(subject: Subject) -> str | None:
-    """Check that a task with `resplit` takes its splits from `split_indices`, so that another seed draws another."""
+    """Check that a task with `resplit` uses `split_indices`, so that another seed gives another split."""
     task = subject.task
     if not task.resplit:
-        if task.split_sizes is None:  # the splits have been read
+        if task.split_sizes is None:  # reading the splits has not called split_indices
             return None
         return (
-            "a task that splits its data by split_indices should say so, got resplit=False; pass resplit=True to "
-            "@fallline.task, or verdicts hold for this one split"
+            "a task that splits its data with split_indices should have resplit=True, got resplit=False; pass "
+            "resplit=True to @fallline.task, otherwise verdicts hold only for this one split"
         )
     tests = [_test_content(task, seed) for seed in (1, 2, 1)]
     if tests[0][1] is None:
         raise Breach(
-            "with resplit=True, batches must take its examples by self.split_indices(count)",
-            "no call of it",
+            "with resplit=True, batches must select examples with self.split_indices(count)",
+            "no call of this method",
             "write rows = self.split_indices(len(data))[split]",
         )
     if tests[0] == tests[1] or tests[0] != tests[2]:
         got = "the same test set for another" if tests[0] == tests[1] else "another test set for the same"
         raise Breach(
-            "with resplit=True, the split must follow from self.split_seed alone",
+            "with resplit=True, the split must depend on self.split_seed alone",
             f"{got} seed",
-            "call self.split_indices in every task, and keep nothing of the split outside it",
+            "call self.split_indices in every instance of the task, and store nothing of the split outside of it",
         )
     return None
 
 
 def _test_content(task: Any, split_seed: int) -> tuple[bytes, dict[str, int] | None]:
-    """Return the first test batch of a split as bytes, and the sizes of the split, if the task has drawn it."""
+    """Return the first test batch as bytes, and the sizes of the splits if the task has called `split_indices`."""
     other = probing.again(task, split_seed)
     content = as_bytes(next(iter(read(other, "test")), None))
     return content, None if other.split_sizes is None else dict(other.split_sizes)

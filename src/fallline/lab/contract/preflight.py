@@ -1,4 +1,4 @@
-"""What is tried before the first trial: the task's contract, and whether every arm takes the task's parameters."""
+"""Checks before the first trial: the contract of the task, and whether every optimizer accepts its parameters."""
 
 import json
 import warnings
@@ -21,25 +21,25 @@ from fallline.lab.tasks import Task, get_task
 from fallline.lab.user_code.import_path import folder_name, is_path
 from fallline.lab.user_code.sources import changes, imports_for
 
-RUNS = Path("fallline-runs")  # where studies are stored for which no folder was named
+RUNS = Path("fallline-runs")  # parent of the folders of studies for which no folder was named
 
 _Key = tuple[type[Task], str]
-_examined: dict[_Key, Examination] = {}  # so that one study, specified several times, examines its task once
-_taken: set[tuple[_Key, str]] = set()
-EVALUATIONS = 20  # points of a curve, if they cost no more than
-EVALUATION_SHARE = 0.15  # of the time of training
+_examined: dict[_Key, Examination] = {}  # a study that is specified several times checks its task only once
+_accepted: set[tuple[_Key, str]] = set()  # tasks and arms whose optimizer accepts the parameters
+EVALUATIONS = 20  # largest number of points of a curve
+EVALUATION_SHARE = 0.15  # largest time of all evaluations, as a fraction of the training time
 
 
 def examine_task(place: str, task: Task, settings: dict[str, Any], folder: Path | None) -> Examination:
-    """Examine a task before anything else calls its methods; return what was found, and warn of it.
+    """Check the contract of a task before anything else calls its methods; return the findings and issue warnings.
 
-    Nothing is tried when a study of the same task in the folder already has finished trials.
+    The checks are skipped if the folder holds a study of the same task with finished trials.
 
     Args:
         place: the text that names the task.
         task: the task.
-        settings: those that are not at their defaults.
-        folder: of the study; None for one of those in RUNS.
+        settings: settings that differ from their defaults.
+        folder: folder of the study; None to look in the default folders under RUNS.
 
     Raises:
         StudyError: the task breaks its contract.
@@ -55,7 +55,7 @@ def examine_task(place: str, task: Task, settings: dict[str, Any], folder: Path 
 
 
 def check_training(place: str, task: Task) -> None:
-    """Check what training alone needs of a user's task; what matters for comparisons only is not warned of.
+    """Check what training needs of a user's task, without the checks that matter only for comparisons.
 
     Raises:
         StudyError: the task breaks its contract.
@@ -65,53 +65,53 @@ def check_training(place: str, task: Task) -> None:
 
 
 def check_arms(place: str, settings: dict[str, Any], arms: Sequence[Arm]) -> None:
-    """Check that every arm's optimizer takes the parameters of the task.
+    """Check that the optimizer of every arm accepts the parameters of the task.
 
     Raises:
-        ArgumentError: one does not, as `torch.optim.Muon`, which takes matrices only.
+        ArgumentError: an optimizer does not, such as `torch.optim.Muon`, which accepts only matrices.
     """
     for arm in arms:
         task = get_task(place, **{**settings, **arm.settings})
         space = arm.space
-        if (key := (_key(task), arm.name)) in _taken:
+        if (key := (_key(task), arm.name)) in _accepted:
             continue
         options = space.options({**space.defaults, **arm.fixed})
         with as_in_a_worker():
             groups = scale_groups(task.param_groups(make(task)), options, space.defaults)
             try:
                 build_optimizer(space.optimizer, groups, **options)
-            # What constructors raise for parameters that they cannot take: Muon for vectors, LBFGS for several groups.
+            # Constructors raise these for parameters that they reject: Muon for vectors, LBFGS for several groups.
             except (TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())
                 raise ArgumentError(
-                    f"optimizers: {arm.name} must take the parameters of task {task.name}, got an error ({reason}); "
-                    "write a class that gives it those it takes and another optimizer the rest, and name it as "
-                    "FILE.py:CLASS (docs/lab.md has one)"
+                    f"optimizers: {arm.name} must accept the parameters of task {task.name}, got an error ({reason}); "
+                    "write a class that passes the accepted parameters to this optimizer and the others to a second "
+                    "one, and name it as FILE.py:CLASS (see the example in docs/lab.md)"
                 ) from error
-        _taken.add(key)
+        _accepted.add(key)
 
 
 def count_validation(task: Task) -> int:
-    """Return the items of the validation split, where the examination had too little time to read it to its end.
+    """Return the number of validation items of a task whose split could not be read in the time of the checks.
 
     Raises:
-        StudyError: it has more batches than a split may have.
+        StudyError: the split has more batches than a split may have.
     """
     items = 0
     for count, batch in enumerate(task.batches("val", torch.Generator()), 1):
         if count > checks.ENDLESS:
             raise StudyError(
                 f'task {task.name}: batches("val", …) must end after one pass, got over {checks.ENDLESS} batches; '
-                'go round and round only if split == "train"'
+                'repeat the data only if split == "train"'
             )
         items += task.size(batch)
     return items
 
 
 def notes(task: Task) -> dict[str, Any]:
-    """Return what the manifest of a study says of its task: the checks it skips, and options that groups have.
+    """Return the entries about the task in the manifest of a study: skipped checks and options of parameter groups.
 
-    A group is described by its learning rate and weight decay, and by the names of all options of its own.
+    A group is described by its learning rate and weight decay, and by the names of all options that it sets.
     """
     groups: list[Any] = []
     if type(task).param_groups is not Task.param_groups:
@@ -147,7 +147,7 @@ def _has_trials(folder: Path, place: str, settings: dict[str, Any]) -> bool:
 
 
 def check_anew(place: str, task: Task) -> None:
-    """Check the contract of a task whose study is continued with other code or data, and warn of what was found.
+    """Check the contract of a task again if its study resumes with other code or data, and issue warnings.
 
     Raises:
         StudyError: the task breaks its contract.
@@ -159,13 +159,14 @@ def check_anew(place: str, task: Task) -> None:
 
 
 def count_evaluations(task: Task, steps: int, val_items: int | None = None) -> int:
-    """Return how many times a run can be evaluated within EVALUATION_SHARE of its training, by counting items.
+    """Return how many times a run can be evaluated within EVALUATION_SHARE of its training time, by counting items.
 
-    A forward pass is taken for a third of a step, so that the number depends on no clock.
+    A forward pass is assumed to cost a third of a step, so that the number does not depend on measured times.
 
     Args:
-        task, steps: what is run, and how long.
-        val_items: items of the validation split; they are counted if they are not known.
+        task: the task.
+        steps: steps of the run.
+        val_items: number of items of the validation split; None to count them.
     """
     generator = torch.Generator()
     a_step = task.accumulate * task.size(next(task.batches("train", generator)))

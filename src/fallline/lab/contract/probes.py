@@ -1,4 +1,4 @@
-"""What the contract checks look at: models, batches and examples of a task, and how fast one batch is learned."""
+"""Measurements for the contract checks: models, batches and examples of a task, and training on a single batch."""
 
 import itertools
 import math
@@ -19,50 +19,50 @@ from fallline.lab.tasks import Task
 from fallline.landscape.loss.batches import as_bytes, count_rows, examples, leaves, only_row
 from fallline.optimizers import create_optimizer
 
-# A task must pass in a second or two; what the time runs out for is not held against it.
-SECONDS = 2.0  # for reading each split
-HASHING_SECONDS = 1.0  # for its examples
+# The checks of a task should take a second or two. Running out of time is never an error of the task.
+SECONDS = 2.0  # time limit for reading a split
+HASHING_SECONDS = 1.0  # time limit for hashing the examples of a split
 OVERFIT_SECONDS = 6.0
 OVERFIT_STEPS = 200
-GOOD_DROP = 0.5  # of one batch's loss: it has been learned
-LEARNING_RATES = (1e-3, 1e-2, 1e-4)  # of Adam, the likeliest first
-COMPARED = 4  # batches that must come out the same twice
-EXAMPLES = 100_000  # of a split at most
-FEW_PAIRS = 3  # equal pairs of examples below which data are not said to be discrete
-SINGLE_EXAMPLES = 8  # whose gradients are looked at
-# Gradients of single examples after 200 steps relative to the start. Measured: 0.07 on digits, 0.20 on digits-cnn, 0.42
-# to 0.48 for models that barely fit the batch; 0.66 to 0.86 where the inputs are ignored.
+GOOD_DROP = 0.5  # a batch is learned if its loss falls by this fraction
+LEARNING_RATES = (1e-3, 1e-2, 1e-4)  # of Adam, in the order of how likely they are to work
+COMPARED = 4  # batches that must be the same in two passes
+EXAMPLES = 100_000  # largest number of examples of a split that are hashed
+FEW_PAIRS = 3  # with fewer pairs of equal examples, data do not count as discrete
+SINGLE_EXAMPLES = 8  # examples whose single gradients are computed
+# Size of the gradients of single examples after 200 steps, relative to the start. Measured: 0.07 on digits, 0.20 on
+# digits-cnn, 0.42 to 0.48 for models that barely fit the batch, 0.66 to 0.86 for models that ignore the inputs.
 SMALL_RESIDUAL = 0.5
 
 
 def make(task: Task) -> torch.nn.Module:
-    """Return the task's model from the same seed every time."""
+    """Return the task's model, created with the same seed in every call."""
     seed_everything(0)
     return task.model()
 
 
 def again(task: Task, split_seed: int | None = None) -> Task:
-    """Return the task made anew with the same settings, as every trial makes it; with another split if one is given."""
+    """Return a new instance of the task with the same settings, as in every trial, and another split if given."""
     with seeded(0):
         settings = {name: getattr(task, name) for name in task.settings}
         return type(task)(**({} if split_seed is None else {"split_seed": split_seed}), **settings)
 
 
 def forward(task: Task, model: torch.nn.Module, batch: Any) -> torch.Tensor:
-    """Return the loss in the precision of the task."""
+    """Return the loss, computed in the precision of the task."""
     with torch.autocast("cpu", torch.bfloat16, enabled=task.precision == "bfloat16"):
         return task.loss(model, batch)
 
 
 def seeded_loss(task: Task, batch: Any) -> float:
-    """Return the loss of a fresh model in training, after seeding all generators with one seed."""
+    """Return the loss of a fresh model in training mode, after seeding all generators with a fixed seed."""
     model = make(task).train()
     seed_everything(1)
     return forward(task, model, batch).item()
 
 
 def read(task: Task, split: str, seed: int = 0) -> Iterator[Any]:
-    """Return a split's batches for a seed of the generator."""
+    """Return an iterator over the batches of a split, with this seed of the generator."""
     return iter(task.batches(split, torch.Generator().manual_seed(seed)))
 
 
@@ -72,12 +72,12 @@ def digests(task: Task, seed: int) -> list[bytes]:
 
 
 def content(batch: Any) -> bytes:
-    """Return all that a batch holds, as bytes."""
+    """Return the content of a batch as bytes."""
     return b"|".join(as_bytes(leaf) for leaf in leaves(batch))
 
 
 class Examples(Counter[int]):
-    """How often each example, inputs and targets together, was seen: by its hash, as many as time allows."""
+    """Number of occurrences of each example (inputs and targets together), by its hash, as many as time allows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,11 +85,11 @@ class Examples(Counter[int]):
 
     @property
     def full(self) -> bool:
-        """Whether no more are taken in."""
+        """Whether no more examples are added."""
         return len(self) > EXAMPLES or self._seconds > HASHING_SECONDS
 
     def add(self, batch: Any) -> None:
-        """Take in a batch."""
+        """Add the examples of a batch."""
         if not self.full:
             began = time.monotonic()
             self.update(map(hash, examples(batch)))
@@ -97,7 +97,7 @@ class Examples(Counter[int]):
 
 
 def chance_of_equality(seen: Sequence[Examples]) -> float:
-    """Return an upper estimate of the chance that two examples of a split are equal; 0 if hardly any are."""
+    """Return an upper estimate of the probability that two examples of a split are equal; 0 if hardly any are."""
     equal = sum(count * (count - 1) / 2 for found in seen for count in found.values())
     pairs = sum(found.total() * (found.total() - 1) / 2 for found in seen)
     return min(1.0, (equal + 2 * math.sqrt(equal)) / pairs) if equal >= FEW_PAIRS else 0.0
@@ -105,14 +105,14 @@ def chance_of_equality(seen: Sequence[Examples]) -> float:
 
 @dataclass
 class Reading:
-    """One pass over validation or test, with all that the checks need of it, since reading may take long.
+    """Everything that the checks need from one pass over validation or test, since reading may take long.
 
     Attributes:
-        count: how many batches there were.
-        items: how many items; None when sizes are unknown or the pass was not finished.
+        count: number of batches.
+        items: number of items; None if sizes are unknown or the pass was not finished.
         first: the first batches.
-        examples: what was seen in it.
-        stopped: None; or why it was not read to its end: "repeats", "too many" or "time".
+        examples: the examples that were read.
+        stopped: why the split was not read to its end: "repeats", "too many" or "time"; None if it was.
     """
 
     count: int = 0
@@ -123,13 +123,14 @@ class Reading:
 
 
 def read_once(task: Task, split: str, sized: bool, most: int, seconds: float) -> Reading:
-    """Return what is in a split of one pass.
+    """Read a split once and return the results.
 
     Args:
-        task, split: what is read.
-        sized: whether the task's `size` can be called.
-        most: batches beyond which the split is said never to end.
-        seconds: for which it is read.
+        task: the task.
+        split: "val" or "test".
+        sized: whether the task's method `size` works.
+        most: number of batches after which the split is reported as endless.
+        seconds: time limit.
     """
     found, first, began, items = Reading(), b"", time.monotonic(), 0
     for batch in read(task, split):
@@ -150,7 +151,7 @@ def read_once(task: Task, split: str, sized: bool, most: int, seconds: float) ->
 
 
 def training_examples(task: Task) -> Examples:
-    """Return the examples of training, read for as long as a run does."""
+    """Return the training examples of as many batches as a run reads."""
     found = Examples()
     for batch in itertools.islice(read(task, "train"), task.steps * task.accumulate):
         found.add(batch)
@@ -160,17 +161,18 @@ def training_examples(task: Task) -> Examples:
 
 
 def share_by_chance(other: Examples, equality: float) -> float:
-    """Return the share of the examples of a split that are in another split by chance alone.
+    """Return the expected fraction of the examples of a split that are in another split by chance.
 
-    It is exact for examples that are equally likely, and an upper bound for others.
+    It is exact if all examples are equally likely, and an upper bound otherwise.
 
     Args:
-        other: what was seen of the other split, perhaps several times over.
-        equality: the chance that two examples are equal.
+        other: the examples that were read from the other split, possibly in several passes.
+        equality: the probability that two examples are equal.
     """
     if not equality:
         return 0.0
-    # How many examples it holds, of which one was seen several times over: so many give that number of distinct ones.
+    # Size of the other split, which may have been read several times: the number of draws for which so many distinct
+    # examples are expected.
     unseen = 1 - len(other) * equality
     held = other.total() if unseen <= 0 else min(other.total(), -math.log(unseen) / equality)
     return float(1 - (1 - equality) ** held)
@@ -178,15 +180,16 @@ def share_by_chance(other: Examples, equality: float) -> float:
 
 @dataclass
 class Memorised:
-    """What training on a single batch came to.
+    """The result of training on a single batch.
 
     Attributes:
-        start, best: the loss at the start and the lowest one.
-        steps: the most that were made at a learning rate.
-        residual: size of the gradients of single examples at the end, relative to the start, at the learning rate
-            where it is least; infinite where single examples cannot be told apart. It does not depend on a constant
-            in the loss, and is not small where the inputs are ignored.
-        probabilities: whether `cross_entropy` was given probabilities instead of logits.
+        start: loss at the start.
+        best: lowest loss.
+        steps: largest number of steps made with one learning rate.
+        residual: size of the gradients of single examples at the end relative to the start, the smallest over the
+            learning rates; infinite if a batch cannot be separated into examples. It does not depend on a constant
+            in the loss, and is not small if the model ignores the inputs.
+        probabilities: whether `cross_entropy` received probabilities instead of logits.
     """
 
     start: float = math.nan
@@ -197,7 +200,7 @@ class Memorised:
 
 
 def memorise(task: Task, trivial: float) -> Memorised:
-    """Train on one batch alone until its loss is halved and below `trivial`."""
+    """Train on a single batch until its loss is halved and below `trivial`."""
     batch = next(read(task, "train"))
     found, began = Memorised(), time.monotonic()
     for lr in LEARNING_RATES:
@@ -228,7 +231,7 @@ def memorise(task: Task, trivial: float) -> Memorised:
 
 
 def _sizes_of_gradients(task: Task, model: torch.nn.Module, batch: Any) -> float:
-    """Return the root mean square of the gradients of single examples, in eval mode; NaN if they cannot be had."""
+    """Return the root mean square of the gradients of single examples in eval mode; NaN if they are not available."""
     rows, was_training = count_rows(batch), model.training
     if rows is None or rows < 2:
         return math.nan
@@ -239,7 +242,7 @@ def _sizes_of_gradients(task: Task, model: torch.nn.Module, batch: Any) -> float
             model.zero_grad()
             forward(task, model, only_row(batch, row)).backward()
             squares.append(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
-    except Exception:  # a loss that is none of single examples, as a contrastive one
+    except Exception:  # the loss is not defined for single examples, such as a contrastive loss
         return math.nan
     finally:
         model.train(was_training)
@@ -248,7 +251,7 @@ def _sizes_of_gradients(task: Task, model: torch.nn.Module, batch: Any) -> float
 
 
 def _is_given_probabilities(task: Task, batch: Any) -> bool:
-    """Return whether every input of `cross_entropy` is non-negative with rows of one sum, as a softmax makes it."""
+    """Return whether all inputs of `cross_entropy` are non-negative with equal row sums, as after a softmax."""
     seen: list[bool] = []
 
     class CrossEntropyInputs(TorchFunctionMode):

@@ -1,1 +1,1 @@
-"""What a study will run: arms, search spaces, optimizers, schedules, the specification and its trials."""
+"""The design of a study: arms, search spaces, optimizers, schedules, the specification and its trials."""

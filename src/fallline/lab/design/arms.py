@@ -1,4 +1,4 @@
-"""Arms: what a study compares, read from what the user names."""
+"""Arms, the configurations that a study compares, parsed from the user's arguments."""
 
 import itertools
 import math
@@ -17,18 +17,18 @@ from fallline.lab.design.spaces import Space
 
 @dataclass(frozen=True)
 class Arm:
-    """One optimizer under one schedule, with what the user fixed of it.
+    """One optimizer with one schedule and the hyperparameters and settings that the user fixed.
 
     Attributes:
-        name: in every table and picture.
-        optimizer: as the user named it: "momentum", "sam(adamw)", "torch.optim:NAdam".
+        name: name of the arm in all tables and figures.
+        optimizer: the optimizer as the user named it: "momentum", "sam(adamw)", "torch.optim:NAdam".
         schedule: "constant", "step", "cosine" …
         fixed: hyperparameters that are not searched, by name.
-        ranges: lowest and highest value of hyperparameters that are searched in another range than the space's.
-        settings: settings of the task that belong to the arm, as when `batch_size` is what is compared.
-        steps: of a run, where arms differ in it; the study's otherwise.
-        twin: confirmation seeds of its own, disjoint from the other arms' (`--self-check`).
-        known_space: the search space as it was stored, of a study that was read from disk.
+        ranges: lowest and highest value of hyperparameters whose search range differs from that of the space.
+        settings: settings of the task that belong to the arm, for example when a study compares values of `batch_size`.
+        steps: steps per run if arms differ in them; None for those of the study.
+        twin: whether the arm has its own confirmation seeds, disjoint from those of the other arms (`--self-check`).
+        known_space: the search space that was stored with a study, if the arm was read from disk.
     """
 
     name: str
@@ -55,17 +55,17 @@ def make_arms(
     vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[Arm, ...]:
-    """Return an arm for every optimizer under every schedule with every combination of what is varied.
+    """Return an arm for every combination of an optimizer, a schedule and the varied values.
 
     Args:
-        optimizers: as the user names them, with what is fixed or searched elsewhere after an @: `adamw@lr=1e-4`,
-            `adam@lr=1e-5..1e-2@weight_decay=0`.
+        optimizers: names of optimizers. Each may be followed by fixed values or search ranges after an @:
+            `adamw@lr=1e-4`, `adam@lr=1e-5..1e-2@weight_decay=0`.
         schedules: "constant", "step", "cosine" …
-        vary: values by hyperparameter or setting of the task; `warmup` is the part of the steps.
-        settings: the task's settings with their defaults, which tell its names from hyperparameters.
+        vary: values by the name of a hyperparameter or a setting of the task; `warmup` is a fraction of the steps.
+        settings: the task's settings with their defaults; other names in `vary` are hyperparameters.
 
     Raises:
-        ArgumentError: a name or a value cannot be used.
+        ArgumentError: a name or a value is invalid.
 
     Example:
         >>> [arm.name for arm in make_arms(["sgd", "adam@lr=1e-3"], ["cosine"])]
@@ -75,7 +75,7 @@ def make_arms(
     """
     if not optimizers or not schedules:
         name, usual = ("schedules", "cosine") if optimizers else ("optimizers", "adamw")
-        raise ArgumentError(f"{name}: must name one at least, got none; {usual} is the usual one")
+        raise ArgumentError(f"{name}: must name at least one, got none; {usual} is a common choice")
     for schedule in schedules:
         check_schedule(schedule)
     arms = []
@@ -88,22 +88,22 @@ def make_arms(
         for name, value in combination:
             changed = _vary(arm, name, value, settings or {})
             arm = replace(changed, name=f"{arm.name}, {name}={f'{value:g}' if is_number(value) else value}")
-        _try(arm)
+        _check_optimizer(arm)
         arms.append(arm)
     return tuple(arms)
 
 
 def make_single(optimizers: Sequence[str]) -> tuple[Arm, ...]:
-    """Return an arm for every optimizer, under a constant rate, where nothing is searched.
+    """Return an arm with a constant learning rate for every optimizer; no hyperparameter may be searched.
 
     Raises:
-        ArgumentError: a name cannot be used, is given twice, or gives a range.
+        ArgumentError: a name is invalid, is given twice, or contains a range.
     """
     arms = make_arms(optimizers, ["constant"])
     for arm in arms:
         if arm.ranges:
             example = f"{arm.optimizer}@{next(iter(arm.ranges))}=0.001"
-            raise ArgumentError(f"optimizers: ranges must not be given, got {arm.name!r}; give one value, as {example}")
+            raise ArgumentError(f"optimizers: ranges must not be given, got {arm.name!r}; give one value: {example}")
         if arms.count(arm) > 1:
             raise ArgumentError(f"optimizers: each must be named once, got {arm.name} twice; leave one of them out")
     return arms
@@ -121,43 +121,43 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
         if bottom is not None and top is not None and 0 < bottom < top:
             return replace(arm, ranges={**arm.ranges, name: (float(bottom), float(top))})
     number = _number(value)
-    known = _fixable(arm.optimizer)
+    known = _fixable_names(arm.optimizer)
     if name in known and not _fits(arm.optimizer, name, number):
         kind, example = ("a number, or LOW..HIGH with 0 < LOW < HIGH", "0.001")
-        if isinstance(_usual(arm.optimizer, name), bool):
+        if isinstance(_default(arm.optimizer, name), bool):
             kind, example = ("True or False", "True")
         raise ArgumentError(
             f"optimizers: {name} must be {kind}, got {text!r}; for example {arm.optimizer}@{name}={example}"
         )
     if number is None or name not in known:
         raise ArgumentError(
-            f"optimizers: after @ comes NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
+            f"optimizers: the text after @ must be NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
             f"got {text!r}; for example {arm.optimizer}@lr=0.001"
         )
     return replace(arm, fixed={**arm.fixed, name: number})
 
 
-def _fixable(optimizer: str) -> list[str]:
-    """Return what may be fixed of an optimizer: its hyperparameters, then other numbers its constructor takes."""
+def _fixable_names(optimizer: str) -> list[str]:
+    """Return the names that @ may fix: hyperparameters of the optimizer, then other numbers of its constructor."""
     space = get_space(optimizer)
     numbers = [k for k, v in keywords(space.optimizer).items() if v is None or isinstance(v, bool | int | float)]
     constant = {*space.constant, *space.defaults}
     return [name for name in space.defaults if name != "betas"] + [k for k in numbers if k not in constant]
 
 
-def _usual(optimizer: str, name: str) -> Any:
-    """Return the default of what may be fixed of an optimizer."""
+def _default(optimizer: str, name: str) -> Any:
+    """Return the default of a hyperparameter or of another constructor keyword of an optimizer."""
     space = get_space(optimizer)
     return {**keywords(space.optimizer), **space.defaults}.get(name)
 
 
 def _fits(optimizer: str, name: str, value: Any) -> bool:
-    """Return whether a value is a number, or True or False where the default is no number."""
-    return is_number(value) or (isinstance(value, bool) and not is_number(_usual(optimizer, name)))
+    """Return whether a value is a number, or is True or False and the default is not a number."""
+    return is_number(value) or (isinstance(value, bool) and not is_number(_default(optimizer, name)))
 
 
 def _number(text: str) -> float | bool | None:
-    """Return a finite number, True or False; None when the text is neither."""
+    """Parse a finite number, True or False; return None for any other text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -174,7 +174,7 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
         if not is_number(value) or not float(value).is_integer():
             raise ArgumentError(f"vary: steps must be whole numbers, got {value!r}; for example --vary steps=200,400")
         return replace(arm, steps=int(value))
-    known = _fixable(arm.optimizer)
+    known = _fixable_names(arm.optimizer)
     if name not in known:
         raise ArgumentError(
             f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
@@ -184,22 +184,24 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
     if name in {*arm.fixed, *arm.ranges}:
         raise ArgumentError(f"vary: {name} must be given once, got it in {arm.name!r} too; leave one of them out")
     if not _fits(arm.optimizer, name, value):
-        switch = isinstance(_usual(arm.optimizer, name), bool)
-        kind, example = ("True and False", "True,False") if switch else ("numbers", "0.1,0.2")
-        raise ArgumentError(f"vary: {name} must be given {kind}, got {value!r}; for example --vary {name}={example}")
+        switch = isinstance(_default(arm.optimizer, name), bool)
+        kind, example = ("True or False", "True,False") if switch else ("numbers", "0.1,0.2")
+        raise ArgumentError(
+            f"vary: values of {name} must be {kind}, got {value!r}; for example --vary {name}={example}"
+        )
     return replace(arm, fixed={**arm.fixed, name: value})
 
 
-def _try(arm: Arm) -> None:
-    """Build the arm's optimizer once, so that what it refuses is refused before anything runs."""
+def _check_optimizer(arm: Arm) -> None:
+    """Construct the arm's optimizer once, so that invalid options raise an error before anything runs."""
     space = arm.space
     if not 0 <= (warmup := arm.fixed.get("warmup", 0)) < 1:
         raise ArgumentError(
-            f"vary: warmup must be in [0, 1), the part of the steps, got warmup={warmup:g}; 0.05 is usual"
+            f"vary: warmup must be in [0, 1), a fraction of the steps, got warmup={warmup:g}; 0.05 is the default"
         )
     options = space.options({**space.defaults, **arm.fixed})
     first: Exception | None = None
-    for shapes in (((2, 2), (2,)), ((2, 2),)):  # some take matrices only
+    for shapes in (((2, 2), (2,)), ((2, 2),)):  # some optimizers accept only matrices
         try:
             build_optimizer(space.optimizer, [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes], **options)
         except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a report needs of the user's files, kept in study.json so that it can be written without them."""
+"""The description of a study's task, spaces and schedules in study.json, so that a report needs no user files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -14,12 +14,12 @@ _ATTRIBUTES = ("name", "steps", "summary", "metric", "mode", "unit", "precision"
 
 
 def describe(task: Task, spaces: Mapping[str, Space], factors: Mapping[str, list[float]]) -> dict[str, Any]:
-    """Return what `described_task` and `read_space` read, as plain data.
+    """Return plain data from which `described_task` and `read_space` restore a task and search spaces.
 
     Args:
-        task: of a study, with the settings that all arms share.
-        spaces: search spaces, by what the study calls the optimizer.
-        factors: those of the user's schedules on the learning rate, by `factors_key`.
+        task: the task of a study, with the settings that all arms share.
+        spaces: search spaces by the name of the optimizer in the study.
+        factors: learning rate factors of the user's schedules, by `factors_key`.
     """
     found = {name: getattr(task, name) for name in _ATTRIBUTES}
     size = getattr(task, "batch_size", None)
@@ -29,15 +29,15 @@ def describe(task: Task, spaces: Mapping[str, Space], factors: Mapping[str, list
 
 
 def factors_key(schedule: str, steps: int, warmup: float) -> str:
-    """Return under what the factors of a schedule are kept."""
+    """Return the key under which the factors of a schedule are stored."""
     return f"{schedule} {steps} {warmup!r}"
 
 
 def described_task(described: Mapping[str, Any], settings: Mapping[str, Any]) -> Task:
-    """Return a task that knows what a report needs, and can do nothing else."""
+    """Return a task that has the attributes that a report needs, but cannot be trained."""
     stored = dict(described["task"])
     if "batch_size" in stored["settings"]:
-        del stored["batch_size"]  # it is a setting, which differs between arms
+        del stored["batch_size"]  # a setting of the task, which may differ between arms
     cls = type(stored["name"], (_DescribedTask,), {**stored, "trivial_loss": _DescribedTask.trivial_loss})
     task: Task = cls(**settings)
     vars(task)["_trivial"] = stored["trivial_loss"]
@@ -45,7 +45,7 @@ def described_task(described: Mapping[str, Any], settings: Mapping[str, Any]) ->
 
 
 def read_space(stored: Mapping[str, Any] | None) -> Space | None:
-    """Return the search space that `describe` wrote."""
+    """Return the search space that `describe` stored."""
     if stored is None:
         return None
     dimensions = [Dimension(**{**d, "choices": tuple(_tupled(d["choices"]))}) for d in stored["dimensions"]]
@@ -57,7 +57,7 @@ def _tupled(choices: list[Any]) -> Iterator[Any]:
 
 
 class _DescribedTask(Task):
-    """A task of which only the description is there."""
+    """A task of which only the description is available."""
 
     _trivial: float | None
 
@@ -74,4 +74,4 @@ class _DescribedTask(Task):
         return self._trivial
 
     def _missing(self) -> StudyError:
-        return StudyError(f"The study of {self.name} was read without its task; run `fallline compare` to train")
+        return StudyError(f"The study of {self.name} was read without its task. Run `fallline compare` to run trials.")

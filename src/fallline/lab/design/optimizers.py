@@ -1,4 +1,4 @@
-"""The optimizers that a study can name, with their search spaces: ours, SAM around any, and the user's own."""
+"""The optimizers that a study can name, with their search spaces: Fallline's, SAM around any, and the user's."""
 
 import functools
 import inspect
@@ -14,16 +14,16 @@ from fallline.lab.user_code.import_path import is_path, load_object
 from fallline.optimizers import OPTIMIZERS, create_optimizer
 from fallline.sam import SAM
 
-# SAM's rho is in units of the parameters; ASAM's, relative to them, is about ten times as large (Kwon et al. 2021).
+# SAM's rho has the units of the parameters; ASAM's is relative to them and about ten times as large (Kwon et al. 2021).
 _RHO = {
     "sam": (Dimension("rho", "rho", 1e-2, 0.5), 0.05),
     "asam": (Dimension("rho", "rho", 1e-1, 5.0), 0.5),
 }
-_UNKNOWN_LR = 1e-3  # where a search is centred when the class has no default learning rate
+_UNKNOWN_LR = 1e-3  # centre of the search range if the class has no default learning rate
 
 
 def build_optimizer(name: str, params: Any, **options: Any) -> torch.optim.Optimizer:
-    """Return an optimizer by what a study calls it: "adamw", "sam(sgd)", "torch.optim:NAdam", "my_file.py:Mine".
+    """Construct an optimizer from its name in a study: "adamw", "sam(sgd)", "torch.optim:NAdam", "my_file.py:Mine".
 
     Example:
         >>> opt = build_optimizer("sam(sgd)", [torch.nn.Parameter(torch.zeros(2))], lr=0.1, rho=0.05)
@@ -40,23 +40,23 @@ def build_optimizer(name: str, params: Any, **options: Any) -> torch.optim.Optim
 
 
 def split_wrapper(name: str) -> tuple[str, str]:
-    """Return the wrapper and what it wraps: ("sam", "adamw") for "sam(adamw)", ("", "adamw") for "adamw"."""
+    """Return the names of the wrapper and the optimizer: ("sam", "adamw") for "sam(adamw)", ("", "sgd") for "sgd"."""
     wrapper, _, rest = name.partition("(")
     return (wrapper, rest[:-1]) if rest.endswith(")") else ("", name)
 
 
 @functools.cache
 def get_space(name: str) -> Space:
-    """Return the space of the optimizer that an arm names.
+    """Return the search space of an optimizer by its name in a study.
 
     Raises:
-        ArgumentError: there is none of that name, or what it names is no optimizer.
+        ArgumentError: there is no such optimizer, or the named object is not an optimizer.
     """
     wrapper, inner = split_wrapper(name)
     if wrapper and inner:
-        return _wrapped(name, wrapper, get_space(inner))
+        return _wrapped_space(name, wrapper, get_space(inner))
     if is_path(name):
-        return _own(name)
+        return _user_space(name)
     if name not in SPACES:
         hint = f"did you mean {name}(momentum)?" if name in _RHO else suggest(name, SPACES, "see `fallline list`")
         raise ArgumentError(
@@ -67,21 +67,22 @@ def get_space(name: str) -> Space:
 
 
 def keywords(name: str) -> Mapping[str, Any]:
-    """Return the keywords of the constructor behind a name, with their defaults."""
+    """Return the keywords of an optimizer's constructor with their defaults."""
     inner = split_wrapper(name)[1]
     cls = load_object("optimizers", inner) if is_path(inner) else OPTIMIZERS[inner]
     return {k: p.default for k, p in inspect.signature(cls).parameters.items() if k != "params"}
 
 
-def _wrapped(name: str, wrapper: str, base: Space) -> Space:
+def _wrapped_space(name: str, wrapper: str, base: Space) -> Space:
     if wrapper not in _RHO or split_wrapper(base.optimizer)[0]:
         raise ArgumentError(
-            f"optimizers: must wrap as sam(NAME) or asam(NAME), once, got {name!r}; for example sam(momentum)"
+            f"optimizers: a wrapped optimizer must be sam(NAME) or asam(NAME), wrapped only once, got {name!r}; for "
+            "example sam(momentum)"
         )
     if base.measured:
         raise ArgumentError(
             f"optimizers: {wrapper} must wrap an optimizer that steps without a closure, got {name!r}; "
-            f"compare {base.optimizer} itself"
+            f"use {base.optimizer} without {wrapper}"
         )
     dimension, default = _RHO[wrapper]
     return replace(
@@ -93,17 +94,19 @@ def _wrapped(name: str, wrapper: str, base: Space) -> Space:
     )
 
 
-def _own(name: str) -> Space:
-    """Return the space of a class that the user names by where it is, read off its constructor."""
+def _user_space(name: str) -> Space:
+    """Return the search space of a class that the user names by its location, derived from its constructor."""
     cls = load_object("optimizers", name)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ArgumentError(
-            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; such as torch.optim:NAdam"
+            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; for example "
+            "torch.optim:NAdam"
         )
     signature = dict(keywords(name))
     if "lr" not in signature:
         raise ArgumentError(
-            f"optimizers: {name} must take a keyword lr, got {', '.join(signature) or 'none'}; give its constructor one"
+            f"optimizers: {name} must take a keyword lr, got {', '.join(signature) or 'none'}; add lr to its "
+            "constructor"
         )
     if not isinstance(signature["lr"], float | int):
         signature["lr"] = _UNKNOWN_LR
@@ -112,7 +115,7 @@ def _own(name: str) -> Space:
 
 
 def needs_closure(cls: type[torch.optim.Optimizer]) -> bool:
-    """Return whether `step` cannot be called without a closure, which it may then call several times."""
+    """Return whether `step` requires a closure, which it may call several times."""
     closure = inspect.signature(cls.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
 

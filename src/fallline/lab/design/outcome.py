@@ -1,4 +1,4 @@
-"""What a trial results in: its outcome, its costs, and the timing of its configuration."""
+"""The results of a trial: its outcome, its costs, and the timing of its configuration."""
 
 import math
 from collections.abc import Mapping
@@ -9,27 +9,28 @@ import numpy as np
 
 from fallline.lab.design.trial import Trial
 
-ITEM = np.dtype([("metric", "<f4"), ("example", "<u8")])  # of a test item: the deciding metric, the hash of its content
-LEAST_ITEMS = 20  # test items below which their spread says too little about new examples
+ITEM = np.dtype([("metric", "<f4"), ("example", "<u8")])  # the headline metric of a test item, the hash of its content
+LEAST_ITEMS = 20  # the spread over fewer test items is not a reliable estimate for new examples
 
 Failure = dict[str, Any]
-TRACEBACK = "traceback.txt"  # in the folder of a trial that raised an error
+TRACEBACK = "traceback.txt"  # file in the folder of a trial that raised an error
 
 
 @dataclass
 class Outcome:
-    """What a trial gave; decided by its specification alone.
+    """The outcome of a trial, which is determined by its specification alone.
 
     Attributes:
         failure: None, or {"state": "nonfinite" | "blown-up" | "not-learned" | "error", "step": …, "cause": …}; an error
-            has "source" too, its type and the user's line.
-        metrics: at the end of the schedule: train_loss, val_loss, val_accuracy …; test_* only when confirming; spikes.
+            also has "source", its type and the line of the user's code.
+        metrics: metrics at the end of the schedule: train_loss, val_loss, val_accuracy …; test_* only in confirmation
+            runs; and the number of spikes.
         curve: rows of step, lr_factor, train_loss (mean since the last row), val_loss, val_accuracy.
         trace: rows of step, loss of one batch, grad_norm, update_norm, at some of the steps.
         landscape: rows of step, sharpness, lambda_min, trace, critical_sharpness …; see `Waypoints`.
-        test_set: of a confirmation run: how many test "items" there are and whether each is an "example" or a "batch"
-            (`kind`), and the sizes of "pool", "train" and "test" of a task that splits its data itself.
-        items: every test item (n,) of dtype `evaluation.ITEM`; None where they are not known. Kept in another file.
+        test_set: in a confirmation run, the number of test "items" and whether each is an "example" or a "batch"
+            (`kind`), and the sizes of "pool", "train" and "test" if the task splits its data itself.
+        items: every test item, (n,) of dtype `ITEM`; None if they are not known. They are stored in another file.
     """
 
     failure: dict[str, Any] | None
@@ -41,12 +42,12 @@ class Outcome:
     items: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the outcome as JSON can hold it, without the items: null for numbers that are not finite."""
+        """Return the outcome without the items as data for JSON, with null for numbers that are not finite."""
         return {name: _finite(value) for name, value in asdict(replace(self, items=None)).items() if name != "items"}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Outcome":
-        """Return the outcome that `to_json` has returned; numbers that were not finite are NaN.
+        """Return the outcome from the data of `to_json`; numbers that were not finite become NaN.
 
         Raises:
             TypeError: the record has other fields.
@@ -72,14 +73,14 @@ def _with_nan(value: Any) -> Any:
 
 @dataclass
 class Costs:
-    """What a trial took on this machine.
+    """The costs of a trial on this machine.
 
     Attributes:
-        seconds: in all.
-        step_ms, optimizer_ms, data_ms: medians of a step, of `optimizer.step()` alone, of getting its batch.
-        evaluation_s: seconds of evaluation in all.
-        state_bytes: of optimizer state.
-        passes: backward passes a step.
+        seconds: total duration.
+        step_ms, optimizer_ms, data_ms: median times of a step, of `optimizer.step()` alone, and of loading a batch.
+        evaluation_s: total seconds of evaluation.
+        state_bytes: size of the optimizer state.
+        passes: backward passes per step.
     """
 
     seconds: float
@@ -93,15 +94,17 @@ class Costs:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a step takes on this machine by this implementation: medians and quartiles over all timed steps.
+    """The time and memory of a step on this machine with this implementation, from the timing pass.
 
     Attributes:
-        step_ms, optimizer_ms: (median, first quartile, third quartile) of a step and of `optimizer.step()` alone.
-        data_ms: median of getting a batch.
-        evaluation_s: one pass over the validation split.
-        passes: backward passes a step.
-        state_bytes: of optimizer state.
-        memory_bytes: parameters, gradients, optimizer state and what the backward pass keeps, counted, not sampled.
+        step_ms, optimizer_ms: (median, first quartile, third quartile) over all timed steps, of a step and of
+            `optimizer.step()` alone.
+        data_ms: median time of loading a batch.
+        evaluation_s: seconds of one pass over the validation split.
+        passes: backward passes per step.
+        state_bytes: size of the optimizer state.
+        memory_bytes: size of parameters, gradients, optimizer state and tensors kept for the backward pass; computed
+            from the sizes of the tensors, not sampled.
     """
 
     step_ms: tuple[float, float, float]
@@ -113,6 +116,6 @@ class Timing:
     memory_bytes: int
 
     def seconds(self, trial: Trial) -> float:
-        """Return what a trial of this kind takes on one worker."""
+        """Return the expected seconds of a trial with this configuration on one worker."""
         steps = trial.steps / self.passes if trial.counts_gradients else trial.steps
         return 1e-3 * self.step_ms[0] * steps + self.evaluation_s * trial.evaluations

@@ -1,4 +1,4 @@
-"""What is tuned of each optimizer, over which range, and how a point of the unit cube becomes its options."""
+"""Search spaces: the tuned hyperparameters of each optimizer, their ranges, and values at points of the unit cube."""
 
 import functools
 import math
@@ -10,22 +10,22 @@ import torch
 
 from fallline.lab.design.schedules import WARMUP
 
-# One column of the Sobol sequence each: a dimension that comes in with a larger budget moves no point.
+# Each axis is one column of the Sobol sequence, so that searching more dimensions with a larger budget moves no point.
 AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
-# How many trials a dimension must have at least to be searched (docs/lab-protocol.md, section Search spaces).
+# Smallest number of trials with which each axis is searched (docs/lab-protocol.md, section Search spaces).
 _FROM_TRIALS = {"lr": 1, "weight_decay": 9, "momentum": 25, "rho": 25, "second_moment": 64, "eps": 64, "warmup": 64}
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One hyperparameter's range, searched in log scale, or the values to choose from.
+    """The range of one hyperparameter, searched in log scale, or the values to choose from.
 
     Attributes:
-        name: what the report calls it: `lr`, `weight_decay`, `momentum`, `beta1`, `beta2`, `alpha`, `eps`, `rho`.
-        axis: the column of the Sobol sequence, shared by all optimizers that have it.
-        low, high: the range of the value, or of 1 − value when `complement`.
-        complement: search 1 − value, as for the betas.
-        choices: search these values instead of a range.
+        name: name in the report: `lr`, `weight_decay`, `momentum`, `beta1`, `beta2`, `alpha`, `eps`, `rho`.
+        axis: the column of the Sobol sequence, shared by all optimizers that have this axis.
+        low, high: the range of the value, or of 1 − value if `complement` is True.
+        complement: whether 1 − value is searched, as for the betas.
+        choices: values to search instead of a range.
     """
 
     name: str
@@ -36,21 +36,21 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def value(self, unit: float) -> Any:
-        """Return the hyperparameter at a coordinate of the unit interval."""
+        """Return the value of the hyperparameter at a coordinate in the unit interval."""
         if self.choices:
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
         number = self.low * (self.high / self.low) ** unit
         return float(1 - number if self.complement else number)
 
     def unit(self, value: Any) -> float:
-        """Return the coordinate of a hyperparameter's value; outside [0, 1] when outside the range."""
+        """Return the coordinate of a value of the hyperparameter; it is outside [0, 1] if the value is out of range."""
         if self.choices:
             return (self.choices.index(value) + 0.5) / len(self.choices) if value in self.choices else -math.inf
         number = 1 - value if self.complement else value
         return math.log(number / self.low) / math.log(self.high / self.low) if number > 0 else -math.inf
 
     def within(self, low: float, high: float) -> "Dimension":
-        """Return the dimension with another range of the value itself."""
+        """Return the dimension with another range, which is that of the value also if `complement` is True."""
         if self.complement:
             low, high = 1 - high, 1 - low
         return replace(self, low=low, high=high, choices=())
@@ -58,16 +58,16 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """An optimizer with the ranges that are searched and the options that are always the same.
+    """An optimizer with its search ranges and its constant options.
 
     Attributes:
-        optimizer: as `build_optimizer` takes it: "sgd", "sam(adamw)", "torch.optim:NAdam".
-        dimensions: ranges, in the order in which they come in as the budget grows.
-        defaults: the documented default of every dimension, by name: trial 0 of a search.
+        optimizer: name of the optimizer for `build_optimizer`: "sgd", "sam(adamw)", "torch.optim:NAdam".
+        dimensions: search ranges, in the order in which they are added as the budget grows.
+        defaults: the documented default of every dimension, by name; these are trial 0 of a search.
         constant: constructor options that belong to the arm (`nesterov=True`).
-        passes: backward passes a step, 2 for SAM.
-        measured: whether a step calls its closure as often as it likes, as L-BFGS, so that only running it shows how
-            many passes it takes; `passes` is 1 then.
+        passes: backward passes per step, 2 for SAM.
+        measured: whether a step may call its closure any number of times, as in L-BFGS, so that the number of passes
+            has to be measured; `passes` is 1 then.
     """
 
     optimizer: str
@@ -78,13 +78,13 @@ class Space:
     measured: bool = False
 
     def __post_init__(self) -> None:
-        if "warmup" not in self.defaults:  # the schedule's, tuned with the rest where the budget is large
+        if "warmup" not in self.defaults:  # the warm-up of the schedule is tuned too if the budget is large
             object.__setattr__(self, "dimensions", (*self.dimensions, _WARMUP))
             object.__setattr__(self, "defaults", {**self.defaults, "warmup": WARMUP})
 
-    def searched(self, trials: int, fixed: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Dimension, ...]:
-        """Return the dimensions that a search of this many trials varies, and those that the user asked for."""
-        enough = (d for d in self.dimensions if trials >= _FROM_TRIALS[d.axis] or d.name in asked)
+    def searched(self, trials: int, fixed: Mapping[str, Any], ranges: Mapping[str, Any]) -> tuple[Dimension, ...]:
+        """Return the dimensions that a search with this many trials varies, and those with a range of the user."""
+        enough = (d for d in self.dimensions if trials >= _FROM_TRIALS[d.axis] or d.name in ranges)
         return tuple(d for d in enough if d.name not in fixed)
 
     def options(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,17 +153,20 @@ SPACES: dict[str, Space] = {
 
 
 def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
-    """Return a space for an optimizer that has none above: around its default lr, the rest as for its kind.
+    """Derive a search space for an optimizer that has none in SPACES.
+
+    The learning rate is searched within a factor of 30 of its default. The other hyperparameters have the ranges that
+    the optimizers in SPACES use.
 
     Args:
-        name: what builds it.
-        signature: the defaults of its constructor's keywords.
-        decoupled: whether its weight decay is, by default.
+        name: name of the optimizer for `build_optimizer`.
+        signature: keywords of its constructor with their defaults.
+        decoupled: whether its weight decay is decoupled by default.
     """
     lr = signature["lr"]
     dimensions, values = [_lr(lr / 30, lr * 30)], {"lr": lr}
     if "weight_decay" in signature:
-        # A default above the range of L2 (Muon's 0.1) is no L2: the range must hold what trial 0 tries.
+        # A default above the range of L2 (Muon's 0.1) is not L2; the range must contain the value of trial 0.
         dimensions.append(_DECOUPLED if decoupled or (signature["weight_decay"] or 0) > _L2.high else _L2)
         values["weight_decay"] = signature["weight_decay"]
     if isinstance(betas := signature.get("betas"), tuple) and len(betas) == 2:
@@ -171,7 +174,7 @@ def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
         values |= {"beta1": betas[0], "beta2": betas[1]}
     for dimension in (_MOMENTUM, _ALPHA, _ADAM_TAIL[2]):
         default = signature.get(dimension.name)
-        if isinstance(default, float) and default:  # 0 is a part that the optimizer does not use by default
+        if isinstance(default, float) and default:  # with 0, the optimizer does not use this part by default
             dimensions.append(dimension)
             values[dimension.name] = default
     return Space(name, tuple(dimensions), values)
@@ -179,9 +182,9 @@ def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
 
 @functools.lru_cache(maxsize=32)
 def sobol(seed: int, count: int) -> Sequence[Mapping[str, float]]:
-    """Return the first `count` points of the scrambled Sobol sequence of this seed, by axis.
+    """Return the first `count` points of the scrambled Sobol sequence with this seed, by axis.
 
-    The sequence always has all of AXES, and its first points do not depend on `count`.
+    The sequence always has a column for each of AXES, and its first points do not depend on `count`.
 
     Example:
         >>> sobol(1, 4) == sobol(1, 8)[:4]

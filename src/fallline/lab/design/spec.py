@@ -1,4 +1,4 @@
-"""The specification of a study: everything that decides its numbers."""
+"""The specification of a study, which determines all of its results."""
 
 import hashlib
 import json
@@ -19,26 +19,28 @@ EQUAL = ("grad-evals", "steps", "trials")
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything that decides the numbers of a study.
+    """The specification of a study, which determines all of its results.
 
     Attributes:
-        steps: optimizer steps of a run; fewer for an arm whose steps cost more, see `equal`.
-        trials: points of the Sobol sequence per arm and search, a power of two; the default configuration comes on top.
-        seeds: confirmation runs per arm; or the fewest and the most, between which the study stops when every
-            comparison is decided.
-        seed: from which all other seeds derive.
-        settings: the task's settings that are not at their defaults.
-        equal: what arms have in common besides the number of trials: "grad-evals", the gradients of single examples
-            that are computed, so that SAM makes half the steps; "steps"; or "trials", nothing more.
-        horizon: length of the tuning runs, as part of the full length; each has its whole schedule.
-        searches: independent searches of each arm, with a tuning seed each.
-        evaluations: points of a curve.
-        device: where trials run.
-        sources: for what is named by its place, the hashes of the user's files that it depends on; see `identify`.
-        versions: of the packages of which another version is another study.
-        data: the hash of the data, by `data_key`.
-        described: what `describe` said of the task and of the user's optimizers, of a study that was read from disk; a
-            report then needs none of the user's files.
+        task: name of the task.
+        steps: optimizer steps per run; an arm whose steps cost more makes fewer, see `equal`.
+        arms: the arms to compare.
+        trials: points of the Sobol sequence per arm and search, a power of two. The default configuration is run in
+            addition.
+        seeds: confirmation runs per arm; or the smallest and the largest number, in which case the study stops when
+            every comparison is decided.
+        seed: seed from which all other seeds are derived.
+        settings: settings of the task that differ from their defaults.
+        equal: what is the same for all arms besides the number of trials. "grad-evals": the number of gradients of
+            single examples per run, so SAM makes half as many steps. "steps": the steps per run. "trials": nothing.
+        horizon: length of the tuning runs as a fraction of the full length; each run has a complete schedule.
+        searches: independent searches per arm, each with its own tuning seed.
+        evaluations: number of points of a curve.
+        device: device on which trials run.
+        sources: hashes of the user's files on which each object that is named by its location depends; see `identify`.
+        versions: versions of the packages that are part of the identity of a study.
+        data: hash of the data, by `data_key`.
+        described: the result of `describe`, if the study was read from disk; a report then needs no files of the user.
         landscape: whether the curvature is measured along the confirmation runs.
         resplit: whether every confirmation seed draws its own split of the data.
     """
@@ -63,7 +65,7 @@ class Spec:
     described: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.described:  # it was checked when the study began
+        if self.described:  # the specification was checked when the study started
             return
         get_task(self.task, **self.settings)
         if self.trials < 1 or self.trials & (self.trials - 1):
@@ -76,14 +78,14 @@ class Spec:
         check_integer("compare", "searches", self.searches, 1, "pass 1")
         if self.equal not in EQUAL:
             raise ArgumentError(
-                f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}; grad-evals is the usual one"
+                f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}; grad-evals is the default"
             )
         if not 0 < self.horizon <= 1:
             raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon:g}; 0.5 tunes at half length")
         names = [arm.name for arm in self.arms]
         if not names or len(set(names)) < len(names):
             raise ArgumentError(
-                f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}; leave out what is twice"
+                f"optimizers: each arm must be named once, got {', '.join(names) or 'none'}; remove the duplicates"
             )
 
         for arm in self.arms:
@@ -94,17 +96,18 @@ class Spec:
                 )
             if arm.steps is not None and self.equal != "trials":
                 raise ArgumentError(
-                    f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass that"
+                    f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass "
+                    "equal='trials'"
                 )
             if (shortest := self.steps_of(arm, "tune")) < 20:
                 raise ArgumentError(
-                    f"steps: must be at least 20 in every run, or there is no curve, got {shortest} in the tuning of "
-                    f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more"
+                    f"steps: must be at least 20 in every run to give a curve, got {shortest} in the tuning of "
+                    f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more steps"
                 )
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """After how many confirmation seeds the study may stop; a single number when it is fixed."""
+        """The numbers of confirmation seeds after which the study may stop; a single one if the number is fixed."""
         return looks_of(self.seeds)
 
     @property
@@ -120,29 +123,29 @@ class Spec:
         return described_task(self.described, settings) if self.described else get_task(self.task, **settings)
 
     def factors(self, schedule: str, steps: int, warmup: float) -> list[float]:
-        """Return the factors on the learning rate of each step of a run."""
+        """Return the learning rate factor of each step of a run."""
         stored: dict[str, list[float]] = self.described.get("factors", {})
         return stored.get(factors_key(schedule, steps, warmup)) or learning_rates(schedule, steps, warmup)
 
     def settings_of(self, arm: Arm) -> dict[str, Any]:
-        """Return the task's settings in an arm."""
+        """Return the settings of the task in an arm."""
         return {**self.settings, **arm.settings}
 
     def data_key(self, arm: Arm) -> str:
-        """Return under what the hash of an arm's data is kept: the task's settings decide what they are."""
+        """Return the key of an arm in `data`: the settings of the task, which determine the data."""
         return json.dumps(self.settings_of(arm), sort_keys=True)
 
     def gradients_a_step(self, arm: Arm) -> float:
-        """Return how many gradients of single examples a step of the arm takes, in those of a plain step of the study.
+        """Return the number of gradients of single examples per step of the arm, relative to a plain step of the study.
 
-        Backward passes count, and the batch size where it is what is compared.
+        It depends on the backward passes per step, and on the batch size if the arms differ in it.
         """
         batch = self.settings_of(arm).get("batch_size", 1)
         usual = getattr(self.learning, "batch_size", 1) if "batch_size" in self.settings_of(arm) else 1
         return arm.space.passes * float(batch / usual)
 
     def steps_of(self, arm: Arm, stage: str) -> int:
-        """Return the length of the arm's runs in a stage."""
+        """Return the number of steps of the arm's runs in a stage."""
         full = self.steps if arm.steps is None else arm.steps
         if stage == "equal-steps":
             return full
@@ -151,11 +154,11 @@ class Spec:
 
     @property
     def question(self) -> "Spec":
-        """The specification without the code, versions and data with which it is answered."""
+        """The specification without the code, the versions and the data."""
         return replace(self, sources={}, versions={}, data={})
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads back."""
+        """Return plain data from which `from_json` restores the specification."""
         data: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, described={}))))
         del data["described"]
         for arm in data["arms"]:
@@ -163,14 +166,14 @@ class Spec:
         return data
 
     def digest(self) -> str:
-        """Return a hash that does not depend on the order of the arms, since that decides no number."""
+        """Return a hash of the specification; it does not depend on the order of the arms, which affects no result."""
         data = self.to_json()
         data["arms"].sort(key=lambda arm: str(arm["name"]))
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
     @staticmethod
     def from_json(data: Mapping[str, Any], described: Mapping[str, Any] | None = None) -> "Spec":
-        """Return the specification that `to_json` wrote, with what `describe` returned if that is known too."""
+        """Return the specification from the data of `to_json`, and from the result of `describe` if it is available."""
         spaces = (described or {}).get("spaces", {})
         arms = (Arm(**arm, known_space=read_space(spaces.get(arm["optimizer"]))) for arm in data["arms"])
         seeds = tuple(data["seeds"]) if isinstance(data["seeds"], list) else data["seeds"]
@@ -178,16 +181,16 @@ class Spec:
 
 
 def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> None:
-    """Check what decides no number of a study, only what is made of them.
+    """Check the arguments that affect only the analysis of a study, not its trials.
 
     Raises:
-        ArgumentError: `baseline` or `margin` cannot be used.
+        ArgumentError: `baseline` or `margin` is invalid.
     """
     names = [arm.name for arm in spec.arms]
     if baseline is not None and baseline not in names:
         raise ArgumentError(
             f"baseline: must be one of {', '.join(names)}, got {baseline!r}; "
-            + suggest(baseline, names, "leave it out for the first")
+            + suggest(baseline, names, "leave it out to use the first arm")
         )
     if margin is not None and not 0 < margin < 1:
         raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")

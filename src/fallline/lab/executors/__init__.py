@@ -1,4 +1,4 @@
-"""Where trials run: on this machine, in shares of a cluster, or on Ray; the same numbers come out of each."""
+"""Executors run trials on this machine, in shards of a cluster, or on Ray, with the same results."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["Executor", "Workers", "count_workers", "make_executor"]
 
 
 class Workers(TypedDict):
-    """Where trials run, and how many at a time; the entries are arguments of `compare`."""
+    """Where trials run and how many run at a time; the keys are arguments of `compare`."""
 
     jobs: int | None
     shard: str | None
@@ -34,10 +34,10 @@ def make_executor(
     checkpoint_every: int | None,
     device: str = "cpu",
 ) -> Executor:
-    """Return what runs the trials of the study in a folder; the arguments are those of `compare`.
+    """Return the executor for the trials of the study in a folder; the arguments are those of `compare`.
 
     Raises:
-        ArgumentError: an argument cannot be used, or two of them not together.
+        ArgumentError: an argument is invalid, or two of them cannot be combined.
     """
     _check(jobs, shard, ray, checkpoint_every, device)
     if ray is not None:
@@ -60,10 +60,10 @@ def count_workers(
 ) -> int:
     """Return how many trials will run at a time; the arguments are those of `compare`.
 
-    Of a cluster, its size is asked; other shards are taken to have as many workers as this one.
+    A Ray cluster is asked for its size. Other shards are assumed to have as many workers as this one.
 
     Raises:
-        ArgumentError: an argument cannot be used, or two of them not together.
+        ArgumentError: an argument is invalid, or two of them cannot be combined.
 
     Example:
         >>> count_workers(jobs=3, shard="2/8", ray=None)
@@ -77,14 +77,15 @@ def count_workers(
 
 def _check(jobs: int | None, shard: str | None, ray: str | None, checkpoint_every: int | None, device: str) -> None:
     if checkpoint_every is not None:
-        check_integer("compare", "checkpoint_every", checkpoint_every, 1, "leave it out for none")
+        check_integer("compare", "checkpoint_every", checkpoint_every, 1, "leave it out for no checkpoints")
     if jobs is not None:
         check_integer("compare", "jobs", jobs, 0, "leave it out for one per core")
     if shard is not None:
         parse_shard(shard)
     if ray is not None and (shard is not None or jobs == 0):
-        other = f"shard={shard!r}" if shard is not None else "jobs=0 (this process, as a notebook's task needs it)"
-        raise ArgumentError(f"ray: runs trials on a cluster, got {other} too; leave one of them out")
+        in_process = "jobs=0 (which runs trials in this process, as the task of a notebook requires)"
+        other = f"shard={shard!r}" if shard is not None else in_process
+        raise ArgumentError(f"ray: must be given without shard and jobs=0, got {other} too; leave one of them out")
     if ray is None and device != "cpu" and jobs is not None and jobs > 1:
         raise ArgumentError(f"jobs: must be 1 on an accelerator, got jobs={jobs} with device={device!r}; leave it out")
 

@@ -1,4 +1,4 @@
-"""What runs trials, as the lab sees it."""
+"""The interface of the objects that run trials."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ from fallline.lab.design.trial import Trial
 
 
 class Executor(AbstractContextManager[Any], Protocol):
-    """Runs trials, while it is entered."""
+    """A context manager that runs trials within its block."""
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
-        """Run trials and yield each when its outcome is in the study's folder."""
+        """Run trials, and yield each one when its outcome is in the study's folder."""

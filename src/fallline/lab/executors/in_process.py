@@ -1,4 +1,4 @@
-"""Trials in the calling process, one after the other: for what no worker can find, such as a notebook's task."""
+"""Run trials one after the other in the calling process, for tasks that workers cannot import (from a notebook)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from fallline.lab.isolation import as_in_a_worker
 
 
 class CallingProcess:
-    """Runs trials where it was made; has the interface of `LocalPool` and gives the same numbers, to the bit.
+    """Runs trials in the calling process, with bit-for-bit the same results as `LocalPool`.
 
-    What kills a trial here kills the caller: nothing is retried. Finished trials are on disk.
+    A trial that kills its process kills the caller too, and is not retried. Finished trials are on disk.
 
     Args:
-        folder: of the study.
-        checkpoint_every: steps after which a run is saved each time, as for `LocalPool`.
+        folder: folder of the study.
+        checkpoint_every: number of steps between checkpoints of a run, as in `LocalPool`.
     """
 
     def __init__(self, folder: Path, checkpoint_every: int | None = None) -> None:
@@ -28,7 +28,7 @@ class CallingProcess:
         pass
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
-        """Run trials and yield each when its outcome is on disk, in the given order.
+        """Run trials, and yield each one when its outcome is on disk, in the given order.
 
         Raises:
             StudyError: the outcome of a trial cannot be written.

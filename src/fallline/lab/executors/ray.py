@@ -1,4 +1,4 @@
-"""Trials on a Ray cluster: an actor a worker, which stays for the whole study; outcomes come back through Ray."""
+"""Run trials on a Ray cluster: each worker is an actor that runs for the whole study and sends outcomes through Ray."""
 
 import contextlib
 import os
@@ -19,26 +19,27 @@ from fallline.lab.run.attempt import Attempt
 from fallline.lab.storage.store import Store
 from fallline.lab.user_code.imports import digest_of
 
-_PATIENCE_S = 5.0  # for the head node to answer; Ray itself tries for five minutes, and then ends the process
+_PATIENCE_S = 5.0  # timeout of the head node; Ray itself tries for five minutes and then ends the process
 
 
 @dataclass
 class _Busy:
     actor: Any
-    trial: Trial | None = None  # None while it starts
+    trial: Trial | None = None  # None while the actor starts
 
 
 class RayCluster:
-    """Runs trials on the cores of a Ray cluster; use as a context manager.
+    """Runs trials on the cores of a Ray cluster; use it as a context manager.
 
-    Workers answer with outcomes, and only this process writes: the nodes need not share the study's folder. They need
-    the versions that this process has, and the user's files at the same places with the same content; both are checked.
+    Workers return outcomes, and only this process writes, so the nodes need not share the study's folder. They need
+    the same versions as this process, and the user's files at the same paths with the same content; both are checked.
 
     Args:
-        folder: of the study.
-        address: as `ray.init` takes it: "auto", "HOST:PORT", "ray://HOST:PORT". A process that is connected stays so.
-        jobs: workers, one a core of the cluster by default (one an accelerator where trials run on those).
-        checkpoint_every: as for `LocalPool`; the nodes must share the study's folder for it to help on another node.
+        folder: folder of the study.
+        address: address for `ray.init`: "auto", "HOST:PORT", "ray://HOST:PORT". An existing connection is reused.
+        jobs: number of workers; by default one per core of the cluster, or one per accelerator if trials run on those.
+        checkpoint_every: as in `LocalPool`. A trial can resume on another node only if the nodes share the study's
+            folder.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class RayCluster:
         self.address = address
         self._connected = False
         self._idle: list[Any] = []
-        self._busy: dict[Any, _Busy] = {}  # by what will be its answer
+        self._busy: dict[Any, _Busy] = {}  # by the Ray reference to the answer
         self._failed_starts = 0
 
     def __enter__(self) -> "RayCluster":
@@ -60,7 +61,7 @@ class RayCluster:
 
     def __exit__(self, *exception: object) -> None:
         for actor in [*self._idle, *(busy.actor for busy in self._busy.values())]:
-            with contextlib.suppress(self._ray.exceptions.RayError):  # the cluster may be what is gone
+            with contextlib.suppress(self._ray.exceptions.RayError):  # the cluster may be gone
                 self._ray.kill(actor)
         self._idle.clear()
         self._busy.clear()
@@ -68,7 +69,7 @@ class RayCluster:
             self._ray.shutdown()
 
     def run(self, trials: Sequence[Trial]) -> Iterator[Trial]:
-        """Run trials and yield each when its outcome is on disk, in the order in which they finish.
+        """Run trials, and yield each one when its outcome is on disk, in the order in which they finish.
 
         Raises:
             StudyError: an outcome cannot be written, a trial killed its worker three times, workers do not start, or a
@@ -77,15 +78,15 @@ class RayCluster:
         waiting = list(reversed(trials))
         killed: Counter[str] = Counter()
         while waiting or any(busy.trial for busy in self._busy.values()):
-            self._hand_out(waiting)
+            self._assign(waiting)
             (done,), _ = self._ray.wait(list(self._busy), num_returns=1)
             busy = self._busy.pop(done)
             try:
                 answer = self._ray.get(done)
-            except self._ray.exceptions.RayError as error:  # the worker is gone, or its node
+            except self._ray.exceptions.RayError as error:  # the worker or its node is gone
                 if busy.trial is not None:
                     waiting.append(busy.trial)
-                self._count(busy.trial, killed, error)
+                self._count_death(busy.trial, killed, error)
                 continue
             if isinstance(answer, Exception):
                 raise answer
@@ -94,8 +95,8 @@ class RayCluster:
                 self._store.save(busy.trial, *answer)
                 yield busy.trial
 
-    def _hand_out(self, waiting: list[Trial]) -> None:
-        """Give every idle worker a trial; start workers while there are fewer than jobs and than trials."""
+    def _assign(self, waiting: list[Trial]) -> None:
+        """Send a trial to every idle worker; start workers while there are fewer than `jobs` and than trials."""
         while waiting and self._idle:
             actor, trial = self._idle.pop(), waiting.pop()
             self._busy[actor.run.remote(trial)] = _Busy(actor, trial)
@@ -110,8 +111,8 @@ class RayCluster:
             actor = remote.remote(str(self._store.folder.resolve()), self._checkpoint_every)
             self._busy[actor.begin.remote(str(Path.cwd()), settings, versions())] = _Busy(actor)
 
-    def _count(self, trial: Trial | None, killed: "Counter[str]", error: Exception) -> None:
-        """Count the death of a worker in a trial, or before its first; give up after too many."""
+    def _count_death(self, trial: Trial | None, killed: "Counter[str]", error: Exception) -> None:
+        """Count the death of a worker during a trial or before its first one; raise an error after too many."""
         if trial is not None:
             killed[trial.id] += 1
             check_killed(trial, killed[trial.id])
@@ -120,16 +121,16 @@ class RayCluster:
         if self._failed_starts > RETRIES:
             reason = " ".join(str(error).split())
             raise StudyError(
-                f"ray: workers must start, got {self._failed_starts} that ended before their first trial ({reason}); "
-                "see that fallline is installed on every node"
+                f"{self._failed_starts} Ray workers ended before their first trial ({reason}). Make sure that fallline "
+                "is installed on every node."
             )
 
 
 def cluster_size(address: str, device: str = "cpu") -> int:
-    """Return how many workers a study has on a cluster by default: one a core, or one an accelerator.
+    """Return the default number of workers on a cluster: one per core, or one per accelerator.
 
     Raises:
-        ArgumentError: nothing answers at the address.
+        ArgumentError: no cluster answers at the address.
         MissingExtraError: Ray is not installed.
     """
     ray = _import_ray()
@@ -159,10 +160,10 @@ def _connect(ray: Any, address: str) -> None:
             socket.create_connection((host, int(port)), _PATIENCE_S).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (Exception, SystemExit) as error:
-        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ArgumentError(
-            f"ray: must be the address of a running Ray cluster, got {address!r} ({said}); "
-            "`ray start --head` starts one and prints it"
+            f"ray: must be the address of a running Ray cluster, got {address!r} ({reason}); "
+            "`ray start --head` starts one and prints its address"
         ) from error
 
 
@@ -171,33 +172,33 @@ def _size(ray: Any, device: str) -> int:
 
 
 class Worker:
-    """What runs on a node: one trial after the other, as in any other worker."""
+    """The actor on a node, which runs one trial after the other like the workers of a pool."""
 
     def __init__(self, folder: str, checkpoint_every: int | None) -> None:
         self._folder, self._checkpoint_every = Path(folder), checkpoint_every
 
     def begin(self, here: str, settings: Mapping[str, str], expected: Mapping[str, str]) -> StudyError | None:
-        """Go where the study was started, and return the error when this node would give other numbers."""
+        """Change to the folder where the study was started; return an error if this node has other versions."""
         os.environ.update(settings)
-        with contextlib.suppress(OSError):  # only trials that name files need it, and they will tell
+        with contextlib.suppress(OSError):  # only trials that name files need it, and they report missing files
             os.chdir(here)
         found = versions()
         different = [f"{name} {found.get(name)} instead of {v}" for name, v in expected.items() if found.get(name) != v]
         if not different:
             return None
         return StudyError(
-            "ray: every node must have the versions of the process that starts the study, or numbers differ, got "
-            f"{', '.join(different)} on {platform.node()}; install the same there"
+            "A node has other versions than the process that started the study, so its results would differ: "
+            f"{', '.join(different)} on {platform.node()}. Install the same versions there."
         )
 
     def run(self, trial: Trial) -> Attempt | Exception:
-        """Return what came of a trial, or the error that ends the study."""
+        """Run a trial and return its result, or the error that ends the study."""
         for file, digest in trial.sources.items():
             if digest_of(Path(file)) == digest:
                 continue
             return StudyError(
-                f"ray: {file} must be there on every node as where the study was started, got none or another on "
-                f"{platform.node()}; start it in a folder that all nodes share"
+                f"{file} is missing on {platform.node()}, or differs from the file on the node where the study was "
+                "started. Start the study in a folder that all nodes share."
             )
         try:
             with as_in_a_worker():

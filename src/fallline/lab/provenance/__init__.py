@@ -1,1 +1,1 @@
-"""What a study ran on (versions, data, machine), and whether a trial still runs on it."""
+"""The versions, data and machine with which a study ran, and checks that a trial still runs with them."""

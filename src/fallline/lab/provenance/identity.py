@@ -1,4 +1,4 @@
-"""What identifies the trials of a study besides its question: the user's files, versions and data."""
+"""The user's files, versions and data, which identify the trials of a study in addition to its specification."""
 
 import contextlib
 import itertools
@@ -19,14 +19,14 @@ from fallline.lab.tasks import get_task
 from fallline.lab.user_code.import_path import is_path
 from fallline.lab.user_code.sources import forget_edited, imports_for, sources_of
 
-VERSIONS = ("fallline", "torch")  # packages of which another version is another study
+VERSIONS = ("fallline", "torch")  # packages whose versions are part of the identity of a study
 
 
 def identify(spec: Spec) -> Spec:
-    """Return a specification with what its numbers depend on now: the user's files, versions and data.
+    """Return a specification with the current user files, versions and data on which its results depend.
 
-    A task that is named by its place is tried out: the files count that are imported while the task is made and a
-    first batch is run.
+    If the task is named by its location, a first batch is run, so that the files that are imported while the task is
+    created and used are included.
 
     Raises:
         StudyError: a file was edited after this process had imported it.
@@ -49,7 +49,7 @@ def identify(spec: Spec) -> Spec:
 
 
 def current(trial: Trial) -> Trial:
-    """Return a stored trial with the user's files, versions and data as they are now."""
+    """Return a stored trial with the current user files, versions and data."""
     with as_in_a_worker():
         if is_path(trial.task):
             _try_out(trial.task, trial.settings)
@@ -61,7 +61,7 @@ def current(trial: Trial) -> Trial:
 
 
 def describe_study(spec: Spec) -> dict[str, Any]:
-    """Return what a report of the study needs of the user's files, see `describe`."""
+    """Return the parts of the user's files that a report of the study needs, see `describe`."""
     factors = {}
     for arm in spec.arms:
         searched = [d.choices for d in arm.space.searched(spec.trials, arm.fixed, arm.ranges) if d.name == "warmup"]
@@ -74,20 +74,20 @@ def describe_study(spec: Spec) -> dict[str, Any]:
 
 
 def import_edited_anew() -> None:
-    """Let the user's files be imported anew, those that Fallline has imported, if any was edited since."""
+    """Make Python import the user's files again, among those that Fallline has imported, if any has been edited."""
     if forget_edited():
-        get_space.cache_clear()  # it has read the constructors of the user's optimizers
+        get_space.cache_clear()  # it depends on the constructors of the user's optimizers
 
 
 def places(spec: Spec) -> list[str]:
-    """Return what the arms of a study name by its place: task, optimizers and schedules."""
+    """Return the task, optimizers and schedules of a study that are named by their location."""
     named = {spec.task, *(arm.schedule for arm in spec.arms)}
     named |= {split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in spec.arms}
     return sorted(filter(is_path, named))
 
 
 def _try_out(place: str, settings: Mapping[str, Any]) -> None:
-    """Run a first batch, so that files are found that are imported on the way; the contract reports what fails."""
+    """Run a first batch so that the files it imports are found; errors are ignored here, the contract reports them."""
     with imports_for(place), contextlib.suppress(Exception):
         task = get_task(place, **settings)
         model = task.model()

@@ -1,4 +1,4 @@
-"""What a study ran on: versions, machine, code and data; it decides no number, and says where numbers came from."""
+"""The manifest of a study: the versions, machine, code and data with which it ran. It does not affect the results."""
 
 import hashlib
 import itertools
@@ -16,7 +16,7 @@ from fallline.lab.tasks import Task
 from fallline.landscape.loss.batches import as_bytes, leaves, row_bytes, shape_of
 
 PACKAGES = ("fallline", "torch", "numpy", "numba", "scipy", "scikit-learn")
-_TRAINING_BATCHES = 20  # that enter the hash of the data; a stream of batches has no end
+_TRAINING_BATCHES = 20  # training batches that are hashed, since training batches never end
 
 
 def manifest() -> dict[str, Any]:
@@ -32,12 +32,12 @@ def manifest() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide numbers."""
+    """Return the versions of Python and of the packages that affect results."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def digest_of_data(task: Task) -> str:
-    """Return the task's own hash of its data, or `data_digest`; random number generators stay where they were."""
+    """Return the task's own hash of its data, or else `data_digest`; the random number generators are restored."""
     streams = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -51,13 +51,13 @@ def digest_of_data(task: Task) -> str:
 
 
 def data_digest(task: Task) -> str:
-    """Return a hash of the validation and test data and of the first training batches, for a task that has none."""
+    """Return a hash of validation data, test data and the first training batches, for a task without its own hash."""
     digest = hashlib.sha256()
     for split in ("train", "val", "test"):
         batches = task.batches(split, torch.Generator().manual_seed(0))
         for batch in itertools.islice(batches, _TRAINING_BATCHES if split == "train" else None):
             for leaf in leaves(batch):
-                if isinstance(leaf, torch.Tensor):  # as in the manifests of former versions
+                if isinstance(leaf, torch.Tensor):  # the same hash as in manifests of earlier versions
                     digest.update(str((split, leaf.dtype, shape_of(leaf))).encode())
                     digest.update(row_bytes(leaf if leaf.dim() else leaf[None]).tobytes())
                 else:
@@ -66,9 +66,9 @@ def data_digest(task: Task) -> str:
 
 
 def _processor() -> str:
-    """Return the name of the processor where the system tells it."""
+    """Return the model name of the processor from /proc/cpuinfo if available, else the machine type."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a device, not a file of ours
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - not a file of the study
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     except OSError:
         names = []
@@ -76,7 +76,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of the current folder, with a + when files differ from it; None outside a repository."""
+    """Return the commit of the current folder, with a + if files differ from it; None outside a repository."""
     git = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     try:
         done = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True)

@@ -1,4 +1,4 @@
-"""Whether a trial runs as specified: with the files, versions and data of its specification, before and after."""
+"""Verify before and after a trial that its files, versions and data are those of its specification."""
 
 import contextlib
 import json
@@ -11,19 +11,19 @@ from fallline.lab.provenance.manifest import digest_of_data
 from fallline.lab.tasks import Task, get_task
 from fallline.lab.user_code.sources import changed, unchanged
 
-_MOST = 10_000  # entries of a folder of data that are looked at
+_MOST = 10_000  # largest number of entries of a data folder that are checked
 
-Stamp = tuple[tuple[str, int, int], ...]  # of each file of data: path, size and time of the last change in ns
+Stamp = tuple[tuple[str, int, int], ...]  # for each data file: path, size and modification time in ns
 
-_verified: dict[str, Stamp] = {}  # by task, settings and hash: how the files were when their data had that hash
+_verified: dict[str, Stamp] = {}  # by task, settings and hash: the stamp of the files when their data had this hash
 
 
 @contextlib.contextmanager
 def as_specified(trial: Trial) -> Iterator[None]:
-    """Run a trial within, and see before and after that its code, versions and data are those of its specification.
+    """Check before and after the block, which runs a trial, that code, versions and data match the specification.
 
     Raises:
-        StudyError: something is not.
+        StudyError: one of them differs.
     """
     name = f"Trial {trial.id} ({trial.arm})"
     with unchanged(trial.sources, name):
@@ -35,13 +35,13 @@ def as_specified(trial: Trial) -> Iterator[None]:
 
 
 def _check_versions(trial: Trial, name: str) -> None:
-    different = [f"{key} was {v}, is {version(key)}" for key, v in trial.versions.items() if version(key) != v]
+    different = [f"{key} changed from {v} to {version(key)}" for key, v in trial.versions.items() if version(key) != v]
     if different:
         raise changed(different, name)
 
 
 def _check_data(trial: Trial, name: str) -> Stamp:
-    """Check the data of a task that says which files it reads; their hash is computed when the files have changed."""
+    """Check the data of a task that lists its data files; the hash is computed only if the files have changed."""
     if not trial.data:
         return ()
     task = get_task(trial.task, **trial.settings)
@@ -59,7 +59,7 @@ def _stamp(task: Task) -> Stamp:
     for path in task.data_files():
         inside = sorted(path.iterdir())[:_MOST] if path.is_dir() else [path]
         for file in inside:
-            with contextlib.suppress(OSError):  # the task will say what is missing
+            with contextlib.suppress(OSError):  # the task reports missing files
                 stat = Path(file).stat()
                 found.append((str(file), stat.st_size, stat.st_mtime_ns))
     return tuple(found)
