@@ -50,7 +50,7 @@ class Clock:
         self._began = time.perf_counter()
 
     def tell(self, done: int, timed: int, total: int | None = None) -> None:
-        """Report that `done` units are done, `timed` of them since `start`; `total` replaces the expected number."""
+        """Report that `done` units are done and `timed` units have run since `start`; `total` updates the total."""
         if self._progress is None:
             return
         self._total = total or self._total

@@ -203,7 +203,7 @@ def _list_length(value: Any, above: frozenset[int]) -> int | None:
 
 
 def _map(function: Callable[[Any], Any], value: Any, known: _Known, whole: Callable[[Any], Any]) -> Any:
-    """Return a value with its tensors mapped; `whole` may replace an object that is not a leaf as a whole."""
+    """Return a value with its tensors mapped; `whole` may return a replacement for a container or object."""
     if id(value) in known:
         return known[id(value)][1]
     if isinstance(value, torch.Tensor):

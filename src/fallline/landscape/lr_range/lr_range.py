@@ -99,8 +99,8 @@ def lr_range(
         weight: `weight(batch)` returns the weight of a batch in averages, for example its number of tokens; by default
             its number of rows.
         keep: further objects with a state dict that `step` changes and that must be restored, such as a schedule.
-        progress: callback that receives a `Step` before the first update, which states the number of updates, and
-            after every update. The time is estimated from the second update on.
+        progress: callback that receives a `Step` before the first update, with the number of updates, and after every
+            update. The remaining time is estimated from the second `Step` on.
 
     Raises:
         LossError: the loss is not a single number or has no graph; the loss or its gradient is not finite for a batch

@@ -10,7 +10,7 @@ BANDWIDTH = 0.4  # half-width of a local fit in decades
 FEWEST = 6  # smallest number of points in a local fit
 BEGUN = 0.1  # share of the whole fall at which the range begins
 RISEN = 0.02  # share of the whole fall by which the loss must rise to count as no longer falling
-EARLY = 10  # number of first points, whose rates are too low to change much, for an estimate of the noise
+EARLY = 10  # number of first points, at rates too low to change much; losses are clipped above their noise
 SIGNIFICANT = 3.0  # standard deviations of the noise that a fall or a rise must exceed
 
 
@@ -98,7 +98,7 @@ def _not_fallen(
 
 
 def local_lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return value and slope at every x of a line fitted to the neighbouring points, weighted by their distance.
+    """Return value and slope at every x of a line fitted to the neighboring points, weighted by their distance.
 
     A running mean would lag behind the curve, and differences between neighbours would amplify the noise.
 

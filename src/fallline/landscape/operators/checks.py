@@ -13,7 +13,7 @@ from fallline.landscape.loss.fallbacks import warn
 from fallline.landscape.loss.objective import Objective
 from fallline.landscape.operators.products import PRODUCTS, finite_difference
 
-_STEPS = (1.0, 0.1, 0.01)  # of the finite difference: only long steps cross kinks such as those of ReLU
+_STEPS = (1.0, 0.1, 0.01)  # relative steps of the finite difference: only long ones cross kinks, as of ReLU
 # In float64, correct products differ from finite differences by at most 1e-5. A missing second derivative causes a
 # difference of 0.01 to 1. In float32, kinks cause as much: ReLU networks differ by up to 1 at any step above the noise.
 _AGREE = 1e-3

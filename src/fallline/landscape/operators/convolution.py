@@ -59,7 +59,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradients of a convolution: linear in the gradient of its output, and each in the weight or the input."""
+    """The gradients of a convolution, which are bilinear in the output gradient and in the input or weight."""
 
     @staticmethod
     def forward(ctx: Any, grad: Any, input: Any, weight: Any, options: Any, wanted: Any) -> Any:

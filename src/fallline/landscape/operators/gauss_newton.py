@@ -13,7 +13,7 @@ from fallline.landscape.operators.hessian import Measured
 
 
 class GaussNewton(Measured):
-    """J'·L''·J, where J is the Jacobian of the model's output and L'' the Hessian of the loss by that output.
+    """J'·L''·J, with the Jacobian J of the model's output and the Hessian L'' of the loss with respect to that output.
 
     It is positive semidefinite if the loss is convex in the output. Cross-entropy and squared error are, and for them
     it is the Fisher matrix. It equals the Hessian if the model is linear in its parameters or fits the data exactly.
@@ -71,7 +71,7 @@ class GaussNewton(Measured):
             raise LossError(
                 "GaussNewton: loss must depend on the output of the model, got one that does not; use the output"
             )
-        # J·v is computed as the derivative of J'·u by u: this takes only backward passes, which every operation has.
+        # J·v is the derivative of J'·u with respect to u: this needs only backward passes, which every operation has.
         u = torch.zeros_like(output, requires_grad=True)
         vjp = torch.autograd.grad(output, params, u, create_graph=True, allow_unused=True)
         pairs = [(g, v) for g, v in zip(vjp, parts, strict=True) if g is not None and g.requires_grad]

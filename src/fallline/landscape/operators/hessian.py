@@ -137,6 +137,6 @@ class Hessian(Measured):
         return self._kept
 
     def _fingerprint(self) -> Any:
-        """Return values that change when parameters or buffers do: sums too, as writes to `.data` keep the version."""
+        """Return values that change with parameters and buffers: also sums, as writes to `.data` keep the version."""
         tensors = [*self.objective.params, *self.objective.model.buffers()]
         return [(t.data_ptr(), t._version, t.detach().sum().item()) for t in tensors if t.numel()]
