@@ -37,11 +37,11 @@ MATRIX = torch.diag(torch.tensor([2.0, -0.5, 0.25, 0.125], dtype=torch.float64))
     [
         (
             lambda: landscape.eigsh(MATRIX, 2),
-            "2.0000 ± 0.0001, 0.2500 ± 0.0001; converged: a missed one has probability",
+            "2.0000 ± 0.0001, 0.2500 ± 0.0001; converged, probability of a missed eigenvalue",
         ),
         (
             lambda: landscape.eigsh(torch.diag(torch.linspace(0, 1, 50)), 3, max_matvecs=8),
-            "; not converged: a missed one has probability 1; 8",
+            "; not converged, probability of a missed eigenvalue 1; 8",
         ),
         (lambda: landscape.trace(MATRIX), "1.875; exact, 4 products"),
         (lambda: landscape.trace(MATRIX, 3), "1.875, 95 % interval 1.875 to 1.875; hutchinson, 3 products"),
@@ -67,13 +67,13 @@ def test_what_is_found_of_a_model_is_a_line():
     H = landscape.Hessian(model, loss, data)
     assert str(landscape.sharpness(H, opt)).startswith("3.0000 ± 0.0001, 0.75 of the limit 4; ")
     low = str(landscape.critical_sharpness(model, loss, data, torch.tensor([-3.0])))
-    assert low.startswith("3.") and "the loss rises above its start at a step of 0.6" in low
+    assert low.startswith("3.") and "the loss rises above its initial value at a step of 0.6" in low
     flat = str(landscape.surface(model, loss, data, directions=(torch.ones(1), torch.ones(1)), n=3))
     assert flat == "loss 1.5 at the weights, 0 to 13.5 on 9 cells"
     wide = nn.Linear(2, 1, bias=False)
     path = [{"weight": wide.weight.detach() + torch.tensor([[x, 0.0]])} for x in (2.0, 1.0, 0.0)]
     along = str(landscape.trajectory(wide, path, (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))))
-    assert along == "3 points, 100 % and 0 % of their variance in the plane, at most 0 off it"
+    assert along == "3 points, 100 % and 0 % of their variance in the plane, distance to it at most 0"
     found = landscape.lr_range(model, opt, loss, [data] * 50, steps=20)
     assert str(found) == found.verdict
 

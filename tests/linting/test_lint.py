@@ -51,7 +51,7 @@ def test_a_length_in_steps_called_per_epoch_is_told_as_that():
     scheduler = fl.WarmupCosine(optimizer, 1000, 30_000)
     found = fl.lint(net, optimizer, scheduler, 30_000, scheduler_per="epoch", steps_per_epoch=300)
     (finding,) = [f for f in found if f.id == "wrong-length"]
-    assert "called once an epoch, 100 times, but its length of 30000 counts steps" in finding.message
+    assert "called once per epoch, 100 times, but its length of 30000 counts steps" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_comes_after_a_schedule_that_is_too_short_is_said(make, told):
     net = model()
     optimizer = torch.optim.AdamW(split(net, 0.1), lr=1e-3)
     (finding,) = [f for f in fl.lint(net, optimizer, make(optimizer), 200) if f.id == "wrong-length"]
-    assert finding.message == f"the schedule takes 100 steps, the training 200: {told}"
+    assert finding.message == f"the schedule takes 100 steps, and the training 200: {told}"
 
 
 @pytest.mark.parametrize("recipe", ["vision_transformer", "language_model", "convnet"])
@@ -185,7 +185,7 @@ def test_previous_may_be_the_optimizer_and_independent_decay_is_no_mistake():
     old = torch.optim.AdamW(split(net, 0.1), lr=1e-3)
     new = torch.optim.AdamW(split(net, 0.1), lr=4e-3)
     (finding,) = [f for f in fl.lint(net, new, previous=old) if f.id == "lr-changed-without-decay"]
-    assert "lr went from 0.001 to 0.004 and weight_decay stayed 0.1" in finding.message
+    assert "lr changed from 0.001 to 0.004 and weight_decay is still 0.1" in finding.message
     assert "weight_decay=0.025" in finding.fix
     free = fl.AdamW(split(net, 0.1), lr=4e-3, weight_decay_mode="independent")
     assert fl.lint(net, free, previous=old) == []

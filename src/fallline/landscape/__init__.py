@@ -1,4 +1,4 @@
-"""The landscape of a loss, measured: curvature with its errors, surfaces, paths, learning rates, a running watch."""
+"""Loss landscape measurements: curvature with error bounds, surfaces, trajectories, lr range tests, monitoring."""
 
 from fallline.landscape.lr_range.lr_range import LRRange, lr_range
 from fallline.landscape.monitor.monitor import Monitor

@@ -1,4 +1,4 @@
-"""How far a long measurement is, and before it starts what it will cost."""
+"""Progress of a long measurement, and an estimate of its cost before it starts."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """How far a long measurement is; the first comes before any of its work is done, and is the estimate of its cost.
+    """Progress of a long measurement. The first one is reported before any work is done and estimates the cost.
 
     Attributes:
-        done: units of work so far.
-        total: units expected, at most.
-        seconds: what the remaining ones take, by the time of those so far; None before any was timed.
-        bytes: memory that is taken besides the model's own.
-        unit: of the work: products, forward passes, updates.
+        done: number of units of work done so far.
+        total: largest number of units expected.
+        seconds: estimated time for the remaining units, from the units done so far; None before one was timed.
+        bytes: memory used in addition to the model's own.
+        unit: unit of the work: products, forward passes or updates.
     """
 
     done: int
@@ -32,13 +32,13 @@ Progress = Callable[[Step], None]
 
 
 class Clock:
-    """Tells of work whose units take about the same time each.
+    """Reports the progress of work whose units take about the same time each.
 
     Args:
-        total: units, at most.
-        bytes: memory that is taken besides the model's own.
-        unit: its name.
-        progress: told, or None.
+        total: largest number of units.
+        bytes: memory used in addition to the model's own.
+        unit: name of the unit.
+        progress: callback that receives each `Step`, or None.
     """
 
     def __init__(self, total: int, bytes: int, unit: str, progress: Progress | None) -> None:
@@ -46,11 +46,11 @@ class Clock:
         self.start()
 
     def start(self) -> None:
-        """Time from here on."""
+        """Restart the timer."""
         self._began = time.perf_counter()
 
     def tell(self, done: int, timed: int, total: int | None = None) -> None:
-        """Tell how much is done, where `timed` units have passed since the clock was started; `total` corrects it."""
+        """Report that `done` units are done and `timed` units have run since `start`; `total` updates the total."""
         if self._progress is None:
             return
         self._total = total or self._total

@@ -1,4 +1,4 @@
-"""The linter: known mistakes of optimization set-ups, found before the hours are spent."""
+"""The linter finds known mistakes in a training set-up before the training starts."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from fallline.linting.watch import Watch, watch
 
 __all__ = ["CHECKS", "FAMILIES", "RUN_CHECKS", "SEVERITIES", "Check", "Finding", "Watch", "lint", "watch"]
 
-FAMILIES = (parameters, schedule, warmup, decay, precision)  # importing one declares its checks
+FAMILIES = (parameters, schedule, warmup, decay, precision)  # importing a module declares its checks
 
 
 def lint(
@@ -31,23 +31,23 @@ def lint(
     previous: Optimizer | Mapping[str, Any] | None = None,
     ignore: Collection[str] = (),
 ) -> list[Finding]:
-    """Return the known mistakes in a set-up, the surest first; nothing is changed, nothing is trained.
+    """Return the known mistakes in a training set-up, the most severe first. Nothing is trained or changed.
 
-    The schedule is not guessed at: a copy of the scheduler is run over the whole training.
+    To know the learning rates of the whole training, the checks run a copy of the scheduler.
 
     Args:
-        model: what is trained; None leaves out the checks of parameters against it.
+        model: the model to train; None skips the checks that compare its parameters with the optimizer's.
         optimizer: any `torch.optim.Optimizer`.
         scheduler: any `LRScheduler`, or None.
-        total_steps: optimizer steps that are to come; None leaves out the checks that need it.
-        steps_per_epoch: optimizer steps an epoch, needed with `scheduler_per="epoch"`.
+        total_steps: number of remaining optimizer steps; None skips the checks that need it.
+        steps_per_epoch: number of optimizer steps per epoch, required with `scheduler_per="epoch"`.
         scheduler_per: "step" or "epoch", how often `scheduler.step()` is called.
         from_scratch: False for fine-tuning, which needs no warm-up and little decay.
-        previous: an earlier set-up's optimizer, or its {"lr": …, "weight_decay": …}, to compare with.
-        ignore: ids of checks to leave out.
+        previous: optimizer of an earlier set-up, or its {"lr": …, "weight_decay": …}, to compare with.
+        ignore: ids of the checks to skip.
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used.
+        ArgumentTypeError, ArgumentError: an argument is invalid.
 
     Example:
         >>> import torch
@@ -87,7 +87,9 @@ def _check_arguments(
     if scheduler_per not in ("step", "epoch"):
         raise ArgumentError(f"lint: scheduler_per must be step or epoch, got {scheduler_per=}; step is usual")
     if scheduler_per == "epoch" and steps_per_epoch is None:
-        raise ArgumentError("lint: steps_per_epoch must be given with scheduler_per='epoch', got None; len(loader)")
+        raise ArgumentError(
+            "lint: steps_per_epoch must be given with scheduler_per='epoch', got None; pass len(loader), for example"
+        )
     for name in [ignore] if isinstance(ignore, str) else ignore:
         if isinstance(ignore, str) or name not in CHECKS:
             raise ArgumentError(

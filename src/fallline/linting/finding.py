@@ -1,22 +1,22 @@
-"""What a check finds, and how a check is declared."""
+"""Findings of the linter, and the declaration of checks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SEVERITIES = ("error", "warning", "info")  # a bug almost surely; against published advice; worth a look
+SEVERITIES = ("error", "warning", "info")  # almost certainly a bug; against published advice; worth checking
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One mistake: which, how sure, what and why, whose advice it is, and what to do.
+    """A mistake that a check has found.
 
     Attributes:
-        id: of the check; `ignore=` takes it.
-        severity: "error" (a bug, almost surely), "warning" (against published advice) or "info".
-        message: what is wrong, with the numbers, and why.
-        source: who says so.
-        fix: what to do.
+        id: id of the check, which `ignore=` accepts.
+        severity: "error" (almost certainly a bug), "warning" (against published advice) or "info".
+        message: description of the mistake, with numbers and the reason.
+        source: publication or documentation that the check is based on.
+        fix: suggested change.
     """
 
     id: str
@@ -29,7 +29,7 @@ class Finding:
         return f"{self.severity}: {self.message}; {self.fix} [{self.id}; {self.source}]"
 
     def to_dict(self) -> dict[str, str]:
-        """Return it as plain strings, for JSON."""
+        """Return the finding as a dict of strings, for JSON."""
         return asdict(self)
 
 
@@ -38,7 +38,7 @@ Found = Iterator[tuple[str, str]]  # message and fix
 
 @dataclass(frozen=True)
 class Check:
-    """A function from a set-up (or from a record of a training) to what is wrong, with what it declares."""
+    """A check: a function that finds mistakes in a set-up (or in a record of a training), and its metadata."""
 
     id: str
     severity: str
@@ -47,7 +47,7 @@ class Check:
     function: Callable[[Any], Found]
 
     def __call__(self, subject: Any) -> list[Finding]:
-        """Return the findings, one for each group or one for all."""
+        """Return the findings, one for each group or one for the whole set-up."""
         return [Finding(self.id, self.severity, message, self.source, fix) for message, fix in self.function(subject)]
 
 
@@ -57,13 +57,13 @@ CHECKS: dict[str, Check] = {}
 def check(
     severity: str, source: str, false_positives: str, into: dict[str, Check] = CHECKS
 ) -> Callable[[Callable[[Any], Found]], Check]:
-    """Declare a check; its id is the name of the function.
+    """Return a decorator that declares a check; the id of the check is the name of the function.
 
     Args:
         severity: one of `SEVERITIES`.
-        source: who says so.
-        false_positives: when it is wrong, for the docs.
-        into: where it is listed: `CHECKS`, or `RUN_CHECKS` for what looks at a record.
+        source: publication or documentation that the check is based on.
+        false_positives: circumstances under which the finding is wrong, for the documentation.
+        into: registry of the check: `CHECKS`, or `RUN_CHECKS` for checks of a record.
     """
 
     def declare(function: Callable[[Any], Found]) -> Check:

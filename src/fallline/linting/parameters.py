@@ -1,11 +1,11 @@
-"""Checks of what the optimizer holds against what the model has."""
+"""Checks that compare the parameters of the optimizer with those of the model."""
 
 from collections.abc import Iterable
 
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Setup
 
-_TORCH = "an optimizer updates the parameters that it was given, no others"
+_TORCH = "an optimizer updates only the parameters that were passed to it"
 
 
 def _list(names: Iterable[str]) -> str:
@@ -13,9 +13,9 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-@check("error", _TORCH, "They are trained by another optimizer.")
+@check("error", _TORCH, "Another optimizer trains the parameters.")
 def missing_parameters(setup: Setup) -> Found:
-    """Find trainable parameters of the model that the optimizer does not have."""
+    """Find trainable parameters of the model that are missing from the optimizer."""
     if setup.model is None:
         return
     held = {id(p) for group in setup.groups for p in group["params"]}
@@ -26,7 +26,7 @@ def missing_parameters(setup: Setup) -> Found:
 
 @check("error", _TORCH, "The optimizer trains several models.")
 def stale_parameters(setup: Setup) -> Found:
-    """Find parameters in the optimizer that the model does not have: it was moved, or a layer was replaced."""
+    """Find parameters in the optimizer that the model no longer has: it was copied, or a layer was replaced."""
     if setup.model is None:
         return
     known = {id(p) for p in setup.model.parameters()}
@@ -34,22 +34,25 @@ def stale_parameters(setup: Setup) -> Found:
         if count := sum(id(p) not in known for p in group["params"]):
             yield (
                 f"{name} holds {count} tensors that are not parameters of the model (it was copied, or a layer was "
-                "replaced, after the optimizer was built): training them changes nothing",
-                "build the optimizer last",
+                "replaced, after the optimizer was created): updating them does not change the model",
+                "create the optimizer last",
             )
 
 
-@check("warning", _TORCH, "They are unfrozen later.")
+@check("warning", _TORCH, "The parameters are unfrozen later.")
 def frozen_parameters(setup: Setup) -> Found:
     """Find frozen parameters in the optimizer."""
     for name, group in setup.named_groups():
         if count := sum(not p.requires_grad for p in group["params"]):
-            yield f"{name} holds {count} frozen tensors, which get no gradient", "leave them out"
+            yield f"{name} holds {count} frozen tensors, which do not receive gradients", "leave them out"
 
 
-@check("error", "a parameter that is listed twice is updated twice", "None is known.")
+@check("error", "a parameter that is listed twice is updated twice", "No case is known.")
 def duplicate_parameters(setup: Setup) -> Found:
     """Find parameters that are in the optimizer more than once."""
     every = [id(p) for group in setup.groups for p in group["params"]]
     if double := len(every) - len(set(every)):
-        yield f"{double} parameters are in the optimizer more than once, and updated as often", "give each once"
+        yield (
+            f"{double} parameters are in the optimizer more than once, and are updated more than once per step",
+            "pass each parameter once",
+        )

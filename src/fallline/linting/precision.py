@@ -1,16 +1,16 @@
-"""Checks of number formats."""
+"""Checks of the precision of parameters."""
 
 import torch
 
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Setup
 
-HALF_ULP = 2.0**-9  # of bfloat16, relative, at the upper end of a binade
+HALF_ULP = 2.0**-9  # relative size of half an ulp in bfloat16, at the upper end of a binade
 
 
 @check(
     "warning",
-    "Zamirai et al. 2020, arXiv:2010.06192: nearest rounding cancels small updates of bfloat16 weights",
+    "Zamirai et al. 2020, arXiv:2010.06192: rounding to nearest cancels small updates of bfloat16 weights",
     "Float32 copies of the weights are kept outside of this optimizer.",
 )
 def lost_updates(setup: Setup) -> Found:
@@ -25,7 +25,7 @@ def lost_updates(setup: Setup) -> Found:
         lost = sum(lr < HALF_ULP * size for size in sizes)
         if lost > len(low) / 2:
             yield (
-                f"{name}: updates of about lr={lr:g} are below half an ulp of {lost} of {len(low)} bfloat16 tensors "
-                f"(typical weight {sorted(sizes)[len(sizes) // 2]:.2g}), so rounding to nearest loses them",
+                f"{name}: updates of about lr={lr:g} are below half an ulp in {lost} of {len(low)} bfloat16 tensors "
+                f"(typical weight {sorted(sizes)[len(sizes) // 2]:.2g}), so rounding to nearest discards them",
                 "pass master_weights=True or stochastic_rounding=True, or keep float32 weights under autocast",
             )

@@ -6,12 +6,12 @@ from functools import partial
 from fallline.linting.finding import Check, Found, check
 from fallline.loss_curves import spikes
 
-EARLY = 500  # steps: the first hundreds
+EARLY = 500  # a spike before this step is attributed to a warm-up that is too short
 
 
 @dataclass
 class Record:
-    """What `watch` has counted: losses, steps, and on how many of them what was seen."""
+    """The losses and counts that `watch` records."""
 
     losses: list[float] = field(default_factory=list)
     steps: int = 0
@@ -27,10 +27,12 @@ run_check = partial(check, into=RUN_CHECKS)
 
 
 @run_check(
-    "warning", "Ma and Yarats 2021, arXiv:1910.04209: a warm-up bounds Adam's first updates", "A hard batch; noise."
+    "warning",
+    "Ma and Yarats 2021, arXiv:1910.04209: a warm-up bounds Adam's first updates",
+    "A batch is unusually hard, or the loss is noisy.",
 )
 def loss_spikes(record: Record) -> Found:
-    """Find losses far above those before."""
+    """Find losses far above the previous ones."""
     if found := spikes(record.losses):
         early = found[0] < EARLY
         yield (
@@ -40,33 +42,35 @@ def loss_spikes(record: Record) -> Found:
         )
 
 
-@run_check("warning", "a clip on most steps is a learning rate of its own", "Normalised gradients are wanted.")
+@run_check("warning", "frequent clipping acts as a change of the learning rate", "Gradients are normalized on purpose.")
 def clipped_often(record: Record) -> Found:
     """Find clipping on more than half of the steps."""
     if record.with_clipping >= 20 and record.clipped > record.with_clipping / 2:
         yield (
-            f"the gradient was clipped on {record.clipped} of {record.with_clipping} steps, over half: its length "
-            "hardly counts any more",
-            "raise clip_grad_norm above the usual norm (opt.grad_norm), or lower the learning rate knowingly",
+            f"the gradient was clipped in {record.clipped} of {record.with_clipping} steps, more than half: its norm "
+            "has almost no effect on the updates",
+            "raise clip_grad_norm above the usual norm (opt.grad_norm), or lower the learning rate explicitly",
         )
 
 
 @run_check("error", "PyTorch adds to .grad until zero_grad clears it", "Old gradients are kept on purpose.")
 def gradients_not_zeroed(record: Record) -> Found:
-    """Find gradients that still hold those of the step before."""
+    """Find gradients that still contain those of the previous step."""
     if record.not_zeroed >= 3 and record.not_zeroed > 0.5 * record.checked:
         yield (
-            f"on {record.not_zeroed} of {record.checked} steps the gradient still held that of the step before",
+            f"in {record.not_zeroed} of {record.checked} steps the gradient still contained that of the previous step",
             "call optimizer.zero_grad() after each optimizer.step()",
         )
 
 
-@run_check("error", "PyTorch's automatic mixed precision examples: unscale_ before clipping", "Tiny thresholds.")
+@run_check(
+    "error", "PyTorch's automatic mixed precision examples: unscale_ before clipping", "The threshold is very small."
+)
 def clipped_before_unscale(record: Record) -> Found:
-    """Find gradients that were clipped while they were still multiplied by GradScaler's scale."""
+    """Find gradients that were clipped while they were still multiplied by the scale of the GradScaler."""
     if record.clipped_scaled >= 3 and record.clipped_scaled > 0.5 * record.checked:
         yield (
-            f"on {record.clipped_scaled} of {record.checked} steps the gradient was shrunk by about the scaler's "
-            "factor: it was clipped before it was unscaled, to next to nothing",
+            f"in {record.clipped_scaled} of {record.checked} steps the gradient was reduced by about the scaler's "
+            "factor: it was clipped before it was unscaled, so almost nothing of it was left",
             "call scaler.unscale_(optimizer) before clipping, or pass clip_grad_norm to the optimizer",
         )

@@ -1,4 +1,4 @@
-"""What the checks look at: model, optimizer, and the schedule run ahead over the whole training."""
+"""Input of the checks: model, optimizer, and the schedule simulated over the whole training."""
 
 import copy
 import functools
@@ -15,16 +15,16 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from fallline.schedules import Scheduler
 
 Group = dict[str, Any]
-_ENDS, _BETWEEN = 3000, 5000  # of a long schedule, the calls that are looked at
-ADAM = ("Adam", "AdamW", "NAdam", "NAdamW", "RAdam", "Adamax", "LAMB")  # by the name of the class: any library's
+_ENDS, _BETWEEN = 3000, 5000  # numbers of calls of a long schedule that are sampled at each end and in between
+ADAM = ("Adam", "AdamW", "NAdam", "NAdamW", "RAdam", "Adamax", "LAMB")  # class names, so that any library's match
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The arguments of `lint`, and what follows from them.
+    """The arguments of `lint`, and properties derived from them.
 
     Attributes:
-        calls: how often the scheduler will be called, `total_steps` or the number of epochs; None if unknown.
+        calls: number of future calls of the scheduler, `total_steps` or the number of epochs; None if unknown.
     """
 
     model: nn.Module | None
@@ -38,19 +38,19 @@ class Setup:
 
     @property
     def calls(self) -> int | None:
-        """How often the scheduler will be called."""
+        """The number of future calls of the scheduler."""
         if self.total_steps is None or not self.per_epoch:
             return self.total_steps
         return -(-self.total_steps // (self.steps_per_epoch or self.total_steps))
 
     @property
     def unit(self) -> str:
-        """What a call of the scheduler counts."""
+        """The unit in which the scheduler counts: epochs or steps."""
         return "epochs" if self.per_epoch else "steps"
 
     @functools.cached_property
     def updater(self) -> Optimizer:
-        """The optimizer that updates: the one inside a wrapper such as SAM."""
+        """The optimizer that updates the parameters: the one inside a wrapper such as SAM, or the optimizer itself."""
         inner = getattr(self.optimizer, "base", None)
         return inner if isinstance(inner, Optimizer) else self.optimizer
 
@@ -61,7 +61,7 @@ class Setup:
 
     @property
     def is_adam(self) -> bool:
-        """Whether it divides by a running mean of squared gradients with bias correction."""
+        """Whether the optimizer divides by a bias-corrected running mean of squared gradients."""
         return self.kind in ADAM
 
     @property
@@ -70,14 +70,14 @@ class Setup:
         return self.updater.param_groups
 
     def named_groups(self) -> Iterator[tuple[str, Group]]:
-        """Yield each group with what to call it."""
+        """Yield each group with its name for messages."""
         for number, group in enumerate(self.groups):
             name = group.get("name")
             called = f"group {number}" + (f" ({name})" if name else "")
             yield (called if len(self.groups) > 1 else "the optimizer"), group
 
     def mode(self, group: Group) -> str:
-        """Return how weight decay enters: "l2", "decoupled" or another of Fallline's modes."""
+        """Return the mode of weight decay: "l2", "decoupled" or another of Fallline's modes."""
         if "weight_decay_mode" in group:
             return str(group["weight_decay_mode"])
         decoupled = group.get("decoupled_weight_decay", self.kind in ("AdamW", "Lion", "NAdamW", "Adafactor"))
@@ -85,7 +85,7 @@ class Setup:
 
     @functools.cached_property
     def steps(self) -> list[int]:
-        """The calls of the scheduler that are looked at, from now (0) to the end; all, if they are not too many."""
+        """The calls of the scheduler that are sampled, from now (0) to the end; all, if they are not too many."""
         return looked_at(self.calls or 0)
 
     @functools.cached_property
@@ -95,41 +95,41 @@ class Setup:
 
     @functools.cached_property
     def curve(self) -> list[float] | None:
-        """The learning rate of the group with the highest at each of `steps`; None if it is not known."""
+        """The learning rate at each of `steps`, of the group with the highest one; None if it is not known."""
         if not self.lrs:
             return None
         peaks = [max(column) for column in zip(*self.lrs, strict=True)]
         return [row[peaks.index(max(peaks))] for row in self.lrs]
 
     def ahead(self, steps: Sequence[int]) -> list[list[float]] | None:
-        """Return the learning rates of all groups at increasing calls of the scheduler from now on."""
+        """Return the learning rates of all groups at the given future calls of the scheduler, in increasing order."""
         if self.scheduler is None:
             return [[float(group["lr"]) for group in self.optimizer.param_groups]] * len(steps)
         if isinstance(self.scheduler, ReduceLROnPlateau) or not isinstance(self.scheduler, LRScheduler):
             return None
         k = max(self.scheduler.last_epoch, 0)
-        if isinstance(self.scheduler, Scheduler) and "lr" in self.scheduler.schedules:  # both know any step directly
+        if isinstance(self.scheduler, Scheduler) and "lr" in self.scheduler.schedules:  # computed without stepping
             return [self.scheduler._at(k + n)["lr"] for n in steps]
         if type(self.scheduler) is LambdaLR:
             rows = list(zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True))
             return [[float(base * factor(k + n)) for base, factor in rows] for n in steps]
-        return _run_a_copy(self.scheduler, self.optimizer, steps)
+        return _run_copy(self.scheduler, self.optimizer, steps)
 
 
 def looked_at(calls: int) -> list[int]:
-    """Return at most some thousands of numbers below `calls`: all at both ends, and some between."""
+    """Return at most a few thousand integers below `calls`: all at both ends, and some in between."""
     ends = {*range(min(calls, _ENDS)), *range(max(calls - _ENDS, 0), calls)}
     return sorted(ends | set(range(0, calls, max(calls // _BETWEEN, 1))))
 
 
-def _run_a_copy(scheduler: LRScheduler, optimizer: Optimizer, steps: Sequence[int]) -> list[list[float]] | None:
-    """Return the learning rates that a copy of a scheduler gives; None if it cannot be copied."""
+def _run_copy(scheduler: LRScheduler, optimizer: Optimizer, steps: Sequence[int]) -> list[list[float]] | None:
+    """Return the learning rates that a copy of a scheduler sets; None if the scheduler cannot be copied."""
     stub = _Stub(optimizer)
     inner = {id(value): stub for value in vars(optimizer).values() if isinstance(value, Optimizer)}
     found: list[list[float]] = []
     wanted = set(steps)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a copied scheduler thinks that its optimizer never stepped
+        warnings.simplefilter("ignore")  # a copied scheduler warns that its optimizer has not stepped
         try:
             scheduler = copy.deepcopy(scheduler, {id(optimizer): stub, **inner})
         except (TypeError, RuntimeError):
@@ -140,13 +140,13 @@ def _run_a_copy(scheduler: LRScheduler, optimizer: Optimizer, steps: Sequence[in
             stub.step()
             try:
                 scheduler.step()
-            except ValueError:  # torch's OneCycleLR after its end
+            except ValueError:  # raised by torch's OneCycleLR after its end
                 break
     return found + found[-1:] * (len(steps) - len(found))
 
 
 class _Stub(Optimizer):
-    """An optimizer with the same options of the same groups, and nothing to train."""
+    """An optimizer with the same groups and options, and dummy parameters."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         groups = optimizer.param_groups
@@ -172,7 +172,7 @@ _CYCLES = ("CyclicLR", "OneCycleLR", "CosineAnnealingWarmRestarts", "cosine_rest
 
 
 def length(scheduler: Any) -> int | None:
-    """Return the number of calls after which a scheduler stays where it is, if it says so."""
+    """Return the number of calls after which the learning rate of a scheduler is constant, or None if unknown."""
     if isinstance(scheduler, Scheduler):
         ends = [schedule.length for schedule in scheduler.schedules.get("lr", [])]
         return max((end for end in ends if end is not None), default=None)
@@ -183,7 +183,7 @@ def length(scheduler: Any) -> int | None:
 
 
 def is_cyclic(scheduler: Any) -> bool:
-    """Return whether a scheduler is meant to rise more than at its start, or to rise for long."""
+    """Return whether a scheduler is designed to rise again after its start, or to rise for a long time."""
     parts = getattr(scheduler, "_schedulers", [])
     if isinstance(scheduler, Scheduler):
         parts = scheduler.schedules.get("lr", [])

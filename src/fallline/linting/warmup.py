@@ -1,10 +1,10 @@
-"""Checks of the warm-up and of the memory of second moments."""
+"""Checks of the warm-up and of the averaging time of second moments."""
 
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Setup, is_cyclic
 
 _MA = "Ma and Yarats 2021, arXiv:1910.04209: 2/(1 − beta2) steps of linear warm-up suffice for Adam"
-NEAR = 0.999  # of the peak counts as the peak
+NEAR = 0.999  # fraction of the peak that counts as the peak
 
 
 def warmup_calls(setup: Setup) -> int | None:
@@ -15,9 +15,9 @@ def warmup_calls(setup: Setup) -> int | None:
     return next(k for k, lr in zip(setup.steps, setup.curve, strict=True) if lr >= NEAR * peak)
 
 
-@check("warning", _MA, "The model has been trained before (from_scratch=False), or has a warm-up of its own.")
+@check("warning", _MA, "The model has been trained before (from_scratch=False), or has its own warm-up.")
 def short_warmup(setup: Setup) -> Found:
-    """Find an Adam from scratch whose learning rate rises faster than its second moments settle."""
+    """Find a training from scratch with Adam whose learning rate rises before its second moments have settled."""
     calls = warmup_calls(setup)
     if not setup.is_adam or setup.kind == "RAdam" or not setup.from_scratch:
         return
@@ -28,9 +28,9 @@ def short_warmup(setup: Setup) -> Found:
     wanted = min(2 / (1 - beta2), 0.05 * setup.total_steps)
     if steps < 0.9 * wanted - 1:
         yield (
-            f"{'there is no warm-up' if not steps else f'the warm-up takes {steps} steps'}, fewer than the "
-            f"{wanted:.0f} that Adam's second moments (beta2={beta2:g}) need in a run of {setup.total_steps}: the "
-            "first updates are as large as the learning rate lets them be, and the loss may spike",
+            f"{'there is no warm-up' if not steps else f'the warm-up takes {steps} steps'}, but Adam's second moments "
+            f"(beta2={beta2:g}) need {wanted:.0f} steps in a run of {setup.total_steps}: the first updates are as "
+            "large as the learning rate allows, and the loss may spike",
             f"use fl.WarmupCosine(optimizer, warmup_steps={wanted:.0f}, total_steps={setup.total_steps})",
         )
 
@@ -38,10 +38,10 @@ def short_warmup(setup: Setup) -> Found:
 @check(
     "warning",
     "Devlin et al. 2018, arXiv:1810.04805, A.2: 1 % of the steps; usual recipes take 1 to 5 %",
-    "A schedule meant as a cycle.",
+    "The schedule is designed as a cycle.",
 )
 def long_warmup(setup: Setup) -> Found:
-    """Find a warm-up of over a tenth of the run."""
+    """Find a warm-up that takes more than a tenth of the run."""
     calls = warmup_calls(setup)
     if calls and setup.calls and not is_cyclic(setup.scheduler) and calls > 0.1 * setup.calls + 1:
         yield (
@@ -51,9 +51,9 @@ def long_warmup(setup: Setup) -> Found:
         )
 
 
-@check("warning", "Adam's running mean covers 1/(1 − beta2) steps", "Small gradient noise.")
+@check("warning", "Adam's running mean covers 1/(1 − beta2) steps", "The gradients have little noise.")
 def long_memory(setup: Setup) -> Found:
-    """Find a beta2 whose memory is longer than the run."""
+    """Find a beta2 whose averaging time is longer than the run."""
     if not setup.is_adam or setup.total_steps is None or not setup.from_scratch:
         return
     for name, group in setup.named_groups():
@@ -61,7 +61,7 @@ def long_memory(setup: Setup) -> Found:
         if (1 - beta2) * setup.total_steps < 0.999:
             yield (
                 f"{name}: beta2={beta2:g} averages squared gradients over {1 / (1 - beta2):.0f} steps, longer than the "
-                f"run of {setup.total_steps}: the denominator never forgets the start",
+                f"run of {setup.total_steps}: the denominator depends on the first gradients until the end",
                 f"use beta2={1 - max(10 / setup.total_steps, 1e-3):.2g}",
             )
             return

@@ -1,4 +1,4 @@
-"""`watch`: a record of a running training, which the run-time checks look at."""
+"""`watch` records a running training for the run-time checks."""
 
 import math
 from typing import Any
@@ -12,10 +12,10 @@ from fallline.linting.running import RUN_CHECKS, Record
 
 
 class Watch:
-    """Records what an optimizer does until `close`, and finds mistakes in it; changes nothing.
+    """Records the steps of an optimizer until `close`, and finds mistakes. It does not change the training.
 
     Attributes:
-        record: what has been seen so far.
+        record: the losses and counts recorded so far.
 
     Example:
         >>> import torch
@@ -39,9 +39,8 @@ class Watch:
         self._scaler = scaler
         inner = getattr(optimizer, "base", None)
         self._updater = inner if isinstance(inner, Optimizer) else optimizer
-        self._param = (
-            min(params, key=torch.Tensor.numel) if params else None
-        )  # one is enough, and the smallest is cheap
+        # One parameter is enough, and the smallest is the cheapest.
+        self._param = min(params, key=torch.Tensor.numel) if params else None
         self._arrived: torch.Tensor | None = None
         self._before: torch.Tensor | None = None
         self._handles = [
@@ -56,11 +55,11 @@ class Watch:
         self.record.losses.append(value.item() if isinstance(value, torch.Tensor) else float(value))
 
     def findings(self) -> list[Finding]:
-        """Return what is wrong so far."""
+        """Return the mistakes found so far."""
         return [finding for check in RUN_CHECKS.values() for finding in check(self.record)]
 
     def close(self) -> None:
-        """Stop watching; the record stays."""
+        """Stop recording and remove the hooks. The record is kept."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -79,7 +78,7 @@ class Watch:
         if grad is None or self._arrived is None:
             return
         scale = float(self._scaler.get_scale()) if self._scaler is not None else 1.0
-        scaled = scale if getattr(optimizer, "grad_scale", None) is not None else 1.0  # the update unscales
+        scaled = scale if getattr(optimizer, "grad_scale", None) is not None else 1.0  # the optimizer unscales
         arrived = self._arrived / scale
         given = grad.detach() / scaled
         size = arrived.norm().item()
@@ -100,18 +99,18 @@ class Watch:
 
 
 def watch(optimizer: Optimizer, scaler: Any = None) -> Watch:
-    """Watch a training for mistakes that show only while it runs: spikes, clipping, gradients that are left over.
+    """Watch a training for mistakes that appear only while it runs: loss spikes, clipping, gradients not zeroed.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
         scaler: the `torch.amp.GradScaler`, if there is one.
 
     Returns:
-        A `Watch`: tell it each loss with `watch.loss(loss)`, ask it with `watch.findings()`, end it with
-        `watch.close()` or a `with` block. It costs a copy of the smallest gradient a step.
+        A `Watch`. Pass each loss to `watch.loss(loss)`, get the mistakes from `watch.findings()`, and end the recording
+        with `watch.close()` or a `with` block. Each step costs a copy of the smallest gradient.
 
     Raises:
-        ArgumentTypeError: `optimizer` is no optimizer.
+        ArgumentTypeError: `optimizer` is not a `torch.optim.Optimizer`.
 
     Example:
         >>> import torch, fallline as fl

@@ -203,10 +203,10 @@ def test_progress_says_first_what_it_costs_and_counts_updates():
         (
             {"loss_fn": lambda m, b: squares(m, b) * torch.nan},
             LossError,
-            "loss must be finite, got nan for batch 0; every parameter is finite, so look at that batch",
+            "loss must be finite, got nan for batch 0; every parameter is finite, so check that batch",
         ),
         ({"loss_fn": "mse"}, ArgumentTypeError, "loss_fn must be a function of model and batch, got 'mse'"),
-        ({"data": batches(4, 0)}, ArgumentError, "every batch must have a row, got one of none"),
+        ({"data": batches(4, 0)}, ArgumentError, "every batch must have a row, got an empty one"),
         ({"model": 1}, ArgumentTypeError, "model must be a torch.nn.Module"),
         ({"optimizer": 1}, ArgumentTypeError, "optimizer must be a torch.optim.Optimizer"),
         ({"data": []}, LossError, "data must have a batch"),
@@ -263,7 +263,7 @@ def test_a_batch_that_is_nan_at_any_rate_is_named_and_no_divergence(good, accumu
 
 def test_a_gradient_that_is_nan_before_any_update_is_told_and_no_divergence():
     model = net()
-    with pytest.raises(LossError, match=r"the gradient must be finite before any update, got one for batch 0 that"):
+    with pytest.raises(LossError, match=r"the gradient must be finite before any update, got NaN or Inf for batch 0"):
         lr_range(model, fl.SGD(model.parameters(), lr=0.1), rootless, batches(4, 4))
 
 

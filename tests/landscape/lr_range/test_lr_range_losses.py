@@ -72,5 +72,7 @@ def test_a_scaler_that_skips_every_step_is_a_rate_too_high_or_no_gradient_at_all
 
     found = run(1.0)
     assert found.diverged and len(found.lrs) > 10
-    with pytest.raises(LossError, match="gradients must be finite at some scale of the scaler, got 20 steps in turn"):
+    with pytest.raises(
+        LossError, match="gradients must be finite at some scale of the scaler, got 20 skipped steps in a row"
+    ):
         run(0.4)

@@ -38,7 +38,7 @@ def stops(losses):
     """Return after how many losses the check of the range test stops, or None."""
     point = Point(1.0)
     test = RisingRate(point, torch.optim.SGD(point.parameters()), None, 1, None, None, None)
-    return next((k for k in range(2, len(losses) + 1) if test._has_left(losses[:k])), None)
+    return next((k for k in range(2, len(losses) + 1) if test._has_diverged(losses[:k])), None)
 
 
 @pytest.mark.slow

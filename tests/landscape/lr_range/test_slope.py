@@ -63,10 +63,10 @@ def test_local_lines_are_numpys_weighted_fits():
         (np.full(50, 1.0), False, "does not fall by more than its noise"),
         (1 + 0.1 * np.random.default_rng(0).standard_normal(50), False, "does not fall by more than its noise"),
         (np.linspace(1, 3, 50), True, "does not fall by more than its noise"),
-        (np.linspace(1, 0.1, 50), False, "still at the highest, 10: pass a higher high"),
-        (np.array([1e9, np.inf]), True, "within 2 updates: every rate was too high; pass a lower low"),
-        (np.array([np.nan]), True, "within 1 update: every rate"),
-        (np.full(50, -5.0) - np.linspace(0, 1, 50), False, "pass a higher high"),
+        (np.linspace(1, 0.1, 50), False, "still falls at the highest lr, 10; increase high"),
+        (np.array([1e9, np.inf]), True, "within 2 updates: every learning rate was too high; decrease low"),
+        (np.array([np.nan]), True, "within 1 update: every learning rate"),
+        (np.full(50, -5.0) - np.linspace(0, 1, 50), False, "increase high"),
     ],
 )
 def test_there_is_always_an_answer(losses, diverged, sentence):

@@ -192,9 +192,9 @@ def test_gauss_newton_of_a_linear_model_is_the_hessian():
     model, batch = nn.Linear(3, 2).double(), build("mlp")[1]
     G = GaussNewton(model, loss, split(batch, 7, 3))
     assert (matrix(G) - true_hessian(model, batch)).abs().max() < 1e-12
-    with pytest.raises(ArgumentError, match="one tensor, in one call a batch, got 2 calls"):
+    with pytest.raises(ArgumentError, match="one tensor, in one call per batch, got 2 calls"):
         GaussNewton(model, lambda m, b: loss(m, b) + loss(m, b), batch)
-    with pytest.raises(LossError, match="loss must depend on what the model returns"):
+    with pytest.raises(LossError, match="loss must depend on the output of the model"):
         GaussNewton(model, lambda m, b: (m(b[0]), m.weight.square().sum())[1], batch)
 
 

@@ -43,7 +43,7 @@ def test_a_loss_that_never_rises_has_no_critical_sharpness():
         critical_sharpness(model, lambda m, x: m.weight.sum(), torch.ones(1), torch.tensor([1.0]))
     for direction, message in (
         ([torch.ones(3)], r"must have a tensor for each of weight, .*got shapes \[\(3,\)\]"),
-        (torch.ones(3), "a flat direction must have 1 numbers, one a parameter, got 3"),
+        (torch.ones(3), "a flat direction must have 1 elements, as many as the parameters, got 3"),
         ("down", "must be a state dict, a list of tensors or a flat tensor, got a str"),
     ):
         with pytest.raises((ArgumentError, ArgumentTypeError), match=message):

@@ -223,8 +223,8 @@ def test_the_same_seed_gives_the_same_bits():
         ({"tol": "1e-3"}, r"tol must be in \(0, 1\), got tol='1e-3'"),
         ({"max_matvecs": 50.0}, "max_matvecs must be at least 4, got 50.0"),
         ({"memory": "1 GB"}, "memory must be an int >= 1, got memory='1 GB'; leave it out"),
-        ({"seed": None}, "seed must be a whole number of at most 64 bits, got seed=None; 0 is usual"),
-        ({"seed": 2**70}, "seed must be a whole number of at most 64 bits, got seed=1180591620717411303424"),
+        ({"seed": None}, "seed must be an integer of at most 64 bits, got seed=None; 0 is usual"),
+        ({"seed": 2**70}, "seed must be an integer of at most 64 bits, got seed=1180591620717411303424"),
     ],
 )
 def test_bad_arguments_are_one_clear_error(options, message):
@@ -240,7 +240,7 @@ def test_what_is_no_operator_is_refused():
         (torch.ones(0, 0), r"square and real, got shape=\(0, 0\)"),
         (torch.eye(2, dtype=torch.bfloat16), "float32 or float64, got torch.bfloat16"),
         (torch.eye(2, dtype=torch.int64), "float32 or float64, got torch.int64"),
-        (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "symmetric, got elements up to 2 apart"),
+        (torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "symmetric, got elements that differ by up to 2 from the transpose"),
         (torch.tensor([[1.0, math.nan], [math.nan, 1.0]]), "finite, got NaN or Inf"),
     ):
         with pytest.raises(ArgumentError, match=f"^Dense: matrix must be {message}"):

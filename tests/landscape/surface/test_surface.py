@@ -205,12 +205,16 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
     [
         ({"n": 10}, ArgumentError, "n must be an odd int >= 3, got n=10"),
         ({"n": 1.0}, ArgumentError, "n must be an odd int"),
-        ({"seed": 1.5}, ArgumentError, "seed must be a whole number of at most 64 bits, got seed=1.5"),
+        ({"seed": 1.5}, ArgumentError, "seed must be an integer of at most 64 bits, got seed=1.5"),
         ({"span": 0}, ArgumentError, "span must be a finite number > 0 or two of them, got span=0"),
         ({"directions": "hessian"}, ArgumentError, "directions must be filter, eig, pca, a pair or a function"),
         ({"directions": "pca"}, ArgumentError, "path must have at least 3 points"),
         ({"directions": [torch.zeros(3)]}, ArgumentTypeError, "directions must be a pair"),
-        ({"directions": [torch.zeros(3)] * 2}, ArgumentError, "must have 34 numbers, one a parameter, got 3"),
+        (
+            {"directions": [torch.zeros(3)] * 2},
+            ArgumentError,
+            "must have 34 elements, as many as the parameters, got 3",
+        ),
         ({"directions": [[torch.zeros(3)]] * 2}, ArgumentError, "must have a tensor for each of 0.weight"),
         ({"directions": [torch.full((34,), torch.nan)] * 2}, ArgumentError, "finite, got NaN or Inf in 0.weight"),
         ({"directions": [{"0.weight": torch.zeros(4, 3)}] * 2}, ArgumentError, "got none for 0.bias"),
@@ -226,14 +230,14 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
         (
             {"data": [batches(4)[0], (torch.full((4, 3), torch.nan, dtype=torch.float64), torch.zeros(4, 2))]},
             LossError,
-            "finite, got nan for batch 1; every parameter is finite, so look at that batch",
+            "finite, got nan for batch 1; every parameter is finite, so check that batch",
         ),
         (
             {"loss_fn": lambda m, b: squares(m, b) * torch.rand((), generator=OWN)},
             LossError,
             "same at every evaluation",
         ),
-        ({"weight": lambda b: 0}, ArgumentError, "weight must give a finite number > 0"),
+        ({"weight": lambda b: 0}, ArgumentError, "weight must return a finite number > 0"),
         ({"loss_fn": None}, ArgumentTypeError, "loss_fn must be a function of model and batch, got None"),
         ({"loss_fn": lambda m, b: m(b[0]).argmax()}, LossError, "one real number, got a tensor of .* torch.int64"),
         (

@@ -1,4 +1,4 @@
-"""What a batch holds, whatever it is made of: the one walk through mappings, sequences, dataclasses and objects."""
+"""Access to the contents of a batch that may consist of mappings, sequences, dataclasses and other objects."""
 
 import contextlib
 import copy
@@ -13,14 +13,14 @@ import torch
 _ATOMS = (torch.Tensor, np.ndarray, np.generic, str, bytes, bytearray, int, float, complex, type(None))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _OPAQUE = (type, types.ModuleType, torch.Generator, torch.nn.Module, *_FUNCTIONS)  # behaviour, not data
-_Known = dict[int, tuple[Any, Any]]  # what was mapped, by identity: the value, kept alive, and what became of it
+_Known = dict[int, tuple[Any, Any]]  # from the id of a mapped value to that value, kept alive, and its result
 
 
 def leaves(batch: Any) -> Iterator[Any]:
     """Yield the tensors, arrays, texts and numbers of a batch, in order.
 
-    Mappings (`BatchEncoding` too), lists, tuples, sets, dataclasses and objects with attributes are walked through;
-    a container that contains itself is walked through once. A text is a leaf, not a sequence of texts.
+    Mappings (including `BatchEncoding`), lists, tuples, sets, dataclasses and objects with attributes are traversed.
+    A container that contains itself is traversed once. A string is a leaf, not a sequence of strings.
 
     Example:
         >>> [leaf for leaf in leaves({"text": ["a", "b"], "x": (1, None)})]
@@ -32,7 +32,7 @@ def leaves(batch: Any) -> Iterator[Any]:
 def map_tensors(function: Callable[[torch.Tensor], Any], batch: Any) -> Any:
     """Return a batch with a function applied to every tensor in it, in containers of the same types.
 
-    What holds no tensor that the function changes is returned as it is, and nothing is changed in place.
+    Containers without a tensor that the function changes are returned as they are. Nothing is modified in place.
 
     Example:
         >>> map_tensors(lambda t: t + 1, {"x": [torch.zeros(2)], "text": ["a"]})
@@ -44,7 +44,7 @@ def map_tensors(function: Callable[[torch.Tensor], Any], batch: Any) -> Any:
 def move(batch: Any, device: str) -> Any:
     """Return a batch with its tensors on a device, in containers of the same types.
 
-    An object that is no mapping and has a method `to` moves itself: a `PackedSequence` keeps its sizes on the CPU.
+    Objects other than mappings that have a method `to` are moved by it: a `PackedSequence` keeps its sizes on the CPU.
 
     Example:
         >>> move({"x": torch.zeros(2), "text": ["a"]}, "meta")
@@ -59,9 +59,10 @@ def move(batch: Any, device: str) -> Any:
 
 
 def count_rows(batch: Any) -> int | None:
-    """Return the length of the first tensor or array of a batch; of its first list of texts or numbers without one.
+    """Return the length of the first tensor or array of a batch, or else of its first list of texts or numbers.
 
-    Tensors without dimensions are passed over, unless there is nothing else; None when there is nothing to count.
+    Tensors without dimensions are skipped. If there are only such tensors, the length is 1. If there is nothing to
+    count, it is None.
 
     Example:
         >>> count_rows({"text": ["a", "b", "c"], "scale": torch.tensor(2.0), "x": torch.zeros(3, 5)})
@@ -75,9 +76,9 @@ def count_rows(batch: Any) -> int | None:
 
 
 def examples(batch: Any) -> list[bytes]:
-    """Return the content of each example: a row of everything in the batch that is as long as `count_rows` says.
+    """Return the content of each example: its row of every part of the batch whose length equals `count_rows`.
 
-    Those are tensors, arrays, and lists of texts or numbers.
+    The parts are tensors, arrays, and lists of texts or numbers.
 
     Example:
         >>> first, second, third = examples({"x": torch.tensor([1, 1, 1]), "text": ["a", "b", "a"], "name": "train"})
@@ -90,7 +91,7 @@ def examples(batch: Any) -> list[bytes]:
 
 
 def only_row(batch: Any, row: int) -> Any:
-    """Return a batch of one of its examples: everything as long as `count_rows` says is cut to that row.
+    """Return a batch with one of its examples: every part whose length equals `count_rows` is cut to that row.
 
     Example:
         >>> only_row({"x": torch.zeros(3, 2), "scale": torch.tensor(2.0), "text": ["a", "b", "c"]}, 1)
@@ -109,7 +110,7 @@ def only_row(batch: Any, row: int) -> Any:
 
 
 def as_bytes(leaf: Any) -> bytes:
-    """Return dtype, shape and bits of a tensor or array, or a text that tells any other leaf apart."""
+    """Return dtype, shape and data of a tensor or array as bytes; for any other leaf, a text that identifies it."""
     if isinstance(leaf, np.ndarray) and leaf.dtype.hasobject:
         return b"|".join(map(as_bytes, leaves(leaf.tolist())))
     if isinstance(leaf, np.ndarray):
@@ -118,17 +119,17 @@ def as_bytes(leaf: Any) -> bytes:
         return f"{leaf.dtype}{shape_of(leaf)}".encode() + row_bytes(leaf if leaf.dim() else leaf[None]).tobytes()
     cls: Any = type(leaf)
     if cls.__repr__ is object.__repr__ or isinstance(leaf, _OPAQUE):
-        return str(cls.__qualname__).encode()  # its repr is an address, another one in every process
+        return str(cls.__qualname__).encode()  # the repr contains an address, which differs in every process
     return repr(leaf).encode()
 
 
 def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Return the shape of a tensor; of a nested one, how many tensors it holds."""
+    """Return the shape of a tensor; for a nested tensor, the number of tensors in it."""
     return (tensor.size(0),) if tensor.is_nested else tuple(tensor.shape)
 
 
 def row_bytes(tensor: torch.Tensor) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Return the bytes of each row of a tensor of any layout, (rows, bytes per row)."""
+    """Return the bytes of each row of a tensor of any layout, as an array (rows, bytes per row)."""
     dense = tensor.detach()
     if dense.is_nested:
         dense = torch.nested.to_padded_tensor(dense, 0.0)
@@ -144,19 +145,19 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Return what an object that is no container holds: the fields of a dataclass, with slots too, and attributes."""
+    """Return the attributes of an object that is not a container, including dataclass fields in slots."""
     fields = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
     return {**{name: getattr(value, name) for name in fields if hasattr(value, name)}, **getattr(value, "__dict__", {})}
 
 
 def _parts(value: Any) -> list[Any] | None:
-    """Return what a container or object holds; None when it has no parts, as a date or a path."""
+    """Return the parts of a container or object, or None if it has none, such as a date or a path."""
     if isinstance(value, Mapping):
         return list(value.values())
     if isinstance(value, (list, tuple)):
         return list(value)
     if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)  # their own order differs from process to process
+        return sorted(value, key=repr)  # the iteration order of a set differs between processes
     return list(_attributes(value).values()) or None
 
 
@@ -170,7 +171,7 @@ def _leaves(value: Any, above: frozenset[int]) -> Iterator[Any]:
 
 
 def _columns(value: Any, above: frozenset[int]) -> Iterator[list[bytes]]:
-    """Yield the rows of every tensor and array, and the members of every list that holds only texts and numbers."""
+    """Yield the rows of every tensor and array, and the elements of every list of only texts and numbers."""
     if isinstance(value, torch.Tensor):
         if value.dim():
             yield [row.tobytes() for row in row_bytes(value)]
@@ -191,7 +192,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _list_length(value: Any, above: frozenset[int]) -> int | None:
-    """Return the length of the first list or tuple that holds nothing but leaves."""
+    """Return the length of the first list or tuple that contains only leaves."""
     parts = None if _is_leaf(value) or id(value) in above else _parts(value)
     if not parts:
         return None
@@ -202,7 +203,7 @@ def _list_length(value: Any, above: frozenset[int]) -> int | None:
 
 
 def _map(function: Callable[[Any], Any], value: Any, known: _Known, whole: Callable[[Any], Any]) -> Any:
-    """Return a value with its tensors mapped; `whole` may give another object for one that is no leaf."""
+    """Return a value with its tensors mapped; `whole` may return a replacement for a container or object."""
     if id(value) in known:
         return known[id(value)][1]
     if isinstance(value, torch.Tensor):
@@ -210,7 +211,7 @@ def _map(function: Callable[[Any], Any], value: Any, known: _Known, whole: Calla
     elif _is_leaf(value) or isinstance(value, (set, frozenset)):
         return value
     else:
-        known[id(value)] = (value, value)  # a batch that contains itself is left as it is inside
+        known[id(value)] = (value, value)  # a reference of a batch to itself is left unchanged
         found = whole(value)
         if found is value:
             found = _rebuild(value, lambda part: _map(function, part, known, whole))
@@ -219,7 +220,7 @@ def _map(function: Callable[[Any], Any], value: Any, known: _Known, whole: Calla
 
 
 def _rebuild(value: Any, mapped: Callable[[Any], Any]) -> Any:
-    """Return a container or object with its parts mapped; itself when none of them changes."""
+    """Return a container or object with its parts mapped, or the object itself if no part changes."""
     if isinstance(value, (list, tuple)):
         parts = [mapped(part) for part in value]
         return value if all(map(_same, parts, value)) else _sequence(value, parts)
@@ -237,21 +238,21 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _copied(value: Any, items: Mapping[Any, Any], attributes: Mapping[str, Any]) -> Any:
-    """Return a shallow copy of a mapping or object with other items and attributes."""
+    """Return a shallow copy of a mapping or object with the given items and attributes."""
     try:
         clone = copy.copy(value)
         for key, part in items.items():
             clone[key] = part
-    except TypeError:  # a mapping that cannot be written to, or an object that cannot be copied
+    except TypeError:  # a read-only mapping, or an object that cannot be copied
         return dict(items) if items else value
     for name, part in attributes.items():
-        with contextlib.suppress(AttributeError):  # computed from the others
-            object.__setattr__(clone, name, part)  # of a frozen dataclass too
+        with contextlib.suppress(AttributeError):  # a read-only attribute that is computed from others
+            object.__setattr__(clone, name, part)  # also works for a frozen dataclass
     return clone
 
 
 def _sequence(value: Any, parts: list[Any]) -> Any:
-    """Return a list, tuple, named tuple or subclass of them with other parts."""
+    """Return a list, tuple, named tuple or an instance of their subclasses with the given parts."""
     if type(value) is list:
         return parts
     if isinstance(value, list):
@@ -259,6 +260,6 @@ def _sequence(value: Any, parts: list[Any]) -> Any:
         clone[:] = parts
         return clone
     try:
-        return tuple.__new__(type(value), parts)  # not its constructor, which may take anything
-    except TypeError:  # the tuples that torch's own functions return
+        return tuple.__new__(type(value), parts)  # not the constructor, whose arguments may be anything
+    except TypeError:  # the tuple types that functions of torch return
         return type(value)(parts)

@@ -1,4 +1,4 @@
-"""Directions in the space of a model's parameters, to look along."""
+"""Directions in the parameter space of a model, along which the loss is evaluated."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +14,11 @@ VECTORS = ("zero", "element", "tensor")
 
 
 def chosen(where: str, model: nn.Module, params: Iterable[Any] | None) -> dict[str, torch.Tensor]:
-    """Return parameters by name: those that are trained, or the ones that are named or given.
+    """Return the selected parameters by name; by default all trainable ones.
 
     Raises:
-        ArgumentTypeError, ArgumentError: the model is none, or has no such parameter, or none at all.
+        ArgumentTypeError, ArgumentError: `model` is not a module, it does not have a selected parameter, or there are
+            no parameters.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"{where}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
@@ -42,22 +43,23 @@ def chosen(where: str, model: nn.Module, params: Iterable[Any] | None) -> dict[s
             )
         found = {name: every[name] for name in every if name in asked}
     if not found:
-        raise ArgumentError(f"{where}: params must have a parameter, got none; pass those to look along")
+        raise ArgumentError(f"{where}: params must have a parameter, got none; pass the parameters to vary")
     return found
 
 
 def filter_normalised(
     params: Mapping[str, torch.Tensor], generator: torch.Generator, vectors: str = "zero"
 ) -> Direction:
-    """Return a random direction whose filters are as long as the parameters' own (Li et al. 2018, arXiv:1712.09913).
+    """Return a random direction, filter-normalized as in Li et al. 2018, arXiv:1712.09913.
 
-    A filter is what a tensor of two dimensions or more has at one index of its first: the weights into one unit.
+    Each filter of the direction is scaled to the norm of the corresponding filter of the parameters. A filter is the
+    slice of a tensor of two or more dimensions at one index of its first dimension: the weights into one unit.
 
     Args:
         params: the parameters by name.
-        generator: of the random numbers.
-        vectors: for tensors of one dimension or none (biases, norms): "zero" leaves them where they are; "element"
-            makes each element a filter, so that it moves by its own size; "tensor" normalises the whole tensor.
+        generator: random number generator.
+        vectors: treatment of tensors of at most one dimension (biases, norms): "zero" does not move them; "element"
+            treats each element as a filter, so that it moves by its own size; "tensor" normalizes the whole tensor.
     """
     direction = []
     for param in params.values():
@@ -73,26 +75,26 @@ def filter_normalised(
             noise = noise * (vectors != "zero")
         length = torch.linalg.vector_norm(noise, dim=1, keepdim=True)
         scale = torch.linalg.vector_norm(values, dim=1, keepdim=True) / torch.where(length > 0, length, 1)
-        direction.append((noise * scale).reshape(param.shape))  # float32 for half precision: rounded in the sum only
+        direction.append((noise * scale).reshape(param.shape))  # float32 for half precision: only the sum is rounded
     return direction
 
 
 def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> Direction:
-    """Return a direction, or a point of a path, as a tensor for each parameter.
+    """Return a direction, or a point of a path, as a list with a tensor for each parameter.
 
     Args:
-        where: who asks, for the errors.
+        where: name of the caller, for error messages.
         given: a dict by name (a state dict), a sequence of tensors in the order of the parameters, or one flat tensor.
         params: the parameters by name.
 
     Raises:
-        ArgumentError: names, number or shapes do not fit, or a number is not finite.
+        ArgumentError: names, number or shapes do not match the parameters, or a value is not finite.
     """
     if isinstance(given, torch.Tensor):
         size = sum(p.numel() for p in params.values())
         if given.numel() != size:
             raise ArgumentError(
-                f"{where}: a flat direction must have {size} numbers, one a parameter, got {given.numel()}; "
+                f"{where}: a flat direction must have {size} elements, as many as the parameters, got {given.numel()}; "
                 "flatten all parameters in their order"
             )
         flat = given.detach().reshape(-1).split([p.numel() for p in params.values()])
@@ -119,25 +121,25 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
     if broken := [name for name, tensor in zip(params, found, strict=True) if not bool(tensor.isfinite().all())]:
         raise ArgumentError(
             f"{where}: a direction, or a point of a path, must be finite, got NaN or Inf in {broken[0]}; "
-            "look where it comes from"
+            "check how it was computed"
         )
     return [t.to(p.device, torch.promote_types(t.dtype, p.dtype)) for t, p in zip(found, params.values(), strict=True)]
 
 
 def dot(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
-    """Return the scalar product of two directions, in float64."""
+    """Return the dot product of two directions, computed in float64."""
     return math.fsum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
 
 
 def norm(direction: Sequence[torch.Tensor]) -> float:
-    """Return the length of a direction."""
+    """Return the Euclidean norm of a direction."""
     return math.sqrt(dot(direction, direction))
 
 
 def principal(path: Sequence[Direction]) -> tuple[list[Direction], list[float]]:
-    """Return the two directions along which a path varies most, of length 1, and the share of its variance in each.
+    """Return the first two principal directions of a path, of norm 1, and the share of the variance along each.
 
-    Works on the inner products of the T points, T × T numbers, so that no matrix of all parameters is made.
+    The computation uses the T × T inner products of the T points, so that it never forms a matrix of all parameters.
 
     Args:
         path: at least three points.

@@ -1,4 +1,4 @@
-"""What stands between a model and its second derivatives, and how it is got out of the way."""
+"""Fallbacks for models whose operations have no second derivative as they are run."""
 
 import warnings
 from collections.abc import Callable
@@ -24,16 +24,16 @@ def _math_attention() -> Any:
 
 @dataclass(frozen=True)
 class Remedy:
-    """Something that has no second derivative as it is run, and a way to run it that has one.
+    """A way to run an operation so that it has a second derivative, for an operation that otherwise has none.
 
     Attributes:
-        sign: what PyTorch's message has in it.
-        told: what is done, for the warning.
-        context: how.
+        pattern: text that PyTorch's error message contains.
+        description: description of the change, for the warning.
+        context: function that returns the context manager to run the operation in.
     """
 
-    sign: str
-    told: str
+    pattern: str
+    description: str
     context: Callable[[], AbstractContextManager[Any]]
 
 
@@ -51,25 +51,25 @@ REMEDIES = (
 
 
 def warn(owner: str, text: str) -> None:
-    """Say in one line that something is measured otherwise than it is trained."""
+    """Issue a `LandscapeWarning` of one line."""
     warnings.warn(f"{owner}: {text}", LandscapeWarning, stacklevel=2)
 
 
 class Recovery:
-    """The remedies that a model has turned out to need."""
+    """The remedies that a model needs, collected as errors occur."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
         self._active: list[Remedy] = []
 
     def unwrap(self, model: nn.Module) -> nn.Module:
-        """Return the model inside of wrappers that get in the way of second derivatives.
+        """Return the model without wrappers that prevent second derivatives.
 
         Raises:
-            ArgumentError: it is sharded, or such a wrapper is inside of it.
+            ArgumentError: the model is sharded, or has such a wrapper around one of its submodules.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
-            warn(self._owner, "a DistributedDataParallel model is measured on this process's data alone, unwrapped")
+            warn(self._owner, "a DistributedDataParallel model is measured unwrapped, on the data of this process only")
             model = model.module
         elif isinstance(model, nn.DataParallel):
             model = model.module
@@ -78,7 +78,7 @@ class Recovery:
             kind = type(module).__name__
             if kind in ("FullyShardedDataParallel", "DistributedDataParallel") or kind.startswith("FSDP"):
                 raise ArgumentError(
-                    f"{self._owner}: model must be whole on this process, got {kind} at {name or 'its top'}; "
+                    f"{self._owner}: model must be whole on this process, got {kind} at {name or 'the top level'}; "
                     "pass the module inside, with its parameters gathered"
                 )
             if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
@@ -88,22 +88,22 @@ class Recovery:
         return model
 
     def contexts(self, stack: ExitStack) -> None:
-        """Enter what is needed."""
+        """Enter the contexts of all active remedies."""
         for remedy in self._active:
             stack.enter_context(remedy.context())
 
     def attempt(self, function: Callable[[], T]) -> T:
-        """Return what a function returns; where it fails for a reason with a remedy, apply that and try again."""
+        """Return the result of a function; if it fails and there is a remedy, apply the remedy and try again."""
         while True:
             try:
                 return function()
-            except RuntimeError as error:  # what no remedy is for goes on to the caller
+            except RuntimeError as error:  # errors without a remedy propagate to the caller
                 text = str(error)
-                new = [remedy for remedy in REMEDIES if remedy.sign in text and remedy not in self._active]
+                new = [remedy for remedy in REMEDIES if remedy.pattern in text and remedy not in self._active]
                 if not new:
                     raise
                 self._activate(new[0])
 
     def _activate(self, remedy: Remedy, where: str = "") -> None:
         self._active.append(remedy)
-        warn(self._owner, f"{remedy.told}{where}: as it is, it has no second derivative")
+        warn(self._owner, f"{remedy.description}{where}, because otherwise there is no second derivative")

@@ -1,4 +1,4 @@
-"""Which batch makes a loss or a gradient not finite, whatever the learning rate: that is no divergence."""
+"""Detection of batches whose loss or gradient is not finite at any learning rate, which is not divergence."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,16 +17,15 @@ def check_batches(
     step: Callable[[Any], Any] | None,
     params: Sequence[torch.Tensor],
 ) -> None:
-    """Check that batches have finite losses and gradients at the weights of now, and leave gradients behind.
+    """Raise unless batches have finite losses and gradients at the current weights. This overwrites `.grad`.
 
     Args:
-        batches: each with its number.
-        model, loss_fn, step: as for `lr_range`; a step has used its graph up, so of its batch the loss alone is looked
-            at.
-        params: whose gradients are looked at.
+        batches: batches, each with its number.
+        model, loss_fn, step: as for `lr_range`. `step` has already used the graph, so that only its loss is checked.
+        params: parameters whose gradients are checked.
 
     Raises:
-        LossError: a batch has not.
+        LossError: the loss or the gradient of a batch is not finite.
     """
     for number, batch in batches:
         loss: Any = loss_fn(model, batch) if loss_fn is not None else step(batch) if step is not None else 0.0
@@ -38,6 +37,6 @@ def check_batches(
         loss.backward()
         if not all(bool(p.grad.isfinite().all()) for p in params if p.grad is not None):
             raise LossError(
-                f"lr_range: the gradient must be finite before any update, got one for batch {number} that is not; "
-                "look for a root, norm or logarithm of 0"
+                f"lr_range: the gradient must be finite before any update, got NaN or Inf for batch {number}; "
+                "look for a square root, norm or logarithm of 0"
             )

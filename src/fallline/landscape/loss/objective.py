@@ -1,4 +1,4 @@
-"""The mean loss of a model over data, as a function of its parameters, the same at every evaluation."""
+"""The mean loss of a model over data, as a deterministic function of its parameters."""
 
 import itertools
 import math
@@ -30,16 +30,16 @@ Params = Sequence[nn.Parameter | str] | Mapping[str, nn.Parameter]
 
 
 class Objective:
-    """A mean loss over batches, each weighing by its items.
+    """A mean loss over batches, each weighted by its number of items.
 
     Every pass over the data draws the same random numbers, so that dropout and shuffling are part of the function.
 
     Attributes:
-        params, names: what it is a function of.
-        n: how many numbers that is.
-        dtype, device: of flat vectors of them.
-        single: whether there is one batch.
-        value: the mean loss.
+        params, names: the parameters that the loss is a function of.
+        n: total number of elements of the parameters.
+        dtype, device: dtype and device of flat vectors.
+        single: whether there is only one batch.
+        value: the mean loss at its last evaluation with a gradient.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Objective:
         self.data, self._reset_random_numbers = _repeatable(as_batches(owner, data))
         self.single = isinstance(self.data, list) and len(self.data) == 1
         self.value = math.nan
-        self._reached = False  # whether a gradient by any of the parameters was there
+        self._reached = False  # whether the loss had a gradient with respect to any of the parameters
 
     def _choose(self, params: Params | None) -> tuple[list[nn.Parameter], list[str]]:
         every = {name.replace("_orig_mod.", ""): p for name, p in self.model.named_parameters()}
@@ -98,22 +98,24 @@ class Objective:
         return chosen, [known.get(id(p), f"params[{i}]") for i, p in enumerate(chosen)]
 
     def own_name(self, param: nn.Parameter) -> str:
-        """Return the name by which the model itself has a parameter.
+        """Return the name of a parameter in the model itself.
 
         Raises:
-            ArgumentError: it has it not.
+            ArgumentError: the model does not have the parameter.
         """
         for name, p in self.model.named_parameters():
             if p is param:
                 return name
-        raise ArgumentError(f"{self.owner}: params must be the model's for jvp, got another; use another hvp")
+        raise ArgumentError(
+            f"{self.owner}: params must belong to the model for jvp, got one that does not; use another hvp"
+        )
 
     @contextmanager
     def measuring(self, reads: bool = True) -> Iterator[None]:
-        """Set the mode, random numbers and remedies; put everything back afterwards.
+        """Set the mode, the random numbers and the remedies within the block, and restore everything afterwards.
 
         Args:
-            reads: whether data are read and the loss is computed, so that random numbers are drawn.
+            reads: whether the block reads data and computes the loss, which draws random numbers.
         """
         with ExitStack() as stack:
             stack.enter_context(unchanged(self.model, self.params, self.data))
@@ -129,8 +131,8 @@ class Objective:
         """Yield the number, the batch and its weight.
 
         Raises:
-            LossError: there is none.
-            ArgumentError: a weight is no positive number.
+            LossError: there is no batch.
+            ArgumentError: a weight is not a positive number.
         """
         for number, batch in enumerate(batches_of(self.owner, self.data)):
             yield number, batch, weight_of(self.owner, batch, self.weight)
@@ -139,7 +141,7 @@ class Objective:
         """Return the loss of a batch, a scalar with a graph.
 
         Raises:
-            LossError: it is none, or not finite.
+            LossError: the loss is not such a scalar, or not finite.
         """
         loss = check_loss(self.owner, self.loss_fn(self.model, batch))
         if torch.is_grad_enabled():
@@ -148,7 +150,7 @@ class Objective:
         return loss
 
     def gradients(self, loss: torch.Tensor, graph: bool = False) -> list[torch.Tensor]:
-        """Return the gradient of a loss by parameter, zeros where it does not depend on one."""
+        """Return the gradient of a loss for each parameter, with zeros for those that it does not depend on."""
         found = torch.autograd.grad(loss, self.params, create_graph=graph, allow_unused=True)
         if sparse := [name for name, g in zip(self.names, found, strict=True) if g is not None and g.is_sparse]:
             raise GradientError(
@@ -158,7 +160,7 @@ class Objective:
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
 
     def mean(self, part: Callable[[int, Any], torch.Tensor]) -> torch.Tensor:
-        """Return the weighted mean over batches of what `part` makes of a number and a batch; inside `measuring`."""
+        """Return the weighted mean of `part(number, batch)` over all batches. Call it inside `measuring`."""
         total, weights = torch.zeros((), dtype=self.dtype, device=self.device), 0.0
         for number, batch, weight in self.batches():
             total = total + weight * part(number, batch)
@@ -166,7 +168,7 @@ class Objective:
         return total / weights
 
     def gradient(self) -> torch.Tensor:
-        """Return the gradient of the mean loss, flat, and remember the loss as `value`.
+        """Return the flat gradient of the mean loss, and store the loss in `value`.
 
         Raises:
             LossError: a loss cannot be measured, or a gradient is not finite.
@@ -180,7 +182,7 @@ class Objective:
                 name = next(name for name, found in parts if not bool(found.isfinite().all()))
                 raise LossError(
                     f"{self.owner}: gradients must be finite, got NaN or Inf in that of {name} for batch {number}; "
-                    "the loss itself is finite, so look for a root or logarithm at 0"
+                    "the loss itself is finite, so look for a square root or logarithm at 0"
                 )
             return torch.cat([flat, loss.detach().reshape(1).to(self.device, self.dtype)])
 
@@ -190,13 +192,13 @@ class Objective:
         if not self._reached:
             raise LossError(
                 f"{self.owner}: loss must depend on the parameters, got one that is independent of {self.names[0]} and "
-                "all others; pass the model that loss_fn runs, and parameters of it"
+                "all others; pass the model that loss_fn runs, and parameters of that model"
             )
         self.value = float(both[-1])
         return both[:-1]
 
     def mean_loss(self, check: bool = True) -> float:
-        """Return the mean loss, without a gradient; unless it is checked, it may be NaN or Inf."""
+        """Return the mean loss, computed without a gradient. With `check=False` it may be NaN or Inf."""
 
         def part(number: int, batch: Any) -> torch.Tensor:
             loss = self.loss(batch, number) if check else self.loss_fn(self.model, batch).reshape(())
@@ -210,13 +212,16 @@ class Objective:
         return torch.cat([part.detach().reshape(-1).to(self.device, self.dtype) for part in parts])
 
     def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
-        """Return a vector (n,) as tensors like the parameters."""
+        """Return a vector (n,) as tensors shaped like the parameters."""
         parts = zip(vector.split(self.sizes), self.params, strict=True)
         return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
 
 
 def _repeatable(data: Iterable[Any]) -> tuple[Any, Callable[[], None]]:
-    """Return data that can be read again, as a list if they are one batch, and what makes them the same every time."""
+    """Return data that can be read repeatedly, and a function that resets the random numbers that reading them draws.
+
+    A single batch is returned as a list.
+    """
     reset = random_numbers(data)
     try:
         if isinstance(data, Iterator):

@@ -1,4 +1,4 @@
-"""Whatever a measurement does to a model, its optimizer and the random numbers, is undone to the bit."""
+"""Restoration of the model, the optimizer and the random number generators after a measurement, bit-for-bit."""
 
 import copy
 import random
@@ -23,17 +23,17 @@ def restoring(
     data: Any = None,
     keep: Iterable[Any] = (),
 ) -> Iterator[None]:
-    """Put everything back to the bit after the block, also when it raises or is interrupted.
+    """Restore all state bit-for-bit after the block, also if it raises an error or is interrupted.
 
-    That is: parameters, buffers, `.grad` and the train/eval mode of every module; groups, state and plain attributes of
-    the optimizer and of one inside it; the scaler; and the random numbers of torch on every device, of numpy, of Python
-    and of the generators of a data loader. A copy of all this is kept for the duration of the block.
+    The state consists of: parameters, buffers, `.grad` and the train/eval mode of every module; groups, state and plain
+    attributes of the optimizer and of an optimizer that it wraps; the scaler; and the random number generators of torch
+    on every device, of NumPy, of Python and of a data loader. A copy of it is kept for the duration of the block.
 
     Args:
         model: the model.
-        optimizer: what trains it; its parameters need not be all of the model's.
+        optimizer: the optimizer; it does not need to hold all parameters of the model.
         scaler: a `torch.amp.GradScaler`.
-        data: a data loader whose generators are put back; how far an iterator has come cannot be undone.
+        data: a data loader whose generators are restored. The position of an iterator cannot be restored.
         keep: further objects with `state_dict` and `load_state_dict`, such as a schedule.
 
     Example:
@@ -56,10 +56,11 @@ def restoring(
 
 @contextmanager
 def unchanged(model: nn.Module, params: Sequence[torch.Tensor], data: Any = None) -> Iterator[None]:
-    """Let the block evaluate a model and differentiate by `params`, and put everything back, also when it fails.
+    """Restore all state except parameter values after a block that evaluates a model and differentiates by `params`.
 
-    Inside, gradients are absent and hooks on the parameters are silent: a measurement is no training step. It is
-    entered for every product, so values are not copied: `displaced` is the only thing inside that moves them.
+    Within the block, `.grad` is None and the hooks of the parameters are removed, because a measurement is not a
+    training step. The block is entered for every product, so parameter values are not copied; only `displaced` changes
+    them, and it restores them.
     """
     with _undone([random_numbers(data), _modules(model), _bare(list({*model.parameters(), *params}))]):
         for p in params:
@@ -69,36 +70,36 @@ def unchanged(model: nn.Module, params: Sequence[torch.Tensor], data: Any = None
 
 @contextmanager
 def displaced(params: Sequence[torch.Tensor], direction: Sequence[torch.Tensor], distance: float) -> Iterator[None]:
-    """Move parameters along a direction for the length of the block, and back to the bit."""
+    """Move parameters along a direction within the block, and restore them bit-for-bit afterwards."""
     with _undone([_values(params)]):
         for p, part in zip(params, direction, strict=True):
-            p.data.add_(part.to(p.dtype), alpha=distance)  # `.data`: graphs that are kept must not see a new version
+            p.data.add_(part.to(p.dtype), alpha=distance)  # `.data`: must not change the version in existing graphs
         yield
 
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Let the block draw random numbers, and the next one the same again."""
+    """Restore the random number generators after the block, so that the next block draws the same numbers."""
     with _undone([random_numbers()]):
         yield
 
 
 @contextmanager
 def _undone(undos: Iterable[Undo]) -> Iterator[None]:
-    with ExitStack() as stack:  # which goes on with the others when one of them raises
+    with ExitStack() as stack:  # runs the remaining callbacks if one raises an error
         for undo in undos:
             stack.callback(undo)
         yield
 
 
 def trained(model: nn.Module, optimizer: Optimizer | None) -> list[torch.Tensor]:
-    """Return the parameters of a model, and those of its optimizer that are not."""
+    """Return the parameters of a model, followed by those of its optimizer that the model does not have."""
     groups = [] if optimizer is None else optimizer.param_groups
     return list(dict.fromkeys([*model.parameters(), *(p for group in groups for p in group["params"])]))
 
 
 def memory_of(model: nn.Module, optimizer: Optimizer) -> int:
-    """Return the bytes of the copies that `restoring` keeps."""
+    """Return the number of bytes of the copies that `restoring` keeps."""
     params = trained(model, optimizer)
     tensors = [*params, *model.buffers(), *(p.grad for p in params if p.grad is not None)]
     tensors += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
@@ -106,13 +107,13 @@ def memory_of(model: nn.Module, optimizer: Optimizer) -> int:
 
 
 def _modules(model: nn.Module) -> Undo:
-    """Return what puts back the modes of all modules, and their buffers."""
+    """Return a function that restores the modes and buffers of all modules."""
     kept = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     values = _values(model.buffers())
 
     def undo() -> None:
         for module, training, buffers in kept:
-            if module.training != training:  # a module's attributes are slow to set
+            if module.training != training:  # setting an attribute of a module is slow
                 module.training = training
             module._buffers.clear()
             module._buffers.update(buffers)
@@ -126,14 +127,14 @@ def _values(tensors: Iterable[torch.Tensor]) -> Undo:
 
     def undo() -> None:
         for tensor, value in kept:
-            if not _same(tensor, value):  # and an expanded buffer cannot be written at all
-                tensor.data.copy_(value)  # `.data`: graphs from before hold these very values
+            if not _same(tensor, value):  # an expanded buffer cannot be written, even with the same values
+                tensor.data.copy_(value)  # `.data`: graphs built before the block hold these values
 
     return undo
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether values are the same to the bit, -0 and 0 being two."""
+    """Return whether values are bit-for-bit identical; -0 and 0 differ."""
     if one.is_complex():
         one, other = torch.view_as_real(one), torch.view_as_real(other)
     return torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
@@ -152,7 +153,7 @@ def _gradients(params: Iterable[torch.Tensor]) -> Undo:
 
 
 def _bare(params: Iterable[torch.Tensor]) -> Undo:
-    """Take gradients and hooks off parameters; return what puts them back, and whether they require a gradient."""
+    """Remove gradients and hooks from parameters; return a function that restores them and `requires_grad`."""
     kept = [(p, p.grad, p._backward_hooks, p.requires_grad) for p in params]
 
     def undo() -> None:
@@ -170,7 +171,7 @@ def _bare(params: Iterable[torch.Tensor]) -> Undo:
 
 
 def _optimizers(optimizer: Any) -> Iterator[Undo]:
-    """Yield what puts back an optimizer, and one that it wraps."""
+    """Yield functions that restore an optimizer and the optimizer that it wraps."""
     if optimizer is None:
         return
     for inner in vars(optimizer).values():
@@ -189,13 +190,13 @@ def _optimizers(optimizer: Any) -> Iterator[Undo]:
             undo_state()
             optimizer.state[param] = state
         attributes()
-        optimizer.__setstate__({})  # as after unpickling: what was worked out from the state no longer holds
+        optimizer.__setstate__({})  # as after unpickling: discards caches derived from the state
 
     yield undo
 
 
 def _mapping(mapping: dict[str, Any]) -> Undo:
-    """Return what gives a dict its keys and values of now, tensors being the same ones with their values of now."""
+    """Return a function that restores the current items of a dict, including the values of the same tensor objects."""
     kept = dict(mapping)
     tensors = _values(value for value in kept.values() if isinstance(value, torch.Tensor))
 
@@ -208,7 +209,7 @@ def _mapping(mapping: dict[str, Any]) -> Undo:
 
 
 def _attributes(thing: Any, deep: bool) -> Undo:
-    """Return what puts back the attributes of an object: those that are plain values, or all."""
+    """Return a function that restores the attributes of an object: all if `deep`, otherwise only plain values."""
     kept = {k: v for k, v in vars(thing).items() if deep or isinstance(v, _PLAIN)}
     tensors = _values(value for value in kept.values() if isinstance(value, torch.Tensor))
     values = {k: v if isinstance(v, torch.Tensor) else copy.deepcopy(v) for k, v in kept.items()}
@@ -228,7 +229,7 @@ def _by_state_dict(thing: Any) -> Undo:
 
 
 def random_numbers(data: Any = None) -> Undo:
-    """Return what puts back every generator: torch's on every device, NumPy's, Python's, and a loader's own."""
+    """Return a function that restores the generators of torch on every device, NumPy, Python and a data loader."""
     cpu, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     samplers = [getattr(data, "sampler", None), getattr(data, "batch_sampler", None)]

@@ -1,4 +1,4 @@
-"""The learning rate range test: one short training at a rising rate, after which all is as before."""
+"""The learning rate range test: a short training at an increasing rate, after which all state is restored."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -21,21 +21,21 @@ from fallline.landscape.progress import Clock, Progress
 
 @dataclass(frozen=True, eq=False)
 class LRRange:
-    """The curve of a range test, and what it suggests.
+    """The curve of a range test, and the suggested learning rate.
 
     Attributes:
-        lrs: of the updates, (n,), of the group whose rate is the highest.
-        losses: after each, on the batches of the next, (n,).
-        smooth: the losses smoothed by straight lines through neighbours.
-        slope: the change of that a decade of learning rate.
-        noise: standard deviation of the losses about it.
+        lrs: learning rate of each update, (n,), in the group with the highest rate.
+        losses: loss after each update, on the batches of the next one, (n,).
+        smooth: the losses smoothed by local linear regression.
+        slope: change of the smoothed loss per decade of the learning rate.
+        noise: standard deviation of the losses about the smoothed loss.
         start: the loss before the first update.
         suggestion: the rate at which the loss falls most steeply against log lr.
-        low, high: the rates where it begins to fall and where it stops.
-        ratios: of the groups' rates to that of the highest, kept throughout.
-        diverged: whether the loss left all bounds, so that higher rates were not tried.
-        batches: that were drawn.
-        verdict: what it suggests and how sure that is, in a sentence.
+        low, high: the rates at which the loss begins to fall and stops falling.
+        ratios: ratios of the rates of the groups to the highest one, which are constant during the test.
+        diverged: whether the loss diverged, so that higher rates were not tried.
+        batches: number of batches drawn.
+        verdict: the result and its certainty, in a sentence.
     """
 
     lrs: np.ndarray
@@ -56,8 +56,8 @@ class LRRange:
         return self.verdict
 
     def plot(self) -> Any:
-        """Return an altair chart of the loss over the learning rate; a notebook shows it. Needs the extra `lab`."""
-        from fallline.plotting import plot_range  # altair is no dependency of training
+        """Return an Altair chart of the loss over the learning rate, for a notebook. Requires the extra `lab`."""
+        from fallline.plotting import plot_range  # imported here because altair is an optional dependency
 
         return plot_range(self)
 
@@ -78,32 +78,34 @@ def lr_range(
     keep: Iterable[Any] = (),
     progress: Progress | None = None,
 ) -> LRRange:
-    """Train at a rate that rises from update to update, and return how the loss took it; all is put back to the bit.
+    """Train at a learning rate that increases with every update, record the loss, and restore all state bit-for-bit.
 
-    Updates are what counts, not batches: the rate rises when the optimizer has stepped, not when gradients are added up
-    or when the scaler has skipped a step. The groups of the optimizer keep the ratios of their rates.
+    The rate increases after each update of the optimizer, not with each batch: batches whose gradients are accumulated
+    and steps that the scaler skipped do not count. The ratios between the rates of the groups are kept.
 
     Args:
-        model: the model; it is put into train mode for the test.
-        optimizer: the user's own, fresh or in mid-training.
-        loss_fn: `(model, batch)` to the mean loss of the batch; not needed with `step`.
-        data: a batch (tensor, tuple, dict), a list of batches or a loader, gone through as often as needed; an iterator
-            is used up as far as it is needed.
-        low, high: the first and last rate, of the group whose rate is the highest.
-        steps: updates, evenly spaced in log lr.
-        accumulate: batches to an update; their gradients are averaged by weight.
-        scaler: a `torch.amp.GradScaler`; autocast belongs into `loss_fn`.
-        step: a training step of the user's own, `batch` to its loss: forward, backward, and where it is due
-            `optimizer.step()` and `zero_grad()`. It replaces `loss_fn`, `accumulate` and `scaler.step`.
-        weight: `batch` to its weight in averages, such as its tokens; its rows by default.
-        keep: further objects with a state dict that `step` changes, such as a schedule, to be put back too.
-        progress: told of every update, and of how many before the first; from the second on of the time they take.
+        model: the model. The test runs it in train mode.
+        optimizer: the optimizer, new or in the middle of a training.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of the batch; None with `step`.
+        data: a batch (tensor, tuple, dict), a list of batches or a loader, which is read repeatedly if necessary. An
+            iterator is advanced as far as necessary.
+        low, high: the first and last learning rate, in the group with the highest rate.
+        steps: number of updates, evenly spaced in log lr.
+        accumulate: number of batches per update; their gradients are averaged by weight.
+        scaler: a `torch.amp.GradScaler`; use autocast inside `loss_fn`.
+        step: a custom training step: `step(batch)` runs forward and backward, calls `optimizer.step()` and
+            `zero_grad()` when an update is due, and returns the loss. It replaces `loss_fn`, `accumulate` and
+            `scaler.step`.
+        weight: `weight(batch)` returns the weight of a batch in averages, for example its number of tokens; by default
+            its number of rows.
+        keep: further objects with a state dict that `step` changes and that must be restored, such as a schedule.
+        progress: callback that receives a `Step` before the first update, with the number of updates, and after every
+            update. The remaining time is estimated from the second `Step` on.
 
     Raises:
-        LossError: the loss is not one number or has no graph; it, or its gradient, is not finite for a batch before any
-            update; or there is no batch.
-        ArgumentError, ArgumentTypeError: an argument cannot be used, or the data end or the user's step makes no
-            update.
+        LossError: the loss is not a single number or has no graph; the loss or its gradient is not finite for a batch
+            before any update; or there is no batch.
+        ArgumentError, ArgumentTypeError: an argument is invalid, the data end too early, or `step` makes no update.
 
     Example:
         >>> import torch
@@ -166,7 +168,7 @@ def _check(
     mine = {id(p) for p in model.parameters()}
     if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
         raise ArgumentError(
-            "lr_range: optimizer must train the model, got one without any of its parameters; make it of "
+            "lr_range: optimizer must train the model, got one without any of its parameters; create it with "
             "model.parameters()"
         )
     for thing in keep:

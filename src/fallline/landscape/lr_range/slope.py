@@ -1,4 +1,4 @@
-"""What the curve of a learning rate range test says: where the loss falls, how steeply, and where it stops."""
+"""Analysis of the curve of a learning rate range test: where the loss falls, how steeply, and where it stops."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,25 @@ import numpy as np
 
 from fallline.loss_curves import spread
 
-BANDWIDTH = 0.4  # decades to each side of a local fit
-FEWEST = 6  # points in one at least
-BEGUN = 0.1  # of the whole fall, from where on the range begins
-RISEN = 0.02  # of the whole fall, by which the loss must rise to have stopped falling
-EARLY = 10  # points at rates that are too low to change much: their noise stays below the ceiling
+BANDWIDTH = 0.4  # half-width of a local fit in decades
+FEWEST = 6  # smallest number of points in a local fit
+BEGUN = 0.1  # share of the whole fall at which the range begins
+RISEN = 0.02  # share of the whole fall by which the loss must rise to count as no longer falling
+EARLY = 10  # number of first points, at rates too low to change much; losses are clipped above their noise
 SIGNIFICANT = 3.0  # standard deviations of the noise that a fall or a rise must exceed
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A smoothed curve and what it suggests.
+    """A smoothed curve and the suggested learning rate.
 
     Attributes:
-        smooth: the loss, smoothed.
-        slope: its change a decade of learning rate.
-        noise: standard deviation of the losses about it, from their median absolute deviation.
-        low, high: where the loss begins to fall, and where it stops.
-        suggestion: where between them it falls most steeply against log lr.
-        verdict: all that in a sentence.
+        smooth: the smoothed loss.
+        slope: change of the smoothed loss per decade of the learning rate.
+        noise: standard deviation of the losses about the smoothed loss, from their median absolute deviation.
+        low, high: the rates at which the loss begins to fall and stops falling.
+        suggestion: the rate between them at which the loss falls most steeply against log lr.
+        verdict: the result as a sentence.
     """
 
     smooth: np.ndarray
@@ -37,13 +37,13 @@ class Reading:
 
 
 def read(lrs: np.ndarray, losses: np.ndarray, start: float, diverged: bool) -> Reading:
-    """Return what a curve says; there is always an answer.
+    """Return the analysis of a curve. It always has a suggestion.
 
     Args:
         lrs: increasing learning rates, (n,), n >= 1.
-        losses: after the update at each of them; what is not finite or far above the start counts as its ceiling.
-        start: the level of the loss before the first, of several batches if there are.
-        diverged: whether the test ended because the loss left all bounds.
+        losses: loss after the update at each rate. Losses that are not finite or far above the start are clipped.
+        start: level of the loss before the first update, from several batches if available.
+        diverged: whether the test ended because the loss diverged.
     """
     lowest = float(np.nanmin(np.where(np.isfinite(losses), losses, np.nan), initial=start))
     noise = spread(losses[:EARLY].tolist()) if len(losses) > EARLY and np.isfinite(losses[:EARLY]).all() else 0.0
@@ -55,28 +55,28 @@ def read(lrs: np.ndarray, losses: np.ndarray, start: float, diverged: bool) -> R
     noise = float(1.4826 * np.median(np.abs(rest - np.median(rest))))
     end = _end(smooth, noise, float(smooth[0] - smooth[lowest_at]))
     steepest = int(slope[: end + 1].argmin())
-    level = float(np.median(smooth[: steepest // 2 + 1]))  # of the plain before the fall
+    level = float(np.median(smooth[: steepest // 2 + 1]))  # of the plateau before the fall
     fall = level - float(smooth[end])
     if len(lrs) < FEWEST and diverged:
         low, high = float(lrs[0]) / 10, float(lrs[0])
         updates = "1 update" if len(lrs) == 1 else f"{len(lrs)} updates"
-        verdict = f"the loss left all bounds within {updates}: every rate was too high; pass a lower low"
+        verdict = f"the loss diverged within {updates}: every learning rate was too high; decrease low"
         return Reading(smooth, slope, noise, low, high, low, verdict)
-    if end == 0 or fall <= max(SIGNIFICANT * noise, 1e-9 * abs(start)):  # a flat loss falls by its roundings
+    if end == 0 or fall <= max(SIGNIFICANT * noise, 1e-9 * abs(start)):  # a constant loss falls by rounding errors
         return _not_fallen(lrs, smooth, slope, noise, start, diverged)
     above = np.flatnonzero(smooth[: steepest + 1] > level - BEGUN * fall)
     begin = int(above[-1]) if len(above) else 0
     low, high, best = (float(lrs[k]) for k in (begin, end, steepest))
     verdict = f"the loss falls from lr {low:.2g} on, most steeply at {best:.2g}, and stops falling at {high:.2g}"
     if end == len(lrs) - 1 and not diverged:
-        verdict = f"the loss falls from lr {low:.2g} on and still at the highest, {high:.2g}: pass a higher high"
+        verdict = f"the loss falls from lr {low:.2g} on, and still falls at the highest lr, {high:.2g}; increase high"
     return Reading(smooth, slope, noise, low, high, best, verdict)
 
 
 def _end(smooth: np.ndarray, noise: float, fall: float) -> int:
-    """Return where the loss stops falling: from its lowest so far it rises, and by more than noise.
+    """Return the index at which the loss stops falling: its lowest value before it rises by more than the noise.
 
-    A loss may rise and then fall to its lowest, at rates where it is a matter of luck.
+    At rates that are too high, the loss may rise and then fall to a lower value by chance.
     """
     lowest = np.minimum.accumulate(smooth)
     risen = np.flatnonzero(smooth - lowest > max(SIGNIFICANT * noise, RISEN * fall))
@@ -86,22 +86,21 @@ def _end(smooth: np.ndarray, noise: float, fall: float) -> int:
 def _not_fallen(
     lrs: np.ndarray, smooth: np.ndarray, slope: np.ndarray, noise: float, start: float, diverged: bool
 ) -> Reading:
-    """Return the reading of a loss that fell by no more than its noise: the rates that did no harm."""
-    harmed = smooth > max(start, float(np.median(smooth[: max(len(smooth) // 4, 1)]))) + SIGNIFICANT * noise
-    last = len(lrs) - 1 if not harmed.any() else max(int(harmed.argmax()) - 1, 0)
+    """Return the analysis of a loss that fell by no more than its noise: the rates at which it did not rise."""
+    above = smooth > max(start, float(np.median(smooth[: max(len(smooth) // 4, 1)]))) + SIGNIFICANT * noise
+    last = len(lrs) - 1 if not above.any() else max(int(above.argmax()) - 1, 0)
     low, high = float(lrs[0]), float(lrs[last])
     verdict = (
-        f"the loss does not fall by more than its noise ({noise:.2g}) at any lr; it is not harmed up to {high:.2g}: "
-        "take larger batches or more steps" + ("" if diverged else ", or pass a higher high")
+        f"the loss does not fall by more than its noise ({noise:.2g}) at any lr, and does not rise up to {high:.2g}; "
+        "use larger batches or more steps" + ("" if diverged else ", or increase high")
     )
     return Reading(smooth, slope, noise, low, high, max(low, high / 10), verdict)
 
 
 def local_lines(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return value and slope at every x of the straight line fitted to its neighbours, the near ones counting most.
+    """Return value and slope at every x of a line fitted to the neighboring points, weighted by their distance.
 
-    A running mean lags behind the curve, and a difference of neighbours divides noise by their distance; this does
-    neither.
+    A running mean would lag behind the curve, and differences between neighbours would amplify the noise.
 
     Args:
         x: increasing, (n,).

@@ -1,4 +1,4 @@
-"""The training of a learning rate range test: the rate rises with the updates, until the loss leaves all bounds."""
+"""The training of a learning rate range test: the rate increases with every update, until the loss diverges."""
 
 import math
 from collections import deque
@@ -25,24 +25,24 @@ from fallline.landscape.loss.averaging import (
 from fallline.landscape.progress import Clock
 from fallline.loss_curves import is_above, level, spread
 
-FIRST = 20  # losses whose median is the start
-LATEST = 5  # losses whose median must be above it: there is no time for more where the loss explodes
-ENOUGH = 10  # losses from which their noise can be estimated
-CEILING = 3.0  # times the size of the start that the loss may rise above it before the test ends
-AT_ONCE = 1000.0  # the same where the start is known from one batch only
-PATIENCE = 1000  # batches without an update, before it is taken that none will come
-_BASES = ("base_lr", "initial_lr")  # what a group calls its rate before any schedule
+FIRST = 20  # number of first losses, whose median is the level at the start
+LATEST = 5  # number of last losses, whose median is compared with the start; an exploding loss allows no more
+ENOUGH = 10  # number of losses from which their noise can be estimated
+CEILING = 3.0  # the test ends when the loss exceeds its start by more than this multiple of the size of the start
+AT_ONCE = 1000.0  # the same, if the start is known from one batch only
+PATIENCE = 1000  # number of batches without an update after which the test stops waiting for one
+_BASES = ("base_lr", "initial_lr")  # keys of a group for its rate before any schedule
 
 
 class RisingRate:
-    """A training whose rate rises from update to update; `run` runs it once.
+    """A training whose learning rate increases with every update; `run` runs it once.
 
     Attributes:
-        ratios: of the groups' rates to that of the highest.
-        updates, batches: so far.
+        ratios: ratios of the rates of the groups to the highest one.
+        updates, batches: numbers of updates and batches so far.
         latest: the batches of the last two updates, each with its number.
-        diverged: whether the loss left all bounds.
-        level: of the loss at the start, on which no single batch has much influence.
+        diverged: whether the loss diverged.
+        level: robust level of the loss at the start, on which no single batch has much influence.
     """
 
     def __init__(
@@ -66,26 +66,26 @@ class RisingRate:
         self.level = math.nan
 
     def count(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Count an update, unless the scaler had it skipped."""
+        """Count an update, unless the scaler skipped it."""
         self.updates += not bool(getattr(optimizer, "found_inf", False))
 
     def run(self, rates: np.ndarray, batches: Iterator[Any], clock: Clock) -> list[float]:
-        """Return the loss before each update, at the rates in turn, and one more."""
+        """Make an update at each rate; return the loss before each update and, in the end, one more."""
         losses: list[float] = []
         for k in range(len(rates) + 1):
             loss = self._update(batches, float(rates[min(k, len(rates) - 1)]))
-            if loss is None:  # an iterator has ended
+            if loss is None:  # the data were an iterator, which has ended
                 break
             losses.append(loss)
             if k == 0 and not math.isfinite(loss):
                 raise LossError(
-                    f"lr_range: loss must be finite before the first update, got {loss}; look at that batch and at the "
+                    f"lr_range: loss must be finite before the first update, got {loss}; check that batch and the "
                     "initial weights"
                 )
             clock.tell(k, k)
-            if k == 0:  # the first update takes longer: kernels are loaded, state is made
+            if k == 0:  # the first update takes longer: it loads kernels and creates the state
                 clock.start()
-            if not math.isfinite(loss) or self._has_left(losses):
+            if not math.isfinite(loss) or self._has_diverged(losses):
                 self.diverged = True
                 break
         if len(losses) < 2:
@@ -94,12 +94,12 @@ class RisingRate:
             )
         return losses
 
-    def _has_left(self, losses: list[float]) -> bool:
-        """Return whether the losses are far above the start, by more than their noise; set `level` to that.
+    def _has_diverged(self, losses: list[float]) -> bool:
+        """Return whether the losses are far above the start, by more than their noise; set `level` to the start.
 
-        The latest losses are compared with those of the first updates, at rates that change nothing. A loss that
-        diverges at once has only one from before: with that all that follow are compared, and they must be higher by
-        far more, since a single batch may have almost no loss.
+        The latest losses are compared with those of the first updates, whose rates are too low to change the loss. If
+        the loss diverges immediately, there is only one loss from before. All later losses are then compared with it,
+        and must be higher by a much larger factor, because a single batch may have almost no loss.
         """
         ratios = min(losses) > 0
         self.level = level(losses[: min(FIRST, max(3, len(losses) // 5))]) if len(losses) > 4 else losses[0]
@@ -127,21 +127,21 @@ class RisingRate:
                     group[key] = rate * ratio
 
     def _update(self, batches: Iterator[Any], rate: float) -> float | None:
-        """Go through batches until the optimizer has made an update; return the mean loss before it."""
+        """Process batches until the optimizer has made an update; return the mean loss before it."""
         before = self.updates
         parts: list[tuple[float, float]] = []
         while self.updates == before:
-            self._set(rate)  # again after a step that was skipped: the user's schedule may have moved it
+            self._set(rate)  # also after a skipped step, because the user's schedule may have changed the rate
             if len(parts) >= PATIENCE:
                 if self.scaler is not None and self.step is None and self.updates:
-                    return math.nan  # every step is skipped: not a gradient is finite any more
+                    return math.nan  # the scaler skips every step: no gradient is finite any more
                 if self.scaler is not None and self.step is None:
                     raise LossError(
-                        f"lr_range: gradients must be finite at some scale of the scaler, got {PATIENCE} steps in turn "
-                        "that it skipped; look for a root or logarithm at 0"
+                        f"lr_range: gradients must be finite at some scale of the scaler, got {PATIENCE} skipped steps "
+                        "in a row; look for a square root or logarithm at 0"
                     )
                 raise ArgumentError(
-                    f"lr_range: step must call optimizer.step() in the end, got {PATIENCE} batches without an update; "
+                    f"lr_range: step must call optimizer.step(), got {PATIENCE} batches without an update; "
                     "call it on the optimizer that was passed"
                 )
             group = [batch for _, batch in zip(range(1 if self.step else self.accumulate), batches, strict=False)]
@@ -157,7 +157,7 @@ class RisingRate:
         return math.fsum(w * loss for w, loss in parts) / math.fsum(w for w, _ in parts)
 
     def _own_step(self, group: list[Any], weights: list[float]) -> float:
-        """Make a step on these batches together; return the loss before it."""
+        """Make one step on all these batches; return the loss before it."""
         found: list[float] = []
 
         def closure() -> torch.Tensor:
@@ -186,7 +186,7 @@ class RisingRate:
 
 
 def endless(data: Any) -> Iterator[Any]:
-    """Yield the batches of data again and again; those of an iterator once."""
+    """Yield the batches of data repeatedly without end; those of an iterator once."""
     once = isinstance(data, Iterator)
     while True:
         yield from batches_of("lr_range", data)

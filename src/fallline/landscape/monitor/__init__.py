@@ -1,1 +1,1 @@
-"""Scalars of a running training."""
+"""Recording of scalars during a training."""

@@ -1,4 +1,4 @@
-"""`Monitor`: scalars of a running training that cost next to nothing."""
+"""`Monitor` records scalars of a running training at a negligible cost."""
 
 import math
 import statistics
@@ -19,42 +19,43 @@ from fallline.landscape.loss.fallbacks import warn
 from fallline.landscape.monitor.sinks import as_sink
 from fallline.loss_curves import LEAST_LOSSES, WINDOW, is_spike
 
-_SHRUNK = 0.999  # of its length on arrival, below which a gradient has been clipped and not just rounded
-_MEMORY = 0.9  # a measured step, of the running means behind the noise scale
+_SHRUNK = 0.999  # below this fraction of its norm on arrival, a gradient was clipped and not only rounded
+_MEMORY = 0.9  # decay per measured step of the running means of the noise scale
 _FREED = (
-    "gradients must be there when the optimizer steps, got none of those that arrived: norms and ratios are left out; "
-    "take ordinary steps, not step_in_backward, and zero_grad after the step"
+    "gradients must exist when the optimizer steps, but all had been freed, so norms and ratios are omitted; "
+    "use ordinary steps instead of step_in_backward, and call zero_grad after the step"
 )
-# What state calls a running mean of squared gradients, and the option that says whether it is bias-corrected.
+# State keys of a running mean of squared gradients, and the option that exists if the mean is bias-corrected.
 _SECOND_MOMENTS = {"exp_avg_sq": "betas", "square_avg": None}
 
 
 class Monitor:
-    """Sends scalars of every so many steps to sinks, through hooks that `close` removes; changes nothing.
+    """Records scalars of every n-th step and sends them to sinks. It uses hooks, which `close` removes.
 
-    A row is a dict of numbers:
+    The monitor does not change the training. A row is a dict of numbers:
 
-    - `step`: updates since the monitor began, 1 at the first; `lr`: the highest of the groups.
-    - `grad_norm`: of the gradient as it arrived, unscaled, before any clipping.
-    - `clip_fraction`: the part of the last 50 measured steps whose gradient was shorter when it was used: clipped by
-      hand, or by the optimizer's own `clip_grad_norm`.
-    - `update_ratio`: ‖change of the weights‖ / ‖weights‖ over all parameters; `update_ratio_max`: of single tensors.
-    - `second_moment_staleness`: the largest of the tensors' √mean(g²/v̂), v̂ being the state's mean of squared gradients
-      (Wortsman et al. 2023, arXiv:2304.13013). It is about 1; far above, v̂ lags behind, and the loss may spike.
-      RMSprop does not correct for its start at 0, so there it begins at 1/√(1−α), 10 by default, and falls to about 1
-      within some 1/(1−α) steps: v̂ is what the optimizer divides by, and too small until then.
-    - `noise_scale`: tr(covariance of the gradient) / ‖gradient‖² in batches (McCandlish et al. 2018, arXiv:1812.06162):
-      so many batches make signal and noise equal. Only where two batches or more are accumulated to a step; from
-      their lengths and that of their sum, both means running.
-    - `loss` and `spikes`, the last loss and how many spiked so far, once `monitor.loss(loss)` has told any.
+    - `step`: number of updates since the monitor was created, starting at 1; `lr`: highest learning rate of the groups.
+    - `grad_norm`: norm of the gradient as it arrived, unscaled and before any clipping.
+    - `clip_fraction`: share of the last 50 measured steps in which the gradient was shorter when it was used, because
+      the user's code or the optimizer's `clip_grad_norm` clipped it.
+    - `update_ratio`: ‖change of the weights‖ / ‖weights‖ over all parameters; `update_ratio_max`: the largest ratio of
+      a single tensor.
+    - `second_moment_staleness`: the largest √mean(g²/v̂) of a tensor, where v̂ is the mean of squared gradients in the
+      state (Wortsman et al. 2023, arXiv:2304.13013). It is normally about 1. If it is much larger, v̂ lags behind and
+      the loss may spike. RMSprop does not correct the bias of v̂, which starts at 0, so there the value starts at
+      1/√(1−α), 10 by default, and falls to about 1 in some 1/(1−α) steps: until then RMSprop's v̂ is too small.
+    - `noise_scale`: tr(covariance of the gradient) / ‖gradient‖² in batches (McCandlish et al. 2018, arXiv:1812.06162),
+      the number of batches at which signal and noise are equal. It is computed from the norms of the batch gradients
+      and of their sum, with running means of both, and only if two or more batches are accumulated per step.
+    - `loss` and `spikes`: the last loss and the number of spikes so far, if losses are passed to `monitor.loss(loss)`.
 
-    Where the gradients are gone when the optimizer steps, as with `step_in_backward`, a row has `step`, `lr` and `loss`
-    alone, and a warning says so.
+    If the gradients have been freed when the optimizer steps, as with `step_in_backward`, a row contains only `step`,
+    `lr`, `loss` and `spikes`, and a warning is issued.
 
     Args:
-        model: whose trained parameters are looked at.
+        model: the model, whose trainable parameters are measured.
         optimizer: any `torch.optim.Optimizer`; its groups and state are read by key.
-        every: steps from one measured step to the next; others cost a comparison a tensor.
+        every: number of steps from one measured step to the next. The other steps cost one comparison per tensor.
         sinks: functions of a row, paths of JSONL files, or SummaryWriters; see `tensorboard`.
         scaler: the `torch.amp.GradScaler`, if there is one.
 
@@ -62,7 +63,7 @@ class Monitor:
         row: the last row; empty before the first.
 
     Raises:
-        ArgumentError, ArgumentTypeError: an argument cannot be used.
+        ArgumentError, ArgumentTypeError: an argument is invalid.
 
     Example:
         >>> import torch
@@ -86,10 +87,10 @@ class Monitor:
             raise ArgumentTypeError(f"Monitor: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
         every = check_integer("Monitor", "every", every, 1, "10 is usual")
         if isinstance(sinks, str | PathLike) or not isinstance(sinks, Iterable):
-            raise ArgumentTypeError(f"Monitor: sinks must be a list, got sinks={sinks!r}; put it into one")
+            raise ArgumentTypeError(f"Monitor: sinks must be a list, got sinks={sinks!r}; pass a list")
         self.row: dict[str, float] = {}
         self._optimizer, self._every, self._scaler = updater_of(optimizer), every, scaler
-        self._wrapped = self._optimizer is not optimizer  # SAM's two passes are no two batches
+        self._wrapped = self._optimizer is not optimizer  # SAM's two passes are not two batches
         self._params = [p for p in model.parameters() if p.requires_grad]
         self._sinks = [as_sink(sink) for sink in sinks]
         self._steps, self._spikes = 0, 0
@@ -97,7 +98,7 @@ class Monitor:
         self._first_losses: list[float] = []
         self._clips: deque[bool] = deque(maxlen=WINDOW)
         self._noise = _NoiseScale()
-        self._said = False
+        self._has_warned = False
         self._last_scale = self._scale()
         self._begin()
         self._handles: list[Any] = [
@@ -118,7 +119,7 @@ class Monitor:
         self._losses.append(number)
 
     def close(self) -> None:
-        """Remove every hook, and close the sinks that are files."""
+        """Remove all hooks, and close the sinks that have a `close` method."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -135,16 +136,16 @@ class Monitor:
         self.close()
 
     def _begin(self) -> None:
-        """Forget the gradients of the step before."""
+        """Discard the gradients of the previous step."""
         self.measuring = self._steps % self._every == 0
-        self.parts: dict[torch.Tensor, list[torch.Tensor]] = defaultdict(list)  # squared lengths, batch by batch
+        self.parts: dict[torch.Tensor, list[torch.Tensor]] = defaultdict(list)  # squared norms of each batch
         self._sums: dict[torch.Tensor, torch.Tensor] = {}
         self._old: list[torch.Tensor] = []
         self._used = math.nan
-        self._freed = False  # the gradients that arrived were gone before the step
+        self._freed = False  # whether the gradients that arrived were freed before the step
 
     def drop_skipped(self) -> None:
-        """Forget the gradients of a step that the scaler had skipped: it never came, but the scale has changed."""
+        """Discard the gradients of a step that the scaler skipped, which is recognized by a change of its scale."""
         scale = self._scale()
         if scale != self._last_scale:
             self._last_scale = scale
@@ -162,13 +163,13 @@ class Monitor:
             used = [_square(p.grad) for p in self._params if p.grad is not None]
             self._used = _length(used) / _scale_of(optimizer)
             self._freed = bool(self.parts) and not used
-            if self._freed and not self._said:
-                self._said = True
+            if self._freed and not self._has_warned:
+                self._has_warned = True
                 warn("Monitor", _FREED)
             self._old = [p.detach().clone() for p in self._params]
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if bool(getattr(optimizer, "found_inf", False)):  # the scaler had the step skipped
+        if bool(getattr(optimizer, "found_inf", False)):  # the scaler skipped the step
             self._begin()
             return
         self._steps += 1
@@ -186,7 +187,7 @@ class Monitor:
 
     def _measured(self, optimizer: Any) -> dict[str, float]:
         arrived = _length(self._sums.values()) / self._scale() if self._sums else self._used
-        own = getattr(optimizer, "grad_norm", None)  # what an optimizer that clips by itself had before it did
+        own = getattr(optimizer, "grad_norm", None)  # norm before clipping, of an optimizer that clips by itself
         limit = optimizer.param_groups[0].get("clip_grad_norm")
         shrunk = min(1.0, limit / (own + 1e-6)) if limit is not None and own else 1.0
         self._clips.append(self._used * shrunk < _SHRUNK * arrived)
@@ -214,7 +215,7 @@ class Monitor:
 
 
 class _Arrival:
-    """A hook of a parameter; it keeps the length of each gradient that arrives on a measured step."""
+    """A hook of a parameter that stores the norm of each gradient that arrives in a measured step."""
 
     def __init__(self, monitor: Monitor, param: torch.Tensor) -> None:
         self._monitor, self._param = monitor, param
@@ -226,16 +227,19 @@ class _Arrival:
 
 
 class _NoiseScale:
-    """Unbiased estimates of ‖gradient‖² and tr(covariance), averaged apart before they are divided.
-
-    Of k batches with gradients of mean squared length `each`, and of their sum of squared length `whole`.
-    """
+    """Ratio of unbiased estimates of tr(covariance) and ‖gradient‖², which are averaged separately over steps."""
 
     def __init__(self) -> None:
         self._signal = self._noise = 0.0
 
     def add(self, each: float, whole: float, k: int) -> None:
-        """Take in a step."""
+        """Add a step of k batches.
+
+        Args:
+            each: mean squared norm of the gradients of the batches.
+            whole: squared norm of the sum of these gradients.
+            k: number of batches.
+        """
         mean = whole / k**2
         noise = (each - mean) / (1 - 1 / k)
         signal = mean - noise / k
@@ -244,7 +248,7 @@ class _NoiseScale:
 
     @property
     def value(self) -> float:
-        """The ratio; infinite where no signal is left above the noise."""
+        """The noise scale; infinite if the estimate of ‖gradient‖² is not positive."""
         return self._noise / self._signal if self._signal > 0 else math.inf
 
 
@@ -267,7 +271,7 @@ def _staleness(optimizer: Any, group: Mapping[str, Any], shrunk: float) -> list[
 
 
 def _scale_of(optimizer: Any) -> float:
-    """Return by how much the gradients in `.grad` are still scaled."""
+    """Return the factor by which the gradients in `.grad` are still scaled."""
     scale = getattr(optimizer, "grad_scale", None)
     return 1.0 if scale is None else float(scale)
 

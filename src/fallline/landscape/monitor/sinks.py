@@ -1,4 +1,4 @@
-"""Where the scalars of a monitor go: a function, a JSONL file, TensorBoard."""
+"""Sinks for the scalars of a monitor: a function, a JSONL file or TensorBoard."""
 
 import json
 import math
@@ -12,10 +12,10 @@ Sink: TypeAlias = Callable[[Mapping[str, float]], Any]
 
 
 def as_sink(given: Any) -> Sink:
-    """Return what takes a row of scalars: a function as it is, a path as a JSONL file, a SummaryWriter as its writer.
+    """Return a sink for rows of scalars: a function unchanged, or a `JSONL` for a path, or a `Writer`.
 
     Raises:
-        ArgumentTypeError: it is none of these.
+        ArgumentTypeError: `given` is not a function, a path or a SummaryWriter.
     """
     if isinstance(given, str | Path):
         return JSONL(Path(given))
@@ -33,7 +33,7 @@ def tensorboard(folder: str | Path) -> Sink:
     """Return a sink that writes TensorBoard event files into a folder.
 
     Args:
-        folder: where to; it is made if it is not there.
+        folder: directory of the event files, which is created if it does not exist.
 
     Raises:
         MissingExtraError: the package tensorboard is not installed.
@@ -42,20 +42,20 @@ def tensorboard(folder: str | Path) -> Sink:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError(
-            "tensorboard: the package tensorboard must be installed, and is not; pip install tensorboard"
+            "tensorboard: the package tensorboard is not installed; run pip install tensorboard"
         ) from None
     return Writer(SummaryWriter(str(folder)))
 
 
 class JSONL:
-    """A line of JSON for each row, there for others as soon as it is written; what is not finite is null."""
+    """Appends each row to a file as a line of JSON and flushes it. Values that are not finite are written as null."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
 
     def __call__(self, row: Mapping[str, float]) -> None:
-        """Write a row."""
+        """Append a row."""
         values = {k: v if math.isfinite(v) else None for k, v in row.items()}
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
@@ -66,7 +66,7 @@ class JSONL:
 
 
 class Writer:
-    """The rows as scalars of a `torch.utils.tensorboard.SummaryWriter`, or of what has its `add_scalar`."""
+    """Writes rows to a `torch.utils.tensorboard.SummaryWriter` or another object with a method `add_scalar`."""
 
     def __init__(self, writer: Any) -> None:
         self._writer = writer
@@ -78,6 +78,6 @@ class Writer:
                 self._writer.add_scalar(f"monitor/{name}", value, int(row["step"]))
 
     def close(self) -> None:
-        """Write down what is still in memory; the writer itself stays the user's."""
+        """Flush the writer, but do not close it, because it belongs to the user."""
         if callable(flush := getattr(self._writer, "flush", None)):
             flush()

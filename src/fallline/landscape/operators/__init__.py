@@ -1,1 +1,1 @@
-"""Linear operators of the curvature: the Hessian and its relatives, known by their products with vectors."""
+"""Curvature operators, such as the Hessian and the Gauss-Newton matrix, represented by matrix-vector products."""

@@ -1,4 +1,4 @@
-"""What all operators share: `@`, a count of the products, and the way out to SciPy."""
+"""Base class of all operators: `@`, a count of the products, and conversion to SciPy."""
 
 import math
 import time
@@ -11,11 +11,11 @@ import torch
 from fallline.errors import ArgumentError
 from fallline.landscape.progress import Progress, Step
 
-_ASYMMETRY = 1e4  # ulps of the largest element that a matrix may be off by: Hessians by autograd are, by rounding
+_ASYMMETRY = 1e4  # allowed asymmetry, in ulps of the largest element: rounding makes autograd Hessians asymmetric
 
 
 class Symmetric(Protocol):
-    """What the solvers take: an operator of this package, or a symmetric matrix as a tensor."""
+    """Input of the solvers: an operator of this package, or a symmetric matrix as a tensor."""
 
     @property
     def shape(self) -> Any:
@@ -25,13 +25,13 @@ class Symmetric(Protocol):
 
 
 class Operator(ABC):
-    """A symmetric n × n matrix that is known by its products with vectors.
+    """A symmetric n × n matrix that is represented by its products with vectors.
 
     Attributes:
         shape: (n, n).
-        dtype, device: of the vectors.
-        matvecs: products so far.
-        seconds: what the last product took; None before the first.
+        dtype, device: dtype and device of the vectors.
+        matvecs: number of products computed so far.
+        seconds: time of the last product; None before the first.
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -41,21 +41,21 @@ class Operator(ABC):
 
     @abstractmethod
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
-        """Return the product with a vector of shape (n,), of this dtype and on this device."""
+        """Return the product with a vector of shape (n,), which has the dtype and device of the operator."""
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
-        """Return the product with a vector (n,), or with the columns of a matrix (n, k), each of which counts.
+        """Return the product with a vector (n,) or with a matrix (n, k), which counts as k products.
 
         Raises:
-            ArgumentError: the shape does not fit, or a number is not finite.
+            ArgumentError: the shape does not match, or a value is not finite.
         """
         name, n = type(self).__name__, self.shape[0]
         if not isinstance(vector, torch.Tensor) or vector.dim() not in (1, 2) or len(vector) != n:
             got = tuple(vector.shape) if isinstance(vector, torch.Tensor) else type(vector).__name__
             raise ArgumentError(f"{name}: a vector must have shape ({n},) or ({n}, k), got {got}; flatten it")
         vector = vector.detach().to(self.device, self.dtype)
-        if not math.isfinite(vector.sum()) and not bool(vector.isfinite().all()):  # a finite sum is quicker to see
-            raise ArgumentError(f"{name}: a vector must be finite, got NaN or Inf in it; look where it comes from")
+        if not math.isfinite(vector.sum()) and not bool(vector.isfinite().all()):  # the sum is faster to check
+            raise ArgumentError(f"{name}: a vector must be finite, got NaN or Inf; check how it was computed")
         if vector.dim() == 2:
             columns = [self @ column for column in vector.unbind(1)]
             return torch.stack(columns, 1) if columns else vector
@@ -66,7 +66,7 @@ class Operator(ABC):
         return result
 
     def to_scipy(self) -> Any:
-        """Return the operator for `scipy.sparse.linalg`, whose vectors are NumPy arrays; needs SciPy.
+        """Return a `scipy.sparse.linalg.LinearOperator`, whose vectors are NumPy arrays. Requires SciPy.
 
         Example:
             >>> import scipy.sparse.linalg
@@ -79,7 +79,7 @@ class Operator(ABC):
         def product(vector: Any) -> Any:
             return (self @ torch.as_tensor(vector)).cpu().numpy()
 
-        linalg = import_module("scipy.sparse.linalg")  # landscape needs no SciPy: only who asks for this does
+        linalg = import_module("scipy.sparse.linalg")  # imported here because only this method requires SciPy
         number = torch.empty((), dtype=self.dtype)
         return linalg.LinearOperator(
             self.shape, matvec=product, rmatvec=product, matmat=product, dtype=number.numpy().dtype
@@ -87,52 +87,52 @@ class Operator(ABC):
 
 
 class Meter:
-    """Counts the products of a measurement, and tells of them.
+    """Counts the products of a measurement and reports its progress.
 
     Args:
         H: the operator.
-        total: products that it takes at most.
-        vectors: how many of its vectors are held at a time.
-        progress: told of every product, and now.
+        total: largest number of products.
+        vectors: number of vectors in memory at a time.
+        progress: callback that receives a `Step` at construction and after every product, or None.
     """
 
     def __init__(self, H: Operator, total: int, vectors: int, progress: Progress | None) -> None:
         self.H, self.total, self.done, self._progress = H, total, 0, progress
         self._bytes = vectors * H.shape[0] * torch.finfo(H.dtype).bits // 8
-        self._tell()
+        self._report()
 
     def product(self, vector: torch.Tensor) -> torch.Tensor:
-        """Return the product with a vector, counted."""
+        """Return the product with a vector, and count it."""
         result = self.H @ vector
         self.done += 1
-        self._tell()
+        self._report()
         return result
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress is not None:
             seconds = None if self.H.seconds is None else self.H.seconds * (self.total - self.done)
             self._progress(Step(self.done, self.total, seconds, self._bytes))
 
 
 def seeded(owner: str, seed: Any) -> torch.Generator:
-    """Return a generator of random numbers with a seed.
+    """Return a random number generator with a seed.
 
     Raises:
-        ArgumentError: the seed is none.
+        ArgumentError: the seed is not an integer of at most 64 bits.
     """
     if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**64:
-        raise ArgumentError(f"{owner}: seed must be a whole number of at most 64 bits, got {seed=!r}; 0 is usual")
+        raise ArgumentError(f"{owner}: seed must be an integer of at most 64 bits, got {seed=!r}; 0 is usual")
     return torch.Generator().manual_seed(int(seed))
 
 
 class Dense(Operator):
-    """A symmetric matrix that is there in full, as an operator.
+    """A symmetric matrix, stored as a dense tensor, as an operator.
 
     Args:
-        matrix: of shape (n, n), float32 or float64, symmetric up to rounding.
+        matrix: tensor of shape (n, n), float32 or float64, symmetric up to rounding.
 
     Raises:
-        ArgumentError: it is not.
+        ArgumentError: the matrix does not satisfy this, or is not finite.
 
     Example:
         >>> (Dense(torch.eye(2)) @ torch.tensor([1.0, 2.0])).tolist()
@@ -144,14 +144,14 @@ class Dense(Operator):
             raise ArgumentError(f"Dense: matrix must be square and real, got shape={tuple(matrix.shape)}; pass (n, n)")
         if matrix.dtype not in (torch.float32, torch.float64):
             raise ArgumentError(
-                f"Dense: matrix must be float32 or float64, got {matrix.dtype}; convert it by .double()"
+                f"Dense: matrix must be float32 or float64, got {matrix.dtype}; convert it with .double()"
             )
         if not bool(matrix.isfinite().all()):
-            raise ArgumentError("Dense: matrix must be finite, got NaN or Inf in it; look where it comes from")
+            raise ArgumentError("Dense: matrix must be finite, got NaN or Inf; check how it was computed")
         skew = float((matrix - matrix.T).abs().max())
         if skew > _ASYMMETRY * torch.finfo(matrix.dtype).eps * float(matrix.abs().max()):
             raise ArgumentError(
-                f"Dense: matrix must be symmetric, got elements up to {skew:.2g} apart from their mirror image; "
+                f"Dense: matrix must be symmetric, got elements that differ by up to {skew:.2g} from the transpose; "
                 "pass (A + A.T) / 2"
             )
         super().__init__(len(matrix), matrix.dtype, matrix.device)
@@ -162,13 +162,15 @@ class Dense(Operator):
 
 
 def as_operator(owner: str, matrix: Symmetric) -> Operator:
-    """Return an operator: the one that is given, or a tensor as one.
+    """Return an operator as it is, or a tensor wrapped in `Dense`.
 
     Raises:
-        ArgumentError: it is neither.
+        ArgumentError: `matrix` is neither.
     """
     if isinstance(matrix, Operator):
         return matrix
     if isinstance(matrix, torch.Tensor):
         return Dense(matrix)
-    raise ArgumentError(f"{owner}: H must be a Hessian or another operator, got {type(matrix).__name__}; build one")
+    raise ArgumentError(
+        f"{owner}: H must be a Hessian or another operator, got {type(matrix).__name__}; pass an operator or a tensor"
+    )

@@ -1,4 +1,4 @@
-"""What is tried before a curvature is believed: that the loss is a function, and that it is differentiated rightly."""
+"""Checks before curvature is measured: the loss is deterministic, and its second derivative is correct."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,45 +13,45 @@ from fallline.landscape.loss.fallbacks import warn
 from fallline.landscape.loss.objective import Objective
 from fallline.landscape.operators.products import PRODUCTS, finite_difference
 
-_STEPS = (1.0, 0.1, 0.01)  # of the finite difference: kinks, as of ReLU, are crossed by long ones only
-# In float64 right products differ from finite differences by 1e-5 at most. A second derivative that is missing makes a
-# difference of 0.01 to 1. In float32 kinks make as much: ReLU networks differ by up to 1 at any step that is not noise.
+_STEPS = (1.0, 0.1, 0.01)  # relative steps of the finite difference: only long ones cross kinks, as of ReLU
+# In float64, correct products differ from finite differences by at most 1e-5. A missing second derivative causes a
+# difference of 0.01 to 1. In float32, kinks cause as much: ReLU networks differ by up to 1 at any step above the noise.
 _AGREE = 1e-3
-_ROUNDING = 100.0  # ulps of the gradient that are lost in one
+_ROUNDING = 100.0  # ulps of the gradient that a finite difference loses
 
 
 def check_deterministic(objective: Objective) -> None:
-    """Evaluate the mean loss once more than the gradient did.
+    """Raise unless a second evaluation of the mean loss returns the value that the gradient's evaluation did.
 
     Raises:
-        LossError: it differs by more than rounding.
+        LossError: the two values differ by more than rounding.
     """
     check_same(objective.owner, objective.value, objective.mean_loss(), objective.dtype)
 
 
 def check_same(where: str, one: float, other: float, dtype: torch.dtype) -> None:
-    """Raise unless two evaluations of a loss at the same place are the same.
+    """Raise unless two evaluations of a loss at the same parameters are equal.
 
     Raises:
-        LossError: they differ by more than rounding.
+        LossError: the two values differ by more than rounding.
     """
     if not abs(other - one) <= min(1e4 * torch.finfo(dtype).eps, 0.05) * max(abs(one), 1e-8):
         raise LossError(
             f"{where}: loss must be the same at every evaluation, got {one:.6g} and {other:.6g}; "
-            "draw random numbers from torch's, NumPy's or Python's global generator, which is reset each time"
+            "draw random numbers from the global generators of torch, NumPy or Python, which are reset each time"
         )
 
 
 def choose_product(objective: Objective, gradient: torch.Tensor, wanted: str) -> tuple[str, float]:
-    """Return the first way to a product that works and agrees with a finite difference, and by how much it differs.
+    """Return the first method that works and agrees with a finite difference, and the relative difference.
 
     Args:
         objective: the loss.
-        gradient: of it, flat; half of the direction of the comparison.
-        wanted: "auto" or the only one to try.
+        gradient: flat gradient of the loss; half of the direction of the comparison.
+        wanted: "auto", or the only method to try.
 
     Raises:
-        GradientError: there is none.
+        GradientError: no method works.
     """
     reasons: list[str] = []
     names = list(PRODUCTS) if wanted == "auto" else [wanted]
@@ -59,33 +59,34 @@ def choose_product(objective: Objective, gradient: torch.Tensor, wanted: str) ->
     for name in names:
         try:
             reason, disagreement = _compare(objective, name, vector)
-        except (RuntimeError, TypeError) as error:  # an operation, or the user's code, that this way cannot go through
+        except (RuntimeError, TypeError) as error:  # an operation, or the user's code, does not support this method
             if name == "finite-difference":
                 raise
             reason, disagreement = str(error).partition("\n")[0], math.nan
         if not reason:
             if reasons:
-                warn(objective.owner, f"products are taken by {name}: by {'; by '.join(reasons)}")
+                warn(objective.owner, f"products are computed by {name}; rejected: {'; '.join(reasons)}")
             return name, disagreement
         reasons.append(f"{name}: {reason}")
     raise GradientError(
-        f'{objective.owner}: hvp must be a way that this model allows, got {wanted}: {reasons[0]}; pass hvp="auto"'
+        f"{objective.owner}: hvp must be a method that works for this model, got {wanted}: {reasons[0]}; "
+        'pass hvp="auto"'
     )
 
 
 def _direction(gradient: torch.Tensor) -> torch.Tensor:
-    """Return a unit vector that has both the gradient, which is steep, and every parameter in it."""
+    """Return a unit vector that combines the gradient with a random direction, which involves every parameter."""
     draw = torch.randn(len(gradient), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     random = (draw / draw.norm()).to(gradient.device, gradient.dtype)
     norm = float(gradient.norm())
     both = random + gradient / norm if norm > 0 else random
-    length = float(both.norm())  # in one dimension they may cancel
+    length = float(both.norm())  # in one dimension the two may cancel
     vector: torch.Tensor = both / length if length > 0.1 else random
     return vector
 
 
 def _compare(objective: Objective, name: str, vector: torch.Tensor) -> tuple[str, float]:
-    """Return what is wrong with one way on the first batch, or "", and the least relative difference."""
+    """Return the problem of one method on the first batch, or "", and the smallest relative difference."""
 
     def measure(product: Any, batch: Any = None, **options: float) -> torch.Tensor:
         with objective.measuring():
@@ -101,10 +102,10 @@ def _compare(objective: Objective, name: str, vector: torch.Tensor) -> tuple[str
     try:
         with doubled(objective) as convert:
             return _agreement(objective, lambda way, **options: measure(way, convert(batch), **options), name)
-    except (RuntimeError, TypeError, LossError):  # it cannot be computed in float64: compare in its own precision
+    except (RuntimeError, TypeError, LossError):  # not computable in float64: compare in the model's own precision
         wrong, least = _agreement(objective, measure, name)
         if wrong:
-            warn(objective.owner, f"{wrong}, in {objective.dtype}: by kinks, or by a second derivative that is missing")
+            warn(objective.owner, f"{wrong}, in {objective.dtype}, because of kinks or a missing second derivative")
         return "", least
 
 
@@ -121,19 +122,19 @@ def _agreement(objective: Objective, measure: Callable[..., torch.Tensor], name:
             least, worst = relative, _farthest(objective, found - other)
         if relative <= _AGREE or difference <= noise:
             return "", relative
-    return f"the product differs from a finite difference by {least:.0%}, most in {worst}", least
+    return f"the product differs from a finite difference by {least:.0%}, with the largest error in {worst}", least
 
 
 @contextmanager
 def doubled(objective: Objective) -> Iterator[Callable[[Any], Any]]:
-    """Compute in float64 for the length of the block; yield what converts a batch."""
+    """Convert the model to float64 within the block, and yield a function that converts a batch."""
     tensors = list({*objective.model.parameters(), *objective.model.buffers(), *objective.params})
     held = [(t, t.data) for t in tensors if t.is_floating_point()]
     grads = [(p, p.grad) for p in tensors if p.grad is not None]
     dtype = objective.dtype
     try:
         for p, _ in grads:
-            p.grad = None  # it must be of the dtype of its parameter
+            p.grad = None  # `.grad` must have the dtype of its parameter
         for t, value in held:
             t.data = value.double()
         objective.dtype = torch.float64

@@ -1,4 +1,4 @@
-"""Convolutions whose second derivative is made of convolutions as fast as those of training."""
+"""Convolutions whose second derivative is as fast as the convolutions of training."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ _DIMENSIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
 
 class QuickConvolutions(TorchFunctionMode):
-    """Within it, convolutions on the CPU are run by `_Convolution`; the numbers are the same.
+    """Context manager that runs convolutions on the CPU through `_Convolution`, with the same results.
 
-    PyTorch writes the second derivative by the weights as a convolution with a kernel as large as the picture, for
-    which the CPU has no quick code. The gradient by the weights, which training takes, is the same number: it makes a
-    product with the Hessian of a small network on 28 × 28 pixels cost half as much.
+    PyTorch computes the second derivative with respect to the weights as a convolution with a kernel as large as the
+    image, for which the CPU has no fast code. The weight gradient that training uses gives the same numbers, and halves
+    the cost of a Hessian-vector product of a small network on 28 × 28 pixels.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function, or ours in its place."""
+        """Run a function, or `_Convolution` instead of a convolution."""
         dimensions = _DIMENSIONS.get(func)
         found = None if dimensions is None else _quick(dimensions, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if found is None else found
@@ -33,7 +33,7 @@ def _quick(
     dilation: Any = 1,
     groups: int = 1,
 ) -> torch.Tensor | None:
-    """Return the convolution; None where it is not one of the plain kind."""
+    """Return the result of a convolution, or None if `_Convolution` does not support the arguments."""
     plain = not isinstance(padding, str) and input.dim() == dimensions + 2 and not input.is_complex()
     if not plain or input.dtype != weight.dtype or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
@@ -44,7 +44,7 @@ def _quick(
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution."""
+    """A convolution whose backward pass is `_Gradient`."""
 
     @staticmethod
     def forward(ctx: Any, input: Any, weight: Any, bias: Any, options: Any) -> Any:
@@ -59,7 +59,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradients of a convolution: bilinear in the gradient of its result and in its input and weight."""
+    """The gradients of a convolution, which are bilinear in the output gradient and in the input or weight."""
 
     @staticmethod
     def forward(ctx: Any, grad: Any, input: Any, weight: Any, options: Any, wanted: Any) -> Any:

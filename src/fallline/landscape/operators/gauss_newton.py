@@ -1,4 +1,4 @@
-"""The generalised Gauss-Newton matrix: the Hessian without the curvature of the network itself."""
+"""The generalized Gauss-Newton matrix: the Hessian without the curvature of the network itself."""
 
 from typing import Any
 
@@ -13,19 +13,19 @@ from fallline.landscape.operators.hessian import Measured
 
 
 class GaussNewton(Measured):
-    """J'·L''·J, where J is the Jacobian of the model's output and L'' the Hessian of the loss by that output.
+    """J'·L''·J, with the Jacobian J of the model's output and the Hessian L'' of the loss with respect to that output.
 
-    It is positive semidefinite where the loss is convex in the output, as cross-entropy and squared errors are, and for
-    these the Fisher matrix. It equals the Hessian where the model is linear in its parameters, or fits exactly.
+    It is positive semidefinite if the loss is convex in the output. Cross-entropy and squared error are, and for them
+    it is the Fisher matrix. It equals the Hessian if the model is linear in its parameters or fits the data exactly.
 
-    The output is what the model returns when `loss_fn` calls it: one tensor, by one call a batch, and the loss may
-    depend on the parameters through it alone.
+    `loss_fn` must call the model once per batch, the model must return one tensor, and the loss may depend on the
+    parameters only through that tensor.
 
     Args:
         model, loss_fn, data, params, weight, mode: as for `Hessian`.
 
     Raises:
-        LossError, ArgumentError, ArgumentTypeError: as for `Hessian`, or the model returns no single tensor.
+        LossError, ArgumentError, ArgumentTypeError: as for `Hessian`, or the model does not return a single tensor.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -47,7 +47,7 @@ class GaussNewton(Measured):
         super().__init__(Objective("GaussNewton", model, loss_fn, data, params, weight, mode))
         self.objective.gradient()
         check_deterministic(self.objective)
-        self.objective.recovery.attempt(lambda: self @ torch.zeros(self.shape[0]))  # which times a product, too
+        self.objective.recovery.attempt(lambda: self @ torch.zeros(self.shape[0]))  # also times a product
         self.matvecs = 0
 
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
@@ -64,24 +64,24 @@ class GaussNewton(Measured):
             handle.remove()
         if len(outputs) != 1 or not isinstance(outputs[0], torch.Tensor):
             got = f"{len(outputs)} calls" if len(outputs) != 1 else type(outputs[0]).__name__
-            raise ArgumentError(f"GaussNewton: model must return one tensor, in one call a batch, got {got}; wrap it")
+            raise ArgumentError(f"GaussNewton: model must return one tensor, in one call per batch, got {got}; wrap it")
         output, params = outputs[0], self.objective.params
-        (slope,) = torch.autograd.grad(loss, output, create_graph=True, allow_unused=True)
-        if slope is None:
-            raise LossError("GaussNewton: loss must depend on what the model returns, got one that does not; use it")
-        # J·v, as the derivative by u of J'·u: backward passes alone, which every operation has.
+        (output_grad,) = torch.autograd.grad(loss, output, create_graph=True, allow_unused=True)
+        if output_grad is None:
+            raise LossError(
+                "GaussNewton: loss must depend on the output of the model, got one that does not; use the output"
+            )
+        # J·v is the derivative of J'·u with respect to u: this needs only backward passes, which every operation has.
         u = torch.zeros_like(output, requires_grad=True)
-        pulled = torch.autograd.grad(output, params, u, create_graph=True, allow_unused=True)
-        pairs = [(g, v) for g, v in zip(pulled, parts, strict=True) if g is not None and g.requires_grad]
-        moved = (
-            torch.autograd.grad([g for g, _ in pairs], u, [v for _, v in pairs])[0] if pairs else torch.zeros_like(u)
-        )
-        bent = slope
-        if slope.requires_grad:
-            (bent,) = torch.autograd.grad(slope, output, moved, retain_graph=True, allow_unused=True)
-        if bent is None or not slope.requires_grad:  # a loss that is linear in the output
-            bent = torch.zeros_like(output)
-        found = torch.autograd.grad(output, params, bent, allow_unused=True)
+        vjp = torch.autograd.grad(output, params, u, create_graph=True, allow_unused=True)
+        pairs = [(g, v) for g, v in zip(vjp, parts, strict=True) if g is not None and g.requires_grad]
+        jvp = torch.autograd.grad([g for g, _ in pairs], u, [v for _, v in pairs])[0] if pairs else torch.zeros_like(u)
+        hvp = output_grad  # L''·J·v
+        if output_grad.requires_grad:
+            (hvp,) = torch.autograd.grad(output_grad, output, jvp, retain_graph=True, allow_unused=True)
+        if hvp is None or not output_grad.requires_grad:  # the loss is linear in the output
+            hvp = torch.zeros_like(output)
+        found = torch.autograd.grad(output, params, hvp, allow_unused=True)
         return self.objective.flatten(
             torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)
         )

@@ -1,4 +1,4 @@
-"""The Hessian of the mean loss of a model, known by its products with vectors."""
+"""The Hessian of the mean loss of a model, represented by its products with vectors."""
 
 import time
 from typing import Any
@@ -15,11 +15,11 @@ from fallline.landscape.operators.products import PRODUCTS, Parts, gradients_wit
 
 
 class Measured(Operator):
-    """An operator that comes from a model and its loss over data.
+    """An operator defined by a model and its mean loss over data.
 
     Attributes:
         objective: the mean loss.
-        mode: "eval" or "train", how the model is run.
+        mode: "eval" or "train", the mode in which the model runs.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -27,57 +27,59 @@ class Measured(Operator):
             if torch.finfo(p.dtype).bits < 32:
                 raise ArgumentError(
                     f"{objective.owner}: parameters must be float32 or float64, got {name} of {p.dtype}, whose two or "
-                    "three digits are all noise after a difference; measure copy.deepcopy(model).float()"
+                    "three digits do not suffice for curvature; measure copy.deepcopy(model).float()"
                 )
         super().__init__(objective.n, objective.dtype, objective.device)
         self.objective, self.mode = objective, objective.mode
 
     @property
     def loss(self) -> float:
-        """The mean loss where it was last measured."""
+        """The mean loss at the parameters where it was last measured."""
         return self.objective.value
 
     def gradient(self) -> torch.Tensor:
-        """Return the gradient of the mean loss, of shape (n,), at the parameters of now."""
+        """Return the gradient of the mean loss at the current parameters, of shape (n,)."""
         return self.objective.gradient()
 
     def flatten(self, tensors: Any) -> torch.Tensor:
-        """Return tensors like the parameters, in their order, as a vector (n,)."""
+        """Return tensors shaped like the parameters, in the same order, as a vector (n,)."""
         return self.objective.flatten(tensors)
 
     def split(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return a vector (n,) by the names of the parameters, in their shapes."""
+        """Return a vector (n,) as a dict from parameter names to tensors shaped like the parameters."""
         return dict(zip(self.objective.names, self.objective.split(vector), strict=True))
 
 
 class Hessian(Measured):
-    """The matrix of second derivatives of a mean loss by the parameters of a model; nothing of the model changes.
+    """The matrix of second derivatives of a mean loss with respect to the parameters of a model.
 
-    It is measured at the parameters of the moment of each product. When the data are one batch, the graph of its
-    gradient is kept, so that a product costs about two gradients instead of four; it takes the memory of a training
-    step twice, until the operator is deleted.
+    Each product is computed at the current parameters, and the model is left unchanged. If the data are a single batch,
+    the graph of its gradient is kept, so that a product costs about two gradients instead of four. The graph takes
+    twice the memory of a training step, until the operator is deleted.
 
-    At construction the gradient is taken over all data, which finds losses that cannot be measured; and one product is
-    compared with a finite difference, which finds operations whose second derivative is silently wrong.
+    At construction, the gradient over all data is computed, which detects losses that cannot be measured, and one
+    product is compared with a finite difference, which detects operations whose second derivative is silently wrong.
 
     Args:
-        model: any module; one in DistributedDataParallel, or compiled, is measured without that, with a warning.
-        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar; without autocast, for products in
-            half precision have two or three digits, whatever the bounds say.
-        data: batches that can be read again: a list, a DataLoader. A tuple, dict or tensor is one batch.
-        params: which parameters, themselves or their names, or a mapping with names; those that are trained by default.
-        weight: how many items (or tokens) the mean of a batch is over; the rows of its first tensor by default.
-        mode: "eval", or "train": with dropout (the same masks in every product) and the statistics of the batch.
+        model: any module. A DistributedDataParallel wrapper or compilation is bypassed, with a warning.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar. It must not use autocast: products
+            in half precision have only two or three digits, which the error bounds do not reflect.
+        data: batches that can be read repeatedly: a list or a DataLoader. A tuple, dict or tensor is one batch.
+        params: parameters or their names, or a mapping from names to parameters; by default all trainable ones.
+        weight: `weight(batch)` returns the number of items (or tokens) that the mean loss of a batch averages over; by
+            default the number of rows of its first tensor.
+        mode: "eval", or "train" to use dropout (with the same masks in every product) and batch statistics.
         hvp: "auto", "double-backward", "jvp" or "finite-difference".
 
     Raises:
-        LossError: the loss is no scalar, not finite, without a graph, or differs between two evaluations; no data.
-        GradientError: `hvp` names a way that this model does not allow, or gradients are sparse.
-        ArgumentError, ArgumentTypeError: another argument cannot be used.
+        LossError: the loss is not a scalar, is not finite, has no graph, or differs between two evaluations; or there
+            are no data.
+        GradientError: `hvp` names a method that does not work for this model, or gradients are sparse.
+        ArgumentError, ArgumentTypeError: another argument is invalid.
 
     Attributes:
-        hvp: the way that is gone.
-        disagreement: relative difference to the finite difference, at construction.
+        hvp: the method used.
+        disagreement: relative difference from the finite difference, measured at construction.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -103,8 +105,8 @@ class Hessian(Measured):
         gradient = self.objective.gradient()
         began = time.perf_counter()
         check_deterministic(self.objective)
-        # Until one has been timed: a product is about four gradients, or two with a kept graph, of three forward passes
-        # each (benchmarks/products.py). The gradient above, the first to be taken, is not typical.
+        # Estimate until a product has been timed: it costs about four gradients, or two with a kept graph, of three
+        # forward passes each (benchmarks/products.py). The first gradient, computed above, takes an untypical time.
         self.seconds = 3 * (2 if self.objective.single else 4) * (time.perf_counter() - began)
         self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
         self._kept: list[torch.Tensor] | None = None
@@ -121,20 +123,20 @@ class Hessian(Measured):
             with objective.measuring():
                 return objective.mean(lambda number, batch: product(objective, batch, parts))
         except BaseException:
-            self._kept = None  # an interrupted product may have left half a graph
+            self._kept = None  # an interrupted product may have freed part of the graph
             raise
 
     def _gradients(self) -> Parts:
-        """Return the gradients of the one batch with their graph, kept while parameters and buffers are the same."""
-        key = self._place()
+        """Return the gradients of the single batch with their graph, kept until a parameter or buffer changes."""
+        key = self._fingerprint()
         if self._kept is None or key != self._key:
-            self._kept = None  # before the next is built: two graphs might not fit into memory
+            self._kept = None  # before the next graph is built: two might not fit into memory
             with self.objective.measuring():
                 _, batch, _ = next(self.objective.batches())
                 self._kept, self._key = gradients_with_graph(self.objective, batch), key
         return self._kept
 
-    def _place(self) -> Any:
-        """Return what changes when parameters or buffers do; sums, since `.data` is written without a version."""
+    def _fingerprint(self) -> Any:
+        """Return values that change with parameters and buffers: also sums, as writes to `.data` keep the version."""
         tensors = [*self.objective.params, *self.objective.model.buffers()]
         return [(t.data_ptr(), t._version, t.detach().sum().item()) for t in tensors if t.numel()]

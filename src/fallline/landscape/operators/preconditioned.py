@@ -11,10 +11,10 @@ class Preconditioned(Operator):
 
     Args:
         H: an operator or a symmetric matrix.
-        diagonal: that of P, of shape (n,); Inf holds a coordinate still.
+        diagonal: the diagonal of P, of shape (n,); Inf keeps a coordinate fixed.
 
     Raises:
-        ArgumentError: the diagonal does not fit, or is not positive.
+        ArgumentError: the diagonal has the wrong shape or is not positive.
 
     Example:
         >>> M = Preconditioned(torch.diag(torch.tensor([8.0, 3.0])), torch.tensor([4.0, 1.0]))
@@ -29,7 +29,7 @@ class Preconditioned(Operator):
             raise ArgumentError(f"Preconditioned: diagonal must have shape ({inner.shape[0]},), got {got}; flatten it")
         if not bool((diagonal > 0).all()):
             raise ArgumentError(
-                f"Preconditioned: diagonal must be positive, got {diagonal.min().item():g} in it; take an eps > 0, "
+                f"Preconditioned: diagonal must be positive, got {diagonal.min().item():g} in it; use eps > 0, "
                 "or measure after a step of the optimizer"
             )
         super().__init__(inner.shape[0], inner.dtype, inner.device)

@@ -1,4 +1,4 @@
-"""Three ways to a product of the Hessian with a vector, each for one batch or for all."""
+"""Three methods to compute the product of the Hessian with a vector."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Product = Callable[[Objective, Any, Parts], torch.Tensor]  # (objective, batch, 
 
 
 def through_graph(objective: Objective, gradients: Parts, vector: Parts, keep: bool) -> torch.Tensor:
-    """Return the product from the graph of the gradients; those without one are constant, and give zero rows."""
+    """Return the product from the graph of the gradients; gradients without a graph are constant and add zero rows."""
     pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
     if not pairs:
         return torch.zeros(objective.n, dtype=objective.dtype, device=objective.device)
@@ -27,18 +27,18 @@ def through_graph(objective: Objective, gradients: Parts, vector: Parts, keep: b
 
 
 def double_backward(objective: Objective, batch: Any, vector: Parts) -> torch.Tensor:
-    """Differentiate the gradient once more, backwards."""
+    """Return the product by differentiating the gradient with a second backward pass."""
     return through_graph(objective, gradients_with_graph(objective, batch), vector, keep=False)
 
 
 def gradients_with_graph(objective: Objective, batch: Any) -> list[torch.Tensor]:
-    """Return the gradient of a batch by parameter, to be differentiated once more."""
+    """Return the gradient of a batch for each parameter, with a graph that can be differentiated again."""
     with QuickConvolutions():
         return objective.gradients(objective.loss(batch), graph=True)
 
 
 def jvp(objective: Objective, batch: Any, vector: Parts) -> torch.Tensor:
-    """Differentiate the gradient forwards, along the vector."""
+    """Return the product by differentiating the gradient along the vector in forward mode."""
     closed = ModelLoss(objective.model, objective.loss_fn)
     names = [objective.own_name(p) for p in objective.params]
 
@@ -55,10 +55,10 @@ def jvp(objective: Objective, batch: Any, vector: Parts) -> torch.Tensor:
 
 
 def finite_difference(objective: Objective, batch: Any, vector: Parts, shrink: float = 1.0) -> torch.Tensor:
-    """Take the difference of the gradients on either side, a small step along the vector away.
+    """Return the product as the central difference of two gradients, a small step along the vector apart.
 
-    The step balances the rounding of the gradients, eps/h, against the third derivative, h²: h = eps^(1/3) of the size
-    of the parameters. In float64 about 10 digits are right, in float32 about 4.
+    The step h balances the rounding error of the gradients, eps/h, against the error from the third derivative, h²:
+    h = eps^(1/3) times the norm of the parameters. About 10 digits are correct in float64, and about 4 in float32.
     """
     norm = float(torch.linalg.vector_norm(objective.flatten(vector).double()))
     if norm == 0:

@@ -1,1 +1,1 @@
-"""What is computed from products with an operator: eigenvalues, trace, density, sharpness."""
+"""Quantities computed from products with an operator: eigenvalues, trace, spectral density, sharpness."""

@@ -1,4 +1,4 @@
-"""What kind of point a model is at: minimum, saddle or flat, as far as the curvature can tell."""
+"""Classification of the current point (minimum, saddle, flat or undetermined) by its curvature."""
 
 import math
 from dataclasses import dataclass
@@ -13,25 +13,27 @@ from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.eigsh import Eigen, eigsh
 
 KINDS = ("minimum", "saddle", "flat", "undetermined")
-_ROUNDING = 30.0  # ulps of the largest curvature: less is no curvature
-_ENDS = 3  # eigenvalues sought at either end
+_ROUNDING = 30.0  # ulps of the largest curvature: smaller curvature counts as zero
+_ENDS = 3  # eigenvalues computed at each end
 
 
 @dataclass(frozen=True)
 class Point:
-    """The curvature at a point, and what it says.
+    """The curvature at a point, and its classification.
 
     Attributes:
-        kind: "minimum" (all curvature is positive), "saddle" (some is negative), "flat" (none is there), or
-            "undetermined": the smallest eigenvalue cannot be told from 0, as where units are dead.
-        smallest, largest: eigenvalues, λmin and λmax.
-        smallest_bound, largest_bound: the distance to the nearest eigenvalue is at most this.
-        gradient: its norm; None if it is not known.
-        stationary: whether a Newton-like step, ‖g‖²/(2·λmax), would change the loss by less than a thousandth of it;
-            None if that is not known. Elsewhere the kind is that of the curvature: it is no critical point.
-        condition: λmax over the smallest eigenvalue found whose bound excludes 0; None at a saddle, or where none does.
-        tolerance: curvature up to it counts as none.
-        eigen: everything that was found.
+        kind: "minimum" (all curvature is positive), "saddle" (some is negative), "flat" (all is zero) or "undetermined"
+            (the smallest eigenvalue cannot be distinguished from 0, for example because of dead units).
+        smallest, largest: the eigenvalues λmin and λmax.
+        smallest_bound, largest_bound: upper bounds of the distance to the nearest eigenvalue.
+        gradient: norm of the gradient; None if it is not known.
+        stationary: whether ‖g‖²/(2·λmax), the change of the loss in a Newton-like step, is at most a thousandth of the
+            loss; None if it is not known. If False, the point is not a critical point, and `kind` describes only the
+            curvature.
+        condition: λmax over the smallest eigenvalue found whose bound excludes 0; None at a saddle, or if there is no
+            such eigenvalue.
+        tolerance: curvature of at most this magnitude counts as zero.
+        eigen: all eigenvalues that were computed.
     """
 
     kind: str
@@ -47,12 +49,12 @@ class Point:
 
     @property
     def sentence(self) -> str:
-        """The verdict in words."""
+        """The classification as a sentence."""
         smallest = format_measurement(self.smallest, self.smallest_bound)
         ends = f"λmin = {smallest}, λmax = {format_measurement(self.largest, self.largest_bound)}"
         known = "" if self.gradient is None else f"; ‖g‖ = {self.gradient:.2g}"
         if self.stationary is not None:
-            known += ", stationary" if self.stationary else ", still on a slope"
+            known += ", stationary" if self.stationary else ", not stationary"
         if self.kind == "saddle":
             ratio = "undefined at a saddle"
         else:
@@ -73,20 +75,21 @@ def classify_point(
     max_matvecs: int | None = None,
     progress: Progress | None = None,
 ) -> Point:
-    """Return what kind of point the curvature makes of it.
+    """Classify a point as minimum, saddle, flat or undetermined by its curvature.
 
-    A saddle is certain once one direction curves down: λmin plus its bound is below 0. That there is no such direction
-    is only as certain as `eigsh` has missed none, so "minimum" needs its `converged`.
+    A saddle is certain if there is one direction of negative curvature: λmin plus its bound is below 0. The absence of
+    such a direction is only as certain as that `eigsh` has not missed one, so "minimum" requires that it `converged`.
 
     Args:
         H: a Hessian, an operator, or a symmetric matrix as a tensor.
-        grad: the gradient; that of the Hessian's loss by default.
-        tolerance: curvature up to it counts as none; by default the larger of what rounding leaves in the products, and
-            of what changes the loss by less than √eps of it over the length of the parameters, at least 1.
+        grad: the gradient, of shape (n,); by default that of the Hessian's loss.
+        tolerance: curvature of at most this magnitude counts as zero; by default the larger of the rounding error of
+            the products and of the curvature that changes the loss by a fraction √eps over a distance of the norm of
+            the parameters (at least 1).
         tol, seed, max_matvecs, progress: as for `eigsh`.
 
     Raises:
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument is invalid.
 
     Example:
         >>> print(classify_point(torch.diag(torch.tensor([2.0, -1.0, 0.5]))))
@@ -98,7 +101,7 @@ def classify_point(
     n = operator.shape[0]
     if grad is not None and (not isinstance(grad, torch.Tensor) or grad.shape != (n,)):
         got = tuple(grad.shape) if isinstance(grad, torch.Tensor) else type(grad).__name__
-        raise ArgumentError(f"classify_point: grad must have shape ({n},), got {got}; H.flatten(grads) makes it")
+        raise ArgumentError(f"classify_point: grad must have shape ({n},), got {got}; pass H.flatten(grads)")
     k = min(2 * _ENDS, n)
     norm = None if grad is None else float(torch.linalg.vector_norm(grad.double()))
     if norm is None and isinstance(operator, Measured):
@@ -135,7 +138,7 @@ def _kind(values: list[float], bounds: list[float], least: float, converged: boo
 
 
 def _least(H: Operator, scale: float) -> float:
-    """Return the curvature that counts as none."""
+    """Return the default tolerance: curvature of at most this magnitude counts as zero."""
     eps = torch.finfo(H.dtype).eps
     rounding = _ROUNDING * eps * scale
     if not isinstance(H, Measured):

@@ -1,4 +1,4 @@
-"""Critical sharpness: how far one may go along a direction before the loss is higher than where one stands."""
+"""Critical sharpness: 2 divided by the smallest step along a direction that increases the loss."""
 
 import math
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from fallline.landscape.loss.objective import Objective, Params
 from fallline.landscape.loss.preserve import displaced
 from fallline.landscape.operators.checks import check_deterministic
 
-_FARTHEST = 2.0**30  # of the first step: a loss that has not risen by then is told as one that never does
+_FARTHEST = 2.0**30  # times the first step: a loss that has not risen by then is reported as never rising
 _SMALLEST = 2.0**-30
 
 
 @dataclass(frozen=True)
 class CriticalSharpness:
-    """2/η_c, with η_c the smallest step along a direction that makes the loss higher than it was.
+    """2/η_c, where η_c is the smallest step along a direction that increases the loss.
 
     Attributes:
-        value: 2/η_c, in the middle of the bracket; 0 if the loss does not rise.
+        value: 2/η_c, for η_c in the middle of the bracket; 0 if the loss does not rise.
         eta: η_c; infinite if the loss does not rise.
-        bracket: steps that η_c lies between: the loss is not higher at the first, and is at the second.
-        evaluations: forward passes over the data, besides one that looks whether the loss is always the same.
+        bracket: lower and upper limit of η_c: the loss is not higher at the first step, and is higher at the second.
+        evaluations: number of forward passes over the data, without the one that checks that the loss is deterministic.
     """
 
     value: float
@@ -37,7 +37,9 @@ class CriticalSharpness:
     def __str__(self) -> str:
         low, high = map(format_measurement, self.bracket)
         where = (
-            f"the loss rises above its start at a step of {low} to {high}" if self.value else "the loss does not rise"
+            f"the loss rises above its initial value at a step of {low} to {high}"
+            if self.value
+            else "the loss does not rise"
         )
         return f"{format_measurement(self.value)}; {where}; {self.evaluations} forward passes"
 
@@ -54,22 +56,22 @@ def critical_sharpness(
     first: float = 1.0,
     tol: float = 1e-2,
 ) -> CriticalSharpness:
-    """Return the critical sharpness by forward passes alone (Kalra et al. 2026, arXiv:2601.16979).
+    """Return the critical sharpness, computed with forward passes only (Kalra et al. 2026, arXiv:2601.16979).
 
-    For a direction −gradient and a quadratic loss it is the curvature along it: g'·H·g/‖g‖². With the update that an
-    optimizer made, a value of 2 says that the loss rises beyond a step as long as that one; the optimizer is stable
-    along it below. Steps are halved until one lowers the loss, then grow by a quarter until one raises it; a rise
-    between two of them that ends before the second is passed over. A loss that is NaN counts as higher.
+    For the direction −gradient and a quadratic loss, it is the curvature along the gradient: g'·H·g/‖g‖². For the
+    update of an optimizer, a value of 2 means that the loss rises beyond a step of exactly this length; below 2, the
+    optimizer is stable along the update. The step is halved until it lowers the loss, and then increased by a quarter
+    until it raises the loss. A rise that begins and ends between two steps is not detected. NaN counts as higher.
 
     Args:
         model, loss_fn, params, weight, mode: as for `Hessian`.
         batch: one batch, or several as for `Hessian`.
         direction: the update: a dict by name, tensors in the order of the parameters, or one flat tensor, (n,).
-        first: the step that is tried first, in units of the direction.
-        tol: width of the bracket, relative.
+        first: the step to try first, in units of the direction.
+        tol: relative width of the bracket.
 
     Raises:
-        ArgumentError: the direction does not fit, or no step along it lowers the loss.
+        ArgumentError: the direction does not match the parameters, or no step along it lowers the loss.
         LossError: as for `Hessian`.
 
     Example:
@@ -86,7 +88,8 @@ def critical_sharpness(
     parts = as_direction("critical_sharpness", direction, dict(zip(objective.names, objective.params, strict=True)))
     if not all(isinstance(x, int | float) for x in (first, tol)) or not (0 < first < math.inf and 0 < tol < 1):
         raise ArgumentError(
-            f"critical_sharpness: first must be finite and > 0, and tol in (0, 1), got {first=}, {tol=}"
+            f"critical_sharpness: first must be finite and > 0, and tol in (0, 1), got {first=}, {tol=}; "
+            "1.0 and 1e-2 are usual"
         )
     evaluations = 0
 
@@ -107,7 +110,7 @@ def critical_sharpness(
             )
     if high == low:
         high = low * 1.25
-        while loss(high) <= here:  # NaN is no fall
+        while loss(high) <= here:  # False for NaN
             low, high = high, high * 1.25
             if high > first * _FARTHEST:
                 return CriticalSharpness(0.0, float("inf"), (low, float("inf")), evaluations)

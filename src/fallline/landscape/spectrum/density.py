@@ -1,4 +1,4 @@
-"""The density of the eigenvalues of a symmetric operator, by Lanczos quadrature."""
+"""The spectral density of a symmetric operator by stochastic Lanczos quadrature."""
 
 import math
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.intervals import mean_interval
 from fallline.landscape.spectrum.lanczos import Lanczos
 
-_GRID = 512  # points
-_WIDTH = 0.01  # of the bumps that nodes are drawn as, relative to the width of the spectrum
-_ZERO = 1e-4  # relative to the largest magnitude: what counts as zero in float32; its square in float64
+_GRID = 512  # points of the curve
+_WIDTH = 0.01  # standard deviation of the kernel at each node, relative to the width of the spectrum
+_ZERO = 1e-4  # magnitudes that count as zero, relative to the largest, in float32; the square of it in float64
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,15 @@ class Density:
     """The density of eigenvalues, as points with weights and as a curve.
 
     Attributes:
-        grid, density: the curve; it integrates to 1.
-        nodes, weights: the quadrature, every probe's nodes, with weights that sum to 1: of any smooth function f, the
-            mean over all eigenvalues is about Σ weights·f(nodes).
-        negative_mass: which part of the eigenvalues is negative, by more than `zero`.
-        negative_ci95: its t-interval over the probes; it does not contain what the quadrature smears across zero.
-        zero: magnitudes up to it count as zero.
-        width: the standard deviation of the bumps that make the curve.
-        matvecs: products that it took.
+        grid, density: the curve, which integrates to 1.
+        nodes, weights: the quadrature nodes of all probes, and their weights, which sum to 1. The mean of a smooth
+            function f over all eigenvalues is about Σ weights·f(nodes).
+        negative_mass: share of the eigenvalues that are negative by more than `zero`.
+        negative_ci95: 95 % t-interval of that share over the probes. It does not include the error of the quadrature
+            near zero.
+        zero: magnitudes up to this value count as zero.
+        width: standard deviation of the normal kernel that smooths the curve.
+        matvecs: number of products.
     """
 
     grid: torch.Tensor
@@ -57,17 +58,17 @@ def spectral_density(
     *,
     progress: Progress | None = None,
 ) -> Density:
-    """Return the density of all eigenvalues, from random probes with so many Lanczos steps each.
+    """Return the density of all eigenvalues, estimated from random probes by Lanczos iterations.
 
     Args:
         H: an operator, or a symmetric matrix as a tensor.
-        probes: random vectors, at least 2; the interval is over them.
-        steps: products a probe, at least 2: the resolution.
-        seed: of the random vectors.
-        progress: told of every product, and before the first.
+        probes: number of random vectors, at least 2; the confidence interval is over them.
+        steps: number of products per probe, at least 2; more steps give a finer resolution.
+        seed: seed of the random vectors.
+        progress: callback that receives a `Step` before the first product and after every product.
 
     Raises:
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument is invalid.
 
     Example:
         >>> found = spectral_density(torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64)), probes=50)
@@ -86,7 +87,7 @@ def spectral_density(
         basis = Lanczos(meter, steps, generator)
         while not basis.full:
             basis.step()
-            if basis.broken:  # the probe lies in a space that is known now: its quadrature is exact
+            if basis.broken:  # the basis spans an invariant subspace that contains the probe: the quadrature is exact
                 break
         values, vectors, _ = basis.ritz()
         found.append((values, vectors[0].square()))

@@ -1,4 +1,4 @@
-"""The outer eigenvalues of a symmetric operator, with bounds, and the probability that one was missed."""
+"""The extreme eigenvalues of a symmetric operator, with error bounds and the probability that one was missed."""
 
 import math
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ from fallline.landscape.spectrum.lanczos import Lanczos
 from fallline.landscape.spectrum.miss_probability import miss_probability
 
 WHICH = ("LA", "SA", "LM", "BE")
-MISS = 1e-3  # `converged` allows this probability of a missed eigenvalue
-_BASIS = 128  # basis vectors: more cost more than a restart does
-_ROUNDING = 30.0  # ulps of the largest eigenvalue that a residual may be off by
+MISS = 1e-3  # largest probability of a missed eigenvalue with which a result counts as `converged`
+_BASIS = 128  # basis vectors: a larger basis costs more than a restart
+_ROUNDING = 30.0  # error of a residual, in ulps of the largest eigenvalue
 _TINY = 1e-60
 
 
 @dataclass(frozen=True)
 class Eigen:
-    """Eigenvalues, and how far they can be believed.
+    """Eigenvalues and eigenvectors, with error bounds.
 
     Attributes:
-        values: (k,) float64; LA and LM from the largest down, SA and BE from the smallest up.
+        values: (k,) float64; in descending order for LA and LM, in ascending order for SA and BE.
         vectors: (n, k), orthonormal.
-        residuals: (k,), ‖H·x − value·x‖ of each.
-        bound: (k,): within it of each value there is an eigenvalue; the residual and what rounding may add.
-        converged: every residual is within the tolerance, and the search for a missed eigenvalue found none with a
-            `miss_probability` of at most 0.001.
-        matvecs: products that it took.
-        miss_probability: of an eigenvalue that belongs among these, farther than `resolution` beyond the last, and was
-            not found.
-        resolution: what `miss_probability` cannot tell from the last value.
+        residuals: (k,), ‖H·x − value·x‖ for each pair.
+        bound: (k,), the residual plus an allowance for rounding; there is an eigenvalue within it of each value.
+        converged: whether every residual is within the tolerance, and the search for missed eigenvalues found none and
+            ended with a `miss_probability` of at most 0.001.
+        matvecs: number of products.
+        miss_probability: probability that the search missed an eigenvalue that belongs among these and lies farther
+            than `resolution` beyond the last one.
+        resolution: distance from the last value within which a missed eigenvalue cannot be distinguished from it.
     """
 
     values: torch.Tensor
@@ -48,8 +48,8 @@ class Eigen:
 
     def __str__(self) -> str:
         values = ", ".join(map(format_measurement, self.values.tolist(), self.bound.tolist()))
-        surety = f"a missed one has probability {self.miss_probability:.1g}"
-        return f"{values}; {'' if self.converged else 'not '}converged: {surety}; {self.matvecs} products"
+        miss = f"probability of a missed eigenvalue {self.miss_probability:.1g}"
+        return f"{values}; {'' if self.converged else 'not '}converged, {miss}; {self.matvecs} products"
 
 
 def eigsh(
@@ -64,26 +64,27 @@ def eigsh(
     memory: int = 1 << 30,
     progress: Progress | None = None,
 ) -> Eigen:
-    """Return k outer eigenvalues and their vectors.
+    """Return k extreme eigenvalues and their eigenvectors.
 
-    Lanczos finds one copy of an eigenvalue. So after k have converged, another search begins at a random vector
-    orthogonal to theirs, and goes on until it has found more, or until the probability that it should have is 0.999.
+    The Lanczos iteration finds only one copy of a repeated eigenvalue. After k values have converged, another search
+    therefore starts at a random vector orthogonal to their vectors. It continues until it finds another one that
+    belongs among the k, or until it would have found one with a probability of 0.999.
 
     Args:
         H: an operator, or a symmetric matrix as a tensor.
-        k: how many.
-        which: "LA" the largest, "SA" the smallest, "LM" those of largest magnitude, "BE" k//2 of the smallest and the
-            rest of the largest.
-        tol: the largest residual, relative to the largest magnitude; an eigenvalue that stands alone is then right to
-            about its square.
-        seed: of the random vectors.
-        start: where to begin, (n,) or (n, j), such as the vectors of a moment ago.
-        max_matvecs: products at most; 300 + 20·k by default.
-        memory: bytes for vectors at most; what is taken is in the first step that `progress` is told of.
-        progress: told of every product, and before the first.
+        k: number of eigenvalues.
+        which: "LA" the largest, "SA" the smallest, "LM" those of largest magnitude, "BE" the k//2 smallest and the
+            k − k//2 largest.
+        tol: largest residual, relative to the largest magnitude. A well separated eigenvalue then has a relative error
+            of about tol².
+        seed: seed of the random vectors.
+        start: initial vectors, (n,) or (n, j), for example those of an earlier step of the training.
+        max_matvecs: largest number of products; 300 + 20·k by default.
+        memory: largest number of bytes for vectors. The first `Step` passed to `progress` has the number used.
+        progress: callback that receives a `Step` before the first product and after every product.
 
     Raises:
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument is invalid.
 
     Example:
         >>> found = eigsh(torch.diag(torch.tensor([5.0, -1.0, 5.0, 2.0])), k=3)
@@ -101,16 +102,16 @@ def eigsh(
     limit = 300 + 20 * k if max_matvecs is None else max_matvecs
     if not isinstance(limit, int) or (limit < 2 * k + 2 and limit < n + k):
         raise ArgumentError(
-            f"eigsh: max_matvecs must be at least {2 * k + 2}, got {max_matvecs!r}; each costs one for its residual"
+            f"eigsh: max_matvecs must be at least {2 * k + 2}, got {max_matvecs!r}; each residual takes one product"
         )
     if start is not None and (not isinstance(start, torch.Tensor) or start.dim() not in (1, 2) or len(start) != n):
         got = tuple(start.shape) if isinstance(start, torch.Tensor) else type(start).__name__
-        raise ArgumentError(f"eigsh: start must have shape ({n},) or ({n}, j), got {got}; pass vectors of H, or none")
+        raise ArgumentError(f"eigsh: start must have shape ({n},) or ({n}, j), got {got}; pass vectors of H, or None")
     return _Search(operator, k, which, tol, seed, limit, _vectors(n, k, operator.dtype, memory), progress).run(start)
 
 
 def _vectors(n: int, k: int, dtype: torch.dtype, memory: int) -> int:
-    """Return how many basis vectors there are, besides room for k of the result and k in exchange."""
+    """Return the number of basis vectors that fit into memory, next to the k of the result and k temporary ones."""
     check_integer("eigsh", "memory", memory, 1, "leave it out for 1 << 30 bytes")
     size = n * torch.finfo(dtype).bits // 8
     least, wanted = min(n, k + 3), min(n, max(_BASIS, 4 * k))
@@ -153,29 +154,29 @@ class _Search:
             return None
         vector = (start if start.dim() == 1 else start.sum(1)).double().cpu()
         draw = torch.randn(len(vector), generator=self.generator, dtype=torch.float64)
-        # A little of everything: what was orthogonal to the old vectors must stay within reach.
+        # A random part is added, because the new eigenvectors may be orthogonal to the initial vectors.
         return vector / max(vector.norm().item(), _TINY) + 0.1 * draw / draw.norm()  # type: ignore[no-any-return]
 
     @property
     def _spent(self) -> bool:
-        """Whether only the products for the final residuals are left."""
+        """Whether all remaining products are needed for the final residuals."""
         return self.meter.done + self.k >= self.meter.total
 
     def _round(self, start: torch.Tensor | None) -> bool:
-        """Search the space that is orthogonal to what is locked; return whether to search again.
+        """Search the space orthogonal to the locked vectors; return whether to search again.
 
-        The first round looks for k values, every other one for values that belong among the k that are locked.
+        The first round searches for k values. Later rounds search for values that belong among the k locked ones.
         """
         first = self.locked is None
         if not first and self.locked.shape[1] == self.H.shape[0]:  # type: ignore[union-attr]
             self.miss = 0.0
             return False
         basis = Lanczos(self.meter, self.room, self.generator, self.locked, start)
-        pure = True  # a chain of products from one random vector: what the probability is about
+        pure = True  # the basis is a chain from a random vector without a restart, as miss_probability requires
         while True:
             basis.step()
             last = basis.full or self._spent or basis.size == basis.dimension
-            if basis.size > 32 and basis.size % 4 and not last:  # the projection is not decomposed at every step
+            if basis.size > 32 and basis.size % 4 and not last:  # decompose a large projection only at every 4th step
                 continue
             values, vectors, residuals = basis.ritz()
             self.scale = max(self.scale, basis.scale)
@@ -196,12 +197,12 @@ class _Search:
                 pure = False
 
     def _kept(self, values: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        """Return which Ritz vectors survive a restart: the wanted ones, and of the rest those that come next."""
+        """Return the indices of the Ritz vectors that a restart keeps: the wanted ones and the next in order."""
         order = self._order(values)
         return order[: max(self.k, min(self.k + (len(values) - self.k) // 2, len(values) - 2))]
 
     def _order(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the indices of values, the most wanted first."""
+        """Return the indices of values in the order of `which`, the most extreme first."""
         ascending = values.argsort()
         if self.which == "SA":
             return ascending
@@ -210,7 +211,7 @@ class _Search:
         if self.which == "LM":
             return values.abs().argsort(descending=True)
         n, low = len(values), self.k // 2
-        # From both ends in turn, in the proportion of the wanted ones, so that any beginning of it is balanced.
+        # Alternate between both ends in the proportion of the wanted values, so that every prefix is balanced.
         ranks = [((i + 0.5) / max(low, _TINY), i) for i in range(n)]
         ranks += [((i + 0.5) / (self.k - low), n - 1 - i) for i in range(n)]
         places = dict.fromkeys(place for _, place in sorted(ranks))
@@ -226,7 +227,7 @@ class _Search:
 
     def _thresholds(self) -> tuple[float, float]:
         chosen = self.values[self._wanted(self.values)].sort().values
-        gap = self.tol * self.scale or math.sqrt(_TINY)  # of a matrix of zeros any will do
+        gap = self.tol * self.scale or math.sqrt(_TINY)  # any positive number will do for a zero matrix
         if self.which == "LM":
             limit = chosen.abs().min().item() + gap
             return -limit, limit
@@ -241,7 +242,7 @@ class _Search:
         self.locked = found if self.locked is None else torch.cat([self.locked, found], 1)
         self.locked, _ = torch.linalg.qr(self.locked)
         self.values = torch.cat([self.values, values])
-        order = self._order(self.values)[: self.k]  # `qr` keeps the columns' order and directions, up to rounding
+        order = self._order(self.values)[: self.k]  # `qr` keeps the order and direction of columns, up to rounding
         self.locked, self.values = self.locked[:, order], self.values[order]
 
     def _miss(self, basis: Lanczos) -> float:
@@ -249,7 +250,7 @@ class _Search:
 
     def _result(self) -> Eigen:
         vectors = self.locked
-        assert vectors is not None  # the first round has locked something
+        assert vectors is not None  # the first round has locked vectors
         products = []
         for vector in vectors.unbind(1):
             products.append(self.meter.product(vector))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t distribution with a whole number of degrees of freedom.
+    """Return the quantile of Student's t distribution with an integer number of degrees of freedom.
 
-    By the closed form of its distribution function, Abramowitz and Stegun 26.7.3 and 26.7.4, and bisection.
+    It is found by bisection of the distribution function in closed form, Abramowitz and Stegun 26.7.3 and 26.7.4.
 
     Example:
         >>> round(t_quantile(0.975, 10), 4)
@@ -37,7 +37,7 @@ def _within(angle: float, degrees: int) -> float:
 
 
 def mean_interval(values: Sequence[float], offset: float = 0.0) -> tuple[float, float, tuple[float, float]]:
-    """Return mean, standard error and 95 % t-interval of values, moved by an offset.
+    """Return mean, standard error and 95 % t-interval of values, shifted by an offset.
 
     Example:
         >>> mean_interval([1.0, 2.0, 3.0])[0]

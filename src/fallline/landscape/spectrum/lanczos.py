@@ -1,4 +1,4 @@
-"""The Lanczos iteration with an orthonormal basis that stays one: the ground on which the eigenvalues stand."""
+"""The Lanczos iteration with full reorthogonalization."""
 
 import math
 
@@ -6,21 +6,22 @@ import torch
 
 from fallline.landscape.operators.base import Meter
 
-_BREAKDOWN = 50.0  # ulps of the largest number seen: less is rounding, and no direction
+_BREAKDOWN = 50.0  # ulps of the largest number seen: a shorter remainder is rounding, not a new direction
 
 
 class Lanczos:
-    """An orthonormal basis, grown by products with a symmetric operator, and the operator projected onto it.
+    """An orthonormal Krylov basis of a symmetric operator, and the operator projected onto it.
 
-    Every new vector is made orthogonal to all others, and to `locked`, twice: once is not enough where eigenvalues have
-    converged. The projection T is in float64, whatever the vectors are. After a breakdown, which is judged relative to
-    the largest number seen, a random direction goes on, so that further copies of an eigenvalue can be found.
+    Every new vector is orthogonalized twice against all others and against `locked`, because once is not enough where
+    eigenvalues have converged. The projection T is in float64, whatever the dtype of the vectors. After a breakdown,
+    which is detected relative to the largest number seen, the iteration continues with a random direction, so that
+    further copies of an eigenvalue can be found.
 
     Args:
-        meter: of the operator.
-        steps: vectors that are kept at most; memory for them is taken now.
-        generator: of the random directions.
-        locked: orthonormal columns (n, j) to stay orthogonal to, or None.
+        meter: counts the products with the operator.
+        steps: largest number of basis vectors; the memory for them is allocated at construction.
+        generator: random number generator for the random directions.
+        locked: orthonormal columns (n, j) to which the basis stays orthogonal, or None.
         start: (n,), the first direction; random by default.
     """
 
@@ -39,19 +40,19 @@ class Lanczos:
         self.steps = min(steps, self.dimension)
         self._rows = torch.empty(self.steps, n, dtype=H.dtype, device=H.device)  # a basis vector is a row
         self.T = torch.zeros(self.steps, self.steps, dtype=torch.float64)
-        self.size = 0  # basis vectors whose product is in T
+        self.size = 0  # number of basis vectors whose product is in T
         self.scale = 0.0
-        self.beta = 0.0  # the length of what is left of the last product outside of the basis
-        self.betas: list[float] = []  # those lengths, by step
-        self.breaks: list[bool] = []  # whether a step ended a chain, because they were rounding
-        self.broken = False  # the last product lay in the basis: a random direction comes next
+        self.beta = 0.0  # norm of the part of the last product outside of the basis
+        self.betas: list[float] = []  # beta of each step
+        self.breaks: list[bool] = []  # whether a step ended a chain, because its beta was rounding
+        self.broken = False  # the last product was in the span of the basis: a random direction comes next
         self.eps = torch.finfo(H.dtype).eps
         first = self.draw() if start is None else self._orthogonal(start.to(H.device, H.dtype), 0)
         norm = _norm(first)
         self._next = first / norm if norm > 0 else self.draw()
 
     def draw(self) -> torch.Tensor:
-        """Return a random unit vector, orthogonal to the basis and to what is locked."""
+        """Return a random unit vector, orthogonal to the basis and to the locked vectors."""
         for _ in range(3):
             draw = torch.randn(self.H.shape[0], generator=self.generator, dtype=torch.float64)
             vector = self._orthogonal(draw.to(self.H.device, self.H.dtype), self.size)
@@ -74,11 +75,11 @@ class Lanczos:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room, or no direction, for another vector."""
+        """Whether there is no memory or no dimension left for another vector."""
         return self.size == self.steps
 
     def step(self) -> None:
-        """Multiply one more vector, and put its product into the projection."""
+        """Compute the product with the next basis vector, and add it to the projection."""
         j = self.size
         self._rows[j] = self._next
         vector = self._rows[j]
@@ -96,25 +97,25 @@ class Lanczos:
             self._next = self.draw() if self.broken else self._unit(rest)
 
     def _project(self, product: torch.Tensor, size: int) -> torch.Tensor:
-        """Return the inner products with the basis in float64, without a float64 copy of all of it."""
+        """Return the inner products with the basis in float64, without a float64 copy of the whole basis."""
         if product.dtype == torch.float64:
             return (self._rows[:size] @ product).cpu()
         return torch.stack([(row.double() @ product.double()).cpu() for row in self._rows[:size]])
 
     def _unit(self, vector: torch.Tensor) -> torch.Tensor:
-        # What is left may be small: dividing it by its length enlarges what rounding left of the basis in it.
+        # The vector may be short: dividing it by its norm amplifies the components along the basis left by rounding.
         vector = self._orthogonal(vector / _norm(vector), self.size, passes=1)
         return vector / _norm(vector)
 
     def ritz(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the Ritz values, ascending, their vectors in the basis as columns, and the residual of each."""
+        """Return the Ritz values in ascending order, their vectors in the basis as columns, and their residuals."""
         T = self.T[: self.size, : self.size]
         values, vectors = torch.linalg.eigh(T)
         beta = 0.0 if self.broken or self.size == self.dimension else self.beta
         return values, vectors, vectors[-1].abs() * beta
 
     def compress(self, coefficients: torch.Tensor) -> None:
-        """Restart with fewer vectors: these combinations of the basis, and the direction that comes next.
+        """Restart with fewer vectors: the given linear combinations of the basis, and the next direction.
 
         Args:
             coefficients: (size, kept), Ritz vectors in the basis.
@@ -122,7 +123,7 @@ class Lanczos:
         kept = coefficients.shape[1]
         values = ((coefficients.T @ self.T[: self.size, : self.size]) @ coefficients).diagonal()
         mixed = coefficients.T.to(self.H.device, self.H.dtype)
-        for columns in range(0, self.H.shape[0], 1 << 16):  # in parts, so that no second basis is needed
+        for columns in range(0, self.H.shape[0], 1 << 16):  # in parts, to avoid a second basis
             part = self._rows[: self.size, columns : columns + (1 << 16)]
             self._rows[:kept, columns : columns + (1 << 16)] = mixed @ part
         self.T.zero_()

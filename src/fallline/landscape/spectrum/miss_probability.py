@@ -1,4 +1,4 @@
-"""How probable it is that a search from random vectors has passed over an eigenvalue."""
+"""The probability that a search from random vectors has missed an eigenvalue."""
 
 import math
 
@@ -8,20 +8,20 @@ _TINY = 1e-60
 
 
 def miss_probability(basis: Lanczos, at: float) -> float:
-    """Return how probable it is that there is an eigenvalue at or beyond `at` and this search has not shown it.
+    """Return the probability that this search has missed an eigenvalue at or beyond `at`, if there is one.
 
-    The vectors v_l of a chain of products, from a v_0 that was drawn at random, have the components p_l(at)·(u·v_0)
-    along an eigenvector u, with polynomials p_l that the projection defines. Their squares sum to 1 at most, so that
-    |u·v_0| <= 1/sqrt(Σ p_l(at)²), which in d dimensions is so of few random directions: of at most
-    2·Γ(d/2)/(√π·Γ((d−1)/2)) times that number. Beyond all Ritz values the p_l grow, so that `at` is the worst case.
-    Where a chain broke down, the next began at a random vector of its own, and the probabilities combine as independent
-    ones do (Fisher).
+    The vectors v_l of a Lanczos chain from a random v_0 have the components p_l(at)·(u·v_0) along an eigenvector u,
+    where the projection defines the polynomials p_l. The squares of these components sum to at most 1, so that
+    |u·v_0| <= 1/sqrt(Σ p_l(at)²). For a random direction in d dimensions, the probability of this is at most
+    2·Γ(d/2)/(√π·Γ((d−1)/2)) times the bound. Beyond all Ritz values the p_l grow, so that `at` is the worst case. After
+    a breakdown, the next chain starts at a new random vector, and the probabilities of the chains are combined by
+    Fisher's method for independent ones.
 
-    A search that ends when this is small ends wrongly only in that part of its draws, however large the spectrum.
+    A search that ends when this probability is small is wrong with at most this probability, for any spectrum.
 
     Args:
-        basis: from a random start, never compressed, and with no Ritz value beyond `at`.
-        at: a number outside of the Ritz values.
+        basis: from a random start, never compressed, and without a Ritz value beyond `at`.
+        at: a number outside the range of the Ritz values.
     """
     found, first = [], 0
     for last in range(basis.size):
@@ -36,7 +36,7 @@ def miss_probability(basis: Lanczos, at: float) -> float:
 
 
 def _chain(basis: Lanczos, first: int, last: int, at: float) -> float:
-    """Return the probability by the products `first` to `last`, a chain from one random vector."""
+    """Return the probability from the products `first` to `last`, which form a chain from one random vector."""
     least = max(basis.eps * basis.scale, _TINY)
     before, now, beta, total = 0.0, 1.0, 0.0, 1.0
     for j in range(first, last + 1):
@@ -45,7 +45,7 @@ def _chain(basis: Lanczos, first: int, last: int, at: float) -> float:
         total, beta = total + now * now, after
         if total > 1e200:
             break
-    component = max(1 / math.sqrt(total), 4 * basis.eps * math.sqrt(basis.size))  # rounding adds some of everything
+    component = max(1 / math.sqrt(total), 4 * basis.eps * math.sqrt(basis.size))  # rounding adds any component
     d = basis.dimension - first
     if d <= 2:
         return 2 / math.pi * math.asin(min(1.0, component)) if d == 2 else float(component >= 1)

@@ -1,4 +1,4 @@
-"""Sharpness, the largest curvature, and how near it is to where an optimizer becomes unstable."""
+"""Sharpness, the largest curvature, relative to the limit at which an optimizer becomes unstable."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +18,17 @@ from fallline.landscape.spectrum.eigsh import eigsh
 class Sharpness:
     """The largest eigenvalue of the Hessian, or of P⁻¹·Hessian for an optimizer that divides its steps by P.
 
-    It gauges stability: above `limit` full-batch steps along it grow. It does not foretell generalisation.
+    It measures stability: above `limit`, full-batch steps along its eigenvector grow. It does not predict
+    generalization.
 
     Attributes:
-        value: that eigenvalue.
-        bound: within it of `value` there is an eigenvalue.
+        value: the largest eigenvalue.
+        bound: there is an eigenvalue within this distance of `value`.
         converged: as in `Eigen`.
-        limit: the largest stable value at the present learning rate, for full batches; None without an optimizer.
+        limit: the largest stable value at the current learning rate, for full batches; None without an optimizer.
         preconditioned: whether P is not 1.
-        vector: (n,), its direction; in the coordinates P^(1/2)·parameters if preconditioned.
-        matvecs: products that it took.
+        vector: (n,), the eigenvector; in the coordinates P^(1/2)·parameters if preconditioned.
+        matvecs: number of products.
     """
 
     value: float
@@ -40,7 +41,7 @@ class Sharpness:
 
     @property
     def ratio(self) -> float | None:
-        """`value` over `limit`: 1 is the edge of stability."""
+        """`value` divided by `limit`; the edge of stability is at 1."""
         return None if self.limit is None else self.value / self.limit
 
     def __str__(self) -> str:
@@ -60,19 +61,20 @@ def sharpness(
     start: torch.Tensor | None = None,
     progress: Progress | None = None,
 ) -> Sharpness:
-    """Return the sharpness, and with an optimizer the limit that it must stay below.
+    """Return the sharpness and, with an optimizer, its limit of stability.
 
-    The limit is 2/lr for gradient descent, 2·(1 + μ)/lr with momentum, and for Adam 2·(1 + β1)/(1 − β1)/lr of the
-    preconditioned Hessian: 38/lr at β1 = 0.9. Where groups differ in lr, that is taken into P, and the limit is the
-    smallest. Decoupled weight decay is left out; L2 is in H only if `loss_fn` has it.
+    The limit is 2/lr for gradient descent, 2·(1 + μ)/lr with momentum, and 2·(1 + β1)/(1 − β1)/lr for the
+    preconditioned Hessian of Adam, which is 38/lr at β1 = 0.9. If groups have different learning rates, the differences
+    are included in P, and the limit is the smallest one. Decoupled weight decay is ignored; L2 regularization is
+    included in H only if `loss_fn` includes it.
 
     Args:
         H: the Hessian, or any operator if there is no optimizer.
-        optimizer: of Fallline, with a rule that declares its stability; SAM stands for its base.
+        optimizer: an optimizer of Fallline whose rule declares its stability. For SAM, its base optimizer is used.
         tol, seed, start, progress: as for `eigsh`.
 
     Raises:
-        ArgumentError: an argument cannot be used, or a parameter of H is not in the optimizer, or is maximized by it.
+        ArgumentError: an argument is invalid, or the optimizer does not have a parameter of H or maximizes its loss.
         StateError: the optimizer has not made a step yet, and its rule needs one.
 
     Example:
@@ -98,11 +100,14 @@ def sharpness(
 def _precondition(H: Operator, optimizer: Any) -> tuple[Operator, float, bool]:
     rule = getattr(optimizer, "rule", None)
     if not isinstance(H, Measured):
-        raise ArgumentError(f"sharpness: H must be a Hessian with an optimizer, got {type(H).__name__}; leave one out")
+        raise ArgumentError(
+            f"sharpness: H must be a Hessian if an optimizer is given, got {type(H).__name__}; pass a Hessian, or no "
+            "optimizer"
+        )
     if rule is None or getattr(rule, "stability", None) is None:
         raise ArgumentError(
             f"sharpness: optimizer must be one of Fallline whose rule declares its stability, got "
-            f"{type(optimizer).__name__}; leave it out, or load its state into Fallline's class of the name"
+            f"{type(optimizer).__name__}; leave it out, or load its state into Fallline's class of that name"
         )
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     parts, limits = [], []
@@ -111,14 +116,14 @@ def _precondition(H: Operator, optimizer: Any) -> tuple[Operator, float, bool]:
             raise ArgumentError(f"sharpness: every parameter of H must be in the optimizer, got {name}; pass params=")
         if groups[id(p)].get("maximize", False):
             raise ArgumentError(
-                f"sharpness: the optimizer must minimize the loss, got maximize=True for {name}; take the loss with "
-                "the other sign, and maximize=False"
+                f"sharpness: the optimizer must minimize the loss, got maximize=True for {name}; negate the loss and "
+                "use maximize=False"
             )
         try:
             diagonal, limit = rule.stability_of(optimizer.state.get(p, {}), groups[id(p)])
         except KeyError:
             raise StateError(
-                f"sharpness: the optimizer must have made a step, got {name} without state; measure after one"
+                f"sharpness: the optimizer must have made a step, got no state for {name}; call optimizer.step() first"
             ) from None
         plain = not isinstance(diagonal, torch.Tensor)
         parts.append(torch.full_like(p, float(diagonal), dtype=torch.float64) if plain else diagonal.double())

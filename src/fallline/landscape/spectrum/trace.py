@@ -1,4 +1,4 @@
-"""The trace of a symmetric operator from random products, with its interval."""
+"""Stochastic estimates of the trace of a symmetric operator, with confidence intervals."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.intervals import mean_interval
 
 METHODS = ("auto", "hutchinson", "hutch++")
-_FEWEST = 3  # products: two values have an interval twelve times their standard error
-HUTCH_PP = 30  # products from which on the sketch of Hutch++ pays
+_FEWEST = 3  # products: the interval of two values is twelve times their standard error
+HUTCH_PP = 30  # number of products from which the sketch of Hutch++ is worth its cost
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Trace:
     """An estimate of a trace.
 
     Attributes:
-        estimate: unbiased.
-        stderr: its standard error.
-        ci95: its t-interval. It is exact where the values are normal, as they nearly are where many eigenvalues count;
-            where one outweighs all, take more products: Hutch++ then removes it.
-        matvecs: products that it took.
-        method: "hutchinson", "hutch++", or "exact", by the unit vectors, where they are no more than the products.
+        estimate: the estimate, which is unbiased.
+        stderr: standard error of the estimate.
+        ci95: 95 % t-interval. It is exact for normally distributed values, which is a good approximation if many
+            eigenvalues contribute. If one eigenvalue dominates, use more products: Hutch++ then removes it.
+        matvecs: number of products.
+        method: "hutchinson", "hutch++", or "exact", which uses the unit vectors if there are no more than products.
     """
 
     estimate: float
@@ -51,18 +51,20 @@ def trace(
 ) -> Trace:
     """Return an estimate of the trace from random sign vectors.
 
-    Hutchinson's is the mean of z'·H·z. Hutch++ (Meyer et al. 2021, arXiv:2010.09649, algorithm 1) takes a third of the
-    products to find the largest part, a third for its exact trace, and estimates the rest with the last third.
+    Hutchinson's estimator is the mean of z'·H·z. Hutch++ (Meyer et al. 2021, arXiv:2010.09649, algorithm 1) uses a
+    third of the products to find the dominant subspace, a third for the exact trace on it, and the last third to
+    estimate the rest.
 
     Args:
         H: an operator, or a symmetric matrix as a tensor.
-        matvecs: products, at least 3.
-        seed: of the random vectors.
-        method: "hutchinson", "hutch++", or "auto": Hutch++ from 30 products on, and exact where those suffice.
-        progress: told of every product, and before the first.
+        matvecs: number of products, at least 3.
+        seed: seed of the random vectors.
+        method: "hutchinson", "hutch++", or "auto": exact if there are enough products, otherwise Hutch++ from 30
+            products on, and Hutchinson's estimator below.
+        progress: callback that receives a `Step` before the first product and after every product.
 
     Raises:
-        ArgumentError: an argument cannot be used.
+        ArgumentError: an argument is invalid.
 
     Example:
         >>> matrix = torch.ones(50, 50) + torch.diag(torch.arange(50.0))
@@ -83,7 +85,7 @@ def trace(
     sketch = min(matvecs // 3, n) if wants_sketch else 0
     rest = matvecs - 2 * sketch
     if rest < 2:
-        raise ArgumentError(f"trace: matvecs must be at least 6 for hutch++, got {matvecs=}; take hutchinson")
+        raise ArgumentError(f"trace: matvecs must be at least 6 for hutch++, got {matvecs=}; use hutchinson")
     meter = Meter(operator, matvecs, 2 * sketch + 3, progress)
 
     def signs() -> torch.Tensor:
@@ -112,7 +114,7 @@ def _exact(H: Operator, meter: Meter) -> Trace:
 
 
 def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
-    """Return an orthonormal basis of what columns span; of a matrix of low rank, no more than its rank."""
+    """Return an orthonormal basis of the column space, with at most as many vectors as the rank."""
     basis, triangle = torch.linalg.qr(columns)
     sizes = triangle.diagonal().abs()
     return basis[:, sizes > 10 * torch.finfo(columns.dtype).eps * sizes.max()]  # type: ignore[no-any-return]

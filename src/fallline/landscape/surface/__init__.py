@@ -1,1 +1,1 @@
-"""The loss on a plane through the weights, and the path of a training in it."""
+"""The loss on a plane through the weights, and the trajectory of a training in that plane."""

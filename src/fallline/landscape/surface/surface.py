@@ -1,4 +1,4 @@
-"""The loss on a plane through the weights: one number a cell, the weights themselves exactly in the middle."""
+"""The loss on a plane through the weights: one value per cell, with the weights exactly at the center."""
 
 import functools
 import math
@@ -52,15 +52,15 @@ class Surface:
     Attributes:
         x, y: coordinates of the cells, (n,) each, symmetric about an exact 0.
         values: the loss, (n, n): `values[i, j]` is at `x[j]`, `y[i]`; NaN where it was not finite.
-        mask: (n, n), True where it was not finite.
-        directions: two tensors for each parameter, in the order of `names`.
-        names: of the parameters that move.
+        mask: (n, n), True where the loss was not finite.
+        directions: two directions, each a tensor for each parameter in the order of `names`.
+        names: names of the parameters that move.
         kind: "filter", "eig", "pca" or "given".
-        vectors: what became of tensors of one dimension under "filter", as the user said.
-        cosine: between the two directions; random ones are nearly, not exactly, at right angles.
-        mode: "eval" or "train", of the model meanwhile.
-        weight: of all batches together: items, or what the user counts.
-        evaluations: forward passes over a batch that it took.
+        vectors: treatment of tensors of at most one dimension under "filter", otherwise "as given".
+        cosine: cosine of the angle between the two directions; random directions are nearly but not exactly orthogonal.
+        mode: "eval" or "train", the mode of the model during the measurement.
+        weight: total weight of all batches: the number of items, or the sum of the user's weights.
+        evaluations: number of forward passes over a batch.
     """
 
     x: np.ndarray
@@ -87,13 +87,13 @@ class Surface:
         return f"loss {format_measurement(self.centre)} at the weights, {low} to {high} on {self.mask.size} cells{lost}"
 
     def plot(self, path: Any = None, log: bool | None = None) -> Any:
-        """Return an altair chart, a coloured cell for each loss; a notebook shows it. Needs the extra `lab`.
+        """Return an Altair chart with a colored cell for each loss, for a notebook. Requires the extra `lab`.
 
         Args:
-            path: a `Trajectory` along the same directions, to draw over it.
-            log: a logarithmic colour scale; by default where all losses are above 0 and span a factor of 20.
+            path: a `Trajectory` along the same directions, to draw on top.
+            log: whether to use a logarithmic color scale; by default if all losses are above 0 and span a factor of 20.
         """
-        from fallline.plotting import plot_surface  # altair is no dependency of training
+        from fallline.plotting import plot_surface  # imported here because altair is an optional dependency
 
         return plot_surface(self, path, log)
 
@@ -114,35 +114,37 @@ def surface(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Surface:
-    """Return the mean loss over data on a plane through the weights, n × n cells; the model is left as it was.
+    """Return the mean loss over data on n × n cells of a plane through the weights. The model is left unchanged.
 
-    Every cell is computed from the weights themselves, with weights and buffers of its own, so no error adds up. Each
-    batch is drawn once and shown to all cells with the same random numbers, so cells differ by their weights alone.
-    It takes n² forward passes for each batch, and one beforehand.
+    Every cell is computed from the original weights, with its own copy of weights and buffers, so that errors do not
+    accumulate. Each batch is drawn once and evaluated at all cells with the same random numbers, so that cells differ
+    only by their weights. This takes n² + 1 forward passes per batch.
 
     Args:
         model: the model.
-        loss_fn: `(model, batch)` to the mean loss of the batch.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of the batch.
         data: a batch (tensor, tuple, dict), a list of batches, or a loader.
-        directions: "filter", two random ones, filter-normalised; "eig", the Hessian's two of largest curvature; "pca",
-            of `path`; or a pair of directions, each a dict by name, a list of tensors or a flat tensor; or a function
-            of no arguments that returns such a pair. Those of "eig" and "pca" have length 1; a pair is taken as it is.
-        span: how far to go to each side, in units of the directions, or a number for each; 1 by default, for "pca" as
-            far as the path goes.
-        n: cells a side, odd, so that one is the weights themselves.
-        params: names or parameters to move; those that require a gradient by default.
-        weight: `batch` to its weight in the average, such as its tokens; its rows by default.
+        directions: "filter", two random filter-normalized directions; "eig", the Hessian's two eigenvectors of largest
+            curvature; "pca", the principal directions of `path`; a pair of directions, each a dict by name, a list of
+            tensors or a flat tensor; or a function without arguments that returns such a pair. The directions of "eig"
+            and "pca" have norm 1; a pair is used as it is.
+        span: half-width of the plane in units of the directions, or one number for each direction; by default 1, or for
+            "pca" the extent of the path.
+        n: number of cells per side, odd, so that the weights are the center of a cell.
+        params: names or parameters to move; by default all that require a gradient.
+        weight: `weight(batch)` returns the weight of a batch in the average, for example its number of tokens; by
+            default its number of rows.
         mode: "eval", or "train" for batch statistics and dropout.
-        vectors: under "filter", of tensors of at most one dimension: "zero" leaves them, "element" moves each element
-            by its size, "tensor" normalises them as wholes.
+        vectors: treatment of tensors of at most one dimension under "filter": "zero" does not move them, "element"
+            moves each element by its size, "tensor" normalizes the whole tensor.
         path: for "pca": at least three sets of weights, oldest first.
-        seed: of the random directions.
-        progress: told of every forward pass, and before the first, when one at the weights has been timed; the total
-            counts all batches where their number is known.
+        seed: seed of the random directions.
+        progress: callback that receives a `Step` after every forward pass, and before the first cell, after a forward
+            pass at the weights has been timed. The total counts all batches if their number is known.
 
     Raises:
-        ArgumentError, ArgumentTypeError: an argument cannot be used.
-        LossError: the loss is not one number, not finite at the weights or not always the same; or there is no batch.
+        ArgumentError, ArgumentTypeError: an argument is invalid.
+        LossError: the loss is not one number, not finite at the weights or not deterministic; or there is no batch.
 
     Example:
         >>> import torch
@@ -153,13 +155,13 @@ def surface(
     """
     check_functions("surface", loss_fn, weight)
     _check(directions, n, mode, vectors, path)
-    model = getattr(model, "_orig_mod", model)  # of a compiled model, which would compile anew for every cell
+    model = getattr(model, "_orig_mod", model)  # a compiled model would recompile for every cell
     moved = chosen("surface", model, params)
     with restoring(model, data=data):
         model.train(mode == "train")
         kind = directions if isinstance(directions, str) else "given"
         if kind == "eig":
-            data = list(data) if isinstance(data, Iterator) else data  # it is gone through again below
+            data = list(data) if isinstance(data, Iterator) else data  # it is read again below
             directions = functools.partial(_eigenvectors, model, loss_fn, data, moved, weight, mode, seed)
         pair = _pair(directions, moved, vectors, path, seed)
     x, y = _axes(span, n, kind, pair, moved, path)
@@ -193,7 +195,7 @@ def _measured(
     weight: Weight | None,
     progress: Progress | None,
 ) -> tuple[np.ndarray, float, int]:
-    """Return the mean losses of all cells, the weight of all batches, and how many they were."""
+    """Return the mean losses of all cells, the weight of all batches, and the number of batches."""
     x, y = axes
     cells = [(float(b), float(a)) for a in y for b in x]
     losses: list[list[float]] = []
@@ -207,7 +209,7 @@ def _measured(
         with undrawn():
             centre = check_loss("surface", functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,)))
         check_finite("surface", centre, len(losses) - 1, loss.model)
-        if len(losses) == 1:  # that was a rehearsal, too: it tells how long all of them take
+        if len(losses) == 1:  # the time of this pass is the first estimate
             clock.tell(0, 1)
         for cell in cells:
             with undrawn():
@@ -217,7 +219,7 @@ def _measured(
             clock.tell(done, done + len(losses), len(cells) * max(batches, len(losses)))
         check_same("surface", float(centre), losses[-1][len(cells) // 2], centre.dtype)
     total = math.fsum(weights)
-    with np.errstate(invalid="ignore"):  # Inf − Inf is a cell to mask
+    with np.errstate(invalid="ignore"):  # a cell with Inf − Inf is masked
         means = (np.asarray(weights)[:, None] * np.asarray(losses, dtype=np.float64)).sum(0) / total
     return means.reshape(len(y), len(x)), total, len(weights)
 
@@ -225,7 +227,7 @@ def _measured(
 def _check(directions: Any, n: Any, mode: str, vectors: str, path: Any) -> None:
     if not isinstance(n, int) or isinstance(n, bool) or n < 3 or n % 2 == 0:
         raise ArgumentError(
-            f"surface: n must be an odd int >= 3, got {n=!r}; an odd number has the weights in the middle"
+            f"surface: n must be an odd int >= 3, got {n=!r}; an odd number puts the weights at the center"
         )
     if isinstance(directions, str) and directions not in KINDS:
         raise ArgumentError(
@@ -283,7 +285,7 @@ def _axes(
     both = (1.0, 1.0) if span is None else span if isinstance(span, tuple | list) else (span, span)
     if len(both) != 2 or not all(isinstance(s, int | float) and math.isfinite(s) and s > 0 for s in both):
         raise ArgumentError(f"surface: span must be a finite number > 0 or two of them, got {span=!r}; 1 is usual")
-    # Whole numbers times a step would be as good to the eye; but this has 0 in the middle and ± the same to the bit.
+    # Scaling these steps gives an exact 0 in the middle and exactly symmetric coordinates.
     steps = np.arange(-(n // 2), n // 2 + 1) / (n // 2)
     return float(both[0]) * steps, float(both[1]) * steps
 
@@ -291,7 +293,7 @@ def _axes(
 def _state(
     model: nn.Module, moved: Mapping[str, torch.Tensor], pair: Pair, cell: tuple[float, float]
 ) -> dict[str, torch.Tensor]:
-    """Return weights and buffers of a cell, none of them the model's own."""
+    """Return copies of the weights and buffers for a cell."""
     state = {f"model.{name}": buffer.clone() for name, buffer in model.named_buffers()}
     for (name, param), first, second in zip(moved.items(), *pair, strict=True):
         state[f"model.{name}"] = (param.detach() + (cell[0] * first + cell[1] * second)).to(param.dtype)

@@ -1,4 +1,4 @@
-"""The path of a training, seen in the plane in which it varies most."""
+"""The path of a training, projected onto the plane in which it varies most."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +15,16 @@ from fallline.landscape.loss.directions import Direction, as_direction, chosen, 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The points of a path in a plane through the model's weights.
+    """The points of a path, projected onto a plane through the model's weights.
 
     Attributes:
         points: (T, 2), coordinates along the two directions; the model's weights are at (0, 0).
-        explained: the share of the path's variance that each direction holds, together at most 1. Read it with care: of
-            a random walk in many dimensions the first two principal directions hold 0.76, and one makes a smooth curve.
-        distance: (T,), how far each point is from the plane.
-        directions: two tensors for each parameter, in the order of `names`; pass them to `surface`.
-        names: of the parameters.
+        explained: share of the path's variance along each direction; the sum is at most 1. Interpret it with care: the
+            first two principal directions of a random walk in many dimensions hold 0.76, and the projection of such a
+            walk is a smooth curve.
+        distance: (T,), distance of each point from the plane.
+        directions: two directions, each a tensor for each parameter in the order of `names`; pass them to `surface`.
+        names: names of the parameters.
     """
 
     points: np.ndarray
@@ -34,17 +35,17 @@ class Trajectory:
 
     @property
     def span(self) -> tuple[float, float]:
-        """How far `surface` must go to each side to hold the path."""
+        """The `span` with which `surface` covers the path."""
         first, second = 1.1 * np.abs(self.points).max(0)
         return float(first) or 1.0, float(second) or 1.0
 
     def __str__(self) -> str:
         shares = " and ".join(f"{100 * share:.0f} %" for share in self.explained)
         off = format_measurement(float(self.distance.max()))
-        return f"{len(self.points)} points, {shares} of their variance in the plane, at most {off} off it"
+        return f"{len(self.points)} points, {shares} of their variance in the plane, distance to it at most {off}"
 
     def plot(self) -> Any:
-        """Return an altair chart of the path; a notebook shows it. Needs the extra `lab`."""
+        """Return an Altair chart of the path, for a notebook. Requires the extra `lab`."""
         from fallline.plotting import plot_trajectory
 
         return plot_trajectory(self)
@@ -53,17 +54,17 @@ class Trajectory:
 def trajectory(
     model: nn.Module, path: Sequence[Any], directions: Any = "pca", *, params: Iterable[Any] | None = None
 ) -> Trajectory:
-    """Return a path of weights, projected onto a plane through the model's own weights.
+    """Return a path of weights, projected onto a plane through the model's current weights.
 
     Args:
-        model: whose weights are the origin, as they are now: at the end of the path, say.
-        path: sets of weights, oldest first: state dicts, or lists of all parameters; copies, not the live tensors.
-        directions: "pca", those along which the path varies most; or a pair, each a dict by name, a list of tensors
-            or a flat tensor, made orthonormal by projecting the second off the first.
-        params: names or parameters to look at; those that require a gradient by default.
+        model: the model, whose current weights are the origin, for example those at the end of the path.
+        path: sets of weights, oldest first: state dicts, or lists of all parameters. Pass copies of the tensors.
+        directions: "pca", the first two principal directions of the path; or a pair, each a dict by name, a list of
+            tensors or a flat tensor, which is made orthonormal by the Gram-Schmidt process.
+        params: names or parameters to use; by default all that require a gradient.
 
     Raises:
-        ArgumentError: the path has fewer than three points or does not fit the model; or the directions are one.
+        ArgumentError: the path has fewer than three points or does not match the model, or the directions are parallel.
 
     Example:
         >>> import torch
@@ -110,7 +111,7 @@ def _orthonormal(directions: Any, params: dict[str, torch.Tensor]) -> list[Direc
     rest = norm(other)
     if length == 0 or rest <= 1e-8 * both:
         raise ArgumentError(
-            f"trajectory: directions must span a plane, got lengths {length:g} and, beside the first, {rest:g}; "
-            "pass two that differ"
+            f"trajectory: directions must span a plane, got norms {length:g} and, orthogonal to the first, {rest:g}; "
+            "pass two directions that are not parallel"
         )
     return [one, [t / rest for t in other]]
