@@ -94,9 +94,7 @@ class FusedBucket(TracedBucket):
     def _run(self, sweep: Pass, scalars: np.ndarray, squares: np.ndarray) -> None:
         """Run one pass over all chunks; the sums of squares of each chunk are written to `squares`."""
         real = np.float64 if self.params[0].dtype == torch.float64 else np.float32
-        with np.errstate(
-            over="ignore", under="ignore"
-        ):  # a number beyond the range of float32 becomes Inf, as in torch
+        with np.errstate(over="ignore", under="ignore"):  # a number too large for float32 becomes Inf, as in torch
             scalars = np.ascontiguousarray(scalars, dtype=real)
         kernel = self._kernels[self.traced.passes.index(sweep)]
         self._share(Call(kernel, *self._tables, scalars, squares))
