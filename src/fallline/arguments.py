@@ -1,4 +1,4 @@
-"""Checks of arguments, with messages that name the owner, the limit, the value and the remedy."""
+"""Argument checks. Their messages name the owner, the limit, the value and the remedy."""
 
 import inspect
 import math
@@ -10,7 +10,7 @@ from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 
 
 def check_integer(where: str, name: str, value: Any, minimum: int, remedy: str = "pass a whole number of steps") -> int:
-    """Return `value` as an int; raise unless it is a whole number (no bool, no float) of at least `minimum`."""
+    """Return `value` as an int; raise an error unless it is an integer (not a bool or a float) >= `minimum`."""
     message = f"{where}: {name} must be an int >= {minimum}, got {name}={value!r}; {remedy}"
     try:
         number = operator.index(value)
@@ -29,9 +29,9 @@ def check_number(
     value: Any,
     maximum: float = math.inf,
     above_zero: bool = False,
-    remedy: str = "choose such a number",
+    remedy: str = "choose a number in that range",
 ) -> float:
-    """Return `value` as a float; raise unless it is finite and in [0, maximum], or above 0."""
+    """Return `value` as a float; raise an error unless it is finite and in [0, maximum] (> 0 with `above_zero`)."""
     sign = ">" if above_zero else ">="
     limit = f"a finite number {sign} 0" if maximum == math.inf else f"a number in [0, {maximum:g}]"
     message = f"{where}: {name} must be {limit}, got {name}={value!r}; {remedy}"
@@ -49,7 +49,7 @@ def is_number(value: object) -> bool:
 
 
 class KnownKeywords:
-    """Mixin that refuses unknown keywords with a list of the known ones."""
+    """Mixin that rejects unknown keyword arguments; the error lists the known ones."""
 
     def __new__(cls, *args: Any, **keywords: Any) -> "KnownKeywords":
         """Check the keywords against the signature."""

@@ -1,4 +1,4 @@
-"""Parameters that are spread over processes (DTensors): the part that is here, and how it fits into the whole."""
+"""Parameters that are sharded over processes (DTensors): the local part and its position in the whole tensor."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,44 +10,44 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor is a DTensor; `torch.distributed.tensor` is not imported for the question."""
+    """Return whether a tensor is a DTensor, without importing `torch.distributed.tensor`."""
     return type(tensor) not in _PLAIN and hasattr(tensor, "device_mesh") and hasattr(tensor, "placements")
 
 
 def local(tensor: Any) -> torch.Tensor:
-    """Return the part of a DTensor that this process holds: the very tensor, arrived and without a history."""
-    part: Any = tensor._local_tensor  # to_local() makes a new view of a parameter at each call: nothing to remember
-    arrived: torch.Tensor = part.wait() if hasattr(part, "wait") else part  # a collective may still be under way
-    return arrived
+    """Return the local part of a DTensor: the tensor object itself, after pending communication, without autograd."""
+    part: Any = tensor._local_tensor  # to_local() makes a new view of a parameter at each call, which cannot be cached
+    ready: torch.Tensor = part.wait() if hasattr(part, "wait") else part  # a collective may still be running
+    return ready
 
 
 def local_like(tensor: Any, param: Any) -> torch.Tensor:
-    """Return the part of `tensor`, a gradient, that belongs to the local part of `param`."""
+    """Return the part of the gradient `tensor` that corresponds to the local part of `param`."""
     if tensor.placements != param.placements:
         tensor = tensor.redistribute(placements=param.placements)
     return local(tensor)
 
 
 def fitted(value: Any, param: Any) -> torch.Tensor:
-    """Return a copy of `value`, whole or spread, that is spread over the processes as `param` is.
+    """Return a copy of `value`, a plain tensor or a DTensor, that is placed on the processes as `param` is.
 
-    A whole value must be the same on all processes; then nothing is sent.
+    A plain tensor must be the same on all processes, so that nothing has to be communicated.
     """
     if not is_sharded(param):
         whole: torch.Tensor = value.full_tensor() if is_sharded(value) else value
         return whole.detach().to(device=param.device, copy=True)
     if is_sharded(value):
-        spread: torch.Tensor = value.detach().redistribute(param.device_mesh, param.placements)
-        return spread.clone()
+        sharded: torch.Tensor = value.detach().redistribute(param.device_mesh, param.placements)
+        return sharded.clone()
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh = param.device_mesh
-    everywhere = DTensor.from_local(value.detach().to(param.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return everywhere.redistribute(mesh, param.placements).clone()
+    replicated = DTensor.from_local(value.detach().to(param.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return replicated.redistribute(mesh, param.placements).clone()
 
 
 def sum_over_shards(values: np.ndarray, param: Any) -> np.ndarray:
-    """Return float64 values added up over the processes that hold different parts of `param`; all get the same bits."""
+    """Return float64 values summed over the processes that hold different parts of `param`; all get identical bits."""
     groups = [
         param.device_mesh.get_group(dim) for dim, place in enumerate(param.placements) if not place.is_replicate()
     ]
@@ -61,10 +61,10 @@ def sum_over_shards(values: np.ndarray, param: Any) -> np.ndarray:
 
 
 def numbering(param: Any) -> int | torch.Tensor:
-    """Return which elements of the whole the local part holds, counted in the memory of the whole.
+    """Return the positions of the local elements in the memory of the whole tensor.
 
     Returns:
-        The number of the first element where the others follow it in memory, else the number of each.
+        The position of the first element if the others follow it contiguously, else the position of each element.
     """
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -81,7 +81,7 @@ def numbering(param: Any) -> int | torch.Tensor:
 
 
 def _dense_strides(param: torch.Tensor) -> tuple[int, ...]:
-    """Return the strides of a dense tensor; of one with gaps, those of its elements in row order."""
+    """Return the strides of a dense tensor; for a tensor with gaps, the strides of its elements in row-major order."""
     size = 1
     for dim in sorted(range(param.dim()), key=param.stride):
         if param.stride(dim) != size and param.shape[dim] != 1:

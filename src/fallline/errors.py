@@ -1,6 +1,6 @@
-"""The exceptions that Fallline raises; each is also the builtin that PyTorch raises in the same place.
+"""The exceptions of Fallline; each is also a subclass of the builtin exception that PyTorch raises in the same place.
 
-A message reads `where: what must hold, got name=value; what to do`.
+A message has the form `where: what must hold, got name=value; what to do`.
 """
 
 import difflib
@@ -20,38 +20,38 @@ class ArgumentTypeError(FalllineError, TypeError):
 
 
 class GradientError(FalllineError, RuntimeError):
-    """A gradient cannot be used: sparse, or of a dtype that does not fit its parameter."""
+    """A gradient cannot be used: it is sparse, or its dtype does not match its parameter."""
 
 
 class StateError(FalllineError, ValueError):
-    """A state dict does not fit the optimizer or schedule that loads it."""
+    """A state dict does not match the optimizer or schedule that loads it."""
 
 
 class StudyError(FalllineError, RuntimeError):
-    """A study cannot go on: its folder, its specification or its stored trials do not fit."""
+    """A study cannot continue: its folder, its specification or its stored trials do not match."""
 
 
 class LossError(FalllineError, ValueError):
-    """A loss cannot be measured: it is no number, not finite, not deterministic, or depends on no parameter."""
+    """A loss cannot be used: it is not a number, not finite, not deterministic, or depends on no parameter."""
 
 
 class MissingExtraError(FalllineError, ImportError):
-    """What is asked for needs a package that an extra of Fallline brings."""
+    """A feature needs a package that is installed with an optional extra of Fallline."""
 
 
 class CacheWarning(UserWarning):
-    """Compiled kernels cannot be kept on disk, so every process compiles them anew."""
+    """Compiled kernels cannot be cached on disk, so every process compiles them again."""
 
 
 class TaskWarning(UserWarning):
-    """A task keeps its contract, but something of it looks wrong."""
+    """A task satisfies its contract, but something in it looks wrong."""
 
 
 class LandscapeWarning(UserWarning):
-    """Something is measured in another way than the model is trained, or left out, and the message says what."""
+    """A measurement differs from how the model is trained, or leaves something out; the message states what."""
 
 
 def suggest(name: object, known: Iterable[str], otherwise: str = "check the spelling") -> str:
-    """Return the remedy for a name that is not among the known ones: the nearest of them, if one is near."""
+    """Return the remedy for an unknown name: the closest known name if one is similar, else `otherwise`."""
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {near[0]}?" if near else otherwise

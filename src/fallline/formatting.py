@@ -1,4 +1,4 @@
-"""Numbers, measurements, counts and sizes as a reader sees them."""
+"""Format numbers, measurements, counts and sizes for display."""
 
 import math
 
@@ -6,7 +6,7 @@ NONE = "–"
 
 
 def format_number(value: float | None, form: str, unit: str = "") -> str:
-    """Return a number with a true minus sign and its unit, or a dash when there is none.
+    """Return a number with its unit and a typographic minus sign, or a dash for None and NaN.
 
     Example:
         >>> format_number(-0.25, ".1f", " s"), format_number(float("nan"), ".1f")
@@ -16,7 +16,7 @@ def format_number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def format_measurement(value: float, bound: float = 0.0) -> str:
-    """Return a measured number with its error bound, and with as many digits as that allows; four without one.
+    """Return a measured number with its error bound and the digits that the bound justifies; four without a bound.
 
     Example:
         >>> format_measurement(-0.3128, 0.02), format_measurement(-3e-9, 1e-10), format_measurement(1234.567)
@@ -24,14 +24,14 @@ def format_measurement(value: float, bound: float = 0.0) -> str:
     """
     if not math.isfinite(bound) or bound <= 0:
         return f"{value:.4g}".replace("-", "−")
-    if abs(value) >= 1e4 or (abs(value) < 1e-2 and bound < 1e-4):  # too long, or 0, with a fixed number of digits
+    if abs(value) >= 1e4 or (abs(value) < 1e-2 and bound < 1e-4):  # too long, or 0, with fixed decimals
         return f"{value:.4g} ± {bound:.1g}".replace("-", "−")
     digits = max(0, min(4, -math.floor(math.log10(bound))))
     return f"{value:.{digits}f}".replace("-", "−") + f" ± {max(bound, 10.0**-digits):.{digits}f}"
 
 
 def format_setting(value: object, form: str = ".4g") -> str:
-    """Return a hyperparameter, which need not be a number."""
+    """Return a hyperparameter as text; it need not be a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(tuple(value) if isinstance(value, list) else value)
     return format_number(value, form)
@@ -49,7 +49,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes with a unit that leaves digits.
+    """Return a number of bytes in kB or MB.
 
     Example:
         >>> format_bytes(2_345_678), format_bytes(2_345)
@@ -59,7 +59,7 @@ def format_bytes(count: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return a count with its noun.
+    """Return a count with its noun in the singular or plural.
 
     Example:
         >>> plural(1, "seed"), plural(2, "seed"), plural(2, "batch")
@@ -70,5 +70,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def unbroken(sentence: str) -> str:
-    """Return a sentence whose numbers keep their units and equals signs on their line."""
+    """Return a sentence with non-breaking spaces before percent signs and around equals and less-than signs."""
     return sentence.replace(" %", "\u00a0%").replace(" = ", "\u00a0=\u00a0").replace("p < ", "p\u00a0<\u00a0")

@@ -1,4 +1,4 @@
-"""The values of parameter groups: numbers, or tensors of one element, wherever an optimizer keeps them."""
+"""Read and write values of parameter groups, which are numbers or one-element tensors."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -11,15 +11,16 @@ KEYS = ("lr", "weight_decay", "momentum")  # the values that can be scheduled
 
 
 def number(value: Scalar) -> float:
-    """Return the number in a scalar."""
+    """Return a scalar as a number."""
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
 def refill(kept: Sequence[Scalar], values: Sequence[Scalar]) -> list[Scalar]:
-    """Return values in place of those that groups have kept so far; a tensor among these is filled and stays.
+    """Return the values to store in place of `kept`, the old value of each group; an old tensor is filled and reused.
 
-    For schedulers and compiled steps hold on to that very tensor. One that groups share, as they do the constructor's,
-    stays with the first of them and those that get the same number; others get one of their own.
+    Schedulers and compiled steps hold references to these tensors, so they must not be replaced. Groups can share one
+    tensor (the one passed to the constructor). Then the first group and the groups with the same new number keep it,
+    and each other group gets a new tensor.
 
     Example:
         >>> rate = torch.tensor(0.5)
@@ -40,17 +41,17 @@ def refill(kept: Sequence[Scalar], values: Sequence[Scalar]) -> list[Scalar]:
 
 
 def has(group: dict[str, Any], key: str) -> bool:
-    """Return whether a group has the value; its momentum may be the first of its betas."""
+    """Return whether a group has the value; `momentum` can also be the first of its betas."""
     return key in group or (key == "momentum" and "betas" in group)
 
 
 def read(group: dict[str, Any], key: str) -> Any:
-    """Return the value in a group: a number, or a tensor of one element."""
+    """Return the value in a group: a number or a one-element tensor."""
     return group[key] if key in group else group["betas"][0]
 
 
 def write(groups: Sequence[dict[str, Any]], key: str, values: Sequence[float]) -> None:
-    """Put a number for each group where its value was; a tensor is filled in place."""
+    """Write one number to each group; a value that is a tensor is filled in place."""
     for group, value in zip(groups, refill([read(group, key) for group in groups], values), strict=True):
         if key in group:
             group[key] = value

@@ -1,6 +1,6 @@
-"""Charts of schedules, surfaces, paths and range tests. They need altair, which comes with the extra `lab`.
+"""Charts of schedules, surfaces, trajectories and range tests; they need altair (extra `lab`).
 
-The results draw themselves by these functions, so these are typed loosely: an import back would be a circle.
+The `plot` methods of results call these functions, whose arguments are typed `Any` to avoid circular imports.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from fallline.arguments import check_integer
 from fallline.errors import MissingExtraError
 
 INK, DIM, BLUE, RED, MASKED = "#1c2024", "#5b6570", "#0072B2", "#D55E00", "#d9dee3"
-_POINTS = 1000  # of a curve; more are not seen
+_POINTS = 1000  # per curve; more would not be visible
 _SIDE = 400  # pixels
 _AXES = {
     "filter": ("first random direction", "second random direction"),
@@ -31,12 +31,12 @@ def _altair() -> Any:
 
 
 def plot_schedules(schedules: Mapping[str, Any], steps: int, base: float = 1.0) -> Any:
-    """Return an altair chart of the learning rate at each step, a line for every schedule.
+    """Return an altair chart of the learning rate at each step, with one line per schedule.
 
     Args:
-        schedules: each a `Schedule`, by the name to show.
-        steps: how many, >= 1.
-        base: the base learning rate of all.
+        schedules: `Schedule` objects by the names to show.
+        steps: number of steps, >= 1.
+        base: base learning rate of all schedules.
 
     Raises:
         MissingExtraError: altair is not installed.
@@ -53,7 +53,7 @@ def plot_schedules(schedules: Mapping[str, Any], steps: int, base: float = 1.0) 
     legend = alt.Legend(labelLimit=500, orient="top", columns=1)
     colour = alt.Color("schedule:N", title=None, sort=list(schedules), legend=legend, scale=scale)
     return chart.encode(
-        x=alt.X("step:Q", title="step (calls of step() so far)"),
+        x=alt.X("step:Q", title="step (number of step() calls so far)"),
         y=alt.Y("lr:Q", title="learning rate"),
         color=colour,
         tooltip=["schedule:N", "step:Q", alt.Tooltip("lr:Q", title="learning rate", format=".4g")],
@@ -66,7 +66,7 @@ def plot_surface(
     log: bool | None = None,
     axes: tuple[str, str] | None = None,
 ) -> Any:
-    """Return a chart of a `Surface`, with a `Trajectory` over it and names of its axes if given; masked cells grey."""
+    """Return a chart of a `Surface`, optionally with a `Trajectory` and axis titles; masked cells are grey."""
     alt = _altair()
     seen = found.values[~found.mask]
     lowest, highest = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
@@ -104,15 +104,15 @@ def plot_surface(
         shape="cross", size=120, filled=True, stroke="white"
     )
     layers.append(here.encode(x="x:Q", y="y:Q", color=alt.value(INK)))
-    title = f"Mean loss about the weights (cross), {found.centre:.4g} there; {found.mode} mode"
+    title = f"Mean loss around the weights (cross: {found.centre:.4g}); {found.mode} mode"
     return alt.layer(*layers).properties(width=_SIDE, height=_SIDE, title=title)
 
 
 def plot_trajectory(found: Any) -> Any:
-    """Return a chart of a `Trajectory` in its plane."""
+    """Return a chart of a `Trajectory`, projected onto its plane."""
     alt = _altair()
     shares = " and ".join(f"{share:.0%}" for share in found.explained)
-    title = alt.TitleParams("The path of the weights", subtitle=f"the axes hold {shares} of its variance")
+    title = alt.TitleParams("Path of the weights", subtitle=f"the axes explain {shares} of its variance")
     return alt.layer(*_path(found)).properties(width=_SIDE, height=_SIDE, title=title)
 
 
@@ -130,9 +130,9 @@ def _path(found: Any) -> list[Any]:
 
 
 def plot_range(found: Any) -> Any:
-    """Return a chart of an `LRRange`: losses, the smoothed curve, the range shaded and the suggestion as a line."""
+    """Return a chart of an `LRRange`: losses, smoothed curve, shaded range, and a line at the suggested rate."""
     alt = _altair()
-    start = float(found.smooth[0])  # not that of a single batch
+    start = float(found.smooth[0])  # smoothed, because the loss of a single batch is noisy
     ceiling = start + max(start - float(found.smooth.min()), 0.1 * abs(start), 3 * found.noise)
     rows = [
         {
@@ -143,7 +143,7 @@ def plot_range(found: Any) -> Any:
         }
         for lr, loss, smooth, slope in zip(found.lrs, found.losses, found.smooth, found.slope, strict=True)
     ]
-    seen = [float(loss) for loss in found.losses if loss <= ceiling]  # not NaN, nor off the picture
+    seen = [float(loss) for loss in found.losses if loss <= ceiling]  # neither NaN nor outside the plot
     ends = [min([*seen, float(found.smooth.min())]), max([*seen, start])]
     room = 0.05 * (ends[1] - ends[0]) or 0.05
     x = alt.X("lr:Q", title="learning rate", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~e"))

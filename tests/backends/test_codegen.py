@@ -185,7 +185,7 @@ def test_a_damaged_cache_is_mended_or_done_without(fresh_cache, suffix, damage):
     for path in fresh_cache.rglob(f"*.{suffix}"):
         path.write_bytes(damage(path.read_bytes()))
     kernels.compile_update.cache_clear()
-    with contextlib.nullcontext() if suffix == "py" else pytest.warns(CacheWarning, match="must be whole"):
+    with contextlib.nullcontext() if suffix == "py" else pytest.warns(CacheWarning, match="must be intact"):
         assert same_bits(train(OPTIMIZERS["sgd"]([parameter(9)], maximize=True), range(3)), right)
 
 

@@ -43,7 +43,7 @@ def test_sam_puts_large_parameters_back(dtype, always_large):
     opt.first_step()
     assert not any(torch.equal(p, old) for p, old in zip(params, before, strict=True))
     versions = [param._version for param in params]
-    opt._descend()
+    opt._restore()
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
     assert all(p._version > version for p, version in zip(params, versions, strict=True))
 
@@ -59,6 +59,6 @@ def test_parameters_that_moved_between_the_phases_are_put_back_where_they_are(al
     moved.data = moved.data.clone()
     turned.data = turned.data.t().contiguous().t()
     kept = left.clone()
-    opt._descend()
+    opt._restore()
     assert torch.equal(moved, before) and torch.equal(turned, before)
     assert torch.equal(left, kept)

@@ -12,8 +12,8 @@ from support.variants import EVERY_CLASS, parameter
 def test_params_that_are_no_ordered_leaves_are_refused(cls):
     leaf = parameter(2)
     for params, kind, limit, value, remedy in (
-        ([], ArgumentError, "a parameter at least", "an empty list", "used up"),
-        ((p for p in ()), ArgumentError, "a parameter at least", "an empty generator", "used up"),
+        ([], ArgumentError, "at least one parameter", "an empty list", "used up"),
+        ((p for p in ()), ArgumentError, "at least one parameter", "an empty generator", "used up"),
         (leaf, ArgumentTypeError, "iterable", "Parameter", r"model\.parameters"),
         (None, ArgumentTypeError, "iterable", "NoneType", r"model\.parameters"),
         ([leaf * 2], ArgumentError, "leaves", "MulBackward0 of shape (2,)", "detach"),

@@ -110,13 +110,13 @@ def test_phases_out_of_order_are_refused():
     params, opt = trained(BASES["sgd"], 0)
     with pytest.raises(StateError, match=r"step\(\) needs a closure or a first_step\(\) before it, got neither; pass"):
         opt.step()
-    with pytest.raises(StateError, match=r"second_step\(\) must follow first_step\(\), got none; "):
+    with pytest.raises(StateError, match=r"second_step\(\) must follow first_step\(\), got no first_step\(\); "):
         opt.second_step()
     objective(params).backward()
     opt.first_step()
-    with pytest.raises(StateError, match=r"first_step\(\) must follow a finished step, got two of them; "):
+    with pytest.raises(StateError, match=r"first_step\(\) must follow a finished step, got a second call; "):
         opt.first_step()
-    with pytest.raises(StateError, match="a copy needs a finished step, got one between its phases; "):
+    with pytest.raises(StateError, match="copying needs a finished step, got a copy between the two phases; "):
         copy.deepcopy(opt)
     opt.second_step()
 
@@ -124,8 +124,12 @@ def test_phases_out_of_order_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message", "kind"),
     [
-        ((fl.SGD,), "base must be an optimizer that is no SAM, got <class", ArgumentTypeError),
-        ((fl.SAM(fl.SGD([parameter(2)])),), "base must be an optimizer that is no SAM, got SAM", ArgumentTypeError),
+        ((fl.SGD,), "base must be an optimizer instance other than SAM, got <class", ArgumentTypeError),
+        (
+            (fl.SAM(fl.SGD([parameter(2)])),),
+            "base must be an optimizer instance other than SAM, got SAM",
+            ArgumentTypeError,
+        ),
         ((fl.SGD([parameter(2)]), -0.1), "rho must be a finite number >= 0, got -0.1; ", ArgumentError),
         ((fl.SGD([parameter(2)]), float("nan")), "rho must be a finite number >= 0, got nan; ", ArgumentError),
         ((fl.SGD([parameter(2)]), 0.1, "yes"), "adaptive must be True or False, got 'yes'; ", ArgumentTypeError),

@@ -141,7 +141,7 @@ def test_tied_parameters_are_updated_once():
             ArgumentError,
             "clip_grad_norm must be left out, got 1.0: the norm is",
         ),
-        (lambda p: fl.SAM(fl.SGD(p)), ArgumentTypeError, "SAM climbs along all of them"),
+        (lambda p: fl.SAM(fl.SGD(p)), ArgumentTypeError, "SAM needs all gradients at once"),
         (lambda p: torch.optim.SGD(p), ArgumentTypeError, "must be an optimizer of Fallline"),
         (lambda p: fl.SGD([*p, nn.Parameter(torch.zeros(3))]), ArgumentError, r"got 1 others, one of shape \(3,\)"),
         (lambda p: fl.SGD(p, differentiable=True), ArgumentError, "differentiable must be left out"),
@@ -203,7 +203,7 @@ def test_a_backward_pass_that_can_be_differentiated_does_not_see_the_step():
 def test_a_parameter_has_one_optimizer_that_steps_in_the_backward_pass():
     _, other, _, twin, handle = pair(fl.SGD)
     for opt in (twin, fl.Adam(other[2].parameters())):
-        with pytest.raises(StateError, match=r"by one optimizer, got \d that are already; call remove\(\)"):
+        with pytest.raises(StateError, match=r"by only one optimizer, got \d that already are; call remove\(\)"):
             fl.step_in_backward(other, opt)
     handle.remove()
     parts = [fl.SGD(other[0].parameters()), fl.Adam([*other[2].parameters(), *other[4].parameters()])]

@@ -53,7 +53,7 @@ BAD_VALUES = [
     (lambda: fs.warmup(0), "warmup: warmup_steps must be .*, got warmup_steps=0; "),
     (lambda: fs.OneCycle(torch.optim.Rprop([parameter()]), 9), "OneCycle: schedule must be for .*, got 'momentum'; "),
     (lambda: fs.Scheduler(sgd(), {"eps": fs.cosine(9)}), "Scheduler: schedule must be for .*, got 'eps'; "),
-    (lambda: fs.Scheduler(sgd(), {}), "Scheduler: schedule must schedule something, "),
+    (lambda: fs.Scheduler(sgd(), {}), "Scheduler: schedule must not be empty, "),
 ]
 BAD_TYPES = [
     (lambda: fs.cosine(10.0), r"cosine: total_steps must be .*, got total_steps=10\.0; "),

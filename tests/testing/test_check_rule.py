@@ -87,7 +87,7 @@ def test_an_outside_rule_passes_as_a_class_and_bare():
 
 
 def test_a_bare_rule_needs_its_defaults():
-    with pytest.raises(ArgumentTypeError, match=r"defaults must hold .* rule adagrad, got none of eps"):
+    with pytest.raises(ArgumentTypeError, match=r"defaults must hold .* rule adagrad, got none for eps"):
         check_rule(adagrad, defaults={"lr": 0.01})
 
 

@@ -1,4 +1,4 @@
-"""The backends that run an update over tensors, and the choice between them."""
+"""The backends that run an update over tensors, and the selection of a backend."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fallline.backends.bucket import Bucket
-from fallline.backends.fused import openmp  # noqa: F401 -- before a fork: it notes whose threads there are
+from fallline.backends.fused import openmp  # noqa: F401 -- before a fork: it records the process that has the threads
 from fallline.dtensor import is_sharded
 from fallline.rules.update import Update
 
@@ -17,10 +17,10 @@ BACKENDS = ("auto", "fused", "foreach", "compile", "reference")
 def bucket_for(
     backend: str, update: Update, param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]
 ) -> tuple[Any, Callable[[Update], Bucket]]:
-    """Return the key and the maker of the bucket that this parameter belongs into.
+    """Return the key and the constructor of the bucket for this parameter.
 
-    A backend that cannot serve a parameter leaves it to the reference. Each is imported when first needed: Numba
-    takes a quarter of a second, `torch.compile` more.
+    If the backend does not support the parameter, the reference backend is used. Backends are imported when they are
+    first needed, because importing Numba takes a quarter of a second, and `torch.compile` more.
     """
     if is_sharded(param):
         from fallline.backends import sharded

@@ -1,4 +1,4 @@
-"""Parameters that one backend updates together."""
+"""Buckets: sets of parameters that one backend updates together."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from fallline.rules.update import Update
 
 @dataclass
 class Bucket(ABC):
-    """Tensors that share an update and a backend.
+    """Parameters that share an update and a backend.
 
     Attributes:
-        update: what happens to each of them.
+        update: the update of all parameters.
         params: the parameters, all with a gradient.
-        states: the optimizer's state dict of each.
-        rows: for each, the row of the numbers (learning rate, age …) that hold for it.
-        places: for each, which of the optimizer's parameters it is.
-        origins: for each, the number of its first element in the whole of which it is a part, or that of each element.
+        states: the optimizer state of each parameter.
+        rows: the index of each parameter's row of numbers (learning rate, age …).
+        places: the index of each parameter in the optimizer.
+        origins: for a shard, the position of its first element in the whole tensor, or of each element; otherwise 0.
     """
 
     update: Update
@@ -44,40 +44,40 @@ class Bucket(ABC):
         self.origins.append(origin)
 
     def rounded(self, index: int = 0) -> list[str]:
-        """Return which tensors (param and state keys) of a parameter are rounded stochastically."""
+        """Return the names of the tensors of a parameter (param and state keys) that are rounded stochastically."""
         state = self.states[index]
         tensors = {"param": self.params[index], **{key: state[key] for key in self.update.state}}
         return rounded_columns(self.update, {name: dtype_name(tensor) for name, tensor in tensors.items()})
 
     def rounding_keys(self, numbers: Sequence[Mapping[str, float]]) -> np.ndarray:
         """Return the key of each parameter for the random numbers of this step, int64."""
-        mine = [numbers[row] for row in self.rows]
-        return keys([row["rounding_seed"] for row in mine], self.places, [row["step"] for row in mine])
+        own = [numbers[row] for row in self.rows]
+        return keys([row["rounding_seed"] for row in own], self.places, [row["step"] for row in own])
 
     @abstractmethod
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether the bucket, as it was built, can still serve these gradients."""
+        """Return whether the bucket is still valid for these gradients and for its parameters and states."""
 
     @abstractmethod
     def sum_of_squares(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> float:
-        """Return this bucket's part of the next norm over all parameters, squared.
+        """Return the contribution of this bucket to the next norm over all parameters, as a sum of squares.
 
         Args:
-            grads: of the parameters, in their order.
-            numbers: `numbers[row]` are the scalars of the parameters of that row.
-            norms: the norms over all parameters that are known already.
+            grads: the gradients, in the order of the parameters.
+            numbers: `numbers[row]` contains the numbers of all parameters with that row.
+            norms: the norms over all parameters that have been computed already.
         """
 
     @abstractmethod
     def step(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> None:
-        """Update every parameter and state in place, all norms over all parameters being known."""
+        """Update every parameter and state in place; `norms` contains all norms over all parameters."""
 
     def put_back(self, key: str) -> None:
-        """Give every parameter the value of its state `key`."""
+        """Copy the state `key` of every parameter to the parameter."""
         torch._foreach_copy_(self.params, [state[key] for state in self.states])
 
 

@@ -1,4 +1,4 @@
-"""The compile backend: the passes of an update through `torch.compile`, one graph for tensors of every size."""
+"""The compile backend: runs the passes of an update with `torch.compile`, with one graph for tensors of all sizes."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -18,19 +18,20 @@ _WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positi
 
 
 def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the graphs can update this parameter."""
+    """Return whether the compile backend supports this parameter."""
     return one_memory([param, grad, *(value for key, value in state.items() if key != "step")])
 
 
 class CompiledBucket(TracedBucket):
-    """Runs a compiled pass on one tensor after the other, seen as a vector.
+    """Runs a compiled pass on one tensor after the other, viewed as a vector.
 
-    A graph over all tensors at once would be compiled anew for every model (44 s for the 148 tensors of GPT-2 small);
-    this one is compiled once for an update. All numbers go in as tensors, so that none of them is compiled in.
+    A graph of all tensors at once would have to be compiled again for every model (44 s for the 148 tensors of GPT-2
+    small); this graph is compiled once per update. All numbers are passed as tensors, so that they do not become
+    constants of the graph.
     """
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether every parameter has its gradient and state, stored alike."""
+        """Return whether every parameter has its gradient and state, all with the same memory layout."""
         return all_present(self, grads) and all(
             can_serve(param, grad, state) for param, grad, state in zip(self.params, grads, self.states, strict=True)
         )
@@ -40,10 +41,10 @@ class CompiledBucket(TracedBucket):
         return torch.stack(self._run(sweep, grads, scalars)).cpu().numpy()
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
-        """Run the pass that writes."""
+        """Run the pass that writes the results."""
         keys = torch.from_numpy(self.rounding_keys(numbers)) if self.rounded() else None
         self._run(sweep, grads, scalars, keys)
-        torch.autograd.graph.increment_version(self.params)  # the graphs wrote to views without a history
+        torch.autograd.graph.increment_version(self.params)  # the graphs wrote to detached views
 
     def _run(
         self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, keys: torch.Tensor | None = None
@@ -62,7 +63,7 @@ class CompiledBucket(TracedBucket):
 
 
 def _vector(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the memory of a dense tensor in its own order."""
+    """Return a vector of the elements of a dense tensor, in memory order."""
     return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
@@ -70,9 +71,12 @@ def _vector(tensor: torch.Tensor) -> torch.Tensor:
 def _function(
     sweep: Pass, states: tuple[str, ...], real: torch.dtype, rounded: tuple[str, ...]
 ) -> Callable[..., torch.Tensor]:
-    """Return a compiled pass: from vectors, scalars and a rounding key to the sums of squared outputs, or nothing."""
+    """Return a compiled function of vectors, scalars and a rounding key.
+
+    It runs a pass, and returns the sums of squared outputs or, for the pass that writes, nothing.
+    """
     columns = ["param", "grad", *states]
-    lines = [f"{name} = {name}_at.to({real}, copy=True)" for name in columns]  # a copy, for outputs may be inputs
+    lines = [f"{name} = {name}_at.to({real}, copy=True)" for name in columns]  # a copy, because outputs may be inputs
     lines += [f"s{k} = scalars[{k}]" for k in range(len(sweep.scalars))]
     lines += [f"{name} = {expression}" for name, expression in sweep.lines]
     if sweep.scope:

@@ -1,4 +1,4 @@
-"""The foreach backend: PyTorch's operations on lists of tensors, for accelerators."""
+"""The foreach backend: PyTorch's operations on lists of tensors, which are fast on accelerators."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Operand = Union["Tensors", list[float], float]
 
 
 class Tensors:
-    """A list of tensors that rules can calculate with; the other operand may be a number, or a number for each."""
+    """A list of tensors with elementwise arithmetic; the other operand may be one number, or one number per tensor."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self.tensors = list(tensors)
@@ -26,7 +26,7 @@ class Tensors:
         return Tensors(function(self.tensors, other.tensors if isinstance(other, Tensors) else other))
 
     def _each(self, function: Callable[..., torch.Tensor], *others: Operand) -> "Tensors":
-        """Apply a function that has no form for lists."""
+        """Apply a function to one tensor after the other, for functions without a foreach version."""
         count = len(self.tensors)
         columns = [o.tensors if isinstance(o, Tensors) else o if isinstance(o, list) else [o] * count for o in others]
         return Tensors(list(map(function, self.tensors, *columns)))
@@ -66,24 +66,24 @@ class Tensors:
         return self._each(torch.lt, other)
 
     def sqrt(self) -> "Tensors":
-        """Return the square roots."""
+        """Return the square root of every element."""
         return Tensors(torch._foreach_sqrt(self.tensors))
 
     def sign(self) -> "Tensors":
-        """Return the signs."""
+        """Return the sign of every element."""
         return Tensors(torch._foreach_sign(self.tensors))
 
     def maximum(self, other: Operand) -> "Tensors":
-        """Return the larger of two values, NaN if either is."""
+        """Return the elementwise maximum; NaN if either value is NaN."""
         return self._call(torch._foreach_maximum, other)
 
     def where(self, x: Operand, y: Operand) -> "Tensors":
-        """Choose by these conditions."""
+        """Return `x` where these conditions are true, and `y` elsewhere."""
         return self._each(torch.where, x, y)
 
 
 def can_serve(param: torch.Tensor) -> bool:
-    """Return whether lists of such parameters can be updated: plain real ones, of any layout and device."""
+    """Return whether the foreach backend supports this parameter: plain and real, with any layout and device."""
     return type(param) in PLAIN and param.dtype in FLOATS and not param.is_neg()
 
 
@@ -91,16 +91,16 @@ class ForeachBucket(TracedBucket):
     """Runs each operation of the update over all tensors at once."""
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether every parameter has a dense gradient and its state; nothing else was assumed."""
+        """Return whether every parameter has a dense gradient and its state, the only requirements."""
         return all_present(self, grads)
 
     def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
-        """Run a pass that sums squares; waits once for the device."""
+        """Run a pass that sums squares; synchronizes with the device once."""
         columns = [[x.double().square().sum() for x in output.tensors] for output in self._run(sweep, grads, scalars)]
         return torch.stack([torch.stack(column) for column in columns], dim=1).cpu().numpy()
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
-        """Run the pass that writes."""
+        """Run the pass that writes the results."""
         results = dict(zip(("param", *self.update.state), self._run(sweep, grads, scalars), strict=True))
         if rounded := self.rounded():
             for index, key in enumerate(self.rounding_keys(numbers).tolist()):
@@ -118,7 +118,7 @@ class ForeachBucket(TracedBucket):
         params, *states = self._columns()
         tensors = [Tensors([t.to(dtype) for t in column]) for column in (params, grads, *states)]
         results = _function(sweep, self.update.state)(*tensors, *scalars[self.scalar_rows].T.tolist())
-        # An output that is an input or a number becomes a tensor of its own, before anything is written.
+        # Copy outputs that are inputs or numbers to new tensors before anything is written.
         return tuple(
             tensors[0]._each(torch.full_like, result)
             if isinstance(result, list)
@@ -131,7 +131,7 @@ class ForeachBucket(TracedBucket):
 
 @functools.cache
 def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tensors | list[float], ...]]:
-    """Return a pass as a function of the lists of tensors and of the scalars."""
+    """Return a pass as a function of the lists of tensors and the scalars."""
     names = ["param", "grad", *states, *(f"s{k}" for k in range(len(sweep.scalars)))]
     lines = [*(f"{name} = {expression}" for name, expression in sweep.lines), f"return {', '.join(sweep.outputs)},"]
     source = f"def run({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)

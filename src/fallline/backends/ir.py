@@ -1,8 +1,8 @@
-"""Run an update on symbols and write down what it does: numbers once a step, arithmetic once an element.
+"""Trace an update: run it on symbols, and record the arithmetic per step (scalars) and per element.
 
-An update that takes norms becomes several passes over the tensors: one for every stage of norms, which sums squares,
-and a last one that writes. Each pass computes anew what it needs, so nothing is stored between them; kernels may write
-a state as soon as it is final (`writes`).
+An update with norms becomes several passes over the tensors: one for each stage of norms, which sums squares, and a
+last one that writes the results. Each pass recomputes the values that it needs, so nothing is stored between passes,
+except that kernels may write a state as soon as it is final (see `fused/stores.py`).
 """
 
 import functools
@@ -22,11 +22,11 @@ class Pass:
     """One sweep over the tensors.
 
     Attributes:
-        scope: ALL or TENSOR when the outputs are to be squared and summed, None when they are to be stored.
-        scalars: expressions of hyperparameters and norms, in double precision; the loop finds them as s0, s1, …
+        scope: ALL or TENSOR if the outputs are squared and summed, None if they are stored.
+        scalars: expressions of hyperparameters and norms, in double precision; the loop reads them as s0, s1, …
         lines: assignments of the loop, in order.
-        outputs: names of the elements that are summed, or of the new parameter and the new states.
-        norms: under which names later passes know the roots of the sums.
+        outputs: names of the elements to sum, or of the new parameter and the new states.
+        norms: the names by which later passes refer to the square roots of the sums.
     """
 
     scope: str | None
@@ -38,43 +38,43 @@ class Pass:
 
 @dataclass(frozen=True)
 class Trace:
-    """What an update does, as code: `arguments` are the numbers that scalar expressions read besides norms."""
+    """An update as code: its passes, and the names of the numbers (except norms) that the scalar expressions read."""
 
     arguments: tuple[str, ...]
     passes: tuple[Pass, ...]
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """The names of all norms, in the order in which they become known."""
+        """The names of all norms, in the order in which they are computed."""
         return tuple(name for sweep in self.passes for name in sweep.norms)
 
     @property
     def per_tensor(self) -> bool:
-        """Whether the numbers of the update differ from tensor to tensor."""
+        """Whether the scalars of the update differ between tensors."""
         return any(sweep.scope == TENSOR for sweep in self.passes)
 
 
 @dataclass
 class _Graph:
-    """Every expression over elements, once: name to template and operands; and the norms, by stage and scope."""
+    """All elementwise expressions without duplicates (name to template and operands), and norms by stage and scope."""
 
     elements: dict[str, tuple[str, tuple[Operand, ...]]] = field(default_factory=dict)
     names: dict[tuple[str, tuple[str, ...]], "Symbol"] = field(default_factory=dict)
     norms: dict[tuple[int, str], dict[str, "Symbol"]] = field(default_factory=dict)
 
     def norm(self, value: "Symbol", scope: str) -> "Symbol":
-        """Return the symbol of a norm; it is known one stage after what it is taken of."""
+        """Return the symbol of a norm; its stage is one after that of the values whose norm it is."""
         stage = self.norms.setdefault((value.stage, scope), {})
         if value.code not in stage:
             stage[value.code] = Symbol(self, f"r{sum(map(len, self.norms.values()))}", True, value.stage + 1)
         return stage[value.code]
 
     def sums(self, scope: str, norms: Mapping[str, "Symbol"]) -> Pass:
-        """Return the pass that sums for these norms; the keys are what they are taken of."""
+        """Return the pass that computes these norms; the keys name the values whose norms they are."""
         return self.emit(scope, [Symbol(self, code, False) for code in norms], list(norms.values()))
 
     def emit(self, scope: str | None, outputs: Sequence[Operand], norms: Sequence["Symbol"] = ()) -> Pass:
-        """Return the pass that computes these outputs, with nothing in it that they do not need."""
+        """Return the pass that computes these outputs, without unused expressions."""
         needed: set[str] = set()
         stack = [o.code for o in outputs if isinstance(o, Symbol) and not o.scalar]
         while stack:
@@ -107,12 +107,12 @@ def _code(value: Operand) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
-    """A stand-in for a number that records the arithmetic done with it.
+    """A placeholder for a number that records the arithmetic done with it.
 
     Attributes:
-        code: an expression when scalar, else the name of an element.
-        scalar: the same for all elements of a tensor.
-        stage: how many stages of norms must be known before it is.
+        code: an expression if scalar, else the name of an element.
+        scalar: whether the value is the same for all elements of a tensor.
+        stage: the number of stages of norms that must be computed before the value is available.
     """
 
     graph: _Graph
@@ -154,7 +154,8 @@ class Symbol:
             return self._combine("{} / {}", self, other)
         if self.scalar:
             return self._combine("divide({}, {})", self, other)
-        # A vector division costs several multiplications; the reciprocal is taken in double, so it loses half an ulp.
+        # A vector division costs as much as several multiplications. The reciprocal is computed in double precision, so
+        # it adds an error of half an ulp.
         return self * Symbol(self.graph, "1.0", True)._combine("divide({}, {})", 1.0, other)
 
     def __rtruediv__(self, other: Operand) -> "Symbol":
@@ -184,28 +185,28 @@ class Symbol:
         return self._combine("sign({})", self)
 
     def maximum(self, other: Operand) -> "Symbol":
-        """Record the larger of two values, NaN if either is."""
+        """Record a maximum, which is NaN if either value is NaN."""
         return self._combine("maximum({}, {})", self, other)
 
     def where(self, x: Operand, y: Operand) -> "Symbol":
-        """Record a choice by this symbol."""
+        """Record a selection with this symbol as the condition."""
         return self._combine("where({}, {}, {})", self, x, y)
 
 
 @functools.cache
 def trace(update: Update) -> Trace:
-    """Return what `update` does to one element; inputs are named param, grad and by state key."""
+    """Return the trace of `update` for one element; the inputs are named param, grad and by their state keys."""
     graph = _Graph()
     element: Callable[[str], Any] = lambda name: Symbol(graph, name, scalar=False)  # noqa: E731
     scalars = {name: Symbol(graph, name, scalar=True) for name in update.scalars}
     new = update(element("param"), element("grad"), [element(key) for key in update.state], scalars, graph.norm)
     passes: list[Pass] = []
-    taken: dict[str, Symbol] = {}  # of the last pass: what norms are taken of, and the norms
+    taken: dict[str, Symbol] = {}  # the norms of the last pass, by the names of the values whose norms they are
     for (_, scope), norms in sorted(graph.norms.items(), key=lambda item: item[0]):
         if scope == ALL and any(earlier.scope == TENSOR for earlier in passes):
             raise TypeError("a rule may take norms over all parameters only before norms of single tensors")
         if passes and passes[-1].scope == TENSOR and not _reads(graph.sums(scope, norms), passes[-1].norms):
-            norms = {**taken, **norms}  # one pass can take both
+            norms = {**taken, **norms}  # one pass can compute both
             passes.pop()
         taken = norms
         passes.append(graph.sums(scope, norms))

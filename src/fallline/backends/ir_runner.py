@@ -1,4 +1,4 @@
-"""What the backends share that run a traced update: its numbers, its norms, the order of its passes."""
+"""Shared code of the backends that run a traced update: scalars, norms and the order of the passes."""
 
 import functools
 import math
@@ -18,19 +18,19 @@ Numbers = Sequence[Mapping[str, float]]
 
 
 class TracedBucket(Bucket):
-    """Runs the passes of `trace(update)`; a subclass knows how to run one over all tensors.
+    """Base class that runs the passes of `trace(update)`; subclasses implement how one pass runs over all tensors.
 
-    Expressions of hyperparameters and norms are worked out here, once a step and in double precision.
+    This class computes the expressions of hyperparameters and norms, once per step and in double precision.
     """
 
     @functools.cached_property
     def traced(self) -> Trace:
-        """What the update does, as passes."""
+        """The trace of the update."""
         return trace(self.update)
 
     @functools.cached_property
     def scalar_rows(self) -> list[int]:
-        """For each tensor, its row in the numbers that passes get."""
+        """The row of each tensor in the `scalars` argument of passes."""
         return list(range(len(self.rows))) if self.traced.per_tensor else self.rows
 
     @abstractmethod
@@ -38,26 +38,26 @@ class TracedBucket(Bucket):
         """Run a pass that sums squares.
 
         Args:
-            sweep: one of the passes.
-            grads: of the parameters.
+            sweep: the pass.
+            grads: the gradients of the parameters.
             scalars: the values of `sweep.scalars`, float64[rows, scalars]; see `scalar_rows`.
 
         Returns:
-            The sum over each tensor of each output squared, float64[tensors, outputs].
+            The sum of squares of each output over each tensor, float64[tensors, outputs].
         """
 
     @abstractmethod
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
-        """Run the pass that writes parameters and states; the arguments are those of `sums` and of `step`."""
+        """Run the pass that writes parameters and states; see `sums` and `step` for the arguments."""
 
     def sum_of_squares(self, grads: Sequence[torch.Tensor], numbers: Numbers, norms: Sequence[float]) -> float:
-        """Run the pass that sums what the next norm over all parameters is taken of."""
+        """Run the pass that sums squares for the next norm over all parameters."""
         sweep = [sweep for sweep in self.traced.passes if sweep.scope == ALL][len(norms)]
         scalars = self._scalars(sweep, numbers, dict(zip(self.traced.norms, norms, strict=False)))
         return math.fsum(self.sums(sweep, grads, scalars)[:, 0].tolist())
 
     def step(self, grads: Sequence[torch.Tensor], numbers: Numbers, norms: Sequence[float]) -> None:
-        """Run the passes that take norms of single tensors, then the one that writes."""
+        """Run the passes that compute norms of single tensors, then the pass that writes the results."""
         known: dict[str, Any] = dict(zip(self.traced.norms, norms, strict=False))
         *before, last = self.traced.passes
         for sweep in before:
@@ -67,7 +67,7 @@ class TracedBucket(Bucket):
         self.write(last, grads, self._scalars(last, numbers, known), numbers)
 
     def _scalars(self, sweep: Pass, numbers: Numbers, norms: Mapping[str, Any]) -> np.ndarray:
-        """Return the numbers that the loop reads: a row for each of `numbers`, or a tensor where norms differ."""
+        """Return the scalars that the loop reads: one row for each of `numbers`, or for each tensor if norms differ."""
         names = self.traced.arguments
         function = _scalar_function(self.traced, sweep)
         if not self.traced.per_tensor:
@@ -84,7 +84,7 @@ class TracedBucket(Bucket):
 
 @functools.cache
 def _scalar_function(traced: Trace, sweep: Pass) -> Callable[..., tuple[Any, ...]]:
-    """Return the function from hyperparameters and norms, by keyword, to the numbers that a pass needs."""
+    """Return the function that computes the scalars of a pass from hyperparameters and norms, given by keyword."""
     arguments = ", ".join([*traced.arguments, *(f"{norm}=None" for norm in traced.norms)])
     code = f"lambda *, {arguments}: ({''.join(scalar + ', ' for scalar in sweep.scalars)})"
     function: Callable[..., tuple[Any, ...]] = eval(code, _ARRAYS if traced.per_tensor else _NUMBERS)
@@ -92,13 +92,13 @@ def _scalar_function(traced: Trace, sweep: Pass) -> Callable[..., tuple[Any, ...
 
 
 def _divide(x: float, y: float) -> float:
-    """Divide as floating-point hardware does: by zero gives Inf or NaN, not an exception."""
+    """Divide as in IEEE 754: division by zero gives Inf or NaN, not an exception."""
     if y == 0:
         return math.nan if x == 0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
     return x / y
 
 
-# What the words of a scalar expression mean: for numbers, and for arrays with a number a tensor.
+# The functions in scalar expressions: for numbers, and for arrays with one number per tensor.
 _NUMBERS: dict[str, Any] = {
     "sqrt": math.sqrt,
     "divide": _divide,

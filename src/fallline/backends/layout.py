@@ -1,4 +1,4 @@
-"""How the elements of tensors lie in memory."""
+"""Checks of the memory layout of tensors."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ FLOATS = (torch.float32, torch.float64, *HALF)
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
-    """Return "float32" for torch.float32, and so on."""
+    """Return the name of a tensor's dtype, such as "float32" for torch.float32."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def one_memory(tensors: Sequence[torch.Tensor]) -> bool:
-    """Return whether element i of the memory is the same element of every tensor, with no gaps.
+    """Return whether the tensors are dense and store their elements in the same order.
 
-    The first is a parameter, the others its gradient and states; all must be floats on one device, and either all of
-    them float64 or none.
+    The first is a parameter, the others are its gradient and states. All must be floating-point tensors on one device,
+    and either all or none of them float64.
     """
     first = tensors[0]
     return (

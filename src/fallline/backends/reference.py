@@ -1,4 +1,4 @@
-"""The reference backend: torch operations, a tensor at a time; any dtype, layout and device, and autograd."""
+"""The reference backend: torch operations on one tensor after the other; any dtype, layout and device, and autograd."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,16 +11,16 @@ from fallline.rules.rule import TENSOR
 
 
 class ReferenceBucket(Bucket):
-    """Runs the update as it stands on each tensor; the other backends are held to its results."""
+    """Runs the update directly on each tensor; the other backends are tested against its results."""
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether every parameter still has a dense gradient and its state; nothing else was assumed."""
+        """Return whether every parameter has a dense gradient and its state, the only requirements."""
         return all_present(self, grads)
 
     def sum_of_squares(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> float:
-        """Run the update of each tensor up to the first norm over all parameters that is not known."""
+        """Run the update of each tensor up to the first norm over all parameters that is not in `norms`."""
         total = 0.0
         for tensors in zip(self.params, grads, self.states, self.rows, strict=True):
             try:
@@ -32,14 +32,14 @@ class ReferenceBucket(Bucket):
     def step(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]
     ) -> None:
-        """Update every parameter and state in place, computing half precision in float32."""
+        """Update every parameter and state in place; half precision is computed in float32."""
         names, keys = ("param", *self.update.state), self.rounding_keys(numbers).tolist()
         for index, (param, grad, state, row) in enumerate(zip(self.params, grads, self.states, self.rows, strict=True)):
             new = dict(zip(names, self._new(param, grad, state, row, numbers, norms), strict=True))
             new |= round_columns(self.rounded(index), new, keys[index])
             for name, value in new.items():
                 target = param if name == "param" else state[name]
-                if target.is_conj():  # its real view is a copy
+                if target.is_conj():  # the real view of a conjugated tensor is a copy
                     target.copy_(torch.view_as_complex(value.contiguous()))
                 else:
                     _real(target).copy_(value)
@@ -55,7 +55,7 @@ class ReferenceBucket(Bucket):
     ) -> tuple[torch.Tensor, ...]:
         """Return the new parameter and states."""
         dtype = torch.float32 if param.dtype in HALF else _real(param).dtype
-        # Autograd keeps what a differentiable step reads, so that must not be what it writes to.
+        # Autograd saves the tensors that a differentiable step reads, so they must not be overwritten in place.
         tensors = (param, *(state[key] for key in self.update.state))
         old = [_real(t).to(dtype, copy=torch.is_grad_enabled()) for t in tensors]
         known = iter(norms)
@@ -69,17 +69,17 @@ class ReferenceBucket(Bucket):
             raise _NormNeeded(square.item())
 
         new = self.update(old[0], _real(grad).to(dtype), old[1:], numbers[row], norm)
-        # An output that is an input would change while the others are written.
+        # Clone outputs that are inputs, because they would change while other outputs are written.
         return tuple(value.clone() if any(value is tensor for tensor in old) else value for value in new)
 
 
 class _NormNeeded(Exception):
-    """Ends the run of an update at a norm over all parameters; carries this tensor's part of it, squared."""
+    """Stops an update at an unknown norm over all parameters; carries the sum of squares of this tensor."""
 
     def __init__(self, square: float) -> None:
         self.square = square
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:
-    """View a complex tensor as pairs of reals: every rule treats the two parts alike, as PyTorch's do."""
+    """View a complex tensor as pairs of real numbers, which every rule updates independently, as in PyTorch."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

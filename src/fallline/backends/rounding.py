@@ -1,7 +1,7 @@
-"""Stochastic rounding to bfloat16: up or down, with the odds that make the mean right.
+"""Stochastic rounding to bfloat16: up or down, with the probabilities that make the result correct on average.
 
-The random numbers are not drawn but computed from seed, parameter, step and element: they are the same on any number
-of threads and on any backend.
+The random numbers are a hash of seed, parameter, step and element, so they do not depend on the number of threads or
+the backend.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ _MASK = 0xFFFFFFFF
 
 
 def rounded_columns(update: Update, dtypes: Mapping[str, str]) -> list[str]:
-    """Return which of the tensors that are written (param and state keys, with their dtypes) are rounded so."""
+    """Return the names of the written tensors (param and state keys, with dtypes) that are rounded stochastically."""
     wanted = {"param": update.round_param}
     low_state = update.state_dtype == torch.bfloat16
     return [name for name, dtype in dtypes.items() if dtype == "bfloat16" and wanted.get(name, low_state)]
 
 
 def keys(seeds: Sequence[float], params: Sequence[int], steps: Sequence[float]) -> np.ndarray:
-    """Return a key for each tensor and this step, int64: seed, number of the parameter and step, well mixed."""
+    """Return a key for each tensor in this step, int64: a hash of seed, index of the parameter and step."""
     with np.errstate(over="ignore"):
         key = _mix(np.array(seeds, dtype=np.int64).view(np.uint64))
         key = _mix(key ^ np.array(params, dtype=np.uint64))
@@ -41,12 +41,12 @@ def _mix(x: Any) -> Any:
 
 
 def random_bits(key: Any, index: torch.Tensor, column: int) -> torch.Tensor:
-    """Return 16 random bits for elements of a tensor, as `fused.intrinsics.random_bits` does.
+    """Return 16 random bits for each element of a tensor, identical to those of `draw` in `fused/intrinsics.py`.
 
     Args:
-        key: of the tensor, from `keys`.
+        key: the key of the tensor, from `keys`.
         index: int64, positions of the elements in memory.
-        column: which of the columns that are rounded: an element has 32 bits for two of them.
+        column: the index of the tensor among those that are rounded; two of them share the 32 bits of an element.
     """
     low, high = key & _MASK, (key >> 32) & _MASK
     x: torch.Tensor = index + (low ^ (index >> 32)) + (column // 2) * 0x9E3779B9 & _MASK
@@ -58,8 +58,8 @@ def random_bits(key: Any, index: torch.Tensor, column: int) -> torch.Tensor:
 
 
 def round_randomly(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
-    """Return values, as float32, rounded to bfloat16: up if their lower 16 bits exceed what the random ones leave."""
-    values = values.float()  # a 0-d tensor is float64 when a norm has been at it, others when the parameter is
+    """Return float32 values rounded to bfloat16: up if the sum of their lower 16 bits and the random bits overflows."""
+    values = values.float()  # 0-d tensors are float64 after operations with a norm, others if the parameter is float64
     raw = values.contiguous().view(torch.int32)
     rounded = ((raw + bits.to(torch.int32)) & -65536).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
@@ -68,13 +68,13 @@ def round_randomly(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 def round_columns(
     columns: Sequence[str], values: Mapping[str, torch.Tensor], key: int, origin: int | torch.Tensor = 0
 ) -> dict[str, torch.Tensor]:
-    """Return those of the new values of one parameter that are rounded stochastically, rounded.
+    """Round the new values of one parameter that are rounded stochastically, and return them.
 
     Args:
-        columns: their names.
-        values: all of its new values, by name.
-        key: of the parameter, from `keys`.
-        origin: the number of its first element in the whole of which it is a part, or that of each element.
+        columns: the names of the values to round.
+        values: all new values of the parameter, by name.
+        key: the key of the parameter, from `keys`.
+        origin: for a shard, the position of its first element in the whole tensor, or of each element.
     """
     rounded = {}
     for number, name in enumerate(columns):
@@ -84,7 +84,7 @@ def round_columns(
 
 
 def positions(tensor: torch.Tensor) -> torch.Tensor:
-    """Return where each element of a tensor lies in its memory, counted in elements; in row order if there are gaps."""
+    """Return the memory position of each element, counted in elements; in row-major order if there are gaps."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     index = torch.arange(tensor.numel(), device=tensor.device)
     dense = tensor.permute(order).is_contiguous()

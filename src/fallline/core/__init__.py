@@ -1,1 +1,1 @@
-"""The optimizer base class: options, state, state dicts and the plan of a step."""
+"""The base class of the optimizers: options, state, state dicts and step plans."""

@@ -1,4 +1,4 @@
-"""The options that the optimizers share, each declared once with its type, its default and its meaning."""
+"""The options that all optimizers share, each declared once with its type, default and description."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from fallline.rules.rule import Rule
 
 @dataclass(frozen=True)
 class Default:
-    """The value of an option that is not given."""
+    """The default value of an option."""
 
     value: Any
 
 
 class TorchFlags(TypedDict, total=False):
-    """The keywords that most of PyTorch's optimizers share; see `CommonOptions`."""
+    """The keywords that most PyTorch optimizers share; see `CommonOptions`."""
 
     maximize: Annotated[bool, Default(False)]
     foreach: Annotated[bool | None, Default(None)]
@@ -29,9 +29,9 @@ class TorchFlags(TypedDict, total=False):
 
 
 class ExtraOptions(TypedDict, total=False):
-    """The keywords that all optimizers of Fallline have and PyTorch's do not; see `CommonOptions`."""
+    """The keywords that all Fallline optimizers accept and PyTorch's do not; see `CommonOptions`."""
 
-    weight_decay_mode: str  # by default the first mode of the rule
+    weight_decay_mode: str  # the default is the first mode of the rule
     clip_grad_norm: Annotated[float | None, Default(None)]
     clip_grad_value: Annotated[float | None, Default(None)]
     ema_decay: Annotated[float | None, Default(None)]
@@ -43,43 +43,45 @@ class ExtraOptions(TypedDict, total=False):
 
 
 class CommonOptions(TorchFlags, ExtraOptions, total=False):
-    """The keywords that every optimizer accepts besides its own.
+    """The keywords that every optimizer accepts besides its own hyperparameters.
 
-    A constructor takes them as `**options: Unpack[CommonOptions]` and passes them on to `Optimizer.__init__`. One whose
-    counterpart in `torch.optim` has other flags, or has them in another place, declares those flags itself and takes
-    `Unpack[ExtraOptions]`. A group may give its own value of each, except `clip_grad_norm` and `backend`.
+    A constructor takes them as `**options: Unpack[CommonOptions]` and passes them on to `Optimizer.__init__`. If the
+    optimizer of the same name in `torch.optim` has other flags, or has them in another position, the class declares the
+    flags itself and takes `Unpack[ExtraOptions]`. A group can set its own values, except of `clip_grad_norm` and
+    `backend`.
 
     Args:
-        maximize: climb instead of descend.
+        maximize: maximize the objective instead of minimizing it.
         foreach: PyTorch's flag; True selects the foreach backend, False the reference backend.
         capturable: PyTorch's flag for CUDA graphs; only False is supported.
-        differentiable: let autograd see the step; selects the reference backend.
+        differentiable: let autograd record the step; selects the reference backend.
         fused: PyTorch's flag; True selects the fused backend, False the reference backend.
         weight_decay_mode: "l2" adds weight_decay·param to the gradient; "decoupled" multiplies the parameter by
-            1 − lr·weight_decay; "independent" by 1 − weight_decay·lr/lr0, lr0 being the rate before any schedule.
-        clip_grad_norm: scale all gradients down to this common norm when theirs is larger; `grad_norm` reports theirs.
-        clip_grad_value: cut every element of the gradients to [−value, value], before the norm is taken.
+            1 − lr·weight_decay; "independent" by 1 − weight_decay·lr/lr0, where lr0 is the rate before any schedule.
+        clip_grad_norm: scale all gradients so that their total norm is at most this value. The attribute `grad_norm`
+            holds the norm before clipping.
+        clip_grad_value: clamp every element of the gradients to [−value, value], before the norm is computed.
         ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
-        state_dtype: of new state; torch.bfloat16 halves it and is rounded stochastically, averages stay as they are.
-            None is the dtype of the parameter, but float32 for half precision.
-        master_weights: keep float32 parameters behind bfloat16 or float16 ones, in the state; updates and decay happen
-            there, and the parameter is their copy, rounded to nearest. What else is written to it is lost.
-        stochastic_rounding: write bfloat16 parameters so that updates below half an ulp are right in the mean.
-        rounding_seed: the random numbers depend on it, the parameter's number, its step and the element alone.
+        state_dtype: dtype of new state; torch.bfloat16 halves its size and is rounded stochastically; averages of the
+            parameters keep their dtype. None means the dtype of the parameter, but float32 for half precision.
+        master_weights: keep float32 copies of bfloat16 or float16 parameters in the state. Updates and decay apply to
+            them, and the parameter is their copy, rounded to nearest. Any other write to the parameter is lost.
+        stochastic_rounding: round bfloat16 parameters so that updates below half an ulp are correct on average.
+        rounding_seed: random numbers depend only on this seed, the index of the parameter, its step and the element.
         backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags
-            choose only under "auto".
+            take effect only under "auto".
     """
 
 
 def expand_signature(init: Callable[..., Any], rule: Rule | None) -> inspect.Signature | None:
-    """Return the signature of a constructor with the options of its `**options: Unpack[...]` listed as keywords.
+    """Return the signature of a constructor with `**options: Unpack[...]` expanded to single keywords.
 
     Args:
         init: the constructor.
-        rule: its first mode of weight decay is the default of `weight_decay_mode`.
+        rule: the update rule; its first weight decay mode is the default of `weight_decay_mode`.
 
     Returns:
-        The signature, or None when the constructor takes no such options.
+        The signature, or None if the constructor does not take such options.
     """
     signature = inspect.signature(init)
     parameters = list(signature.parameters.values())
@@ -93,7 +95,7 @@ def _unpacked(annotation: Any, init: Callable[..., Any]) -> Any:
     if isinstance(annotation, str):  # the module has `from __future__ import annotations`
         try:
             annotation = eval(annotation, getattr(init, "__globals__", {}))
-        except Exception:  # a name that exists for type checkers only
+        except Exception:  # a name that is imported for type checkers only
             return None
     return get_args(annotation)[0] if get_origin(annotation) is Unpack else None
 

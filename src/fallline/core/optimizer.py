@@ -1,4 +1,4 @@
-"""The optimizer that every class of Fallline is: groups, state, state dicts, and the step over its buckets."""
+"""The base class of all optimizers: parameter groups, state, state dicts and the step over buckets of parameters."""
 
 import inspect
 import math
@@ -14,7 +14,7 @@ from fallline.core.options import COMMON, NUMBERS, check_options, check_params, 
 from fallline.core.state_dict import pack, unpack
 from fallline.core.step_plan import Cohort, Plan, make_plan
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
-from fallline.group_values import Scalar as Scalar  # optimizers take it from here, with Params
+from fallline.group_values import Scalar as Scalar  # re-exported for the optimizers, like Params
 from fallline.group_values import number, refill
 from fallline.rules.rule import EMA, Rule
 from fallline.rules.update import Update, update_for
@@ -23,7 +23,7 @@ Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Base of the optimizers: runs `rule` over all parameters through the backends.
+    """Base class of the optimizers; it applies `rule` to all parameters through the backends.
 
     The constructor of a subclass declares the hyperparameters of its rule, takes the options that all optimizers share
     as `**options: Unpack[CommonOptions]`, and passes both on by name::
@@ -31,7 +31,7 @@ class Optimizer(torch.optim.Optimizer):
         def __init__(self, params: Params, lr: Scalar = 1e-3, **options: Unpack[CommonOptions]) -> None:
             super().__init__(params, lr=lr, **options)
 
-    Its signature then lists the shared options too, and its groups have them. Unknown keywords are refused.
+    Its signature then also lists the shared options, and its groups contain them. Unknown keywords raise an error.
 
     Args:
         params: parameters, named parameters, or groups of them.
@@ -39,15 +39,15 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     rule: ClassVar[Rule]
-    # torch.amp.GradScaler then calls `step` always, with `found_inf` and, unless it has unscaled, `grad_scale` set for
-    # the time of the call. A default would count as a scale of the user's, so there is none.
+    # With this flag torch.amp.GradScaler always calls `step`, and sets `found_inf` and (unless it has unscaled already)
+    # `grad_scale` during the call. It would treat a default value as a scale set by the user, so there are no defaults.
     _step_supports_amp_scaling = True
     _shared: ClassVar[Mapping[str, Any]] = {}  # the options of `Unpack[...]` with their defaults
-    _known: ClassVar[Collection[str]] = ()  # all keywords of a constructor that ends with such options
-    _places: Mapping[torch.Tensor, int] | None = None  # the numbers of the parameters, where they are not in order
+    _known: ClassVar[Collection[str]] = ()  # all keywords of a constructor that takes `Unpack[...]`
+    _places: Mapping[torch.Tensor, int] | None = None  # indices of the parameters; None: their order in the groups
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """List the shared options in the signature of a constructor that takes them as `**options: Unpack[...]`."""
+        """Expand `**options: Unpack[...]` in the signature of the constructor to single keywords."""
         super().__init_subclass__(**keywords)
         init: Any = vars(cls).get("__init__")
         signature = None if init is None else expand_signature(init, getattr(cls, "rule", None))
@@ -63,9 +63,9 @@ class Optimizer(torch.optim.Optimizer):
         }
 
     def __new__(cls, *args: Any, **keywords: Any) -> "Optimizer":
-        """Refuse unknown keywords with a list of the known ones."""
+        """Raise ArgumentTypeError for unknown keywords; the message lists the known ones."""
         parameters = inspect.signature(cls.__init__).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # a subclass of the user's may take any
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # a user's subclass may accept any keyword
             cls._check_keywords(keywords, [name for name in parameters if name != "self"])
         return super().__new__(cls)
 
@@ -80,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Params, **options: Any) -> None:
         name = type(self).__name__
-        if self._known:  # options that a subclass has passed on unseen
+        if self._known:  # a subclass with **keywords of its own has not checked them
             self._check_keywords(options, self._known)
         backend = options.pop("backend", "auto")
         own = {option: value for option, value in options.items() if option not in self._shared}
@@ -91,46 +91,49 @@ class Optimizer(torch.optim.Optimizer):
                 f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"
             )
         if defaults.get("foreach") and defaults.get("fused"):
-            raise ArgumentError(f"{name}: foreach and fused must not both be True; leave both out for the fastest")
+            raise ArgumentError(
+                f"{name}: foreach and fused must not both be True; leave both out to use the fastest backend"
+            )
         self.backend: str = backend
         self.grad_norm: float | None = None
         self._plan: Plan | None = None
         super().__init__(parameter_list(name, params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, with options of its own where it gives them.
+        """Add a parameter group; options that it does not contain get the defaults of the optimizer.
 
         Raises:
-            ArgumentError: an option lies outside its range, or its name is nearly but not quite a known one; or a
-                parameter is no leaf or of a dtype that is not served.
+            ArgumentError: an option is out of range or its name looks like a misspelled option; or a parameter is not
+                a leaf or has an unsupported dtype.
         """
         if isinstance(param_group, Mapping):
             group = {**self.defaults, **param_group}
             self._check_group(group)
             param_group = {"base_lr": number(group["lr"]), **param_group}
-            if "params" in group:  # without them it is refused below
+            if "params" in group:  # otherwise torch raises an error below
                 param_group["params"] = check_params(type(self).__name__, group)
         super().add_param_group(param_group)
         self._plan = None
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ArgumentError when the options of a group cannot be used; subclasses add their own rules."""
+        """Raise ArgumentError if the options of a group are invalid; subclasses add their own checks."""
         check_options(type(self).__name__, self.rule, self.defaults, group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; `.grad` is only read.
+        """Update every parameter that has a gradient; `.grad` is read but not modified.
 
-        Under `torch.amp.GradScaler` the gradients are unscaled on the way, and stay scaled in `.grad`; a step that
-        found a NaN or Inf changes nothing.
+        Under `torch.amp.GradScaler` the update unscales the gradients, which stay scaled in `.grad`. If the scaler
+        found a NaN or Inf, the step changes nothing.
 
         Args:
-            closure: clears gradients, computes the loss, calls backward and returns the loss; called once, first.
+            closure: clears the gradients, computes the loss, calls backward and returns the loss. It is called once,
+                before the update.
 
         Returns:
-            What the closure returned, or None without one.
+            The value that the closure returned, or None without a closure.
 
         Raises:
-            GradientError: a gradient is sparse or of another dtype than its parameter; nothing has been updated.
+            GradientError: a gradient is sparse or its dtype does not match its parameter; nothing has been updated.
         """
         loss = None
         if closure is not None:
@@ -168,7 +171,7 @@ class Optimizer(torch.optim.Optimizer):
             cohort.first = False
 
     def _norms(self, plan: Plan, grads: list[list[torch.Tensor]], numbers: list[dict[str, Any]]) -> list[float]:
-        """Return the norms over all parameters that the updates need, one after the other."""
+        """Return the norms over all parameters that the updates need; each can depend on the norms before it."""
         norms: list[float] = []
         for _ in range(max((bucket.update.global_norms for bucket in plan.buckets), default=0)):
             squares = [b.sum_of_squares(g, numbers, norms) for b, g in zip(plan.buckets, grads, strict=True)]
@@ -176,7 +179,7 @@ class Optimizer(torch.optim.Optimizer):
         return norms
 
     def _gradients(self, plan: Plan, updates: list[Update]) -> list[list[torch.Tensor]] | None:
-        """Return the gradients of every bucket, or None when the plan no longer describes the optimizer."""
+        """Return the gradients of every bucket, or None if the plan no longer matches the optimizer."""
         if not plan.holds(updates, self.param_groups, self.state):
             return None
         grads: list[Any] = [[p.grad for p in bucket.params] for bucket in plan.buckets]
@@ -189,7 +192,7 @@ class Optimizer(torch.optim.Optimizer):
         return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
 
     def _numbers(self, cohort: Cohort) -> dict[str, Any]:
-        """Return every number that an update of these parameters may read."""
+        """Return all numbers that the update of these parameters can read."""
         group = self.param_groups[cohort.group]
         keep = group.get("differentiable")
         numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
@@ -208,16 +211,16 @@ class Optimizer(torch.optim.Optimizer):
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Put the averages of the parameters in their place for the duration of the block.
+        """Replace the parameters by their averages for the duration of the block.
 
         Raises:
-            ArgumentError: no group has an `ema_decay`.
+            ArgumentError: there are no averages: no group has an `ema_decay`, or no step has been taken.
         """
         averaged = [(p, s[EMA]) for p, s in self.state.items() if s.get(EMA) is not None]
         if not averaged:
             raise ArgumentError(
                 f"{type(self).__name__}: ema_decay must have been given and a step taken, got no averages; "
-                "pass ema_decay=0.999"
+                "pass ema_decay=0.999 to the constructor"
             )
         kept = [p.detach().clone() for p, _ in averaged]
         with torch.no_grad():
@@ -231,29 +234,30 @@ class Optimizer(torch.optim.Optimizer):
                     p.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain numbers under PyTorch's keys; `torch.optim`'s class of this name loads it."""
+        """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it."""
         return pack(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Copy a state dict, ours or that of the `torch.optim` class of this name, into this optimizer.
+        """Load a state dict of Fallline or of the class of the same name in `torch.optim`.
 
-        State keeps the dtype it was saved with. How a step runs (backend, foreach, fused) stays as it is.
+        The loaded state keeps the dtype in which it was saved. Execution options (backend, foreach, fused) of this
+        optimizer do not change.
 
         Raises:
-            StateError: groups, names or shapes do not fit; the optimizer is left as it was.
+            StateError: groups, names or shapes do not match; the optimizer is unchanged.
         """
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
         state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
-        kept = self.defaults["clip_grad_norm"]  # the one option that groups share; the saved one holds from now on
+        kept = self.defaults["clip_grad_norm"]  # the one option that all groups share, so it is loaded as the default
         self.defaults["clip_grad_norm"] = groups[0]["clip_grad_norm"]
         try:
             for group in groups:
                 self._check_group(group)
         except ArgumentError as error:
             self.defaults["clip_grad_norm"] = kept
-            raise StateError(f"{error}; or was it saved by another optimizer?") from None
+            raise StateError(f"{error}; or check whether it was saved by another optimizer") from None
         rates = refill([own["lr"] for own in self.param_groups], [group["lr"] for group in groups])
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate

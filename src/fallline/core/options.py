@@ -1,4 +1,4 @@
-"""The options of a parameter group, checked when the group is made."""
+"""Checks of the options and parameters of a parameter group, made when the group is added."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -11,28 +11,29 @@ from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.rules.rule import FRACTION, POSITIVE, Rule
 
 _EXTRA = defaults_of(ExtraOptions)
-# What a group has when neither it nor the constructor says otherwise, so that an outside rule need not name them.
+# Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
 COMMON: dict[str, Any] = {
     "weight_decay": 0.0,
     "maximize": False,
     **{name: value for name, value in _EXTRA.items() if name != "backend"},
 }
-NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")  # of every rule
+# The numbers that every group has, besides the hyperparameters of its rule.
+NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 STATE_DTYPES = (None, torch.float32, torch.bfloat16)
 
 
 def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> None:
-    """Raise ArgumentError when the options of a group cannot be used.
+    """Raise ArgumentError if the options of a group are invalid.
 
     Args:
-        name: of the optimizer, for the message.
-        rule: what it runs.
-        defaults: every option it has, with the value for groups that give none.
+        name: name of the optimizer, for the message.
+        rule: its update rule.
+        defaults: all options of the optimizer with their default values.
         group: all options of one group.
     """
     for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"}:
-        # Groups may carry notes, the user's ("name") or a scheduler's, but a near miss is a typing error.
+        # Users ("name") and schedulers may store other keys in a group, but a key similar to an option is a typo.
         if not key.startswith("initial_") and difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
             raise ArgumentError(
                 f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
@@ -49,8 +50,8 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
             allowed.check(name, option, group[option])
     if group["clip_grad_norm"] != defaults["clip_grad_norm"]:
         raise ArgumentError(
-            f"{name}: clip_grad_norm must be the same for all groups, for the norm is taken over all of them, got "
-            f"{group['clip_grad_norm']} besides {defaults['clip_grad_norm']}; pass it to the constructor"
+            f"{name}: clip_grad_norm must be the same for all groups, because the norm is computed over all of them, "
+            f"got {group['clip_grad_norm']} and {defaults['clip_grad_norm']}; pass it to the constructor"
         )
     _check_rounding(name, rule, group)
     if group.get("capturable"):
@@ -63,8 +64,8 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
     dtype, seed = group["state_dtype"], group["rounding_seed"]
     if dtype not in STATE_DTYPES:
         raise ArgumentError(
-            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {dtype!r}; leave it out for the "
-            "dtype of the parameter, float32 at least"
+            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {dtype!r}; leave it out to use "
+            "the dtype of the parameter (float32 for half precision)"
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
@@ -73,8 +74,8 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
     for option in ("stochastic_rounding", "differentiable"):
         if group["master_weights"] and group.get(option):
             raise ArgumentError(
-                f"{name}: master_weights must be False with {option}, for the parameters are then copies of float32 "
-                f"ones, got both; leave one of them out"
+                f"{name}: master_weights must be False with {option}, because it makes the parameters copies of "
+                f"float32 weights, got both; leave one of them out"
             )
     for option, reason in rule.exact.items():
         if dtype is torch.bfloat16 and group[option]:
@@ -84,23 +85,23 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
 
 
 def parameter_list(name: str, params: Any) -> list[Any]:
-    """Return what an optimizer is given as `params` as a list, which must not be empty (a group may be).
+    """Return the `params` argument of an optimizer as a list; it must not be empty, but a group may be.
 
     Raises:
-        ArgumentTypeError: it is no iterable, or one without an order.
-        ArgumentError: it is empty.
+        ArgumentTypeError: `params` is not an iterable, or has no fixed order.
+        ArgumentError: `params` is empty.
     """
     listed = _in_order(name, params)
     if not listed:
         raise ArgumentError(
-            f"{name}: params must hold a parameter at least, got an empty {type(params).__name__}; "
-            "was model.parameters() used up, or everything filtered out?"
+            f"{name}: params must contain at least one parameter, got an empty {type(params).__name__}; "
+            "check whether the model.parameters() generator was used up before, or a filter removed all parameters"
         )
     return listed
 
 
 def _in_order(name: str, params: Any) -> list[Any]:
-    if isinstance(params, (set, frozenset)):  # PyTorch takes it, and its state dict then fits no other process
+    if isinstance(params, (set, frozenset)):  # PyTorch accepts sets, but the state dict then fits no other process
         raise ArgumentTypeError(f"{name}: params must be in a fixed order, got a set; pass a list")
     if isinstance(params, torch.Tensor) or not isinstance(params, Iterable):
         raise ArgumentTypeError(
@@ -114,8 +115,8 @@ def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
     """Return the parameters of a group as a list of tensors or (name, tensor) pairs.
 
     Raises:
-        ArgumentTypeError: one is no tensor, or they have no order.
-        ArgumentError: one is no leaf, or the options of the group do not fit its dtype.
+        ArgumentTypeError: a parameter is not a tensor, or the parameters have no fixed order.
+        ArgumentError: a parameter is not a leaf, or the options of the group do not support its dtype.
     """
     alone = isinstance(group["params"], torch.Tensor)
     params = [group["params"]] if alone else _in_order(name, group["params"])
@@ -127,9 +128,9 @@ def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
             )
         if not (tensor.is_leaf or tensor.retains_grad or group.get("differentiable")):
             raise ArgumentError(
-                f"{name}: params must be leaves, for no gradient reaches other tensors, got the result of "
-                f"{type(tensor.grad_fn).__name__} of shape {tuple(tensor.shape)}; pass what it was computed from, "
-                "or its detach().requires_grad_()"
+                f"{name}: params must be leaves, because other tensors get no gradient, got the result of "
+                f"{type(tensor.grad_fn).__name__} of shape {tuple(tensor.shape)}; pass the tensor from which it was "
+                "computed, or its detach().requires_grad_()"
             )
     _check_dtypes(name, {tensor.dtype for tensor in tensors}, group)
     return params
@@ -139,7 +140,7 @@ def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any])
     if unknown := dtypes - set(DTYPES):
         raise ArgumentError(
             f"{name}: params must be {', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)}, got one of "
-            f"{unknown.pop()}; leave out what is not trained, or convert it"
+            f"{unknown.pop()}; leave out tensors that are not trained, or convert them"
         )
     if group["state_dtype"] is not None and (wide := dtypes - {torch.float32, torch.bfloat16, torch.float16}):
         raise ArgumentError(

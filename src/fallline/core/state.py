@@ -1,4 +1,4 @@
-"""What a parameter needs before it can be updated: a gradient of the right kind, and its state."""
+"""Preparation of a parameter for its update: check the gradient and create the state."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fallline.rules.update import Update
 
 
 def check_gradient(name: str, param: torch.Tensor) -> bool:
-    """Raise GradientError when the gradient of a parameter cannot be used by the optimizer called `name`."""
+    """Raise GradientError if the optimizer called `name` cannot use the gradient of a parameter; else return True."""
     grad = param.grad
     assert grad is not None
     if grad.layout is not torch.strided:
@@ -23,14 +23,15 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
         raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")
     if is_sharded(grad) != is_sharded(param):
         raise GradientError(
-            f"{name}: the gradient of a DTensor must be a DTensor, and only that, got a {type(grad).__name__} for a "
-            f"{type(param).__name__} of shape {tuple(param.shape)}; distribute_tensor() makes one"
+            f"{name}: parameter and gradient must both be DTensors or both plain tensors, got a gradient of type "
+            f"{type(grad).__name__} for a {type(param).__name__} of shape {tuple(param.shape)}; convert one of them "
+            "with distribute_tensor() or full_tensor()"
         )
     return True
 
 
 def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
-    """Create what is missing in the state of a parameter; return whether any of it was, copies of it aside."""
+    """Create missing state of a parameter; return whether any was missing, not counting copies of the parameter."""
     missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
         dtype = update.state_dtype or _state_dtype(param)
@@ -44,5 +45,5 @@ def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -
 
 
 def _state_dtype(param: torch.Tensor) -> torch.dtype:
-    # NOTE [state dtype]: rounding to nearest in half precision stalls running means (decision 0003).
+    # NOTE [state dtype]: running means in half precision stall when they are rounded to nearest (decision 0003).
     return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype

@@ -1,4 +1,4 @@
-"""State dicts: PyTorch's layout, checked before anything is changed, copied without casting."""
+"""State dicts in PyTorch's layout; loading checks them first and copies tensors without changing their dtype."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
 from fallline.rules.update import update_for
 
-# How a step runs is a matter of the process, so loading leaves it alone.
+# These options select how a step is executed in this process, so loading does not change them.
 _EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 
 
 def pack(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Add to a state dict what PyTorch's classes need to read it as it is meant."""
-    for group in state_dict.get("param_groups", ()):  # a hook of the user may have returned anything
-        # torch.optim.Adam knows decoupled decay by this name, and would otherwise take it for L2.
+    """Add the keys that PyTorch's classes need to load a state dict with the same meaning."""
+    for group in state_dict.get("param_groups", ()):  # a user's hook may have returned anything
+        # torch.optim.Adam uses this key for decoupled decay; without it, it would apply L2.
         group["decoupled_weight_decay"] = group["weight_decay_mode"] == "decoupled"
     return state_dict
 
@@ -27,16 +27,16 @@ def pack(state_dict: dict[str, Any]) -> dict[str, Any]:
 def unpack(
     name: str, rule: Rule, own_groups: Sequence[dict[str, Any]], state_dict: Mapping[str, Any]
 ) -> tuple[defaultdict[torch.Tensor, dict[str, Any]], list[dict[str, Any]]]:
-    """Return copies of the state and the groups in a state dict, fitted to the parameters of an optimizer.
+    """Return copies of the state and the groups in a state dict, matched to the parameters of an optimizer.
 
     Args:
-        name: of the optimizer's class, for messages.
-        rule: its rule.
-        own_groups: its parameter groups.
-        state_dict: what is loaded.
+        name: class name of the optimizer, for messages.
+        rule: update rule of the optimizer.
+        own_groups: parameter groups of the optimizer.
+        state_dict: the state dict to load.
 
     Raises:
-        StateError: they do not fit.
+        StateError: the state dict does not match the optimizer.
     """
     if not {"state", "param_groups"} <= state_dict.keys():
         raise StateError(
@@ -60,7 +60,7 @@ def unpack(
         if key not in owners:
             raise StateError(
                 f"{name}: state must belong to a parameter of a group, got state for parameter {key!r}; "
-                "was it saved with more parameters?"
+                "check whether it was saved with more parameters"
             )
         param, group = owners[key]
         state[param] = _fit_state(name, rule, key, param, group, saved_state)
@@ -70,8 +70,8 @@ def unpack(
 def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     if missing := [key for key in rule.ranges if key not in saved]:
         raise StateError(
-            f"{name}: group {index} must have {', '.join(rule.ranges)}, got one without "
-            f"{', '.join(missing)}; was it saved by another optimizer?"
+            f"{name}: group {index} must have {', '.join(rule.ranges)}, got a group without "
+            f"{', '.join(missing)}; check whether it was saved by another optimizer"
         )
     if len(saved["params"]) != len(own["params"]):
         raise StateError(
@@ -100,7 +100,7 @@ def _fit_state(
     if wrong:
         raise StateError(
             f"{name}: the state of parameter {key!r} must hold {', '.join(needed) or 'nothing'}, got "
-            f"{', '.join(present)}; was it saved by another optimizer?"
+            f"{', '.join(present)}; check whether it was saved by another optimizer"
         )
     state: dict[str, Any] = {}
     for k, value in present.items():
@@ -110,7 +110,7 @@ def _fit_state(
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
             raise StateError(
                 f"{name}: {k} of parameter {key!r} must have its shape {tuple(param.shape)}, got {found}; "
-                "load into the model it was saved with"
+                "load it into the model it was saved with"
             )
         else:
             state[k] = fitted(value, param)

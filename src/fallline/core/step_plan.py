@@ -1,4 +1,4 @@
-"""The plan of an optimizer's steps: parameters sorted into buckets, and whether that still holds."""
+"""The step plan of an optimizer: its parameters sorted into buckets, and a check whether the plan is still valid."""
 
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fallline.rules.update import Update
 
 @dataclass
 class Cohort:
-    """Parameters of one group that have received the same number of updates."""
+    """A set of parameters of one group that have received the same number of updates (`age`)."""
 
     group: int
     age: float
@@ -27,19 +27,19 @@ class Cohort:
 
 @dataclass
 class Plan:
-    """Buckets of parameters; it holds while groups, options, state and the set of gradients stay the same.
+    """Buckets of parameters; valid while groups, options, state and the set of gradients stay the same.
 
     Attributes:
-        updates: of each group.
-        params: of each group.
+        updates: the update of each group.
+        params: the parameters of each group.
         idle: the parameters without a gradient.
-        buckets: the parameters with one.
-        cohorts: whose numbers the rows of the buckets are.
-        states: every state of the optimizer.
+        buckets: the parameters with a gradient.
+        cohorts: the cohorts that the row numbers in the buckets refer to.
+        states: all state dicts of the optimizer.
         counting: the states whose `step` this plan advances.
         steps: those steps in one vector; None if there are none.
-        views: the elements of `steps`, each a `step`.
-        ages: what this plan last wrote to `steps`.
+        views: the elements of `steps`, each the `step` of one state.
+        ages: the values that this plan last wrote to `steps`.
     """
 
     updates: list[Update]
@@ -56,20 +56,20 @@ class Plan:
     def holds(
         self, updates: list[Update], groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, dict[str, Any]]
     ) -> bool:
-        """Return whether the plan still describes the optimizer; this runs before every step."""
+        """Return whether the plan still matches the optimizer; called before every step."""
         return (
             updates == self.updates
             and not any(p.grad is not None for p in self.idle)
             and all(_same(group["params"], params) for group, params in zip(groups, self.params, strict=True))
-            and _same(state.values(), self.states)  # users clear it, or put other dicts in
+            and _same(state.values(), self.states)  # users may clear the state or replace its dicts
             and (self.steps is None or self._steps_hold())
         )
 
     def _steps_hold(self) -> bool:
         assert self.steps is not None and self.ages is not None
         current = list(map(dict.get, self.counting, repeat("step")))
-        here = self.views[0].data_ptr() == self.steps.data_ptr()  # another plan may have moved them
-        return here and _same(current, self.views) and torch.equal(self.steps, self.ages)
+        in_place = self.views[0].data_ptr() == self.steps.data_ptr()  # another plan may have moved them
+        return in_place and _same(current, self.views) and torch.equal(self.steps, self.ages)
 
 
 def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:
@@ -80,7 +80,7 @@ def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:
     for state, step in zip(states, steps, strict=True):
         old = state["step"]
         if isinstance(old, torch.Tensor) and not old.is_inference():
-            old.data = step  # the tensor itself stays: state dicts given out earlier hold it
+            old.data = step  # keep the tensor object, because state dicts returned earlier refer to it
         else:
             state["step"] = step
     return steps
@@ -101,20 +101,20 @@ def make_plan(
     """Return the plan for the parameters that have a gradient now.
 
     Args:
-        name: of the optimizer, for what is said about gradients.
+        name: name of the optimizer, for error messages.
         groups: its parameter groups.
-        state: its state; gets what is missing.
-        updates: of each group.
-        backend: what the optimizer asks for, one of BACKENDS.
-        places: the number of each parameter, on which random numbers depend; None counts them.
+        state: its state; missing entries are created.
+        updates: the update of each group.
+        backend: the backend option of the optimizer, one of BACKENDS.
+        places: the index of each parameter, on which random numbers depend; None counts them in order.
 
     Raises:
         ArgumentError, GradientError: options or a gradient cannot be used; no step has begun.
     """
     if len({update.clip_norm for update in updates}) > 1:
         raise ArgumentError(
-            f"{name}: clip_grad_norm must be given for all groups or for none, for the norm is taken over all of them, "
-            f"got {', '.join(str(group['clip_grad_norm']) for group in groups)}; set it in every group"
+            f"{name}: clip_grad_norm must be given for all groups or for none, because the norm is computed over all "
+            f"of them, got {', '.join(str(group['clip_grad_norm']) for group in groups)}; set it in every group"
         )
     active = [
         (index, param)
@@ -152,7 +152,7 @@ def make_plan(
 
 
 def backend_of(group: Mapping[str, Any], backend: str) -> str:
-    """Return the backend that a group runs on, PyTorch's flags considered."""
+    """Return the backend of a group, taking PyTorch's flags into account."""
     if group.get("differentiable"):
         return "reference"
     if backend == "auto":
@@ -165,13 +165,13 @@ def backend_of(group: Mapping[str, Any], backend: str) -> str:
 
 
 def _check_shards(name: str, group: Mapping[str, Any], param: Any) -> None:
-    """Raise an error where a DTensor cannot be updated in its parts."""
+    """Raise an error if a DTensor cannot be updated shard by shard."""
     if not is_sharded(param):
         return
     if group.get("differentiable"):
-        raise ArgumentError(f"{name}: differentiable must be False for DTensors, got one; leave it out")
+        raise ArgumentError(f"{name}: differentiable must be False for DTensors, got True; leave it out")
     if any(place.is_partial() for place in param.placements):
         raise GradientError(
             f"{name}: a DTensor parameter must be sharded or replicated, got placements {param.placements}; "
-            "redistribute() it when it is made"
+            "call redistribute() on it when you create it"
         )

@@ -11,7 +11,7 @@ from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
 
 def denominator(second_moment: Any, beta2: Any, eps: Any, step: Any) -> Any:
-    """Return √v̂ + eps, v̂ being corrected for its start at 0."""
+    """Return √v̂ + eps, where v̂ is the bias-corrected second moment."""
     return sqrt(second_moment) / sqrt(1 - beta2**step) + eps
 
 
@@ -26,7 +26,7 @@ def stability(exp_avg_sq: Any, max_exp_avg_sq: Any, *, beta1: Any, beta2: Any, e
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="m = β1·m + (1 − β1)·g;  v = β2·v + (1 − β2)·g²;  p −= lr·m̂/(√v̂ + eps)",
     source="Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237",
-    exact={"amsgrad": "the largest of values that are rounded at random only grows"},
+    exact={"amsgrad": "the running maximum of randomly rounded values can only grow"},
     stability=stability,
 )
 def adam(
@@ -42,15 +42,15 @@ def adam(
     eps: Any,
     step: Any,
 ) -> tuple[Any, ...]:
-    """Divide the running mean of the gradient by the root of the running mean of its square.
+    """Divide the running mean of the gradient by the square root of the running mean of its square.
 
     State:   exp_avg: like param, starts at 0. Running mean of gradients.
              exp_avg_sq: like param, starts at 0. Running mean of squared gradients.
              max_exp_avg_sq: like param, starts at 0, only with amsgrad. Largest exp_avg_sq so far.
-             step: updates this parameter has received, 1 at the first.
+             step: number of updates of this parameter, 1 in the first update.
     Hyper:   lr: step length in param units, >= 0.  beta1, beta2: in [0, 1).  eps: gradient units, outside the root.
     Follows: Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237v1.
-    Differs: amsgrad corrects the bias of the maximum, as in PyTorch; the paper does not correct at all.
+    Differs: amsgrad corrects the bias of the maximum, as in PyTorch; the paper applies no bias correction.
     """
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
@@ -63,10 +63,10 @@ def adam(
 
 
 class Adam(Optimizer):
-    """Adam, drop-in for `torch.optim.Adam`; its `weight_decay` is L2, so prefer `AdamW` when decay matters.
+    """Adam, a drop-in replacement for `torch.optim.Adam`; `weight_decay` is an L2 penalty, see `AdamW`.
 
-    Use when: a first result is wanted quickly and weight decay is not. Begin with the default lr of 1e-3, and with 1e-4
-        where that is unstable. As soon as decay is wanted, take AdamW: here the denominator divides it, so that
+    Use when: you want a first result quickly and need no weight decay. Start with the default lr of 1e-3, or 1e-4 if
+        training is unstable. With weight decay, prefer AdamW: Adam's denominator also divides the decay, so that
         parameters with large gradients are decayed less.
 
     Args:
@@ -76,12 +76,12 @@ class Adam(Optimizer):
         eps: added to the denominator, outside the root, >= 0.
         weight_decay: L2 penalty, added to the gradient, so that the denominator divides it.
         amsgrad: divide by the largest second moment so far.
-        decoupled_weight_decay: PyTorch's spelling of `weight_decay_mode="decoupled"`.
+        decoupled_weight_decay: PyTorch's name for `weight_decay_mode="decoupled"`.
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl
@@ -89,7 +89,7 @@ class Adam(Optimizer):
         >>> opt = fl.Adam([w], lr=0.1)
         >>> w.grad = torch.tensor([5.0])
         >>> opt.step()
-        >>> round(w.item(), 4)  # the first step is lr long, whatever the gradient
+        >>> round(w.item(), 4)  # the length of the first step is lr, whatever the gradient
         0.9
     """
 

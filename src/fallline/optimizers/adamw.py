@@ -1,4 +1,4 @@
-"""AdamW: Adam with weight decay kept out of the gradient statistics."""
+"""AdamW: Adam with decoupled weight decay, which does not enter the running means of the gradient."""
 
 from typing_extensions import Unpack
 
@@ -7,7 +7,7 @@ from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.optimizers.adam import adam
 from fallline.rules.rule import Rule
 
-# The maths of AdamW is Adam's; what differs is that decay shrinks the parameter before the step (see rule.Update).
+# AdamW has the function of Adam; only the weight decay mode differs, which rules/update.py applies before the step.
 adamw = Rule(
     name="adamw",
     function=adam.function,
@@ -22,14 +22,15 @@ adamw = Rule(
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay, drop-in for `torch.optim.AdamW`.
+    """Adam with decoupled weight decay, a drop-in replacement for `torch.optim.AdamW`.
 
-    Decay comes first, as in PyTorch; after it instead of before it would differ by lr²·weight_decay. The strength
-    is lr·weight_decay, so a doubled lr asks for half the decay; `weight_decay_mode="independent"` unties the two.
+    Weight decay is applied before the step, as in PyTorch; applying it after the step would differ by lr²·weight_decay.
+    The strength of the decay is lr·weight_decay, so when you double lr, halve weight_decay to keep it.
+    `weight_decay_mode="independent"` makes the strength independent of the base lr.
 
-    Use when: the model is a transformer, or nothing speaks for another optimizer. Warm up to an lr of 1e-4 to 3e-4, or
-        5e-5 to fine-tune, and decay by 0.01 to 0.1; language models usually take betas=(0.9, 0.95). A second moment
-        that lags behind a growing gradient makes the loss spike; a smaller beta2 or a longer warm-up helps.
+    Use when: the model is a transformer, or there is no reason for another optimizer. Warm up to an lr of 1e-4 to 3e-4,
+        or 5e-5 for fine-tuning, with a weight_decay of 0.01 to 0.1; language models usually use betas=(0.9, 0.95). If
+        the second moment lags behind a growing gradient, the loss spikes; a smaller beta2 or a longer warm-up helps.
 
     Args:
         params: parameters, named parameters, or groups of them.
@@ -41,8 +42,8 @@ class AdamW(Optimizer):
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl

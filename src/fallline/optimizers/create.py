@@ -1,4 +1,4 @@
-"""Make an optimizer by its name."""
+"""Create an optimizer by name."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from fallline.optimizers.registry import OPTIMIZERS
 
 
 def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
-    """Return the optimizer called `name` (lower case, as `fallline list` prints it) with the given options.
+    """Create the optimizer called `name` (lower case, as printed by `fallline list`) with the given options.
 
     Args:
-        name: of the optimizer.
-        params: parameters, or groups of them, as the class takes them.
-        **options: of the class.
+        name: name of the optimizer.
+        params: parameters, named parameters, or groups of them.
+        **options: keyword arguments of the optimizer class.
 
     Raises:
         ArgumentError: no optimizer has that name, or an option is out of range.

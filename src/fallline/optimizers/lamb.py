@@ -1,4 +1,4 @@
-"""LAMB: Adam's direction, scaled per tensor to the size of the parameters."""
+"""LAMB: Adam's direction, scaled per tensor by the norm of the parameter."""
 
 from typing import Any
 
@@ -33,15 +33,15 @@ def lamb(
     trust_clip: Any,
     norm: Norm,
 ) -> tuple[Any, ...]:
-    """Take Adam's direction, decay included, with a length proportional to the norm of the tensor it updates.
+    """Scale Adam's direction, including decay, to a length proportional to the norm of the parameter tensor.
 
     State:   exp_avg: like param, starts at 0. Running mean of gradients.
              exp_avg_sq: like param, starts at 0. Running mean of squared gradients.
-             step: updates this parameter has received, 1 at the first.
+             step: number of updates of this parameter, 1 in the first update.
     Hyper:   lr: step length relative to the norm of the tensor, >= 0.  beta1, beta2: in [0, 1).  eps: gradient units,
-             outside the root.  weight_decay: None unless decay is in the update.  trust_clip: largest ratio, or None.
+             outside the root.  weight_decay: None unless the mode is "in_update".  trust_clip: largest ratio, or None.
     Follows: You et al. 2020, arXiv:1904.00962v5, algorithm 2, with φ(z) = z.
-    Differs: the ratio is 1 where either norm is 0, so that a tensor that starts at 0 can leave it.
+    Differs: the ratio is 1 if either norm is 0, so that a tensor that is initialized to 0 can leave it.
     """
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
@@ -60,26 +60,27 @@ def lamb(
 
 
 class LAMB(Optimizer):
-    """LAMB, for large batches: every tensor moves by about lr of its own norm.
+    """LAMB, for large batches: the length of each step is about lr times the norm of the tensor.
 
-    Use when: batches of thousands of examples make AdamW lose accuracy at the learning rate they need. Begin with an lr
-        of 1e-3 to 1e-2 and a warm-up, and give biases and norms a group of their own with trust_ratio=False and
-        weight_decay=0. At ordinary batch sizes AdamW does the same with one pass less over the tensors.
+    Use when: the batches have thousands of examples, and AdamW loses accuracy at the learning rates that they need.
+        Start with an lr of 1e-3 to 1e-2 and a warm-up, and put biases and normalization parameters into a group with
+        trust_ratio=False and weight_decay=0. At ordinary batch sizes, AdamW performs as well and needs one pass less
+        over the tensors.
 
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.
         betas: decay of the running means of the gradient and of its square, each in [0, 1).
         eps: added to the denominator, outside the root, >= 0.
-        weight_decay: weight_decay·param joins the update before the trust ratio.
-        trust_ratio: False gives plain Adam steps; usual for a group of biases and norms.
-        trust_clip: largest ratio; None leaves it free.
+        weight_decay: weight_decay·param is added to the update before the trust ratio is computed.
+        trust_ratio: False gives plain Adam steps; usual for a group of biases and normalization parameters.
+        trust_clip: upper limit of the ratio; None means no limit.
         weight_decay_mode: "in_update", "decoupled", "independent" or "l2".
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl

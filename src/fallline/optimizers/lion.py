@@ -18,13 +18,13 @@ from fallline.rules.rule import FRACTION, rule
     weight_decay_modes=("decoupled", "independent"),  # L2 would pass through the sign
 )
 def lion(param: Any, grad: Any, exp_avg: Any, *, lr: Any, beta1: Any, beta2: Any) -> tuple[Any, ...]:
-    """Step by lr along the sign of a mean of the gradients, in every coordinate.
+    """Step by lr in every coordinate, in the direction of the sign of a running mean of the gradients.
 
-    State:   exp_avg: like param, starts at 0. Running mean of gradients, slower than the one that is stepped along.
+    State:   exp_avg: like param, starts at 0. Running mean of gradients, slower than the mean that gives the direction.
     Hyper:   lr: step length in param units, >= 0; 3 to 10 times smaller than Adam's.  beta1, beta2: in [0, 1).
     Follows: Chen et al. 2023, arXiv:2302.06675v4, algorithm 2.
-    Differs: decay comes before the step, as in AdamW; the paper's order differs by lr²·weight_decay. sign(0) is 0.
-             There is no eps, and nothing is bias-corrected.
+    Differs: decay is applied before the step, as in AdamW; the paper's order differs by lr²·weight_decay. sign(0) is 0.
+             There is no eps and no bias correction.
     """
     direction = sign(beta1 * exp_avg + (1 - beta1) * grad)
     exp_avg = beta2 * exp_avg + (1 - beta2) * grad
@@ -32,23 +32,24 @@ def lion(param: Any, grad: Any, exp_avg: Any, *, lr: Any, beta1: Any, beta2: Any
 
 
 class Lion(Optimizer):
-    """Lion: half of Adam's state, steps of one length in every coordinate.
+    """Lion: half the state of Adam, and steps of size lr in every coordinate.
 
-    Use when: Adam's second state does not fit into memory, or batches are large. Take an lr 3 to 10 times smaller than
-        AdamW's and a decay as many times larger, which keeps their product. Every step is lr long in every coordinate,
-        however small the gradient, so let the lr decay; in small batches the signs are mostly noise.
+    Use when: Adam's second state does not fit into memory, or batches are large. Use an lr that is 3 to 10 times
+        smaller than AdamW's and a weight_decay that is larger by the same factor, which keeps their product. Every step
+        has the size lr in every coordinate, however small the gradient, so use a schedule that decays the lr. In small
+        batches the signs are mostly noise.
 
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.
-        betas: of the mean that is stepped along, and of the one that is kept, each in [0, 1).
+        betas: decay of the mean that gives the direction, and of the mean that is stored, each in [0, 1).
         weight_decay: each step multiplies the parameter by 1 − lr·weight_decay; 3 to 10 times AdamW's.
         weight_decay_mode: "decoupled" or "independent"; never "l2", which would pass through the sign.
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl

@@ -1,4 +1,4 @@
-"""NAdamW: AdamW that looks one momentum step ahead, as Nesterov's method does."""
+"""NAdamW: AdamW with Nesterov momentum."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
 
 def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -> tuple[Any, Any]:
-    """Return Adam's P, and the constant of Nesterov's momentum: the recurrence of the rule has a root at −1 there."""
+    """Return Adam's P, and the constant of Nesterov momentum, at which the recurrence of the rule has a root at −1."""
     constant = 2 * (1 + beta1) / ((1 - beta1) * (1 + 2 * beta1))
     return (1 - beta1**step) * denominator(exp_avg_sq, beta2, eps, step), constant
 
@@ -27,15 +27,16 @@ def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -
 def nadamw(
     param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, *, lr: Any, beta1: Any, beta2: Any, eps: Any, step: Any
 ) -> tuple[Any, ...]:
-    """Take Adam's step with the momentum that the next step would have if its gradient were this one.
+    """Take Adam's step with the momentum that the next step would have if its gradient were the same.
 
     State:   exp_avg: like param, starts at 0. Running mean of gradients.
              exp_avg_sq: like param, starts at 0. Running mean of squared gradients.
-             step: updates this parameter has received, 1 at the first.
+             step: number of updates of this parameter, 1 in the first update.
     Hyper:   lr: step length in param units, >= 0.  beta1, beta2: in [0, 1).  eps: gradient units, outside the root.
     Follows: Dozat 2016, "Incorporating Nesterov momentum into Adam", ICLR workshop, algorithm 2, with μ_t = β1.
-    Differs: decay is decoupled and comes first, as in AdamW. The mean of one step ahead is corrected for its own age,
-             t + 1, the gradient for t. `torch.optim.NAdam` lets μ_t grow with t; here it is constant.
+    Differs: decay is decoupled and applied before the step, as in AdamW. Bias correction uses t + 1 for the running
+             mean, which is one step ahead, and t for the gradient. μ_t is constant; in `torch.optim.NAdam` it grows
+             with t.
     """
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
@@ -46,8 +47,8 @@ def nadamw(
 class NAdamW(Optimizer):
     """AdamW with Nesterov momentum.
 
-    Use when: AdamW is the choice and there is budget to try a close relative. It leans on the newest gradient, as if it
-        looked one step ahead. Take AdamW's lr, warm-up and weight decay; the state is the same.
+    Use when: you use AdamW and have the budget to try a close relative. NAdamW gives the newest gradient more weight,
+        as if it looked one step ahead. Use the lr, warm-up and weight decay of AdamW; the state is the same.
 
     Args:
         params: parameters, named parameters, or groups of them.
@@ -58,8 +59,8 @@ class NAdamW(Optimizer):
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl

@@ -1,4 +1,4 @@
-"""RMSprop: gradient descent divided by a running root mean square of the gradient."""
+"""RMSprop: the gradient divided by its running root mean square."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
 
 
 def denominator(square_avg: Any, grad_avg: Any, eps: Any, eps_inside_sqrt: bool) -> Any:
-    """Return √v + eps, of the second moment or, with a mean of gradients, of the variance."""
+    """Return √v + eps, where v is the second moment, or the variance if `grad_avg` is given."""
     variance = square_avg
     if grad_avg is not None:
-        variance = maximum(square_avg - grad_avg * grad_avg, 0)  # rounding makes it negative for a constant gradient
+        variance = maximum(square_avg - grad_avg * grad_avg, 0)  # rounding can make it negative for a constant gradient
     return sqrt(variance + eps) if eps_inside_sqrt else sqrt(variance) + eps
 
 
@@ -28,9 +28,9 @@ def stability(square_avg: Any, grad_avg: Any, *, eps: Any, momentum: Any, eps_in
     ranges={"alpha": FRACTION, "eps": NON_NEGATIVE, "momentum": NON_NEGATIVE},
     formula="v = α·v + (1 − α)·g²;  p −= lr·g/(√v + eps)",
     source="Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850",
-    exact={"centered": "the difference of two means that are rounded at random may be negative"},
+    exact={"centered": "the difference of two randomly rounded means may be negative"},
     stability=stability,
-    counts_steps=True,  # the formula does not, but PyTorch's state has a `step` and fails to load without it
+    counts_steps=True,  # the formula needs no `step`, but PyTorch's state has one and fails to load without it
 )
 def rmsprop(
     param: Any,
@@ -45,7 +45,7 @@ def rmsprop(
     momentum: Any,
     eps_inside_sqrt: bool,
 ) -> tuple[Any, ...]:
-    """Divide each gradient by the root of a running mean of its squares.
+    """Divide each gradient by the square root of a running mean of its squares.
 
     State:   square_avg: like param, starts at 0. Running mean of squared gradients.
              grad_avg: like param, starts at 0, only with centered. Running mean of gradients.
@@ -53,10 +53,10 @@ def rmsprop(
     Hyper:   lr: step length in param units, >= 0.  alpha: in [0, 1).  eps: gradient units, outside the root.
              momentum: >= 0.
     Follows: Tieleman & Hinton 2012, Coursera lecture 6.5; centered: Graves 2013, arXiv:1308.0850v5, eq. 38-45.
-    Differs: eps stands outside the root by default, as in PyTorch; `eps_inside_sqrt=True` is the lecture's
-             and TensorFlow's placement (eps then has squared gradient units). Nothing is bias-corrected: with
-             square_avg started at 0 the first step is lr/√(1 − alpha) long. The centered variance is clamped at 0,
-             where rounding gives PyTorch a NaN.
+    Differs: eps is added outside the root by default, as in PyTorch; `eps_inside_sqrt=True` is the placement of the
+             lecture and of TensorFlow (eps then has squared gradient units). There is no bias correction: square_avg
+             starts at 0, so the first step has the length lr/√(1 − alpha). The centered variance is clamped at 0;
+             without this, rounding leads to NaN, as in PyTorch.
     """
     square_avg = alpha * square_avg + (1 - alpha) * grad * grad
     if grad_avg is not None:
@@ -68,26 +68,26 @@ def rmsprop(
 
 
 class RMSprop(Optimizer):
-    """RMSprop, drop-in for `torch.optim.RMSprop`.
+    """RMSprop, a drop-in replacement for `torch.optim.RMSprop`.
 
-    Use when: gradients change in scale as training goes on, as in reinforcement learning and recurrent networks. With
-        nothing bias-corrected the first step is lr/√(1 − alpha) long, so warm up or begin with a small lr. Without a
-        recipe that was tuned for it, AdamW is the safer choice.
+    Use when: the scale of the gradients changes during training, as in reinforcement learning and recurrent networks.
+        Without bias correction, the first step has the length lr/√(1 − alpha), so use a warm-up or start with a small
+        lr. Unless a recipe was tuned for RMSprop, AdamW is the safer choice.
 
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.
         alpha: decay of the running mean of squares, in [0, 1).
         eps: added to the denominator, >= 0.
-        weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
-        momentum: factor of the running sum of scaled gradients; 0 keeps no buffer.
+        weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` is changed.
+        momentum: factor of the running sum of scaled gradients; 0 stores no buffer.
         centered: divide by the standard deviation instead of the root mean square.
         eps_inside_sqrt: divide by √(v + eps), as in Hinton's lecture and TensorFlow, instead of √v + eps.
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl
@@ -95,7 +95,7 @@ class RMSprop(Optimizer):
         >>> opt = fl.RMSprop([w], lr=0.01, alpha=0.99)
         >>> w.grad = torch.tensor([3.0])
         >>> opt.step()
-        >>> round(w.item(), 4)  # the first step is lr/√(1 − alpha), whatever the gradient
+        >>> round(w.item(), 4)  # the length of the first step is lr/√(1 − alpha), whatever the gradient
         0.9
     """
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, with momentum, dampening and Nesterov's variant."""
+"""Stochastic gradient descent with momentum, dampening and Nesterov momentum."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fallline.rules.rule import NON_NEGATIVE, Range, rule
 
 
 def stability(*, momentum: Any, dampening: Any, nesterov: bool) -> tuple[Any, Any]:
-    """Return 1, and where the recurrence has a root at −1: 2 without momentum, 2·(1 + μ) with heavy-ball momentum."""
+    """Return 1 and the c at which the recurrence has a root at −1: 2 without momentum, 2·(1 + μ) for heavy ball."""
     if not momentum:
         return 1, 2
     return 1, 2 * (1 + momentum) / (1 + 2 * momentum if nesterov else 1 - dampening)
@@ -39,11 +39,11 @@ def sgd(
     """Step against the gradient, or against a decaying sum of the gradients so far.
 
     State:   momentum_buffer: like param; the first gradient after the first step. Absent without momentum.
-    Hyper:   lr: step length in param units a unit of gradient, >= 0.  momentum: >= 0, usually below 1.
-             dampening: the part of each gradient that is left out of the buffer.
+    Hyper:   lr: step length in param units per unit of gradient, >= 0.  momentum: >= 0, usually below 1.
+             dampening: the fraction of each gradient that is left out of the buffer.
     Follows: Sutskever et al. 2013, "On the importance of initialization and momentum", in PyTorch's form, where lr
              multiplies the buffer instead of the gradient.
-    Differs: the first gradient enters the buffer undampened, as in PyTorch.
+    Differs: the first gradient is added to the buffer without dampening, as in PyTorch.
     """
     direction = grad
     if momentum_buffer is not None:
@@ -53,24 +53,24 @@ def sgd(
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, drop-in for `torch.optim.SGD`.
+    """Stochastic gradient descent, a drop-in replacement for `torch.optim.SGD`.
 
-    Use when: the model is a convolutional network and its learning rate will be tuned. Give it momentum=0.9, often
-        with nesterov=True, an lr of 0.01 to 0.1 that decays, and a weight decay around 1e-4. Without momentum it keeps
-        no state. It crawls where gradients differ in scale between layers, as in transformers.
+    Use when: the model is a convolutional network and you can tune the learning rate. Use momentum=0.9, often with
+        nesterov=True, an lr of 0.01 to 0.1 that decays, and a weight decay around 1e-4. Without momentum it has no
+        state. It is slow if the scale of the gradients differs between layers, as in transformers.
 
     Args:
         params: parameters, named parameters, or groups of them.
         lr: learning rate, >= 0; a number or a one-element tensor.
-        momentum: factor of the running sum of gradients; 0 keeps no state.
-        dampening: part of each gradient left out of that sum; must be 0 with `nesterov`.
-        weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` says otherwise.
-        nesterov: look one momentum step ahead; needs `momentum > 0`.
+        momentum: factor of the running sum of gradients; 0 stores no state.
+        dampening: fraction of each gradient that is left out of that sum; must be 0 with `nesterov`.
+        weight_decay: L2 penalty, added to the gradient unless `weight_decay_mode` is changed.
+        nesterov: use Nesterov momentum, which looks one step ahead; requires `momentum > 0`.
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
-        ArgumentError: a hyperparameter lies outside its range.
-        GradientError: in `step`, a gradient is sparse or does not fit its parameter.
+        ArgumentError: a hyperparameter is out of range.
+        GradientError: in `step`, a gradient is sparse or does not match its parameter.
 
     Example:
         >>> import torch, fallline as fl

@@ -1,4 +1,4 @@
-"""Stepping while the backward pass runs: each gradient is used and freed as soon as it is there."""
+"""Optimizer steps during the backward pass: each gradient is used and freed as soon as it is computed."""
 
 import copy
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _NAME = "step_in_backward"
 
 
 class StepInBackward:
-    """What `step_in_backward` returns: it accumulates gradients when asked to, and goes away."""
+    """Handle returned by `step_in_backward`, with methods to accumulate gradients and to remove the hooks."""
 
     def __init__(self, opt: Optimizer) -> None:
         self._opt = opt
@@ -32,7 +32,7 @@ class StepInBackward:
         ]
 
     def _find_groups(self) -> None:
-        """Work out anew which group each parameter is in, and its number, where the groups are no longer the same."""
+        """Find the group and the index of each parameter again if the list of groups has changed."""
         if list(map(id, self._groups)) != list(map(id, self._opt.param_groups)):
             self._groups = list(self._opt.param_groups)
             self._owners = {param: group for group in self._groups for param in group["params"]}
@@ -41,7 +41,7 @@ class StepInBackward:
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
-        """Let gradients add up in `.grad` for the duration of the block; the next backward pass after it steps."""
+        """Accumulate gradients in `.grad` for the duration of the block; the next backward pass after it updates."""
         before, self._accumulating = self._accumulating, True
         try:
             yield
@@ -49,7 +49,7 @@ class StepInBackward:
             self._accumulating = before
 
     def remove(self) -> None:
-        """Go back to a backward pass that steps nothing."""
+        """Remove the hooks, so that backward passes no longer update parameters."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -59,9 +59,9 @@ class StepInBackward:
         if self._accumulating:
             return
         opt = self._opt
-        opt._plan = None  # what it knows of the ages is soon old; a part finds out by itself when the whole has stepped
+        opt._plan = None  # its ages are out of date after this update; the plan of a part notices steps of `opt` itself
         self._find_groups()
-        if param not in self._owners:  # its group has been taken away: nobody updates it any more
+        if param not in self._owners:  # its group has been removed, so the parameter is no longer trained
             return
         group = self._owners[param]
         _check(opt, group)
@@ -75,7 +75,7 @@ class StepInBackward:
         param.grad = None
 
     def _part(self, param: torch.Tensor) -> Optimizer:
-        """Return the optimizer of one parameter, which shares its options and state with the whole."""
+        """Return the optimizer of a single parameter, which shares its options and state with the full optimizer."""
         if param not in self._parts:
             part = copy.copy(self._opt)
             part._plan, part._places, part.state = None, self._places, {}  # type: ignore[assignment]
@@ -84,30 +84,31 @@ class StepInBackward:
 
 
 def step_in_backward(model: torch.nn.Module, opt: Optimizer) -> StepInBackward:
-    """Let every backward pass update each parameter as soon as its gradient is there, and free the gradient.
+    """Update each parameter during the backward pass as soon as its gradient is computed, and free the gradient.
 
-    All gradients never exist at once, so the peak of memory falls by about their size. The steps are those of
-    `opt.step()` to the bit, with the learning rates and options of the time of the backward pass. Go on calling
-    `opt.step()`, for schedulers and hooks that count it: it finds no gradients and changes nothing.
+    The gradients never exist all at once, so the peak memory falls by about their size. The updates are bit-for-bit
+    those of `opt.step()`, with the learning rates and options at the time of the backward pass. Keep calling
+    `opt.step()` for schedulers and hooks that count its calls; it finds no gradients and changes nothing.
 
-    Under FSDP2 a step begins when the gradient of a shard has been reduced. What needs all gradients at once is
-    refused: clip_grad_norm, SAM, and (when it first calls `step`) a GradScaler. LAMB's ratio is of one tensor, and
-    works. Parameters that are added to `opt` later are left to `opt.step()`.
+    Under FSDP2, a parameter is updated when the gradient of its shard has been reduced. Features that need all
+    gradients at once raise an error: clip_grad_norm, SAM, and a GradScaler (when it first calls `step`). LAMB works,
+    because its trust ratio needs only one tensor. Parameters that are added to `opt` later are updated by `opt.step()`.
 
-    A backward pass inside another, as of reentrant checkpointing, makes steps of its own: of a layer that is used
-    twice, one for each use. Pass `use_reentrant=False` to `torch.utils.checkpoint`.
+    A nested backward pass, as in reentrant checkpointing, makes its own updates: a layer that is used twice is updated
+    once per use. Pass `use_reentrant=False` to `torch.utils.checkpoint` to avoid this.
 
     Args:
-        model: whose backward pass it is; not under DistributedDataParallel, which reduces gradients later.
-        opt: an optimizer of Fallline over parameters of `model`.
+        model: the model whose backward pass updates the parameters; not under DistributedDataParallel, which reduces
+            gradients later.
+        opt: a Fallline optimizer of parameters of `model`.
 
     Returns:
-        A handle: gradients add up inside `with handle.accumulate():`, and `handle.remove()` ends it all.
+        A handle: use `with handle.accumulate():` to accumulate gradients, and `handle.remove()` to remove the hooks.
 
     Raises:
-        ArgumentTypeError: `opt` is SAM, which needs all gradients at once, or not an optimizer of Fallline.
-        ArgumentError: a norm over all gradients is asked for, or the model does not hold the parameters.
-        StateError: a parameter is updated in the backward pass already.
+        ArgumentTypeError: `opt` is SAM, which needs all gradients at once, or not a Fallline optimizer.
+        ArgumentError: an option or the rule needs all gradients at once, or a parameter does not belong to the model.
+        StateError: a parameter is already updated in the backward pass.
 
     Example:
         >>> import torch, fallline as fl
@@ -125,30 +126,30 @@ def step_in_backward(model: torch.nn.Module, opt: Optimizer) -> StepInBackward:
 
 
 def _check_arguments(model: Any, opt: Any) -> None:
-    """Raise an error when these two cannot go together."""
+    """Raise an error if the model and the optimizer cannot be used together."""
     if not isinstance(opt, Optimizer):
         raise ArgumentTypeError(
             f"{_NAME}: opt must be an optimizer of Fallline that needs one gradient at a time, got a "
-            f"{type(opt).__name__}; " + ("SAM climbs along all of them" if hasattr(opt, "base") else "pass fl.AdamW")
+            f"{type(opt).__name__}; " + ("SAM needs all gradients at once" if hasattr(opt, "base") else "pass fl.AdamW")
         )
     if isinstance(model, DistributedDataParallel):
         raise ArgumentError(
             f"{_NAME}: model must not be under DistributedDataParallel, which reduces gradients after they are "
-            "used here, got one; use fully_shard, or ordinary steps"
+            "used here, got such a model; use fully_shard, or call opt.step()"
         )
     if not isinstance(model, torch.nn.Module):
         raise ArgumentTypeError(f"{_NAME}: model must be a torch.nn.Module, got {model!r}; pass the model")
-    held = set(map(id, model.parameters()))
+    of_model = set(map(id, model.parameters()))
     owned = [p for group in opt.param_groups for p in group["params"]]
-    if foreign := [p for p in owned if id(p) not in held]:
+    if foreign := [p for p in owned if id(p) not in of_model]:
         raise ArgumentError(
-            f"{_NAME}: every parameter of the optimizer must be one of the model, got {len(foreign)} others, one of "
-            f"shape {tuple(foreign[0].shape)}; pass the model that the optimizer was made for"
+            f"{_NAME}: every parameter of the optimizer must belong to the model, got {len(foreign)} others, one of "
+            f"shape {tuple(foreign[0].shape)}; pass the model whose parameters the optimizer has"
         )
     if taken := [p for p in owned if any(map(_is_ours, (p._post_accumulate_grad_hooks or {}).values()))]:
         raise StateError(
-            f"{_NAME}: parameters must be updated in the backward pass by one optimizer, got {len(taken)} that are "
-            "already; call remove() on what the first call returned"
+            f"{_NAME}: parameters must be updated in the backward pass by only one optimizer, got {len(taken)} that "
+            "already are; call remove() on the handle that the first call returned"
         )
     for group in opt.param_groups:
         _check(opt, group)
@@ -158,31 +159,31 @@ def _is_ours(hook: Any) -> bool:
     return isinstance(getattr(hook, "__self__", None), StepInBackward)
 
 
-# Options that need more than one gradient at a time, or the gradient afterwards, and why they cannot have it.
+# Options that need more than one gradient at a time, or the gradient after the update, and the reason for rejection.
 _REFUSED = {
-    "clip_grad_norm": "the norm is known only when the last gradient is there, and the first is freed by then; "
-    "clip_grad_value works, and so do the norms of single tensors that LAMB takes",
-    "differentiable": "autograd would need the gradients that are freed; take ordinary steps",
+    "clip_grad_norm": "the norm is known only after the last gradient, when the first is already freed; "
+    "clip_grad_value works, and so does LAMB, which needs only norms of single tensors",
+    "differentiable": "autograd would need the gradients, which are freed; call opt.step() instead",
 }
 
 
 def _check(opt: Optimizer, group: dict[str, Any]) -> None:
-    """Raise ArgumentError when a group, or the rule, needs more than one gradient at a time."""
+    """Raise ArgumentError if a group or the rule needs more than one gradient at a time."""
     for option, reason in _REFUSED.items():
         if group.get(option):
             raise ArgumentError(f"{_NAME}: {option} must be left out, got {group[option]!r}: {reason}")
     if opt.rule.global_norms:
         raise ArgumentError(
-            f"{_NAME}: the rule must take no norm over all parameters, for they are updated one after the other, got "
-            f"{opt.rule.name}; take ordinary steps"
+            f"{_NAME}: the rule must take no norm over all parameters, because they are updated one after the other, "
+            f"got {opt.rule.name}; call opt.step() instead"
         )
 
 
 def _refuse_scaler(opt: torch.optim.Optimizer, args: Any, keywords: Any) -> None:
-    """Raise StateError when a GradScaler calls `step`: it has scaled gradients that have been used already."""
+    """Raise StateError if a GradScaler calls `step`, because its scaled gradients have already been applied."""
     if hasattr(opt, "found_inf"):
         raise StateError(
-            f"{_NAME}: step() must not be called by a GradScaler, whose scaled gradients the parameters have taken "
-            "already, got its call; load the parameters again, and use bfloat16, which needs no scaling, or ordinary "
-            "steps"
+            f"{_NAME}: step() must not be called by a GradScaler, because its scaled gradients have already been "
+            "applied to the parameters, got its call; load the parameters again, and use bfloat16, which needs no "
+            "scaling, or do not use step_in_backward"
         )

@@ -1,4 +1,4 @@
-"""Recipes: from a model and the length of a run to an optimizer and its schedule, each choice with its source."""
+"""Recipes: build an optimizer and a schedule for a model and a run length, with the source of each choice."""
 
 from fallline.recipes.convnet import convnet
 from fallline.recipes.fine_tuning import fine_tuning

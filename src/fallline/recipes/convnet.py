@@ -1,4 +1,4 @@
-"""Convolutional networks."""
+"""Recipe for convolutional networks."""
 
 from collections.abc import Collection
 
@@ -26,25 +26,26 @@ def convnet(
     scale_lr: str | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
-    """Return SGD with Nesterov momentum and warm-up + cosine as convolutional networks are trained.
+    """Return a recipe for convolutional networks: SGD with Nesterov momentum, warm-up and cosine decay.
 
-    The set-up of ResNet-50 on ImageNet (Goyal et al. 2017, arXiv:1706.02677, section 5.1) with the cosine and the
-    undecayed norms of He et al. 2018 (arXiv:1812.01187, sections 2 and 3).
+    The recipe is the set-up of ResNet-50 on ImageNet (Goyal et al. 2017, arXiv:1706.02677, section 5.1), with the
+    cosine schedule and without decay of normalization parameters as in He et al. 2018 (arXiv:1812.01187, sections 2
+    and 3).
 
     Args:
-        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        model: the model to train; it may be wrapped in DDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
-        lr: 0.1 by default, for batches of 256.
-        weight_decay: of filters and matrices, 1e-4 by default.
-        momentum: 0.9 by default, Nesterov's.
-        warmup_steps: steps, or as a float a part of all; 5 % by default.
-        min_lr: at the last step.
-        no_decay: names of more parameters to leave undecayed, exact; see `parameter_groups`.
+        lr: base learning rate; default 0.1, for batches of 256.
+        weight_decay: weight decay of filters and matrices; default 1e-4.
+        momentum: Nesterov momentum; default 0.9.
+        warmup_steps: number of steps, or a float for a fraction of `total_steps`; default 5 %.
+        min_lr: learning rate at the last step.
+        no_decay: exact names of further parameters without weight decay; see `parameter_groups`.
         scale_lr: "linear" or "sqrt" scales lr from batch size 256 to `batch_size`.
-        batch_size: images a step.
+        batch_size: images per step.
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+        ArgumentTypeError, ArgumentError: an argument is invalid; the message names it.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""Fine-tuning of pretrained transformers."""
+"""Recipe for fine-tuning pretrained transformers."""
 
 from collections.abc import Collection, Sequence
 
@@ -25,25 +25,26 @@ def fine_tuning(
     decay_embeddings: bool = False,
     no_decay: Collection[str] = (),
 ) -> Recipe:
-    """Return AdamW and warm-up + linear decay, with learning rates that fall from the last layer to the first.
+    """Return a recipe for fine-tuning: AdamW with warm-up, linear decay and layer-wise learning rates.
 
-    BERT's set-up (Devlin et al. 2018, arXiv:1810.04805, appendix A.3) with the layer-wise decay of ELECTRA (Clark et
-    al. 2020, arXiv:2003.10555, table 7). The schedule keeps the ratios of the layers.
+    The recipe is the set-up of BERT (Devlin et al. 2018, arXiv:1810.04805, appendix A.3) with the layer-wise learning
+    rate decay of ELECTRA (Clark et al. 2020, arXiv:2003.10555, table 7): the rates fall from the last layer to the
+    first. The schedule keeps the ratios between layers.
 
     Args:
-        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        model: the model to train; it may be wrapped in DDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
-        lr: of the last layer, 5e-5 by default.
-        weight_decay: of matrices, 0.01 by default.
-        betas: (0.9, 0.999) by default.
-        warmup_steps: steps, or as a float a part of all; 10 % by default.
-        layer_decay: the factor a layer, 0.8 by default; 1.0 gives all layers the same.
-        blocks: the layers from input to output; found by default, see `layer_groups`.
+        lr: learning rate of the last layer; default 5e-5.
+        weight_decay: weight decay of matrices; default 0.01.
+        betas: betas of AdamW; default (0.9, 0.999).
+        warmup_steps: number of steps, or a float for a fraction of `total_steps`; default 10 %.
+        layer_decay: factor of the learning rate per layer; default 0.8; 1.0 gives all layers the same rate.
+        blocks: the layers from input to output; detected by default, see `layer_groups`.
         decay_embeddings: whether `nn.Embedding` is decayed too.
-        no_decay: names of more parameters to leave undecayed, exact; see `parameter_groups`.
+        no_decay: exact names of further parameters without weight decay; see `parameter_groups`.
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+        ArgumentTypeError, ArgumentError: an argument is invalid; the message names it.
 
     Example:
         >>> from torch import nn
@@ -59,7 +60,7 @@ def fine_tuning(
     warmup_steps, warm = chosen(warmup_steps, 0.1, "warmup_steps", "BERT's code: warmup_proportion")
     layer_decay, fall = chosen(layer_decay, 0.8, "layer_decay", "ELECTRA, Clark et al. 2020, table 7")
     undecayed = Choice("undecayed", "biases, norms, 1-d" + ", embeddings" * (not decay_embeddings), "BERT's code")
-    if layer_decay == 1:  # any model will do
+    if layer_decay == 1:  # no blocks are needed, so this works for any model
         groups = parameter_groups(model, weight_decay, decay_embeddings=decay_embeddings, no_decay=no_decay)
     else:
         groups = layer_groups(

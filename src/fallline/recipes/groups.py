@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and at which learning rate: groups read off the modules, never off substrings."""
+"""Parameter groups for weight decay and layer-wise learning rates, from module types instead of parameter names."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ EMBEDDINGS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Found:
-    """A trainable parameter, by its first name, with all modules that own it (several, if it is tied)."""
+    """A trainable parameter with all its names and all modules that own it (several if it is tied)."""
 
     param: nn.Parameter
     names: tuple[str, ...]
     owners: tuple[nn.Module, ...]
 
     def is_decayed(self, decay_embeddings: bool, no_decay: Collection[str]) -> bool:
-        """Return whether weight decay is for it: a matrix or a filter, of no norm, and not listed."""
+        """Return whether it is decayed: a matrix or filter, not of a normalization layer, and not in `no_decay`."""
         if self.param.dim() <= 1 or any(isinstance(owner, NORMS) for owner in self.owners):
             return False
         if any(name in no_decay or name.rpartition(".")[2] in no_decay for name in self.names):
@@ -44,10 +44,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def trainable(model: nn.Module) -> list[Found]:
-    """Return the trainable parameters of a model in its order, each once, by names without those of wrappers.
+    """Return the trainable parameters of a model in its order, each once; names do not contain wrapper prefixes.
 
     Raises:
-        ArgumentTypeError, ArgumentError: `model` is no module, or nothing in it is trainable.
+        ArgumentTypeError, ArgumentError: `model` is not a module, or has no trainable parameters.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"recipes: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
@@ -58,7 +58,7 @@ def trainable(model: nn.Module) -> list[Found]:
                 old = found.get(id(param), Found(param, (), ()))
                 found[id(param)] = Found(param, (*old.names, prefix + name), (*old.owners, module))
     if not found:
-        raise ArgumentError("recipes: model must have trainable parameters, got none; unfreeze what is to be trained")
+        raise ArgumentError("recipes: model must have trainable parameters, got none; set requires_grad=True on them")
     return list(found.values())
 
 
@@ -71,20 +71,20 @@ def _modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_embeddings: bool = False, no_decay: Collection[str] = ()
 ) -> list[Group]:
-    """Return two groups, "decayed" and "undecayed", that hold each trainable parameter of a model once.
+    """Return two groups, "decayed" and "undecayed", that contain each trainable parameter of a model once.
 
-    Undecayed are biases, norms, all tensors of at most one dimension, and embeddings unless asked for; a matrix that is
-    tied to an embedding counts as one. Frozen parameters are left out. DDP and `torch.compile` are seen through.
+    Biases, normalization parameters, tensors of at most one dimension and (unless `decay_embeddings`) embeddings are
+    not decayed; a matrix that is tied to an embedding counts as an embedding. Frozen parameters are left out.
 
     Args:
-        model: what is trained.
-        weight_decay: of the decayed.
+        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        weight_decay: weight decay of the group "decayed".
         decay_embeddings: whether `nn.Embedding` is decayed too.
-        no_decay: names of more parameters to leave undecayed, in full ("encoder.pos_embed") or the last part
-            ("pos_embed"); they must match exactly, and each must be found.
+        no_decay: names of further parameters without weight decay, in full ("encoder.pos_embed") or the last part
+            ("pos_embed"). They must match exactly, and each must exist.
 
     Raises:
-        ArgumentTypeError, ArgumentError: there is nothing to train, or a name in `no_decay` is not found.
+        ArgumentTypeError, ArgumentError: there are no trainable parameters, or a name in `no_decay` does not exist.
 
     Example:
         >>> from torch import nn
@@ -111,22 +111,23 @@ def layer_groups(
     decay_embeddings: bool = False,
     no_decay: Collection[str] = (),
 ) -> list[Group]:
-    """Return groups for each layer, whose learning rates fall by a factor a layer from the output to the input.
+    """Return groups for each layer, with learning rates that fall by a constant factor per layer from output to input.
 
-    What lies before the blocks is layer 0, block i is layer i + 1, and what lies after them is the last, with `lr`
-    itself. Every schedule keeps the ratios. As in BEiT and MAE (Bao et al. 2021, arXiv:2106.08254).
+    Parameters before the blocks are layer 0, block i is layer i + 1, and parameters after the blocks are the last
+    layer, with the rate `lr`. Schedules keep the ratios. BEiT (Bao et al. 2021, arXiv:2106.08254) and MAE use such
+    rates.
 
     Args:
-        model: what is trained.
-        lr: of the last layer.
-        weight_decay: of the decayed, as in `parameter_groups`.
-        layer_decay: the factor a layer, in (0, 1].
-        blocks: the layers in order; by default the `ModuleList` or `Sequential` with the most parameters whose
-            children are of one class.
+        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        lr: learning rate of the last layer.
+        weight_decay: weight decay of the decayed parameters, as in `parameter_groups`.
+        layer_decay: factor of the learning rate per layer, in (0, 1].
+        blocks: the layers in order; by default the children of the `ModuleList` or `Sequential` with the most
+            parameters whose children are all of one class.
         decay_embeddings, no_decay: as in `parameter_groups`.
 
     Raises:
-        ArgumentTypeError, ArgumentError: as `parameter_groups`; or no blocks are found.
+        ArgumentTypeError, ArgumentError: as in `parameter_groups`; or no blocks are found.
 
     Example:
         >>> from torch import nn
@@ -159,7 +160,7 @@ def layer_groups(
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the children of the largest list of modules of one class."""
+    """Return the children of the largest `ModuleList` or `Sequential` whose children are all of one class."""
     lists = [
         [unwrap(child) for child in module.children()]
         for _, module in _modules(model, "")
@@ -169,8 +170,8 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     sizes = [sum(p.numel() for child in children for p in child.parameters()) for children in alike]
     if not any(sizes):
         raise ArgumentError(
-            "recipes: blocks must be given for this model, got blocks=None and no ModuleList or Sequential of equal "
-            "modules; pass blocks=[...], the layers from input to output"
+            "recipes: blocks must be given for this model, got blocks=None and no ModuleList or Sequential whose "
+            "modules are all of one class; pass blocks=[...], the layers from input to output"
         )
     return alike[sizes.index(max(sizes))]
 

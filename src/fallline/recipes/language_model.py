@@ -1,4 +1,4 @@
-"""Language models."""
+"""Recipe for language models."""
 
 from collections.abc import Collection
 
@@ -28,27 +28,28 @@ def language_model(
     scale_lr: str | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
-    """Return AdamW with clipping and warm-up + cosine as large language models are trained.
+    """Return a recipe for language models: AdamW with gradient clipping, warm-up and cosine decay.
 
-    LLaMA's set-up (Touvron et al. 2023, arXiv:2302.13971, section 2.2). A small model needs a larger lr: the published
-    one falls with size, 6e-4 at 125 M and 1e-4 at 13 B parameters in GPT-3 (arXiv:2005.14165, table 2.1).
+    The recipe is the set-up of LLaMA (Touvron et al. 2023, arXiv:2302.13971, section 2.2). Smaller models need a larger
+    lr: in GPT-3 it falls from 6e-4 at 125 M parameters to 1e-4 at 13 B (arXiv:2005.14165, table 2.1).
 
     Args:
-        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        model: the model to train; it may be wrapped in DDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
-        lr: 3e-4 by default.
-        weight_decay: of matrices, 0.1 by default.
-        betas: (0.9, 0.95) by default.
-        clip_grad_norm: 1.0 by default.
-        warmup_steps: steps, or as a float a part of all; by default 2,000, or 5 % of a run shorter than 40,000.
-        min_lr_ratio: of the last step, as a part of lr; 0.1 by default.
-        decay_embeddings: whether `nn.Embedding` (and what is tied to it) is decayed too.
-        no_decay: names of more parameters to leave undecayed, exact; see `parameter_groups`.
-        scale_lr: "sqrt" or "linear" scales lr from 4 M tokens a step to `batch_size`.
-        batch_size: tokens a step.
+        lr: base learning rate; default 3e-4.
+        weight_decay: weight decay of matrices; default 0.1.
+        betas: betas of AdamW; default (0.9, 0.95).
+        clip_grad_norm: maximum norm of the gradients; default 1.0.
+        warmup_steps: number of steps, or a float for a fraction of `total_steps`; default 2,000, or 5 % of runs with
+            fewer than 40,000 steps.
+        min_lr_ratio: learning rate of the last step as a fraction of lr; default 0.1.
+        decay_embeddings: whether `nn.Embedding` (and parameters tied to it) is decayed too.
+        no_decay: exact names of further parameters without weight decay; see `parameter_groups`.
+        scale_lr: "sqrt" or "linear" scales lr from 4 million tokens per step to `batch_size`.
+        batch_size: tokens per step.
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+        ArgumentTypeError, ArgumentError: an argument is invalid; the message names it.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""What a recipe returns: an optimizer, a schedule, and why they are so."""
+"""The result of a recipe: an optimizer, a scheduler, and the source of each choice."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ YOURS = "your argument"
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of a recipe: what, which value, and whose advice it is."""
+    """One choice of a recipe: the name of a hyperparameter, its value, and the source of the value."""
 
     name: str
     value: Any
@@ -27,7 +27,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimizer and its scheduler, which it unpacks to; printed, it explains each choice.
+    """An optimizer and its scheduler; it can be unpacked into both, and printing it explains each choice.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class Recipe:
         wide = max(len(choice.name) for choice in self.choices)
         values = [_text(choice.value) for choice in self.choices]
         column = max(map(len, values))
-        lines = [f"{self.name}: {type(self.optimizer).__name__} under {type(self.scheduler).__name__}"]
+        lines = [f"{self.name}: {type(self.optimizer).__name__} with {type(self.scheduler).__name__}"]
         lines += [
             f"  {choice.name:<{wide}}  {value:<{column}}  {choice.source}"
             for choice, value in zip(self.choices, values, strict=True)
@@ -68,13 +68,13 @@ def _text(value: Any) -> str:
 
 
 def chosen(given: Any, default: Any, name: str, source: str) -> tuple[Any, Choice]:
-    """Return the value of a hyperparameter, the user's or else the published one, and the choice it makes."""
+    """Return the value of a hyperparameter (the user's if given, else the published one) and its `Choice`."""
     value = default if given is None else given
     return value, Choice(name, value, source if given is None else YOURS)
 
 
 def in_steps(warmup: Choice, total_steps: int) -> Choice:
-    """Return the choice of a warm-up, counted in steps."""
+    """Return the choice of a warm-up with its value converted to steps."""
     return replace(warmup, value=check_warmup("recipes", warmup.value, total_steps))
 
 
@@ -82,14 +82,14 @@ def scale_lr(lr: float, batch_size: int, reference: int, rule: str) -> float:
     """Return a learning rate for another batch size.
 
     Args:
-        lr: right at the batch size `reference`.
-        batch_size: in the units of `reference`: examples, or tokens.
-        reference: the batch size that `lr` is for.
+        lr: learning rate for the batch size `reference`.
+        batch_size: the new batch size, in the units of `reference` (examples or tokens).
+        reference: the batch size of `lr`.
         rule: "linear" (SGD: Goyal et al. 2017, arXiv:1706.02677) or "sqrt" (Adam: Malladi et al. 2022,
             arXiv:2205.10287).
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument is outside those limits.
+        ArgumentTypeError, ArgumentError: an argument is invalid.
 
     Example:
         >>> from fallline.recipes import scale_lr
@@ -108,14 +108,14 @@ def scale_lr(lr: float, batch_size: int, reference: int, rule: str) -> float:
 def scaled(
     lr: tuple[float, Choice], batch_size: int | None, reference: int, rule: str | None
 ) -> tuple[float, list[Choice]]:
-    """Return a recipe's learning rate, scaled by a rule if one is asked for, and the choices that explain it."""
+    """Return the learning rate of a recipe, scaled if `rule` is given, and the choices that explain it."""
     value, choice = lr
     if rule is None:
         return value, [choice]
     if batch_size is None:
         raise ArgumentError(
-            f"recipes: batch_size must be given with scale_lr={rule!r}, got batch_size=None; the published lr is for "
-            f"{reference}"
+            f"recipes: batch_size must be given with scale_lr={rule!r}, got batch_size=None; pass your batch size (the "
+            f"published lr is for {reference})"
         )
     value = scale_lr(value, batch_size, reference, rule)
     return value, [choice, Choice("scaled lr", value, f"{rule} rule, from batch size {reference} to {batch_size}")]

@@ -1,4 +1,4 @@
-"""Vision transformers."""
+"""Recipe for vision transformers."""
 
 from collections.abc import Collection
 
@@ -26,26 +26,26 @@ def vision_transformer(
     scale_lr: str | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
-    """Return AdamW and warm-up + cosine as vision transformers are trained from scratch.
+    """Return a recipe for training vision transformers from scratch: AdamW with warm-up and cosine decay.
 
-    DeiT's set-up (Touvron et al. 2020, arXiv:2012.12877, table 9) with the learning rate of batches of about 100
-    images. A small model on a small data set needs a larger lr: search it with `fallline compare`.
+    The recipe is the set-up of DeiT (Touvron et al. 2020, arXiv:2012.12877, table 9) with the learning rate for batches
+    of about 100 images. Small models on small data sets need a larger lr; search it with `fallline compare`.
 
     Args:
-        model: what is trained; DDP and `torch.compile` wrappers are seen through.
+        model: the model to train; it may be wrapped in DDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
-        lr: 1e-4 by default.
-        weight_decay: of matrices and filters, 0.05 by default.
-        betas: (0.9, 0.999) by default.
-        warmup_steps: steps, or as a float a part of all; by default 5 of 300 epochs, and 5 % or 2,000
-            where that is more.
-        min_lr: at the last step.
-        no_decay: names of more parameters to leave undecayed, exact: ["cls_token", "pos_embed"] in DeiT.
+        lr: base learning rate; default 1e-4.
+        weight_decay: weight decay of matrices and filters; default 0.05.
+        betas: betas of AdamW; default (0.9, 0.999).
+        warmup_steps: number of steps, or a float for a fraction of `total_steps`. The default is 5/300 of the run, but
+            at least 5 % of the run or 2,000 steps, whichever is less.
+        min_lr: learning rate at the last step.
+        no_decay: exact names of further parameters without weight decay: ["cls_token", "pos_embed"] in DeiT.
         scale_lr: "sqrt" or "linear" scales lr from batch size 102 to `batch_size`.
-        batch_size: images a step.
+        batch_size: images per step.
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used; the message names it.
+        ArgumentTypeError, ArgumentError: an argument is invalid; the message names it.
 
     Example:
         >>> from torch import nn
@@ -55,7 +55,7 @@ def vision_transformer(
           lr            0.0003                      your argument
     """
     total_steps = check_integer("vision_transformer", "total_steps", total_steps, 1)
-    usual = round(max(total_steps * 5 / 300, min(0.05 * total_steps, 2000)))  # for Adam's second moments
+    usual = round(max(total_steps * 5 / 300, min(0.05 * total_steps, 2000)))  # Adam's second moments need the minimum
     lr, rates = scaled(chosen(lr, 1e-4, "lr", f"{_DEIT}: 5e-4 at 512, so at 102"), batch_size, 102, scale_lr)
     weight_decay, decay = chosen(weight_decay, 0.05, "weight_decay", _DEIT)
     betas, moments = chosen(betas, (0.9, 0.999), "betas", f"{_DEIT}: the defaults of AdamW")

@@ -1,1 +1,1 @@
-"""Update rules: what a rule declares, the complete update around it, and the functions it may call."""
+"""Update rules: the declaration of a rule, the complete update around it, and the functions that a rule may call."""

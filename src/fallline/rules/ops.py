@@ -1,7 +1,7 @@
 """The functions that an update rule may call besides + - * / ** and comparisons.
 
-Each accepts whatever a rule is run on: Python floats, torch tensors, or the symbols from which the
-fused backend writes its kernel.
+Each accepts the kinds of values on which rules run: Python floats, torch tensors, and the symbols from which the fused
+backend generates its kernels.
 """
 
 import math
@@ -16,12 +16,12 @@ def sqrt(x: Any) -> Any:
 
 
 def sign(x: Any) -> Any:
-    """Return -1, 0 or 1 for every element by its sign; 0 for 0 and for NaN, as in PyTorch."""
+    """Return the sign of every element, -1, 0 or 1; 0 for 0 and for NaN, as in PyTorch."""
     return x.sign() if hasattr(x, "sign") else float((x > 0) - (x < 0))
 
 
 def maximum(x: Any, y: Any) -> Any:
-    """Return the larger of two values, element by element; NaN if either is NaN."""
+    """Return the elementwise maximum of two values; NaN if either is NaN."""
     if isinstance(x, torch.Tensor):
         return x.maximum(y) if isinstance(y, torch.Tensor) else x.clamp(min=y)
     if hasattr(x, "maximum"):
@@ -30,12 +30,12 @@ def maximum(x: Any, y: Any) -> Any:
 
 
 def minimum(x: Any, y: Any) -> Any:
-    """Return the smaller of two values, element by element; NaN if either is NaN."""
+    """Return the elementwise minimum of two values; NaN if either is NaN."""
     return -maximum(-x, -y)
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    """Return `x` where `condition` holds and `y` elsewhere."""
+    """Return `x` where `condition` is true and `y` elsewhere."""
     if isinstance(condition, torch.Tensor):
         return torch.where(condition, x, y)
     if hasattr(condition, "where"):

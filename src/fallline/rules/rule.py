@@ -1,4 +1,4 @@
-"""What an update rule declares: its function, state, hyperparameters and their ranges."""
+"""The declaration of an update rule: its function, state, hyperparameters and their ranges."""
 
 import inspect
 import math
@@ -9,21 +9,21 @@ from typing import Any
 from fallline.errors import ArgumentError, ArgumentTypeError
 
 WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
-ALL, TENSOR = "all", "tensor"  # a norm is taken over all parameters of all groups, or over one
+ALL, TENSOR = "all", "tensor"  # scope of a norm: all parameters of all groups, or a single parameter
 EMA = "ema"  # the state key of averaged parameters
-MASTER = "master"  # the state key of float32 parameters behind half-precision ones
+MASTER = "master"  # the state key of the float32 master weights of half-precision parameters
 
 Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a hyperparameter may take: finite, from `low` (unless `open`) up to, but not, `below`."""
+    """The range of a hyperparameter: finite numbers in [low, below), or in (low, below) if `open`."""
 
     low: float = 0.0
     below: float = math.inf
     open: bool = False
-    optional: bool = False  # or None
+    optional: bool = False  # None is allowed too
 
     def __str__(self) -> str:
         if self.below == math.inf:
@@ -46,8 +46,8 @@ class Range:
 
 def _float(value: Any) -> float:
     if isinstance(value, str):
-        raise TypeError("float() would read it, but no update can")
-    return float(value.item() if hasattr(value, "item") else value)  # float() of a tensor with a gradient warns
+        raise TypeError("a string is not a number")  # float() would accept "0.1", but an update cannot
+    return float(value.item() if hasattr(value, "item") else value)  # float() of a tensor that requires grad warns
 
 
 NON_NEGATIVE = Range()
@@ -57,25 +57,26 @@ FRACTION = Range(0.0, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """An update rule: one pure function of numbers, with its state and hyperparameters declared.
+    """An update rule: a pure function of numbers, with a declaration of its state and hyperparameters.
 
     Attributes:
-        name: lower-case name, as `fallline.create_optimizer` takes it.
+        name: lower-case name, as in `fallline.create_optimizer`.
         function: `(param, grad, *state, **hyperparameters) -> (param, *state)`.
-        state: state key to the option that must be truthy for the state to exist (None: it always exists).
-        ranges: hyperparameter (as in a parameter group) to the numbers it may take.
-        formula: the update in one line, for people.
-        source: where the rule comes from.
-        weight_decay_modes: how decay may enter; the first is meant when the user does not say. "in_update" leaves it
-            to the function.
-        counts_steps: whether the state has a `step`, the age of the parameter; true if the function asks for `step`.
-        global_norms: how many norms over ALL the function takes.
-        exact: options that do not go with a state that is rounded stochastically, to the reason.
-        stability: states, numbers and options by name to (P, c): near a minimum the rule steps by lr·P⁻¹ times (a mean
-            or sum of) the gradients, and is stable while the eigenvalues of P⁻¹·Hessian are below c/lr. None: unknown.
+        state: maps each state key to the option that must be truthy for the state to exist (None: it always exists).
+        ranges: maps each hyperparameter (as in a parameter group) to its range.
+        formula: the update in one line, for readers.
+        source: the publication of the rule.
+        weight_decay_modes: supported weight decay modes; the first is the default. In the mode "in_update", the
+            function applies the decay.
+        counts_steps: whether the state has a `step`, the age of the parameter; true if the function takes `step`.
+        global_norms: the number of norms over ALL that the function computes.
+        exact: maps each option that cannot be combined with stochastically rounded state to the reason.
+        stability: function of states, numbers and options (by name) that returns (P, c). Near a minimum the rule steps
+            by lr·P⁻¹ times (a mean or sum of) the gradients, and it is stable while the eigenvalues of P⁻¹·Hessian are
+            below c/lr. None: unknown.
         arguments: the numbers that the function takes by keyword.
-        flags: the options that the function takes by keyword.
-        takes_norms: whether it takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
+        flags: the boolean options that the function takes by keyword.
+        takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Rule:
         object.__setattr__(self, "counts_steps", self.counts_steps or "step" in self.arguments)
 
     def check(self, owner: str, group: Mapping[str, Any]) -> None:
-        """Raise ArgumentError for the first hyperparameter of `group` outside its range."""
+        """Raise ArgumentError for the first hyperparameter of `group` that is out of range."""
         for name, allowed in {"lr": NON_NEGATIVE, "weight_decay": NON_NEGATIVE, **self.ranges}.items():
             if f"{name.removesuffix('s')}1" in self.arguments:  # betas are beta1 and beta2 in a rule
                 _check_pair(owner, name, group[name], allowed)
@@ -112,7 +113,7 @@ class Rule:
         self.check_mode(owner, group)
 
     def check_mode(self, owner: str, group: Mapping[str, Any]) -> None:
-        """Raise ArgumentError when the rule does not know the decay mode of `group`; any other would be no decay."""
+        """Raise ArgumentError if the decay mode of `group` is unknown; otherwise there would silently be no decay."""
         mode = group["weight_decay_mode"]
         if mode not in self.weight_decay_modes:
             raise ArgumentError(
@@ -121,11 +122,14 @@ class Rule:
             )
 
     def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
-        """Return the diagonal of P, or 1, and the largest stable eigenvalue of P⁻¹·Hessian; None if none is declared.
+        """Return the diagonal of P (or 1) and the largest stable eigenvalue of P⁻¹·Hessian; None without `stability`.
 
         Args:
-            state: of one parameter; KeyError if it lacks what the rule needs, as before a first step.
-            group: the options.
+            state: state of one parameter.
+            group: options of its group.
+
+        Raises:
+            KeyError: the state lacks a key that the rule needs, for example before the first step.
         """
         if self.stability is None:
             return None
@@ -162,10 +166,11 @@ def rule(
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
-    The function takes the parameter, the gradient and its states by position, and by keyword the numbers it needs:
-    hyperparameters by their group name (`betas` arrives as `beta1` and `beta2`), `step` (1 at a parameter's first
-    update) and `first` (true when the state was created in this step). A keyword annotated `bool` is an option,
-    settled before the update runs, so that the function may branch on it; it may branch on a state being None too.
+    The function takes the parameter, the gradient and its states by position, and the numbers that it needs by keyword:
+    hyperparameters by their name in the group (`betas` is passed as `beta1` and `beta2`), `step` (1 in the first update
+    of a parameter) and `first` (true if the state was created in this step). A keyword annotated with `bool` is an
+    option whose value is known before the update runs, so the function may branch on it. It may also branch on whether
+    a state is None.
     """
 
     def declare(function: Callable[..., tuple[Any, ...]]) -> Rule:

@@ -1,4 +1,4 @@
-"""The complete update of a parameter: a rule, with unscaling, clipping, weight decay and averaging around it."""
+"""The complete update of a parameter: a rule surrounded by unscaling, clipping, weight decay and averaging."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from fallline.rules.rule import ALL, EMA, MASTER, Norm, Rule
 
 @dataclass(frozen=True)
 class Update:
-    """One rule with its options settled: everything that happens to an element in a step.
+    """A rule with fixed options: everything that happens to an element of a parameter in a step.
 
-    Called on numbers of any kind that `ops` knows, it is the only place where unscaling, clipping, decay,
-    `maximize` and averaging are applied, so that every backend runs the same lines.
+    It can be called on all kinds of values that `ops` supports. Unscaling, clipping, decay, `maximize` and averaging
+    are applied only here, so that every backend runs the same code.
     """
 
     rule: Rule
@@ -30,12 +30,12 @@ class Update:
 
     @property
     def counts_steps(self) -> bool:
-        """Whether the state has a `step`: the rule may need it, and the random numbers of rounding."""
+        """Whether the state has a `step`, which some rules and the random numbers of stochastic rounding need."""
         return self.rule.counts_steps or self.rounds
 
     @property
     def rounds(self) -> bool:
-        """Whether anything that is written may be rounded stochastically."""
+        """Whether the parameter or its state may be rounded stochastically."""
         return self.round_param or self.state_dtype is not None
 
     @property
@@ -54,7 +54,7 @@ class Update:
 
     @property
     def global_norms(self) -> int:
-        """How many norms over all parameters the update takes."""
+        """The number of norms over all parameters that the update needs."""
         return int(self.clip_norm) + self.rule.global_norms
 
     def __call__(
@@ -89,7 +89,7 @@ class Update:
             decay = scalars["ema_decay"]
             kept.append(decay * given[EMA] + (1 - decay) * new_param)
         if MASTER in given:
-            kept.append(new_param)  # the parameter is a copy of it, rounded where it is stored
+            kept.append(new_param)  # the parameter is a copy of it, rounded when it is stored
         return new_param, *kept
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation that does not learn from a second look at the same batch."""
+"""Freeze the running statistics of batch normalization for a second forward pass over the same batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def frozen_batchnorm(model: torch.nn.Module) -> Iterator[None]:
-    """Keep the running statistics of every batch normalisation in `model` as they are, for the duration of the block.
+    """Freeze the running statistics of all batch normalization layers in `model` for the duration of the block.
 
-    Training goes on: each layer still normalises by the statistics of its batch. Neither `running_mean` and
-    `running_var` nor `num_batches_tracked` changes, in `BatchNorm1d` to `3d` and in `SyncBatchNorm`.
+    The layers stay in training mode and normalize by the statistics of the batch, but `running_mean`, `running_var`
+    and `num_batches_tracked` do not change. This applies to `BatchNorm1d` to `BatchNorm3d` and `SyncBatchNorm`.
 
     Example:
         >>> import torch, fallline as fl
@@ -23,7 +23,7 @@ def frozen_batchnorm(model: torch.nn.Module) -> Iterator[None]:
         >>> layer.running_mean.item(), layer.num_batches_tracked.item()
         (0.0, 0)
     """
-    # A momentum of 0 would not do: num_batches_tracked rises all the same, and 0·Inf spoils the running variance.
+    # A momentum of 0 does not work: num_batches_tracked would still increase, and 0·Inf would make running_var NaN.
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False

@@ -1,4 +1,4 @@
-"""Moving the parameters of an optimizer along their gradients, and back to the bit."""
+"""Move the parameters of an optimizer along their gradients, and restore them bit-for-bit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from fallline.core.optimizer import Optimizer, Params
 from fallline.sam.rule import sam
 
-RHO, ADAPTIVE = "sam_rho", "sam_adaptive"  # options of a group of the base; plain "rho" is Adadelta's
+RHO, ADAPTIVE = "sam_rho", "sam_adaptive"  # options in the groups of the base; "rho" is already an option of Adadelta
 
 
 class _Ascent(Optimizer):
-    """Runs the rule as an optimizer would, so that every backend serves it; its state is what it has moved."""
+    """Runs the rule like an optimizer, so that it works on every backend; its state holds the original parameters."""
 
     rule = sam
 
@@ -21,28 +21,28 @@ class _Ascent(Optimizer):
     ) -> None:
         super().__init__(params, lr=lr, rho=rho, adaptive=adaptive, backend=backend)
 
-    def climb(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Move the parameters of these groups; the plan of the last climb holds where they are the same."""
+    def perturb(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Move the parameters of these groups; the step plan is reused if the groups have not changed."""
         self.param_groups = [{**self.defaults, "base_lr": 0.0, **group} for group in groups]
         with torch.no_grad():
             self._update()
 
     def restore(self) -> None:
-        """Give every parameter that the last climb has moved its value of before."""
+        """Restore every parameter that the last call of `perturb` moved."""
         buckets = [] if self._plan is None else self._plan.buckets
         with torch.no_grad():
             for bucket in buckets:
                 bucket.put_back("original")
 
 
-_Ascent.__name__ = "SAM"  # in what it says about gradients
+_Ascent.__name__ = "SAM"  # the name in messages about gradients
 
 
 class Perturbation:
-    """The climb of SAM over the parameters of `base`, with the options of its groups.
+    """The perturbation of SAM over the parameters of `base`, with the options of its groups.
 
-    It has an optimizer of its own, over the same parameters, that nothing else may see: it is no optimizer to
-    schedulers, its state is in no state dict, and no hook hears of it.
+    It uses an internal optimizer over the same parameters. This optimizer is hidden from the user: schedulers do not
+    see it, its state is in no state dict, and it calls no hooks.
     """
 
     def __init__(self, base: torch.optim.Optimizer) -> None:
@@ -50,12 +50,12 @@ class Perturbation:
         self._ascent = _Ascent([{"params": []}])
 
     def apply(self) -> None:
-        """Move every parameter that has a gradient by e; a maximizing group goes down instead."""
+        """Add the perturbation e to every parameter that has a gradient; in maximizing groups, subtract it."""
         base = self._base
         execution: tuple[str, ...] = ()
-        if isinstance(base, Optimizer):  # run as the base runs; torch's flags may not suit our backends
+        if isinstance(base, Optimizer):  # use the backend of the base; the flags of torch optimizers may not fit ours
             self._ascent.backend, execution = base.backend, ("foreach", "fused")
-        self._ascent.climb(
+        self._ascent.perturb(
             [
                 {
                     "params": group["params"],
@@ -69,5 +69,5 @@ class Perturbation:
         )
 
     def undo(self) -> None:
-        """Give every parameter that was moved its value of before."""
+        """Restore every parameter that `apply` moved."""
         self._ascent.restore()

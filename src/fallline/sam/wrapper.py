@@ -1,4 +1,4 @@
-"""SAM: each step uses the gradient from where, nearby, the loss is largest."""
+"""SAM: each step uses the gradient at the point in the neighborhood where the loss is approximately largest."""
 
 import inspect
 from collections.abc import Callable
@@ -15,34 +15,35 @@ from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation
 
 
 class SAM(torch.optim.Optimizer):
-    """Sharpness-aware minimisation around any optimizer, ours or PyTorch's.
+    """Sharpness-aware minimization around any optimizer of Fallline or PyTorch.
 
-    A step climbs by e = rho·grad/‖grad‖, the norm being that of all parameters of all groups, takes the gradient there,
-    puts the parameters back to the bit, and lets the base make its step with that second gradient. Weight decay,
-    clipping and averages belong to the base's step. SAM has no groups, state or defaults of its own: they are the
-    base's, whose groups get the options `sam_rho` and `sam_adaptive`; state dicts are the base's too.
+    A step moves the parameters by e = rho·grad/‖grad‖ (the norm is over all parameters of all groups), computes the
+    gradient there, restores the parameters bit-for-bit, and calls the base optimizer with that second gradient. Weight
+    decay, clipping and averages are part of the step of the base. Groups, state, defaults and state dicts of SAM are
+    those of the base, whose groups get the options `sam_rho` and `sam_adaptive`.
 
     Either pass a closure that clears the gradients, computes the loss, calls backward and returns the loss; it is
-    called twice, and `step` returns the first loss. Or take the two phases by hand, for mixed precision and for
-    accumulated gradients (`examples/` has one of each)::
+    called twice, and `step` returns the first loss. Or call the two phases yourself, for mixed precision and gradient
+    accumulation (`examples/` has an example of each)::
 
         loss_of(batch).backward(); opt.first_step(zero_grad=True)
         loss_of(batch).backward(); opt.second_step(zero_grad=True)
 
-    With a GradScaler `scaler.step(opt)` is the second phase: it unscales the second gradients in `.grad`. Where either
-    pass had a NaN or Inf, the parameters are as before the climb and the base makes no step. Under DDP the climb is
-    each rank's own if the first forward and backward run in `model.no_sync()` (m-sharpness), common otherwise.
+    With a GradScaler, `scaler.step(opt)` is the second phase: it unscales the second gradients in `.grad`. If either
+    pass had a NaN or Inf, the parameters are restored and the base makes no step. Under DDP, each rank has its own
+    perturbation if the first forward and backward run in `model.no_sync()` (m-sharpness); otherwise all ranks share it.
 
     Args:
-        base: an optimizer, not a class.
-        rho: how far to climb, >= 0, in param units; relative to them if adaptive, where 0.5 to 2 are usual.
-        adaptive: ASAM: climb by e = rho·param²·grad/‖param·grad‖.
-        model: the running statistics of its batch normalisation layers stay as they are in the second pass. Without
+        base: an optimizer instance, not a class.
+        rho: length of the perturbation, >= 0, in param units; relative to the parameters if adaptive, where 0.5 to 2 is
+            usual.
+        adaptive: use ASAM, with the perturbation e = rho·param²·grad/‖param·grad‖.
+        model: freeze the running statistics of the batch normalization layers of this model in the second pass. Without
             it, wrap that pass in `fallline.frozen_batchnorm(model)`.
 
     Raises:
         ArgumentError, ArgumentTypeError: an argument cannot be used.
-        StateError: in a step, the phases are called out of order.
+        StateError: in a step, the phases are called in the wrong order.
 
     Example:
         >>> import torch, fallline as fl
@@ -61,7 +62,7 @@ class SAM(torch.optim.Optimizer):
 
     base: torch.optim.Optimizer
     model: torch.nn.Module | None
-    _step_supports_amp_scaling = True  # GradScaler then calls `step` always, with `found_inf` set
+    _step_supports_amp_scaling = True  # with this flag, GradScaler always calls `step`, with `found_inf` set
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class SAM(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(base, torch.optim.Optimizer) or isinstance(base, SAM):
             raise ArgumentTypeError(
-                f"SAM: base must be an optimizer that is no SAM, got {base!r}; pass one, for example "
+                f"SAM: base must be an optimizer instance other than SAM, got {base!r}; pass for example "
                 "fallline.SGD(model.parameters(), lr=0.1)"
             )
         NON_NEGATIVE.check("SAM", "rho", rho)
@@ -86,19 +87,21 @@ class SAM(torch.optim.Optimizer):
         self.__setstate__({"base": base, "model": model})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # PyTorch's way to an optimizer whose groups are there already
+        super().__setstate__(state)  # initializes a torch optimizer whose groups already exist
         self._perturbation = Perturbation(self.base)
-        self._climbed = False
+        self._perturbed = False
         self._frozen = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._climbed:
-            raise StateError("SAM: a copy needs a finished step, got one between its phases; call second_step() first")
+        if self._perturbed:
+            raise StateError(
+                "SAM: copying needs a finished step, got a copy between the two phases; call second_step() first"
+            )
         return {"base": self.base, "model": self.model}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The groups of the base."""
+        """The parameter groups of the base."""
         return self.base.param_groups
 
     @property
@@ -112,16 +115,16 @@ class SAM(torch.optim.Optimizer):
         return self.base.defaults
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base; it may have a `sam_rho` and `sam_adaptive` of its own."""
+        """Add a group to the base; the group can set its own `sam_rho` and `sam_adaptive`."""
         NON_NEGATIVE.check("SAM", RHO, param_group.get(RHO, 0.0))
         self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state dict of the base; `sam_rho` and `sam_adaptive` are among the options of the groups."""
+        """Return the state dict of the base, whose groups contain `sam_rho` and `sam_adaptive`."""
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of SAM, or of the base alone, into the base."""
+        """Load a state dict of SAM or of the base optimizer into the base."""
         kept = [(group[RHO], group[ADAPTIVE]) for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         for group, (rho, adaptive) in zip(self.param_groups, kept, strict=True):
@@ -129,62 +132,66 @@ class SAM(torch.optim.Optimizer):
             group.setdefault(ADAPTIVE, adaptive)
 
     def first_step(self, zero_grad: bool = False) -> None:
-        """Climb along the gradients.
+        """Add the perturbation along the gradients to the parameters.
 
         Args:
-            zero_grad: clear them afterwards.
+            zero_grad: clear the gradients afterwards.
 
         Raises:
-            StateError: the parameters have climbed already.
-            GradientError: a gradient cannot be used; nothing has moved.
+            StateError: the parameters are already perturbed.
+            GradientError: a gradient cannot be used; no parameter has changed.
         """
-        if self._climbed:
-            raise StateError("SAM: first_step() must follow a finished step, got two of them; call second_step() next")
+        if self._perturbed:
+            raise StateError(
+                "SAM: first_step() must follow a finished step, got a second call; call second_step() before it"
+            )
         self._perturbation.apply()
-        self._climbed = True
+        self._perturbed = True
         if self.model is not None:
             self._frozen.enter_context(frozen_batchnorm(self.model))
         if zero_grad:
             self.zero_grad()
 
     def second_step(self, zero_grad: bool = False) -> None:
-        """Put the parameters back and let the base make its step with the gradients of now.
+        """Restore the parameters, and make the step of the base with the current gradients.
 
         Args:
-            zero_grad: clear them afterwards.
+            zero_grad: clear the gradients afterwards.
 
         Raises:
-            StateError: there was no `first_step`.
+            StateError: `first_step` has not been called.
         """
-        if not self._climbed:
-            raise StateError("SAM: second_step() must follow first_step(), got none; call it after the first backward")
-        self.step()  # hooks of SAM hear of it, and PyTorch's schedulers see that a step was made
+        if not self._perturbed:
+            raise StateError(
+                "SAM: second_step() must follow first_step(), got no first_step(); call it after the first backward"
+            )
+        self.step()  # not the inner steps directly, so that hooks of SAM run and PyTorch's schedulers see a step
         if zero_grad:
             self.zero_grad()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Make a whole step with a closure, or after `first_step()` the second phase without one.
+        """Make a whole step with a closure, or the second phase after `first_step()` without a closure.
 
         Args:
-            closure: clears gradients, computes the loss, calls backward and returns the loss.
+            closure: clears the gradients, computes the loss, calls backward and returns the loss.
 
         Returns:
-            What the closure returned first, or None without one.
+            The value of the first call of the closure, or None without a closure.
 
         Raises:
             StateError: there is neither a closure nor a first phase, or both.
         """
         if closure is None:
-            if not self._climbed and all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups):
-                self.base.step()  # torch.distributed.checkpoint makes such a step to have the state created
-            elif not self._climbed:
+            if not self._perturbed and all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups):
+                self.base.step()  # torch.distributed.checkpoint makes such a step to create the state
+            elif not self._perturbed:
                 raise StateError(
                     "SAM: step() needs a closure or a first_step() before it, got neither; pass a closure that clears "
-                    "gradients, computes the loss, calls backward and returns the loss"
+                    "the gradients, computes the loss, calls backward and returns the loss"
                 )
             else:
                 skipped = hasattr(self, "found_inf") and self._found_inf()
-                self._descend()
+                self._restore()
                 if not skipped:
                     self.base.step()
             return None
@@ -195,29 +202,31 @@ class SAM(torch.optim.Optimizer):
             with torch.enable_grad():
                 closure()
         except BaseException:
-            self._descend()
+            self._restore()
             raise
-        self._descend()
+        self._restore()
         self.base.step()
         return loss
 
-    def _descend(self) -> None:
-        self._climbed = False
+    def _restore(self) -> None:
+        self._perturbed = False
         self._frozen.close()
         self._perturbation.undo()
 
     def _found_inf(self) -> bool:
-        """Unscale the second gradients for the GradScaler that calls `step`, and tell it and us what it found.
+        """Unscale the second gradients for the GradScaler that calls `step`; return whether any gradient is not finite.
 
-        A scaler unscales an optimizer once between updates, and that was the first pass. It does not pass itself, so
-        it is looked up among the callers: nobody else knows the scale. (A `grad_scaler` argument would be passed, but
-        PyTorch warns at every step that it is going to stop.)
+        A scaler unscales the gradients of an optimizer only once between updates, which was in the first pass. Only the
+        scaler knows the scale, and it does not pass itself to `step`, so it is looked up in the call stack. (PyTorch
+        would pass it as an argument named `grad_scaler`, but warns at every step that this is deprecated.)
         """
         frame = inspect.currentframe()
         while frame is not None and not isinstance(frame.f_locals.get("self"), GradScaler):
             frame = frame.f_back
         if frame is None:
-            raise StateError("SAM: found_inf must be set by torch.amp.GradScaler, got another caller; use its step()")
+            raise StateError(
+                "SAM: found_inf must be set by torch.amp.GradScaler, got another caller; call scaler.step(optimizer)"
+            )
         scaler: Any = frame.f_locals["self"]
         record = scaler._per_optimizer_states[id(self)]
         first = record["found_inf_per_device"]
@@ -229,17 +238,17 @@ class SAM(torch.optim.Optimizer):
         return any(bool(found.item()) for found in record["found_inf_per_device"].values())
 
     def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """Register a hook on the state dict, which is the base's."""
+        """Register the hook on the base, which creates the state dict."""
         return self.base.register_state_dict_pre_hook(hook, prepend)
 
     def register_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """Register a hook on the state dict, which is the base's."""
+        """Register the hook on the base, which creates the state dict."""
         return self.base.register_state_dict_post_hook(hook, prepend)
 
     def register_load_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """Register a hook on loading, which the base does."""
+        """Register the hook on the base, which loads state dicts."""
         return self.base.register_load_state_dict_pre_hook(hook, prepend)
 
     def register_load_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """Register a hook on loading, which the base does."""
+        """Register the hook on the base, which loads state dicts."""
         return self.base.register_load_state_dict_post_hook(hook, prepend)

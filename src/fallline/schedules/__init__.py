@@ -1,4 +1,4 @@
-"""Learning rate schedules: pure functions of the step (`cosine`), and PyTorch schedulers over them (`Cosine`)."""
+"""Learning rate schedules: pure functions of the step (`cosine`) and PyTorch schedulers that use them (`Cosine`)."""
 
 from fallline.schedules.base import Schedule, Then
 from fallline.schedules.constant import Constant, constant

@@ -1,4 +1,4 @@
-"""What a schedule is: a pure function of the step, which composes and draws itself."""
+"""The base class of schedules, which are pure functions of the step that can be composed and plotted."""
 
 import inspect
 import math
@@ -18,23 +18,23 @@ T = TypeVar("T")
 _BOTH, _REQUIRED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
 _NOTES = {
     "optimizer": "any `torch.optim.Optimizer`.",
-    "cycle_momentum": "whether momentum (or β1) cycles against the learning rate.",
+    "cycle_momentum": "whether momentum (or β1) is cycled inversely to the learning rate.",
     "last_epoch": "-1 to start; `k - 1` to resume at step `k`.",
 }
-_RAISES = "Raises:\n    ArgumentTypeError, ArgumentError: an argument is outside those limits."
+_RAISES = "Raises:\n    ArgumentTypeError, ArgumentError: an argument is invalid."
 
 
 @dataclass(frozen=True, repr=False)
 class Schedule(KnownKeywords, ABC):
-    """A learning rate as a pure function of the step `k`: immutable, so that it cannot drift.
+    """A learning rate as a pure function of the step `k`; schedules are immutable and have no state.
 
-    A subclass is a frozen dataclass that checks its fields in `__post_init__` and defines `value`.
+    A subclass is a frozen dataclass that checks its fields in `__post_init__` and implements `value`.
     """
 
-    second_from: ClassVar[int] = 0  # the first step that is used after another part: 1 where k = 0 is the peak again
+    second_from: ClassVar[int] = 0  # the step at which it starts as the second part: 1 if k = 0 would repeat the peak
 
     def __call__(self, k: int, base: float = 1.0) -> float:
-        """Return the learning rate at step `k` (0 is the first) of a group whose base learning rate is `base`.
+        """Return the learning rate at step `k` (counted from 0) of a group whose base learning rate is `base`.
 
         Raises:
             ArgumentTypeError, ArgumentError: `k` is not an int, or is negative.
@@ -43,22 +43,22 @@ class Schedule(KnownKeywords, ABC):
 
     @abstractmethod
     def value(self, k: int, base: float) -> float:
-        """Return the same; `k` has been checked."""
+        """Return the learning rate at step `k`; called by `__call__`, which checks `k`."""
 
     @property
     def length(self) -> int | None:
-        """The number of steps after which it stays where it is; None if it has no end."""
+        """The number of steps after which the learning rate is constant; None if the schedule has no end."""
         return getattr(self, "total_steps", None)
 
     @property
     def corners(self) -> tuple[int, ...]:
-        """The steps at which another part of the formula begins, the first step and the first of the end among them."""
+        """The steps at which the formula changes, including the first step and the first step of the constant end."""
         return tuple(dict.fromkeys((0, *([max(self.length - 1, 0), self.length] if self.length else []))))
 
     def then(self, second: "Schedule") -> "Then":
-        """Return this schedule followed by another, which counts its own steps.
+        """Return this schedule followed by another, whose steps are counted from its start.
 
-        A second part that has its peak at k = 0 starts at its k = 1, so that the peak is not used twice:
+        If the second part has its peak at k = 0, it starts at k = 1, so that the peak is not used twice:
         `warmup(3).then(cosine(7))` is `warmup_cosine(3, 10)`.
 
         Raises:
@@ -72,19 +72,19 @@ class Schedule(KnownKeywords, ABC):
         return Then(self, second)
 
     def plot(self, steps: int | None = None, base: float = 1.0) -> Any:
-        """Return an altair chart of the learning rate; a notebook shows it. Needs the extra `lab`.
+        """Return an altair chart of the learning rate, which notebooks display. Requires the extra `lab`.
 
         Args:
-            steps: how many; by default a fifth more than it takes to the end.
+            steps: number of steps; by default 20 % more than the length of the schedule.
             base: the base learning rate.
         """
-        from fallline.plotting import plot_schedules  # altair is no dependency of training
+        from fallline.plotting import plot_schedules  # imported here, because altair is an optional dependency
 
         return plot_schedules({repr(self): self}, self.horizon if steps is None else steps, base)
 
     @property
     def horizon(self) -> int:
-        """How many steps show the whole shape."""
+        """The number of steps in a plot that shows the whole shape."""
         return math.ceil(1.2 * (self.length or 5 * max(self.corners) or 100))
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ class Schedule(KnownKeywords, ABC):
 
 @dataclass(frozen=True, repr=False)
 class Then(Schedule):
-    """One schedule after another, as `first.then(second)` makes it.
+    """Two schedules, one after the other; created by `first.then(second)`.
 
     Example:
         >>> from fallline.schedules import constant, linear, warmup
@@ -147,13 +147,13 @@ class Then(Schedule):
             )
 
     def value(self, k: int, base: float) -> float:
-        """Return the learning rate at step `k`, of the part whose turn it is."""
+        """Return the learning rate at step `k`, from the part that is active then."""
         end = self.first.length or 0
         return self.first.value(k, base) if k < end else self.second.value(k - end + self.second.second_from, base)
 
     @property
     def length(self) -> int | None:
-        """The lengths of both parts together; None if the second has no end."""
+        """The total length of both parts; None if the second has no end."""
         end, more = self.first.length or 0, self.second.length
         return None if more is None else end + more - self.second.second_from
 
@@ -171,16 +171,16 @@ class Then(Schedule):
 def derive_constructor(
     schedule: type[Schedule], per_group: str = "", momentum: type[Schedule] | None = None
 ) -> Callable[[type[T]], type[T]]:
-    """Return the decorator that derives the constructor of a scheduler class from a pure schedule.
+    """Return a class decorator that derives the constructor of a scheduler from a pure schedule.
 
-    The constructor takes an optimizer, the fields of the schedule, and `last_epoch`. Its signature, and the sections
-    `Args` and `Raises` of the docstring, follow from the schedule; an entry that the class documents itself stays.
-    Type checkers read the same signatures in `__init__.pyi`, which `make names` writes.
+    The constructor takes an optimizer, the fields of the schedule, and `last_epoch`. Its signature and the sections
+    `Args` and `Raises` of the docstring are derived from the schedule, except entries that the class documents itself.
+    Type checkers read the same signatures in `__init__.pyi`, which `make names` generates.
 
     Args:
-        schedule: what the learning rate follows.
-        per_group: the field that may also be a list, with a value for each group of the optimizer.
-        momentum: what the momentum follows unless `cycle_momentum` is False; its other fields are arguments too.
+        schedule: the schedule of the learning rate.
+        per_group: the field that can also be a list with one value per group of the optimizer.
+        momentum: the schedule of the momentum unless `cycle_momentum` is False; its other fields become arguments too.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -199,19 +199,19 @@ def derive_constructor(
             values = bound.arguments
             several = values.get(per_group)
             columns = several if isinstance(several, (list, tuple)) else [several]
-            made = [_made(schedule, {**values, per_group: value}) for value in columns]
-            given: Any = made if columns is several else made[0]
+            built = [_build(schedule, {**values, per_group: value}) for value in columns]
+            given: Any = built if columns is several else built[0]
             if momentum is not None and values["cycle_momentum"]:
-                given = {"lr": given, "momentum": _made(momentum, values)}
+                given = {"lr": given, "momentum": _build(momentum, values)}
             super(cls, self).__init__(values["optimizer"], given, values["last_epoch"])  # type: ignore[misc]
 
         __init__.__qualname__ = f"{cls.__qualname__}.__init__"
         vars(__init__)["__signature__"] = signature
         cls.__init__ = __init__  # type: ignore[assignment]
-        if cls.__doc__:  # python -OO leaves none
+        if cls.__doc__:  # python -OO removes docstrings
             notes = {**_NOTES, **(_notes_of(momentum) if momentum else {}), **_notes_of(schedule)}
             if per_group:
-                notes[per_group] = notes[per_group].removesuffix(".") + "; a list gives each group its own."
+                notes[per_group] = notes[per_group].removesuffix(".") + "; a list sets one value per group."
             _document(cls, {p.name: notes[p.name] for p in parameters})
         return cls
 
@@ -219,7 +219,7 @@ def derive_constructor(
 
 
 def _parameters(schedule: type[Schedule], per_group: str, momentum: type[Schedule] | None) -> list[inspect.Parameter]:
-    """Return the parameters of a scheduler over these schedules: the optimizer, their fields and `last_epoch`."""
+    """Return the parameters of a scheduler with these schedules: the optimizer, their fields and `last_epoch`."""
     found: dict[str, tuple[Any, Any]] = {"optimizer": (Optimizer, _REQUIRED)}
     for kind in (schedule, momentum):
         if kind is None:
@@ -236,19 +236,19 @@ def _parameters(schedule: type[Schedule], per_group: str, momentum: type[Schedul
     return [inspect.Parameter(name, _BOTH, default=default, annotation=hint) for name, (hint, default) in found.items()]
 
 
-def _made(kind: type[Schedule], values: Mapping[str, Any]) -> Schedule:
+def _build(kind: type[Schedule], values: Mapping[str, Any]) -> Schedule:
     return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
 def _notes_of(cls: type) -> dict[str, str]:
-    """Return what the section `Args` of a class's docstring says of each argument."""
+    """Return the description of each argument in the section `Args` of a class docstring."""
     section = re.search(r"^Args:\n((?: .*\n?)*)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE)
     entries = re.split(r"^    (\w+): ", section[1] if section else "", flags=re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in zip(entries[1::2], entries[2::2], strict=True)}
 
 
 def _document(cls: type, notes: Mapping[str, str]) -> None:
-    """Write the sections `Args` and `Raises` of a class; its own entries of `Args` replace those given."""
+    """Write the sections `Args` and `Raises` of a class; its own entries of `Args` replace those in `notes`."""
     notes = {**notes, **_notes_of(cls)}
     text = re.sub(r"^Args:\n(?: .*\n)*\n?", "", inspect.cleandoc(cls.__doc__ or ""), flags=re.MULTILINE)
     head, example, rest = text.partition("Example:\n")
@@ -260,18 +260,18 @@ def _document(cls: type, notes: Mapping[str, str]) -> None:
 
 
 def check_warmup(where: str, value: Any, total_steps: int) -> int:
-    """Return the steps of a warm-up that is given as steps or as a fraction of all; raise if it is longer than all."""
+    """Return the length in steps of a warm-up given as steps or as a fraction; raise an error if it is too long."""
     if isinstance(value, float):
         if not 0 <= value < 1:
             raise ArgumentError(
                 f"{where}: warmup_steps must be an int or a fraction in [0, 1), got "
-                f"warmup_steps={value!r}; pass a whole number of steps, or 0.1 for a tenth of them"
+                f"warmup_steps={value!r}; pass a whole number of steps, or 0.1 for a tenth of total_steps"
             )
         value = round(value * total_steps)
     steps = check_integer(where, "warmup_steps", value, 0)
     if steps > total_steps:
         raise ArgumentError(
             f"{where}: warmup_steps must be <= total_steps={total_steps}, "
-            f"got warmup_steps={steps}; total_steps counts the warm-up too"
+            f"got warmup_steps={steps}; total_steps includes the warm-up"
         )
     return steps

@@ -13,7 +13,7 @@ class constant(Schedule):
     """Keep the base learning rate: `lr(k) = b`.
 
     Args:
-        steps: for how long, when another part follows with `then`, >= 1.
+        steps: length of the schedule, >= 1; needed only if another part follows with `then`.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -41,7 +41,7 @@ class constant(Schedule):
 
 
 class Constant(Scheduler):
-    """Keep each group's base learning rate; the `LRScheduler` over `constant()`.
+    """Keep the base learning rate of each group; the `LRScheduler` for `constant`.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.

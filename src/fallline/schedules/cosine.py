@@ -1,4 +1,4 @@
-"""Half a cosine from the base learning rate to `min_lr`."""
+"""Cosine annealing from the base learning rate to `min_lr`."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from fallline.schedules.scheduler import Scheduler
 
 
 def half_cosine(start: float, end: float, progress: float) -> float:
-    """Return the point of half a cosine from `start` (progress <= 0) to `end` (progress >= 1), exact at both."""
-    if progress <= 0:  # end + (start − end)·1 may round to a neighbour of start
+    """Return the value of half a cosine from `start` (progress <= 0) to `end` (progress >= 1), exact at both ends."""
+    if progress <= 0:  # end + (start − end)·1 may not round to exactly start
         return start
     if progress >= 1:
         return end
@@ -22,9 +22,9 @@ class cosine(Schedule):
     """Anneal along half a cosine: `lr(k) = min_lr + (b − min_lr)·(1 + cos(π·min(k, T)/T))/2`, with T `total_steps`.
 
     Args:
-        total_steps: the step from which the learning rate is `min_lr`, >= 1.
+        total_steps: the step from which on the learning rate is `min_lr`, >= 1.
         min_lr: the final learning rate, >= 0.
-        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
+        min_lr_ratio: the final learning rate as a fraction of the base learning rate; give only one of the two.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -46,7 +46,7 @@ class cosine(Schedule):
 
     @property
     def corners(self) -> tuple[int, ...]:
-        """The start, and the end."""
+        """The start and the end."""
         return (0, self.total_steps)
 
     def value(self, k: int, base: float) -> float:
@@ -56,9 +56,9 @@ class cosine(Schedule):
 
 @derive_constructor(cosine, per_group="min_lr")
 class Cosine(Scheduler):
-    """Anneal each group from its base learning rate to `min_lr`; the `LRScheduler` over `cosine`.
+    """Anneal each group from its base learning rate to `min_lr`; the `LRScheduler` for `cosine`.
 
-    As PyTorch's `CosineAnnealingLR` up to `total_steps`, where that one rises again and this one stays.
+    Up to `total_steps` it equals PyTorch's `CosineAnnealingLR`, which then rises again; this one stays at `min_lr`.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Half a cosine again and again."""
+"""Cosine annealing with restarts."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from fallline.schedules.warmup import ramp
 
 @dataclass(frozen=True, repr=False)
 class cosine_restarts(Schedule):
-    """Fall along half a cosine, restart at the base learning rate, and so on: SGDR (arXiv:1608.03983).
+    """Repeat cycles that fall along half a cosine and restart at the base learning rate: SGDR (arXiv:1608.03983).
 
-    In cycle c (0 is the first), which has P = period·mult^c steps, at its step j = 0 … P − 1:
-    `min_lr + (b·gamma^c − min_lr)·(1 + cos(π·j/P))/2`. So a cycle's first step has its peak, and `min_lr` is
-    approached, not reached; PyTorch's `CosineAnnealingWarmRestarts` is the same. A warm-up ends with the first peak.
+    Cycle c (counted from 0) has P = period·mult^c steps. At its step j = 0 … P − 1 the learning rate is
+    `min_lr + (b·gamma^c − min_lr)·(1 + cos(π·j/P))/2`. The first step of a cycle is its peak, and `min_lr` is
+    approached but not reached, as in PyTorch's `CosineAnnealingWarmRestarts`. A warm-up ends at the first peak.
 
     Args:
         period: steps of the first cycle, >= 1.
-        mult: each cycle is so many times as long as the one before, an int >= 1.
+        mult: factor of the length from one cycle to the next, an int >= 1.
         min_lr: the lowest learning rate, >= 0.
-        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
-        warmup_steps: steps of the rise, >= 0; the last has the peak.
-        gamma: the factor on the peak from one cycle to the next, in [0, 1].
+        min_lr_ratio: the lowest learning rate as a fraction of the base learning rate; give only one of the two.
+        warmup_steps: steps of the warm-up, >= 0; the last is the peak.
+        gamma: factor of the peak from one cycle to the next, in [0, 1].
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -48,11 +48,11 @@ class cosine_restarts(Schedule):
         self._floor()
 
     def _cycle(self, j: int) -> tuple[int, int, int]:
-        """Return the number of the cycle that the j-th step after the warm-up is in, its step there, and its length."""
+        """Return the index of the cycle of the j-th step after the warm-up, the step in the cycle, and its length."""
         if self.mult == 1:
             return j // self.period, j % self.period, self.period
         cycle, length = 0, self.period
-        while j >= length:  # their lengths grow geometrically: a few turns
+        while j >= length:  # few iterations, because the lengths grow geometrically
             cycle, j, length = cycle + 1, j - length, length * self.mult
         return cycle, j, length
 
@@ -65,7 +65,7 @@ class cosine_restarts(Schedule):
 
     @property
     def horizon(self) -> int:
-        """Three cycles."""
+        """The warm-up and three cycles."""
         return self.corners[-1] + self.period * self.mult**2
 
     def value(self, k: int, base: float) -> float:
@@ -78,7 +78,7 @@ class cosine_restarts(Schedule):
 
 @derive_constructor(cosine_restarts, per_group="min_lr")
 class CosineRestarts(Scheduler):
-    """Take each group along half a cosine again and again; the `LRScheduler` over `cosine_restarts`.
+    """Anneal each group along half a cosine with restarts; the `LRScheduler` for `cosine_restarts`.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A linear warm-up, then the inverse square root of the step, without an end."""
+"""A linear warm-up, then decay by the inverse square root of the step, without an end."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from fallline.schedules.warmup import ramp
 
 @dataclass(frozen=True, repr=False)
 class inverse_sqrt(Schedule):
-    """Rise to the base learning rate, then fall as one over the root: `lr(k) = b·min(s/W, √(W/s))` with `s = k + 1`.
+    """Rise to the base learning rate, then fall as 1/√s: `lr(k) = b·min(s/W, √(W/s))` with `s = k + 1`.
 
-    The first transformer's (Vaswani et al. 2017, section 5.3), with the peak at the base learning rate. It has no end.
+    This is the schedule of the original transformer (Vaswani et al. 2017, section 5.3), scaled so that the peak is the
+    base learning rate. It has no end.
 
     Args:
-        warmup_steps: W, the steps of the rise, >= 1.
+        warmup_steps: W, the steps of the warm-up, >= 1.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -33,7 +34,7 @@ class inverse_sqrt(Schedule):
 
     @property
     def corners(self) -> tuple[int, ...]:
-        """The first step, the peak, and where the rate has halved."""
+        """The first step, the peak, and the step at which the rate is half the peak."""
         return tuple(sorted({0, self.warmup_steps - 1, 4 * self.warmup_steps - 1}))
 
     def value(self, k: int, base: float) -> float:
@@ -44,7 +45,7 @@ class inverse_sqrt(Schedule):
 
 @derive_constructor(inverse_sqrt)
 class InverseSqrt(Scheduler):
-    """Warm each group up, then let it fall as one over the root of the step; the `LRScheduler` over `inverse_sqrt`.
+    """Warm up each group, then decay by the inverse square root of the step; the `LRScheduler` for `inverse_sqrt`.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A straight line from the base learning rate to `min_lr`, after a warm-up if wanted."""
+"""Linear decay from the base learning rate to `min_lr`, with an optional warm-up."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from fallline.schedules.warmup import WarmedUp
 
 
 def line(start: float, end: float, progress: float) -> float:
-    """Return the point of a line from `start` (progress 0) to `end` (progress 1)."""
+    """Return the value of a line from `start` (progress 0) to `end` (progress 1)."""
     return start + (end - start) * progress
 
 
 @dataclass(frozen=True, repr=False)
 class linear(WarmedUp):
-    """Fall along a line to `min_lr`, after a linear warm-up if wanted.
+    """Fall linearly to `min_lr`, after an optional linear warm-up.
 
     With `s = k + 1`, W `warmup_steps` and T `total_steps`: `lr(k) = b·s/W` for `s < W`, else
     `b + (min_lr − b)·(s − W)/(T − W)`; `min_lr` from `s = T` on.
 
     Args:
-        total_steps: all steps, >= 1; the last has `min_lr`.
+        total_steps: number of all steps, >= 1; the last has `min_lr`.
         min_lr: the final learning rate, >= 0.
-        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
-        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
+        min_lr_ratio: the final learning rate as a fraction of the base learning rate; give only one of the two.
+        warmup_steps: steps of the warm-up, 0 to `total_steps`; a float below 1 is a fraction of `total_steps`, rounded.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -42,13 +42,13 @@ class linear(WarmedUp):
     min_lr_ratio: float | None = None
 
     def fall(self, progress: float, base: float, lowest: float) -> float:
-        """Return the point of the line."""
+        """Return the learning rate on the line."""
         return line(base, lowest, progress)
 
 
 @derive_constructor(linear, per_group="min_lr")
 class Linear(Scheduler):
-    """Take each group along a line to `min_lr`, after a warm-up if wanted; the `LRScheduler` over `linear`.
+    """Decay each group linearly to `min_lr`, after an optional warm-up; the `LRScheduler` for `linear`.
 
     Example:
         >>> import torch

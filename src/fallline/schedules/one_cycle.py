@@ -1,4 +1,4 @@
-"""One rise and one long fall, with momentum cycling against the learning rate."""
+"""The 1cycle policy: one rise and one long fall, with momentum cycled inversely to the learning rate."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from fallline.schedules.scheduler import Scheduler
 
 
 class _Cycle(Schedule):
-    """Half a cosine to the turn, at k = pct_start·T − 1, and half a cosine back, to k = T − 1."""
+    """Half a cosine up to the turn at k = pct_start·T − 1, and half a cosine back until k = T − 1."""
 
     total_steps: int
     pct_start: float
 
     @property
     def turn(self) -> float:
-        """The step of the turn; not always a whole number."""
+        """The step of the turn, which need not be a whole number."""
         return self.pct_start * self.total_steps - 1
 
     @property
@@ -35,15 +35,15 @@ class _Cycle(Schedule):
 class one_cycle(_Cycle):
     """Rise along half a cosine, then fall along half a cosine far below the start: PyTorch's `OneCycleLR`.
 
-    From `max_lr/div_factor` to `max_lr` at k = pct_start·T − 1, then to `max_lr/div_factor/final_div_factor` at
-    k = T − 1, where it stays (Smith and Topin 2017, arXiv:1708.07120).
+    It rises from `max_lr/div_factor` to `max_lr` at k = pct_start·T − 1, then falls to
+    `max_lr/div_factor/final_div_factor` at k = T − 1, where it stays (Smith and Topin 2017, arXiv:1708.07120).
 
     Args:
-        total_steps: T, all steps, >= 1.
-        max_lr: the peak, > 0; None is the base learning rate, which keeps the ratios between groups.
-        pct_start: the part of the steps in which it rises, in [0, 1].
-        div_factor: peak over start, > 0.
-        final_div_factor: start over end, > 0.
+        total_steps: T, the number of all steps, >= 1.
+        max_lr: the peak, > 0; None means the base learning rate, which keeps the ratios between groups.
+        pct_start: the fraction of the steps in which the learning rate rises, in [0, 1].
+        div_factor: ratio of the peak to the start, > 0.
+        final_div_factor: ratio of the start to the end, > 0.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -75,13 +75,13 @@ class one_cycle(_Cycle):
 
 @dataclass(frozen=True, repr=False)
 class one_cycle_momentum(_Cycle):
-    """The momentum that goes with `one_cycle`: down while the learning rate rises, and up again.
+    """The momentum schedule of `one_cycle`: it falls while the learning rate rises, and then rises again.
 
     Args:
-        total_steps: as that of `one_cycle`.
+        total_steps: as in `one_cycle`.
         base_momentum: the lowest momentum, at the peak of the learning rate, in [0, 1].
-        max_momentum: the highest momentum, at the start and at the end, in [0, 1].
-        pct_start: as that of `one_cycle`.
+        max_momentum: the highest momentum, at the start and the end, in [0, 1].
+        pct_start: as in `one_cycle`.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -103,18 +103,19 @@ class one_cycle_momentum(_Cycle):
             self._number(name, maximum=1.0)
 
     def value(self, k: int, base: float) -> float:
-        """Return the momentum at step `k`, whatever `base` is."""
+        """Return the momentum at step `k`; it does not depend on `base`."""
         return self._between(k, self.max_momentum, self.base_momentum, self.max_momentum)
 
 
 @derive_constructor(one_cycle, per_group="max_lr", momentum=one_cycle_momentum)
 class OneCycle(Scheduler):
-    """Take each group through one cycle of learning rate and momentum; the `LRScheduler` over `one_cycle`.
+    """Run one cycle of learning rate and momentum for each group; the `LRScheduler` for `one_cycle`.
 
-    As PyTorch's `OneCycleLR` with cosines, but it stays at its end, where that one raises.
+    It equals PyTorch's `OneCycleLR` with cosine annealing, but stays constant after `total_steps`, where `OneCycleLR`
+    raises an error.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`; with `cycle_momentum` it must have a momentum or betas.
+        optimizer: any `torch.optim.Optimizer`; with `cycle_momentum` it must have momentum or betas.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Schedules from text, as a command line or a settings file gives them."""
+"""Parse schedules from text, for the command line and settings files."""
 
 import ast
 from collections.abc import Callable, Mapping
@@ -9,14 +9,14 @@ from fallline.schedules.base import Schedule
 
 
 def parse(text: str, known: Mapping[str, Callable[..., Schedule]]) -> Schedule:
-    """Return the schedule that a call such as `warmup(100).then(cosine(900))` makes; nothing else is evaluated.
+    """Return the schedule for an expression such as `warmup(100).then(cosine(900))`; other code is not evaluated.
 
     Args:
         text: calls of schedules with numbers, strings and lists as arguments, joined by `.then(…)`.
         known: the schedules by name.
 
     Raises:
-        ArgumentError: the text is something else, or a schedule refuses its arguments.
+        ArgumentError: the text is not such an expression, or an argument of a schedule is invalid.
 
     Example:
         >>> from fallline.schedules import cosine, parse, warmup
@@ -28,12 +28,12 @@ def parse(text: str, known: Mapping[str, Callable[..., Schedule]]) -> Schedule:
     except (SyntaxError, ValueError, TypeError) as error:
         if isinstance(error, FalllineError):
             raise
-        raise _refused(text, str(error)) from None
+        raise _error(text, str(error)) from None
 
 
 def _schedule(node: ast.expr, known: Mapping[str, Callable[..., Schedule]], text: str) -> Schedule:
     if not isinstance(node, ast.Call):
-        raise _refused(text, "this is no call")
+        raise _error(text, "not a call")
     args = [*node.args, *(keyword.value for keyword in node.keywords)]
     if isinstance(node.func, ast.Attribute) and node.func.attr == "then" and len(args) == 1:
         return _schedule(node.func.value, known, text).then(_schedule(args[0], known, text))
@@ -45,7 +45,7 @@ def _schedule(node: ast.expr, known: Mapping[str, Callable[..., Schedule]], text
     return known[name](*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
 
 
-def _refused(text: str, reason: str) -> ArgumentError:
+def _error(text: str, reason: str) -> ArgumentError:
     return ArgumentError(
         f"schedule: must be a call such as warmup_cosine(100, 1000), got {text!r} ({reason}); "
         "join parts with .then, as in 'warmup(100).then(cosine(900))'"

@@ -1,4 +1,4 @@
-"""A power of the part that is left, after a warm-up if wanted."""
+"""Polynomial decay with an optional warm-up."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from fallline.schedules.warmup import WarmedUp
 
 @dataclass(frozen=True, repr=False)
 class polynomial(WarmedUp):
-    """Fall to `min_lr` as a power of the part of the steps that is left, after a linear warm-up if wanted.
+    """Fall to `min_lr` as a power of the fraction of steps that remain, after an optional linear warm-up.
 
     With `s = k + 1`, W `warmup_steps` and T `total_steps`: `lr(k) = b·s/W` for `s < W`, else
     `min_lr + (b − min_lr)·(1 − (s − W)/(T − W))^power`; `min_lr` from `s = T` on.
 
     Args:
-        total_steps: all steps, >= 1; the last has `min_lr`.
-        power: > 0; 1 is `linear`, 2 leaves the peak at twice its slope and ends flat.
+        total_steps: number of all steps, >= 1; the last has `min_lr`.
+        power: exponent, > 0; 1 is `linear`; 2 starts with twice the slope of `linear` and ends flat.
         min_lr: the final learning rate, >= 0.
-        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
-        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
+        min_lr_ratio: the final learning rate as a fraction of the base learning rate; give only one of the two.
+        warmup_steps: steps of the warm-up, 0 to `total_steps`; a float below 1 is a fraction of `total_steps`, rounded.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -42,13 +42,13 @@ class polynomial(WarmedUp):
         self._number("power", above_zero=True)
 
     def fall(self, progress: float, base: float, lowest: float) -> float:
-        """Return the power."""
+        """Return the learning rate on the polynomial."""
         return lowest + (base - lowest) * math.pow(1 - progress, self.power)
 
 
 @derive_constructor(polynomial, per_group="min_lr")
 class Polynomial(Scheduler):
-    """Take each group to `min_lr` by a power, after a warm-up if wanted; the `LRScheduler` over `polynomial`.
+    """Decay each group polynomially to `min_lr`, after an optional warm-up; the `LRScheduler` for `polynomial`.
 
     Example:
         >>> import torch

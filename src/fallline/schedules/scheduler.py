@@ -1,4 +1,4 @@
-"""The `LRScheduler` that runs a schedule over the groups of an optimizer."""
+"""The `LRScheduler` that applies pure schedules to the groups of an optimizer."""
 
 import warnings
 import weakref
@@ -15,41 +15,42 @@ from fallline.group_values import KEYS, has, read, write
 from fallline.schedules.base import Schedule
 
 
-class _Witness:
-    """Step hook of an optimizer that remembers whether an update was made."""
+class _UpdateRecorder:
+    """Step hook of an optimizer that records whether an update was made."""
 
     def __init__(self) -> None:
         self.stepped = False
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # GradScaler calls torch's fused optimizers even for a step to be skipped, and hands them its verdict.
+        # GradScaler calls torch's fused optimizers even for skipped steps, and passes them `found_inf`.
         found_inf = getattr(optimizer, "found_inf", None)
         self.stepped = self.stepped or found_inf is None or not found_inf.item()
 
 
 def _updaters(optimizer: Optimizer) -> list[Optimizer]:
-    """Return the optimizers that write the parameters: those inside a wrapper such as SAM, else the one given."""
+    """Return the optimizers that write the parameters: those inside a wrapper such as SAM, or `optimizer` itself."""
     inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
     return [updater for wrapped in inner for updater in _updaters(wrapped)] or [optimizer]
 
 
 class Scheduler(KnownKeywords, LRScheduler):
-    """PyTorch's `LRScheduler` over pure schedules: it keeps every group's lr at `schedule(k, initial_lr)`.
+    """PyTorch `LRScheduler` for pure schedules: it sets the lr of every group to `schedule(k, initial_lr)`.
 
-    `k` is `last_epoch`: the number of calls of `step()`, per batch or per epoch, before which the optimizer made an
-    update. A call after a step that GradScaler skipped therefore leaves `k` and the learning rates as they were, and
-    so does a second call after the same update. A tensor lr is filled in place. Learning rates are set, not scaled:
-    in a `SequentialLR` this works as any scheduler, in a `ChainedScheduler` it undoes those before it.
+    `k` is `last_epoch`, the number of calls of `step()` (per batch or per epoch) that followed an update of the
+    optimizer. So a call after a step that GradScaler skipped does not change `k` and the learning rates, nor does a
+    second call after the same update. A tensor lr is filled in place. Learning rates are set, not scaled: the scheduler
+    works in a `SequentialLR`, but in a `ChainedScheduler` it overwrites the values of the schedulers before it.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`; each group's `initial_lr`, or else its `lr` now, is its base.
-        schedule: what the learning rate is at each `k`, or a list with a schedule for each group (the last is also
-            that of groups added later), or a dict of such for "lr", "weight_decay" and "momentum" (β1 where the
-            optimizer has betas). The base of each is the group's value when the scheduler is built.
+        optimizer: any `torch.optim.Optimizer`; the base learning rate of a group is its `initial_lr`, or its current
+            `lr` if it has none.
+        schedule: a schedule of the learning rate, or a list with one schedule per group (the last also applies to
+            groups that are added later), or a dict of these for "lr", "weight_decay" and "momentum" (β1 if the
+            optimizer has betas). The base of each is the value of the group when the scheduler is constructed.
         last_epoch: -1 to start; `k - 1` to resume at step `k` with an optimizer whose state has been loaded.
 
     Raises:
-        ArgumentTypeError, ArgumentError: an argument cannot be used; the optimizer is left as it was.
+        ArgumentTypeError, ArgumentError: an argument is invalid; the optimizer is unchanged.
 
     Example:
         >>> import torch
@@ -77,77 +78,82 @@ class Scheduler(KnownKeywords, LRScheduler):
         schedule: Schedule | Sequence[Schedule] | Mapping[str, Schedule | Sequence[Schedule]],
         last_epoch: int = -1,
     ) -> None:
-        # PyTorch's constructor is not called: it would replace `optimizer.step` to see whether it was ever called.
+        # PyTorch's constructor is not called, because it would replace `optimizer.step` to detect whether it is called.
         name = type(self).__name__
         if not isinstance(optimizer, Optimizer):
-            raise ArgumentTypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
+            raise ArgumentTypeError(
+                f"{name}: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass an optimizer"
+            )
         self.schedules = _by_key(name, schedule, optimizer)
         self.last_epoch = check_integer(name, "last_epoch", last_epoch, -1)
         if last_epoch >= 0 and not all("initial_lr" in group for group in optimizer.param_groups):
             raise ArgumentError(
-                f"{name}: every group must hold initial_lr to start in mid-run, got last_epoch={last_epoch}; "
-                "load the optimizer's state first, or leave last_epoch out and load the scheduler's"
+                f"{name}: every group must hold initial_lr to resume a run, got last_epoch={last_epoch}; "
+                "load the state of the optimizer first, or leave last_epoch out and load the state of the scheduler"
             )
         self.optimizer = optimizer
-        self._witness = _Witness()
+        self._recorder = _UpdateRecorder()
         self._calls = self._ignored = 0
-        self._watch()
+        self._register_hooks()
         self._initial_step()
 
     def step(self, epoch: int | None = None) -> None:
-        """Advance by one, if the optimizer made an update since the last call; given `epoch`, go to `k = epoch`.
+        """Advance by one step if the optimizer made an update since the last call; with `epoch`, go to `k = epoch`.
 
         Raises:
-            ArgumentTypeError, ArgumentError: `epoch` is not an int (a metric, say), or is negative.
+            ArgumentTypeError, ArgumentError: `epoch` is not an int (for example, it is a metric), or is negative.
         """
         if epoch is not None:
             self._move(check_integer(type(self).__name__, "epoch", epoch, 0))
             return
-        stepped = self._witness.stepped
+        stepped = self._recorder.stepped
         self._calls += 1
         self._ignored += not stepped
-        # GradScaler skips a few steps at the start, then one in thousands: half of the calls means another loop.
+        # GradScaler skips a few steps at the start, then one in thousands. If half of the calls have no effect, the
+        # cause is the training loop.
         if not stepped and self._ignored == 5 and self._calls <= 10:
             warnings.warn(
-                f"{type(self).__name__}.step() did not advance in {self._ignored} of {self._calls} calls: no "
-                "optimizer.step() ran between it and the call before; call it once after an update, use step(k) to go "
-                f"to a step, and plot with the pure schedule {next(iter(self.schedules.values()))[0]!r}",
+                f"{type(self).__name__}.step() did not advance in {self._ignored} of {self._calls} calls, because "
+                "optimizer.step() was not called since the previous call. Call it once after each update, use step(k) "
+                f"to go to a step, and plot with the pure schedule {next(iter(self.schedules.values()))[0]!r}.",
                 UserWarning,
                 stacklevel=2,
             )
         self._move(self.last_epoch + stepped)
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """Return the learning rate of every group at the present `k`."""
-        at = self._at(self.last_epoch)
-        return [*at["lr"]] if "lr" in at else [float(group["lr"]) for group in self.optimizer.param_groups]
+        """Return the learning rate of every group at the current `k`."""
+        values = self._at(self.last_epoch)
+        return [*values["lr"]] if "lr" in values else [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return `k`, base and present values of every group, and whether an update was made since the last `step`.
+        """Return `k`, base and current values of every group, and whether an update was made since the last `step`.
 
-        Plain numbers: `torch.load(..., weights_only=True)` takes them.
+        It contains only plain numbers, which `torch.load(..., weights_only=True)` can load.
         """
         groups = self.optimizer.param_groups
         return {
             "last_epoch": self.last_epoch,
             "bases": {key: self._bases(key) for key in self.schedules},
-            # Not always the schedule's: in a SequentialLR it may be the turn of another scheduler.
+            # They can differ from the schedule: in a SequentialLR, another scheduler may be active.
             "values": {key: [float(read(group, key)) for group in groups] for key in self.schedules},
-            "stepped": self._witness.stepped,
+            "stepped": self._recorder.stepped,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a state dict, with the optimizer's learning rates as they were; no matter which is loaded first.
+        """Load a state dict, and set the learning rates of the optimizer to the saved values.
+
+        It can be called before or after the `load_state_dict` of the optimizer.
 
         Raises:
-            StateError: a key or a group is missing or too many, or a value cannot be; nothing has changed.
+            StateError: keys or groups do not match, or a value is invalid; nothing has changed.
         """
-        k, bases, values = _checked(type(self).__name__, state_dict, list(self.schedules), self.optimizer.param_groups)
+        k, bases, values = _validate(type(self).__name__, state_dict, list(self.schedules), self.optimizer.param_groups)
         for key, column in bases.items():
             for group, base in zip(self.optimizer.param_groups, column, strict=True):
                 group[f"initial_{key}"] = base
         self._set(k, values)
-        self._witness.stepped = bool(state_dict["stepped"])
+        self._recorder.stepped = bool(state_dict["stepped"])
 
     def _initial_step(self) -> None:  # SequentialLR calls this and `_update_lr`
         self._move(self.last_epoch + 1)
@@ -157,16 +163,16 @@ class Scheduler(KnownKeywords, LRScheduler):
 
     def _move(self, k: int) -> None:
         self._set(k, self._at(k))
-        self._witness.stepped = False
+        self._recorder.stepped = False
 
     def _at(self, k: int) -> dict[str, list[float]]:
-        """Return what every group has at step `k`."""
+        """Return the scheduled values of every group at step `k`."""
         return {
-            key: [self._of(key, number)(k, base) for number, base in enumerate(self._bases(key))]
+            key: [self._schedule_of(key, number)(k, base) for number, base in enumerate(self._bases(key))]
             for key in self.schedules
         }
 
-    def _of(self, key: str, group: int) -> Schedule:
+    def _schedule_of(self, key: str, group: int) -> Schedule:
         return self.schedules[key][min(group, len(self.schedules[key]) - 1)]
 
     def _set(self, k: int, values: Mapping[str, list[float]]) -> None:
@@ -179,30 +185,31 @@ class Scheduler(KnownKeywords, LRScheduler):
         self._last_lr: list[float | torch.Tensor] = [float(group["lr"]) for group in groups]
 
     def _bases(self, key: str) -> list[float]:
-        """Return every group's base value; a group that is new gets its value of now as such."""
+        """Return the base value of every group; the base of a new group is its current value."""
         groups, initial = self.optimizer.param_groups, f"initial_{key}"
         shared = {id(read(group, key)): group[initial] for group in groups if initial in group}
         for group in groups:
             if initial not in group:
-                now = read(group, key)
-                # A late group without an lr of its own shares the default tensor, which this scheduler has filled.
-                group[initial] = shared.get(id(now), now) if isinstance(now, torch.Tensor) else now
-            group[initial] = float(group[initial])  # a number aliases nothing and needs no GPU round trip
+                current = read(group, key)
+                # A group that was added later without its own lr shares the default tensor, which this scheduler has
+                # overwritten.
+                group[initial] = shared.get(id(current), current) if isinstance(current, torch.Tensor) else current
+            group[initial] = float(group[initial])  # a number is not aliased and needs no GPU synchronization
         return [group[initial] for group in groups]
 
-    def _watch(self) -> None:
-        # A skipped step leaves no other trace: GradScaler does not call `step`, and the scheduler never sees the
-        # scaler. So a hook records each update; it holds no scheduler, and dies with this one.
+    def _register_hooks(self) -> None:
+        # Skipped steps cannot be detected otherwise: GradScaler does not call `step`, and the scheduler has no access
+        # to the scaler. So a hook records each update. It does not refer to the scheduler, and is removed with it.
         for optimizer in _updaters(self.optimizer):
-            weakref.finalize(self, optimizer.register_step_post_hook(self._witness).remove)
+            weakref.finalize(self, optimizer.register_step_post_hook(self._recorder).remove)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._watch()  # PyTorch's optimizers drop their hooks when copied or pickled
+        self._register_hooks()  # PyTorch's optimizers drop their hooks when they are copied or pickled
 
 
 def _by_key(name: str, schedule: Any, optimizer: Optimizer) -> dict[str, list[Schedule]]:
-    """Return a list of schedules for each of the values that are scheduled; raise if one cannot be."""
+    """Return a list of schedules for each scheduled value; raise an error if a value cannot be scheduled."""
     given = schedule if isinstance(schedule, Mapping) else {"lr": schedule}
     found = {}
     groups = optimizer.param_groups
@@ -220,22 +227,22 @@ def _by_key(name: str, schedule: Any, optimizer: Optimizer) -> dict[str, list[Sc
         if len(several) not in (1, len(groups)):
             raise ArgumentError(
                 f"{name}: a list must have a schedule or min_lr for each of the {len(groups)} groups, "
-                f"got {len(several)}; pass one for all, or one for each"
+                f"got {len(several)}; pass one value for all groups, or one per group"
             )
         found[key] = several
     if not found:
-        raise ArgumentError(f"{name}: schedule must schedule something, got schedule={given!r}; pass cosine(1000)")
+        raise ArgumentError(f"{name}: schedule must not be empty, got schedule={given!r}; pass cosine(1000)")
     return found
 
 
-def _checked(
+def _validate(
     name: str, state: Mapping[str, Any], keys: list[str], groups: list[dict[str, Any]]
 ) -> tuple[int, dict[str, list[float]], dict[str, list[float]]]:
-    """Return k, bases and values of a state dict; raise StateError unless it fits."""
+    """Return k, bases and values of a state dict; raise StateError if it does not match the scheduler."""
     if set(state) != {"last_epoch", "bases", "values", "stepped"}:
         raise StateError(
             f"{name}: state must have last_epoch, bases, values and stepped, got {', '.join(state)}; "
-            "load what state_dict() of a Fallline scheduler returned"
+            "load the state_dict() of a Fallline scheduler"
         )
     columns = []
     try:
@@ -244,14 +251,14 @@ def _checked(
             if set(state[part]) != set(keys):
                 raise ArgumentError(
                     f"{name}: {part} must be those of {', '.join(keys)}, got {', '.join(state[part])}; "
-                    "build the same scheduler before loading"
+                    "construct the same scheduler before loading"
                 )
             columns.append({key: [check_number(name, part, value) for value in state[part][key]] for key in keys})
             for key, column in columns[-1].items():
                 if len(column) != len(groups):
                     raise ArgumentError(
                         f"{name}: state must fit the optimizer's {len(groups)} groups, got {len(column)} {part} of "
-                        f"{key}; build the same groups before loading"
+                        f"{key}; create the same groups before loading"
                     )
     except (ArgumentError, ArgumentTypeError) as error:
         raise StateError(str(error)) from None

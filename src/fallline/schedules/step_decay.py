@@ -1,4 +1,4 @@
-"""Decay by a factor, every so many steps or at given steps."""
+"""Decay by a factor at regular intervals or at given steps."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class step_decay(Schedule):
     """Multiply by `gamma` every `step_size` steps, `lr(k) = b·gamma^(k // step_size)`, or at each milestone.
 
     Args:
-        step_size: steps between two decays, >= 1; give this or `milestones`.
+        step_size: steps between two decays, >= 1; give either this or `milestones`.
         gamma: the factor, in [0, 1].
-        milestones: increasing steps, each >= 1, from which one more decay holds.
+        milestones: the steps of the decays, increasing, each >= 1.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -53,16 +53,16 @@ class step_decay(Schedule):
 
     @property
     def corners(self) -> tuple[int, ...]:
-        """The start and the decays, of endlessly many the first three."""
+        """The start and the decays; for a constant `step_size`, only the first three decays."""
         return (0, *(self.milestones or ((self.step_size or 0) * n for n in (1, 2, 3))))
 
     @property
     def horizon(self) -> int:
-        """A part more than the last of the corners."""
+        """A third more than the last corner."""
         return self.corners[-1] * 4 // 3
 
     def value(self, k: int, base: float) -> float:
-        """Return `base` after the decays up to step `k`."""
+        """Return the learning rate at step `k`."""
         if self.milestones is not None:
             return base * self.gamma ** bisect_right(self.milestones, k)
         assert self.step_size is not None
@@ -80,9 +80,9 @@ def _increasing(milestones: Sequence[int]) -> tuple[int, ...]:
 
 @derive_constructor(step_decay)
 class StepDecay(Scheduler):
-    """Multiply by `gamma` every `step_size` steps or at milestones; the `LRScheduler` over `step_decay`.
+    """Multiply by `gamma` every `step_size` steps or at milestones; the `LRScheduler` for `step_decay`.
 
-    As PyTorch's `StepLR` and `MultiStepLR`, computed from `k` rather than from the learning rate before.
+    It equals PyTorch's `StepLR` and `MultiStepLR`, but is computed from `k` instead of the previous learning rate.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A linear warm-up, alone or before a fall."""
+"""A linear warm-up, alone or followed by a decay."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from fallline.schedules.scheduler import Scheduler
 
 
 def ramp(s: int, warmup_steps: float, base: float) -> float:
-    """Return the learning rate of the s-th step (1 is the first) of a warm-up: `base` at its last, exactly."""
+    """Return the learning rate of the s-th step (counted from 1) of a warm-up; exactly `base` at the last step."""
     return base * (s / warmup_steps)
 
 
 class WarmedUp(Schedule):
-    """A schedule that counts s = k + 1: a ramp to the base learning rate at s = W, then a fall to min_lr at s = T.
+    """A schedule in s = k + 1: a linear warm-up to the base learning rate at s = W, then a fall to min_lr at s = T.
 
-    A subclass has the fields `warmup_steps`, `total_steps`, `min_lr` and `min_lr_ratio`, and defines `fall`.
+    A subclass has the fields `warmup_steps`, `total_steps`, `min_lr` and `min_lr_ratio`, and implements `fall`.
     """
 
     warmup_steps: int | float
@@ -33,7 +33,7 @@ class WarmedUp(Schedule):
 
     @abstractmethod
     def fall(self, progress: float, base: float, lowest: float) -> float:
-        """Return the learning rate when a part in (0, 1) of the steps after the warm-up is done."""
+        """Return the learning rate when the fraction `progress`, in (0, 1), of the steps after the warm-up is done."""
 
     def value(self, k: int, base: float) -> float:
         """Return the learning rate at step `k`."""
@@ -50,7 +50,7 @@ class warmup(Schedule):
     """Rise linearly to the base learning rate and stay there: `lr(k) = b·min(1, (k + 1)/W)`, with W `warmup_steps`.
 
     Args:
-        warmup_steps: steps of the rise, >= 1.
+        warmup_steps: steps of the warm-up, >= 1.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -85,7 +85,7 @@ class warmup(Schedule):
 
 @derive_constructor(warmup)
 class Warmup(Scheduler):
-    """Warm each group up to its base learning rate and keep it; the `LRScheduler` over `warmup`.
+    """Warm up each group to its base learning rate and keep it; the `LRScheduler` for `warmup`.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A linear warm-up, then half a cosine."""
+"""A linear warm-up, then cosine annealing."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ class warmup_cosine(WarmedUp):
 
     With `s = k + 1`, W `warmup_steps` and T `total_steps`: `lr(k) = b·s/W` for `s < W`, else
     `min_lr + (b − min_lr)·(1 + cos(π·(s − W)/(T − W)))/2`, and `min_lr` for `s > T`. So the first step is not wasted
-    at 0, the peak `b` is reached at `k = W − 1`, and the last step, `k = T − 1`, has `min_lr` (or the peak, if W = T).
+    with a rate of 0, the peak `b` is at `k = W − 1`, and the last step, `k = T − 1`, has `min_lr` (or `b` if W = T).
 
     Args:
-        warmup_steps: steps of the rise, 0 to `total_steps`; a float below 1 is that fraction of them, rounded.
-        total_steps: all steps, >= 1.
+        warmup_steps: steps of the warm-up, 0 to `total_steps`; a float below 1 is a fraction of `total_steps`, rounded.
+        total_steps: number of all steps, >= 1.
         min_lr: the final learning rate, >= 0.
-        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
+        min_lr_ratio: the final learning rate as a fraction of the base learning rate; give only one of the two.
 
     Raises:
         ArgumentTypeError, ArgumentError: an argument is outside those limits.
@@ -40,13 +40,13 @@ class warmup_cosine(WarmedUp):
     min_lr_ratio: float | None = None
 
     def fall(self, progress: float, base: float, lowest: float) -> float:
-        """Return the point of the cosine."""
+        """Return the learning rate on the cosine."""
         return half_cosine(base, lowest, progress)
 
 
 @derive_constructor(warmup_cosine, per_group="min_lr")
 class WarmupCosine(Scheduler):
-    """Warm each group up to its base learning rate, then anneal it to `min_lr`; the `LRScheduler` over `warmup_cosine`.
+    """Warm up each group to its base learning rate, then anneal it to `min_lr`; the `LRScheduler` for `warmup_cosine`.
 
     Example:
         >>> import torch

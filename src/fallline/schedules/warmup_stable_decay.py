@@ -1,4 +1,4 @@
-"""A linear warm-up, a plateau, and a fall whose shape can be chosen."""
+"""A linear warm-up, a plateau, and a decay of selectable shape."""
 
 import math
 from collections.abc import Callable
@@ -18,18 +18,18 @@ SHAPES: dict[str, Callable[[float], float]] = {  # from 1 at progress 0 to 0 at 
 
 @dataclass(frozen=True, repr=False)
 class warmup_stable_decay(Schedule):
-    """Rise to the base learning rate, stay there, then fall to `min_lr`, which the last step has.
+    """Rise to the base learning rate, stay there, then fall to `min_lr` at the last step.
 
-    With `s = k + 1`, W, S and D the steps of the parts: `b·s/W` for `s < W`, `b` until `s = W + S`, then
-    `min_lr + (b − min_lr)·shape((s − W − S)/D)`. The plateau can be prolonged, or a fall be branched off, at will
-    (Hu et al. 2024, arXiv:2404.06395; "1-sqrt" is of Hägele et al. 2024, arXiv:2405.18392).
+    With `s = k + 1` and W, S and D steps in the three parts: `b·s/W` for `s < W`, `b` until `s = W + S`, then
+    `min_lr + (b − min_lr)·shape((s − W − S)/D)`. You can extend the plateau, or start a decay from any of its steps,
+    at any time (Hu et al. 2024, arXiv:2404.06395; "1-sqrt" is from Hägele et al. 2024, arXiv:2405.18392).
 
     Args:
-        warmup_steps: steps of the rise, >= 0; a float below 1 is that fraction of all steps, rounded.
+        warmup_steps: steps of the warm-up, >= 0; a float below 1 is a fraction of all steps, rounded.
         stable_steps: steps of the plateau, >= 0.
-        decay_steps: steps of the fall, >= 1.
+        decay_steps: steps of the decay, >= 1.
         min_lr: the final learning rate, >= 0.
-        min_lr_ratio: the same as a part of the base learning rate; give one of the two.
+        min_lr_ratio: the final learning rate as a fraction of the base learning rate; give only one of the two.
         shape: "linear" (1 − x), "cosine" ((1 + cos πx)/2) or "1-sqrt" (1 − √x).
 
     Raises:
@@ -57,7 +57,7 @@ class warmup_stable_decay(Schedule):
         if self.shape not in SHAPES:
             raise ArgumentError(
                 f"warmup_stable_decay: shape must be among {', '.join(SHAPES)}, got shape={self.shape!r}; "
-                "linear is the usual one"
+                "leave it out for 'linear'"
             )
         rest = self.stable_steps + self.decay_steps
         part = self.warmup_steps
@@ -67,12 +67,12 @@ class warmup_stable_decay(Schedule):
 
     @property
     def length(self) -> int:
-        """The three parts together."""
+        """The total length of the three parts."""
         return int(self.warmup_steps) + self.stable_steps + self.decay_steps
 
     @property
     def corners(self) -> tuple[int, ...]:
-        """The first step, the peak, the last step of the plateau, and the last of all."""
+        """The first step, the peak, the last step of the plateau, and the last step."""
         top = max(int(self.warmup_steps) - 1, 0)
         return tuple(sorted({0, top, max(self.length - self.decay_steps - 1, 0), self.length - 1}))
 
@@ -89,7 +89,7 @@ class warmup_stable_decay(Schedule):
 
 @derive_constructor(warmup_stable_decay, per_group="min_lr")
 class WarmupStableDecay(Scheduler):
-    """Warm each group up, keep it, then take it down to `min_lr`; the `LRScheduler` over `warmup_stable_decay`.
+    """Warm up each group, keep its rate, then decay it to `min_lr`; the `LRScheduler` for `warmup_stable_decay`.
 
     Example:
         >>> import torch

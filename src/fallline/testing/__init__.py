@@ -1,4 +1,4 @@
-"""The conformance suite: what every optimizer of Fallline does, and any rule from outside can be held to."""
+"""The conformance suite that every optimizer of Fallline passes, and that can be run on custom rules."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     for name, check in vars(module).items()
     if inspect.isfunction(check) and check.__module__ == module.__name__ and not name.startswith("_")
 }
-_ONCE = ("threads_do_not_change_a_bit",)  # about memory, not about options: with the defaults and with all of them
+_ONCE = ("threads_do_not_change_a_bit",)  # runs only with the default options and with all; about memory, not options
 
 
 def cases(
@@ -31,10 +31,10 @@ def cases(
     backends: Sequence[str] = BACKENDS,
     oracle: Callable[..., Any] | None = None,
 ) -> Iterator[tuple[str, Callable[[Subject], None], Subject]]:
-    """Yield an id, a check and its subject for all that `check_rule` does; the arguments are the same."""
+    """Yield the id, the check function and the subject of every check of `check_rule`, with the same arguments."""
     cls = _class_of(rule, defaults)
     for variant, options in variants(cls).items():
-        end = variant in ("default", "everything")  # for a kernel a variant and dtype takes a third of a second
+        end = variant in ("default", "everything")  # compiling a kernel per variant and dtype takes a third of a second
         for backend in backends:
             subject = Subject(cls, options, backend, oracle, REAL if end else (torch.float32,))
             for name, check in CHECKS.items():
@@ -49,19 +49,21 @@ def check_rule(
     backends: Sequence[str] = BACKENDS,
     oracle: Callable[..., Any] | None = None,
 ) -> None:
-    """Hold an update rule to everything that Fallline promises of its own.
+    """Run the conformance suite of Fallline's optimizers on an update rule.
 
-    Options are read off the constructor: each is tried on its own, then all that go together.
+    The options are taken from the signature of the constructor: each is tested on its own, then all compatible options
+    together.
 
     Args:
         rule: a subclass of `fallline.core.optimizer.Optimizer`, or a bare rule.
-        defaults: of a bare rule, the defaults of its hyperparameters, `lr` among them.
-        backends: which to try; "compile" takes seconds a variant and is left out unless named.
-        oracle: the same formula in NumPy, `update(param, grad, state, lr, lr0, **options) -> param`, which keeps what
-            it needs in the dict `state`. It must know every option that is tried. Without it, only agreement is shown.
+        defaults: for a bare rule, the default values of its hyperparameters, including `lr`.
+        backends: the backends to test; "compile" takes seconds per variant and is left out by default.
+        oracle: the same formula in NumPy, `update(param, grad, state, lr, lr0, **options) -> param`, which stores its
+            state in the dict `state`. It must accept every option that is tested. Without it, the suite only checks
+            that the backends agree.
 
     Raises:
-        ConformanceError: promises are broken; every one is listed, with the variant and the backend.
+        ConformanceError: checks failed; the message lists each with its variant and backend.
 
     Example:
         >>> import fallline
@@ -72,22 +74,22 @@ def check_rule(
     for name, check, subject in cases(rule, defaults=defaults, backends=backends, oracle=oracle):
         try:
             check(subject)
-        except Exception as error:  # whatever a rule from outside raises is a broken promise
+        except Exception as error:  # any exception that a custom rule raises is a failed check
             kind = "" if isinstance(error, ConformanceError) else f"{type(error).__name__}: "
             broken.append(f"  {name}: {kind}{error}")
     if broken:
         name = rule.name if isinstance(rule, Rule) else rule.__name__
-        raise ConformanceError(f"{name}: {len(broken)} checks must pass, got\n" + "\n".join(broken))
+        raise ConformanceError(f"{name}: {len(broken)} conformance checks failed:\n" + "\n".join(broken))
 
 
 def _class_of(rule: type[Optimizer] | Rule, defaults: Mapping[str, Any] | None) -> type[Optimizer]:
-    """Return the class to check; a bare rule gets one."""
+    """Return the class to check; for a bare rule, create one."""
     if not isinstance(rule, Rule):
         return rule
     missing = [name for name in ("lr", *rule.ranges, *rule.flags) if name not in (defaults or {})]
     if missing:
         raise ArgumentTypeError(
-            f"check_rule: defaults must hold every hyperparameter of the rule {rule.name}, got none of "
+            f"check_rule: defaults must hold every hyperparameter of the rule {rule.name}, got none for "
             f"{', '.join(missing)}; pass defaults={{'{missing[0]}': …}}"
         )
     values = {"weight_decay": 0.0, **(defaults or {})}
@@ -101,5 +103,5 @@ def _class_of(rule: type[Optimizer] | Rule, defaults: Mapping[str, Any] | None) 
     init.__signature__ = inspect.Signature([*own, shared])  # type: ignore[attr-defined]
     name = f"_{rule.name}"
     cls = type(name, (Optimizer,), {"rule": rule, "__init__": init, "__module__": __name__})
-    globals()[name] = cls  # pickle finds classes by their names
+    globals()[name] = cls  # pickle looks up classes by name
     return cls

@@ -1,6 +1,6 @@
-"""Checks that a run goes on to the bit: after files, copies, pauses of a gradient, beside idle groups.
+"""Checks that a run continues bit-for-bit after saving and copying, after steps without gradient, and with idle groups.
 
-A check raises ConformanceError with what it found.
+A check raises ConformanceError with the reason of the failure.
 """
 
 import copy
@@ -22,13 +22,13 @@ from fallline.testing.runs import parameter, same_bits, same_state, set_grads, s
 from fallline.testing.subject import Subject, need, params_of, values_of
 
 
-def _goes_on_alike(opt: Optimizer, other: Optimizer, what: str) -> None:
+def _need_same_continuation(opt: Optimizer, other: Optimizer, what: str) -> None:
     need(same_bits(train(opt, range(3, 6)), train(other, range(3, 6))), f"{what}: the parameters differ afterwards")
     need(same_state(opt, other), f"{what}: the state differs afterwards")
 
 
 def resumes_exactly(subject: Subject) -> None:
-    """A state dict through a file, read with `weights_only=True`, goes on to the bit and shares no memory."""
+    """Check that a run resumes bit-for-bit from a file read with `weights_only=True`, and shares no memory."""
     for dtype in subject.dtypes:
         opt = subject.build(params_of(dtype=dtype))
         weights = train(opt, range(3))
@@ -37,7 +37,7 @@ def resumes_exactly(subject: Subject) -> None:
         buffer.seek(0)
         other = subject.build([torch.nn.Parameter(w) for w in weights])
         other.load_state_dict(torch.load(buffer, weights_only=True))
-        _goes_on_alike(opt, other, f"{dtype} from a file")
+        _need_same_continuation(opt, other, f"{dtype} from a file")
     other = subject.build([torch.nn.Parameter(w.clone()) for w in values_of(opt)])
     other.load_state_dict(opt.state_dict())
     kept = [value for state in state_of(opt) for value in state.values()]
@@ -49,7 +49,7 @@ def resumes_exactly(subject: Subject) -> None:
 
 
 def resumes_from_a_distributed_checkpoint(subject: Subject) -> None:
-    """`torch.distributed.checkpoint` into a fresh model and optimizer goes on to the bit."""
+    """Check that a new model and optimizer resume bit-for-bit from a `torch.distributed.checkpoint`."""
 
     def model(values: Iterable[torch.Tensor]) -> torch.nn.Module:
         named = {f"p{index}": torch.nn.Parameter(v.detach().clone()) for index, v in enumerate(values)}
@@ -59,7 +59,7 @@ def resumes_from_a_distributed_checkpoint(subject: Subject) -> None:
     opt = subject.build(first.parameters())
     train(opt, range(3))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as intended
         path = Path(folder, "checkpoint")
         save({"optimizer": get_optimizer_state_dict(first, opt)}, checkpoint_id=path, no_dist=True)
         second = model(first.parameters())
@@ -68,11 +68,11 @@ def resumes_from_a_distributed_checkpoint(subject: Subject) -> None:
         load(loaded, checkpoint_id=path, no_dist=True)
         set_optimizer_state_dict(second, other, loaded["optimizer"])
     need(same_bits(values_of(opt), values_of(other)), "loading moved the parameters")
-    _goes_on_alike(opt, other, "distributed checkpoint")
+    _need_same_continuation(opt, other, "distributed checkpoint")
 
 
 def copies_go_on_alike(subject: Subject) -> None:
-    """Deepcopy and pickle give an optimizer that goes on to the bit and shares nothing."""
+    """Check that copies by deepcopy and pickle continue bit-for-bit and share no memory with the original."""
     copiers: dict[str, Callable[[Any], Any]] = {
         "deepcopy": copy.deepcopy,
         "pickle": lambda x: pickle.loads(pickle.dumps(x)),
@@ -85,11 +85,11 @@ def copies_go_on_alike(subject: Subject) -> None:
         train(copier(other), range(3, 6))
         after = [*values_of(opt), *(v for s in state_of(opt) for v in s.values())]
         need(same_bits(before, after), f"{name}: a step of the copy changed the original")
-        _goes_on_alike(opt, other, name)
+        _need_same_continuation(opt, other, name)
 
 
 def late_gradients_count_their_own_age(subject: Subject) -> None:
-    """A parameter whose gradient comes late moves as it would alone."""
+    """Check that a parameter that misses some gradients is updated as in an optimizer of its own."""
     early, late, alone = parameter(5), parameter(3, 4, seed=1), parameter(3, 4, seed=1)
     opt, single = subject.build([early, late]), subject.build([alone])
     for step in range(8):
@@ -101,24 +101,27 @@ def late_gradients_count_their_own_age(subject: Subject) -> None:
         else:
             late.grad = None
         opt.step()
-        need(same_bits([late.detach()], [alone.detach()]), f"at step {step} it is not where it would be alone")
+        need(
+            same_bits([late.detach()], [alone.detach()]),
+            f"at step {step} the parameter differs from the one in an optimizer of its own",
+        )
 
 
 def groups_without_gradients_are_left_alone(subject: Subject) -> None:
-    """A step without any gradient does nothing, and one group may have none."""
+    """Check that a step without gradients changes nothing, and that a whole group may have no gradients."""
     busy, idle = params_of(), parameter(2, seed=9)
     opt = subject.build([{"params": busy}, {"params": [idle]}])
     opt.step()
-    need(not any(opt.state.values()), "a step without gradients made state")
+    need(not any(opt.state.values()), "a step without gradients created state")
     twin = subject.build(params_of())
     for step in range(3):
         set_grads(busy, step)
         opt.step()
-    need(same_bits([p.detach() for p in busy], train(twin, range(3))), "an idle group changed the others")
-    need(same_bits([idle.detach()], [parameter(2, seed=9).detach()]), "a parameter without a gradient moved")
-    for gone in (busy[:1], busy):  # gradients that were there in the step before
+    need(same_bits([p.detach() for p in busy], train(twin, range(3))), "a group without gradients changed the others")
+    need(same_bits([idle.detach()], [parameter(2, seed=9).detach()]), "a parameter without a gradient changed")
+    for gone in (busy[:1], busy):  # parameters that had gradients in the step before
         before = [p.detach().clone() for p in gone]
         for param in gone:
             param.grad = None
         opt.step()
-        need(same_bits([p.detach() for p in gone], before), "a parameter whose gradient is gone moved")
+        need(same_bits([p.detach() for p in gone], before), "a parameter whose gradient was removed changed")

@@ -1,6 +1,6 @@
-"""Checks of what a step computes: on every backend, in every dtype, shape and memory layout.
+"""Checks of the results of a step, for every backend, dtype, shape and memory layout.
 
-A check raises ConformanceError with what it found.
+A check raises ConformanceError with the reason of the failure.
 """
 
 import math
@@ -26,7 +26,7 @@ from fallline.testing.subject import ConformanceError, Subject, need, params_of,
 
 
 def follows_the_oracle(subject: Subject) -> None:
-    """In float64 the reference takes the steps of the oracle, to 1e-12 of the largest element."""
+    """Check that the reference backend in float64 follows the oracle, to 1e-12 of the largest element."""
     if subject.oracle is None or subject.backend != "reference":
         return
     lr = float(subject.build(params_of()).param_groups[0]["lr"])
@@ -42,13 +42,11 @@ def follows_the_oracle(subject: Subject) -> None:
             values[index] = np.asarray(new)
         opt.step()
     far = distance([torch.from_numpy(value) for value in values], params)
-    need(
-        far <= 1e-12, f"after 50 steps the parameters are {far:.1e} from the oracle's, relative to the largest element"
-    )
+    need(far <= 1e-12, f"after 50 steps the parameters differ from the oracle by {far:.1e} of the largest element")
 
 
 def backends_agree(subject: Subject) -> None:
-    """The backend gives what the reference gives, to rounding, in every real dtype."""
+    """Check that the backend agrees with the reference backend, up to rounding, in every real dtype."""
     for dtype in subject.dtypes:
         ours, theirs = subject.build(params_of(dtype=dtype)), subject.reference(params_of(dtype=dtype))
         far = distance(train(ours, range(6)), train(theirs, range(6)))
@@ -63,7 +61,7 @@ def backends_agree(subject: Subject) -> None:
 
 
 def gradients_are_only_read(subject: Subject) -> None:
-    """`step` leaves every `.grad` the object it was, to the bit."""
+    """Check that `step` neither replaces nor modifies any `.grad`."""
     params = params_of()
     opt = subject.build(params)
     for step in range(3):
@@ -76,7 +74,7 @@ def gradients_are_only_read(subject: Subject) -> None:
 
 
 def every_shape_works(subject: Subject) -> None:
-    """0-d and empty tensors are updated like any other."""
+    """Check that 0-d and empty tensors can be updated."""
     shapes = [(0,), (3, 0), (), (1, 1)]
     for dtype in (*subject.dtypes, torch.complex64):
         params = params_of(shapes, dtype)
@@ -90,7 +88,7 @@ def every_shape_works(subject: Subject) -> None:
 
 
 def layouts_do_not_matter(subject: Subject) -> None:
-    """Transposed and strided parameters and gradients give what contiguous ones give."""
+    """Check that transposed and strided parameters and gradients give the same results as contiguous ones."""
     layouts: list[Callable[[torch.Tensor], torch.Tensor]] = [
         torch.Tensor.contiguous,
         lambda x: x.t().contiguous().t(),
@@ -108,11 +106,11 @@ def layouts_do_not_matter(subject: Subject) -> None:
         opt.step()
         twin.step()
         far = distance(params, twins)
-        need(far <= ROUNDING[torch.float32], f"strided memory gives results {far:.1e} away")
+        need(far <= ROUNDING[torch.float32], f"results with strided memory differ by {far:.1e}")
 
 
 def complex_is_two_reals(subject: Subject) -> None:
-    """A complex parameter moves as its real view does."""
+    """Check that a complex parameter is updated like its real view."""
     for dtype in (torch.complex64, torch.complex128):
         whole, parts = parameter(3, 4, dtype=dtype), torch.nn.Parameter(torch.view_as_real(normal(3, 4, dtype=dtype)))
         opt, twin = subject.build([whole]), subject.reference([parts])
@@ -125,7 +123,7 @@ def complex_is_two_reals(subject: Subject) -> None:
 
 
 def half_precision_is_rounded_once(subject: Subject) -> None:
-    """bfloat16 and float16 parameters are computed in float32 and rounded at the end of each step."""
+    """Check that bfloat16 and float16 parameters are computed in float32 and rounded at the end of each step."""
     for dtype in {torch.bfloat16, torch.float16} & {*subject.dtypes}:
         half, wide = parameter(100, dtype=dtype), parameter(100)
         opt, twin = subject.build([half]), subject.build([wide])
@@ -137,36 +135,36 @@ def half_precision_is_rounded_once(subject: Subject) -> None:
             opt.step()
             twin.step()
             ulp = torch.finfo(dtype).eps * torch.exp2(wide.detach().abs().log2().floor().clamp(min=-14))
-            # Two kernels may contract differently, an ulp of float32: 2^-13 of one of float16.
+            # Two kernels may contract differently, which gives an error of one ulp of float32: 2^-13 ulp of float16.
             near = ((half.detach().float() - wide.detach()).abs() <= 0.501 * ulp).all()
             need(bool(near), f"{dtype}: step {step} is not the float32 step rounded to nearest")
 
 
 def lr_zero_holds_still(subject: Subject) -> None:
-    """At lr 0 nothing moves, and the state is that of any other lr."""
+    """Check that no parameter changes at lr 0, and that the state is the same as at any other lr."""
     still, moving = subject.build(params_of(), lr=0.0), subject.build(params_of())
     start = [p.clone() for p in values_of(still)]
-    need(same_bits(train(still, [0]), start), "a parameter moved")
+    need(same_bits(train(still, [0]), start), "a parameter changed")
     train(moving, [0])
     for opt in (still, moving):
         for state in opt.state.values():
-            state.pop("ema", None)  # an average of parameters follows them
+            state.pop("ema", None)  # averages of the parameters depend on lr
     need(same_state(still, moving), "the state after a first step depends on lr")
     still.param_groups[0]["lr"] = 0.01
     need(all(bool(p.isfinite().all()) for p in train(still, range(1, 4))), "a later step is not finite")
 
 
 def a_tensor_lr_is_a_number(subject: Subject) -> None:
-    """A tensor lr gives what the number gives, and stays the tensor it was."""
+    """Check that a tensor lr gives the same results as the number, and is neither replaced nor modified."""
     lr = torch.tensor(0.0078125, dtype=torch.float64)
     opt, twin = subject.build(params_of(), lr=lr), subject.build(params_of(), lr=0.0078125)
-    need(same_bits(train(opt, range(3)), train(twin, range(3))), "a tensor lr gives other results than its number")
+    need(same_bits(train(opt, range(3)), train(twin, range(3))), "a tensor lr gives other results than the same number")
     need(opt.param_groups[0]["lr"] is lr, "the tensor was replaced")
-    need(lr.item() == 0.0078125, "the tensor was written to")
+    need(lr.item() == 0.0078125, "the tensor was modified")
 
 
 def zero_norms_stay_finite(subject: Subject) -> None:
-    """Parameters and gradients of 0 give finite results."""
+    """Check that parameters and gradients of 0 give finite results."""
     for value, slope in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
         param = torch.nn.Parameter(torch.full((5,), value))
         opt = subject.build([param])
@@ -177,9 +175,9 @@ def zero_norms_stay_finite(subject: Subject) -> None:
 
 
 def threads_do_not_change_a_bit(subject: Subject) -> None:
-    """One and two threads give the same bits, on tensors large enough to be shared out."""
+    """Check that one and two threads give identical results on tensors that are large enough to be split."""
     threads, results = torch.get_num_threads(), []
-    elements = 1_500_000 if subject.backend == "fused" else 150_000  # PyTorch shares out from 32,768 elements
+    elements = 1_500_000 if subject.backend == "fused" else 150_000  # PyTorch uses threads from 32,768 elements on
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
@@ -187,34 +185,34 @@ def threads_do_not_change_a_bit(subject: Subject) -> None:
             results.append([*train(opt, range(2)), *(v for state in state_of(opt) for v in state.values())])
     finally:
         torch.set_num_threads(threads)
-    need(same_bits(*results), "two threads give other bits than one")
+    need(same_bits(*results), "the results with one and two threads are not bit-for-bit identical")
 
 
 def a_step_raises_the_version_counter(subject: Subject) -> None:
-    """Autograd notices that a parameter it saved has been updated."""
+    """Check that autograd can detect the update of a parameter that it has saved."""
     param = parameter(4)
     opt = subject.build([param])
     set_grads([param], 0)
     version = param._version
     opt.step()
-    need(param._version > version, "the version counter of the parameter is as before")
+    need(param._version > version, "the version counter of the parameter did not increase")
 
 
 def unknown_keywords_raise(subject: Subject) -> None:
-    """A keyword that nobody knows is refused, and the known ones are listed."""
+    """Check that an unknown keyword raises an error that lists the known ones."""
     try:
         subject.build([parameter(2)], learning_rte=0.1)
     except ArgumentTypeError as error:
         need("lr" in str(error), f"the message does not list the known keywords: {error}")
         return
-    raise ConformanceError("learning_rte=0.1 was taken without a word")
+    raise ConformanceError("learning_rte=0.1 was accepted without an error")
 
 
 def nan_reaches_the_parameter(subject: Subject) -> None:
-    """A NaN in a gradient is not hidden."""
+    """Check that a NaN in a gradient appears in the parameter or its state."""
     param = parameter(4)
     opt = subject.build([param], lr=0.1)
     param.grad = torch.tensor([math.nan, 1.0, 1.0, 1.0])
     opt.step()
-    shown = [param.detach(), *state_of(opt)[0].values()]
-    need(any(bool(value.isnan().any()) for value in shown), "neither the parameter nor its state shows the NaN")
+    values = [param.detach(), *state_of(opt)[0].values()]
+    need(any(bool(value.isnan().any()) for value in values), "neither the parameter nor its state contains the NaN")

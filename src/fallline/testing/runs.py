@@ -1,4 +1,4 @@
-"""The option sets that an optimizer is tested under, read off its signature, and small runs of it."""
+"""The option sets with which an optimizer is tested, derived from its signature, and short runs of it."""
 
 import inspect
 from collections.abc import Iterable, Sequence
@@ -11,15 +11,11 @@ from fallline.errors import ArgumentError
 
 Options = dict[str, Any]
 
-# How a step runs, not what it computes.
+# Arguments that do not change what a step computes.
 EXECUTION = {"params", "backend", "foreach", "fused", "capturable", "differentiable"}
-COUPLING = {"clip_grad_norm"}  # lets parameters depend on each other's gradients: it has tests of its own
-ROUNDED = {
-    "state_dtype",
-    "master_weights",
-    "stochastic_rounding",
-    "rounding_seed",
-}  # for some dtypes and options only; likewise
+COUPLING = {"clip_grad_norm"}  # makes parameters depend on the gradients of others; tested separately
+# Options for some dtypes and in some combinations only; tested separately.
+ROUNDED = {"state_dtype", "master_weights", "stochastic_rounding", "rounding_seed"}
 NEEDS: dict[str, Options] = {
     "nesterov": {"momentum": 0.9, "dampening": 0},
     "dampening": {"momentum": 0.9},
@@ -27,13 +23,13 @@ NEEDS: dict[str, Options] = {
 }
 BACKENDS = ("fused", "foreach", "reference")
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# The same update rounded in another order, relative to the largest element of its tensor. Measured over 6 steps:
-# 2.2e-6 in float32 and 8.0e-16 in float64; half precision may land on the neighbour, an ulp away.
+# Tolerances for the same update with another order of operations, relative to the largest element of the tensor. The
+# measured differences over 6 steps are 2.2e-6 in float32 and 8.0e-16 in float64; half precision may differ by one ulp.
 ROUNDING = {torch.float32: 8e-6, torch.float64: 2e-14, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
 def variants(cls: type[Optimizer]) -> dict[str, Options]:
-    """Return option sets by name: the defaults, each option on its own, and all that go together."""
+    """Return option sets by name: the defaults, each option on its own, and all compatible options together."""
     found: dict[str, Options] = {"default": {}}
     for name, parameter in inspect.signature(cls).parameters.items():
         default = parameter.default
@@ -64,24 +60,24 @@ def _accepts(cls: type[Optimizer], options: Options) -> bool:
 
 
 def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
-    """Return a parameter of normal numbers."""
+    """Return a parameter with normally distributed values."""
     return torch.nn.Parameter(normal(*shape, seed=seed, dtype=dtype))
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Return normal numbers, the same for every dtype but for rounding."""
+    """Return normally distributed values, which are the same for every dtype up to rounding."""
     wide = torch.complex128 if dtype.is_complex else torch.float64
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=wide).to(dtype)
 
 
 def set_grads(params: Iterable[torch.Tensor], step: int) -> None:
-    """Give every parameter its gradient of that step; it depends on nothing else."""
+    """Set a gradient for every parameter that depends only on the step and the index of the parameter."""
     for index, param in enumerate(params):
         param.grad = normal(*param.shape, seed=1000 * step + index + 1, dtype=param.dtype)
 
 
 def train(opt: torch.optim.Optimizer, steps: Iterable[int]) -> list[torch.Tensor]:
-    """Step with the gradients of `steps`; return copies of the parameters."""
+    """Run `steps` with the gradients of `set_grads`, and return copies of the parameters."""
     params = [p for group in opt.param_groups for p in group["params"]]
     for step in steps:
         set_grads(params, step)
@@ -96,7 +92,7 @@ def state_of(opt: torch.optim.Optimizer) -> list[dict[str, torch.Tensor]]:
 
 
 def same_bits(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> bool:
-    """Return whether two lists of tensors agree to the bit (NaN equals NaN)."""
+    """Return whether two lists of tensors are bit-for-bit identical (NaN equals NaN)."""
     return len(one) == len(other) and all(
         a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
         for a, b in zip(one, other, strict=True)
@@ -104,13 +100,13 @@ def same_bits(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> boo
 
 
 def same_state(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
-    """Return whether two optimizers hold the same state to the bit."""
+    """Return whether the states of two optimizers are bit-for-bit identical."""
     pairs = zip(state_of(one), state_of(other), strict=True)
     return all(a.keys() == b.keys() and same_bits(list(a.values()), [b[k] for k in a]) for a, b in pairs)
 
 
 def distance(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
-    """Return the largest difference, relative to the largest element of its tensor; Inf where finiteness differs."""
+    """Return the largest difference relative to the largest element of its tensor; Inf if only one value is finite."""
     return max((_distance(a.detach(), b.detach()) for a, b in zip(one, other, strict=True)), default=0.0)
 
 

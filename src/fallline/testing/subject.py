@@ -1,4 +1,4 @@
-"""What is checked, and how a check says what it found."""
+"""The subject of a conformance check, and the error that a failed check raises."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ SHAPES = ((), (1,), (5,), (3, 4), (2, 3, 4, 2), (300,))
 
 
 class ConformanceError(FalllineError, AssertionError):
-    """A rule breaks a promise."""
+    """A rule fails a conformance check."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a class, under one set of options, on one backend, with parameters of some dtypes."""
+    """The subject of a check: an optimizer class with one set of options, one backend and some parameter dtypes."""
 
     cls: type[Optimizer]
     options: Options
@@ -28,22 +28,22 @@ class Subject:
     dtypes: tuple[torch.dtype, ...] = REAL
 
     def build(self, params: Iterable[Any], **options: Any) -> Optimizer:
-        """Return the optimizer over these parameters."""
+        """Return an optimizer of these parameters."""
         return self.cls(params, **{"backend": self.backend, **self.options, **options})
 
     def reference(self, params: Iterable[Any]) -> Optimizer:
-        """Return the same on the reference backend."""
+        """Return the same optimizer on the reference backend."""
         return self.build(params, backend="reference")
 
 
 def need(condition: bool, message: str) -> None:
-    """Raise ConformanceError with this message unless the condition holds."""
+    """Raise ConformanceError with this message unless the condition is true."""
     if not condition:
         raise ConformanceError(message)
 
 
 def params_of(shapes: Iterable[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """Return parameters of normal numbers."""
+    """Return parameters with normally distributed values."""
     return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(shapes)]
 
 

@@ -1,4 +1,4 @@
-"""The fused backend: one compiled kernel over all tensors of a bucket, cut into chunks."""
+"""The fused backend: one compiled kernel runs over all tensors of a bucket, in chunks."""
 
 import functools
 import weakref
@@ -19,19 +19,19 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import dtype_name, one_memory
 
-# Elements of a tensor that a thread takes at once. In chunks of 64 Ki SGD took 1.06 and AdamW 1.03 times as long (two
-# cores of a Zen 4), in chunks of 256 Ki 0.98 and 1.00; but those are harder to share out evenly.
+# Elements of a tensor that a thread processes at a time. With chunks of 64 Ki, SGD took 1.06 and AdamW 1.03 times as
+# long (two cores of a Zen 4); with chunks of 256 Ki, 0.98 and 1.00, but they are harder to distribute evenly.
 CHUNK = 131072
-# Elements of small tensors that a thread takes at once. With a ticket for each of a thousand, SGD was a third and AdamW
-# a sixth slower: two threads that take neighbours in turns keep the processor from fetching memory ahead.
+# Elements of small tensors that a thread processes at a time. With one ticket for each of a thousand tensors, SGD was a
+# third and AdamW a sixth slower: two threads that alternate between neighboring tensors defeat hardware prefetching.
 SHARE = 65536
-# Bytes read and written below which another thread costs more than it saves: 25 MB of small tensors took 0.41 ms on
-# one thread and 0.30 on two; to wake a worker of PyTorch's that sleeps takes 0.05 ms (2 cores of a Zen 4).
+# Bytes read and written below which a second thread costs more than it saves: 25 MB of small tensors took 0.41 ms on
+# one thread and 0.30 ms on two; waking a sleeping PyTorch worker takes 0.05 ms (2 cores of a Zen 4).
 PARALLEL = 16 << 20
 
 
 def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the kernels can update this parameter."""
+    """Return whether the fused backend supports this parameter."""
     tensors = [param, grad, *(value for key, value in state.items() if key != "step")]
     return param.device.type == "cpu" and grad.dtype == param.dtype and one_memory(tensors)
 
@@ -40,15 +40,15 @@ class FusedBucket(TracedBucket):
     """Runs a generated kernel over a table of addresses."""
 
     _kernels: tuple[Any, ...] = ()
-    _grads: list[weakref.ref[torch.Tensor]]  # weak, or zero_grad() would free nothing before the next step
+    _grads: list[weakref.ref[torch.Tensor]]  # weak references, so that zero_grad() frees the memory at once
     _grad_addresses: Addresses
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether addresses and layouts allow the kernel; refreshes the table where gradients have moved.
+        """Return whether the kernel can still be used; update the table if gradients have new addresses.
 
-        This runs before every step; a check costs up to 0.1 us a tensor, as much as the update of a small one. So
-        each is one pass in C, and gradients that are the objects of the last step, at the same addresses, keep
-        their layout.
+        This runs before every step. A check costs up to 0.1 us per tensor, as much as the update of a small tensor. So
+        each check is a single loop in C, and the layout of gradients is not checked again if they are the objects of
+        the last step at the same addresses.
         """
         if not self._kernels:
             self._prepare(grads)
@@ -56,7 +56,7 @@ class FusedBucket(TracedBucket):
             if not self._unmoved():
                 return False
             kept = all(map(is_, grads, [ref() for ref in self._grads]))
-            if kept and [g for g in grads if g is None]:  # None is also what a dead reference returns
+            if kept and [g for g in grads if g is None]:  # a dead reference also returns None
                 return False
             moved = None if kept and self._grad_addresses.hold(grads) else Addresses(grads)
         except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
@@ -76,14 +76,14 @@ class FusedBucket(TracedBucket):
         return np.add.reduceat(squares, self._starts, axis=0)
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
-        """Run the pass that writes."""
+        """Run the pass that writes the results."""
         if self.rounded():
             self._table[:, -2] = self.rounding_keys(numbers)
         self._run(sweep, scalars, np.empty((1, 1)))
         torch.autograd.graph.increment_version(self.params)
 
     def put_back(self, key: str) -> None:
-        """Give every parameter the value of its state `key`; of large ones past the cache, in half the time."""
+        """Copy the state `key` of every parameter to the parameter; large copies bypass the cache, in half the time."""
         if self._traffic >= PARALLEL and self._unmoved() and self._layout_fits([state[key] for state in self.states]):
             column, size = 2 + list(self.update.state).index(key), self.params[0].element_size()
             self._share(Call(_copies().put_back, *self._tables, np.array([[column, size]])))
@@ -92,22 +92,22 @@ class FusedBucket(TracedBucket):
             super().put_back(key)
 
     def _run(self, sweep: Pass, scalars: np.ndarray, squares: np.ndarray) -> None:
-        """Run one pass over all chunks; `squares` gets the sums of squares of each, in the order of the chunks."""
+        """Run one pass over all chunks; the sums of squares of each chunk are written to `squares`."""
         real = np.float64 if self.params[0].dtype == torch.float64 else np.float32
-        with np.errstate(over="ignore", under="ignore"):  # a number beyond float32 is Inf there, as in torch
+        with np.errstate(over="ignore", under="ignore"):  # a number too large for float32 becomes Inf, as in torch
             scalars = np.ascontiguousarray(scalars, dtype=real)
         kernel = self._kernels[self.traced.passes.index(sweep)]
         self._share(Call(kernel, *self._tables, scalars, squares))
 
     def _share(self, call: Call) -> None:
-        """Make a call, on all threads where that is worth it."""
+        """Make a call, on all threads if the amount of data makes this faster."""
         if self._traffic >= PARALLEL and torch.get_num_threads() > 1:
             call.run_on_threads()
         else:
             call.run()
 
     def _unmoved(self) -> bool:
-        """Return whether parameters and states are the tensors of the table and lie where they lay."""
+        """Return whether parameters and states are the tensors of the table, at the same addresses."""
         columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
         same = all(map(is_, chain(self.params, *columns), self._tensors))
         return same and self._addresses.hold(self._tensors)
@@ -117,7 +117,7 @@ class FusedBucket(TracedBucket):
         tensors = [self.params, list(grads), *columns]
         self._kernels = compile_update(self.update, tuple(dtype_name(column[0]) for column in tensors))
         addresses = [[t.data_ptr() for t in column] for column in tensors]
-        # The last two are for rounding: keys, and what to count elements from.
+        # The last two columns are for rounding: the key, and the position of the first element.
         self._table = np.array([*addresses, self.scalar_rows, [0] * len(self.rows), self.origins]).T.copy()
         self._sizes = sizes = [p.numel() for p in self.params]
         self._work = np.array(
@@ -134,9 +134,10 @@ class FusedBucket(TracedBucket):
         self._grads = list(map(weakref.ref, grads))
 
     def _layout_fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether new gradients, and their parameters, are stored as when the bucket was made.
+        """Return whether new gradients and their parameters have the same layout as when the bucket was built.
 
-        A new gradient has the shape of its parameter, so its size tells when `param.data` was cut at its old address.
+        A new gradient has the shape of its parameter, so its size reveals that `param.data` was replaced by a shorter
+        tensor at the same address.
         """
         if list(map(torch.Tensor.numel, grads)) != self._sizes:
             return False
@@ -149,13 +150,13 @@ class FusedBucket(TracedBucket):
 
 
 def _shares(work: np.ndarray) -> np.ndarray:
-    """Return the rows of the work that a ticket stands for, int64[tickets, 2]: from the first, to before the second."""
+    """Return the rows of the work of each ticket as half-open ranges [start, stop), int64[tickets, 2]."""
     begun = np.cumsum(work[:, 2]) - work[:, 2]
     first = np.flatnonzero(np.diff(begun // SHARE, prepend=-1))
     return np.stack([first, [*first[1:], len(work)]], axis=1)
 
 
-_COPIES = '''"""Written by fallline; edits are lost."""
+_COPIES = '''"""Generated by fallline; do not edit."""
 
 from numba import cfunc
 from fallline.backends.fused.intrinsics import *

@@ -1,7 +1,7 @@
-"""Keep the source of compiled kernels on disk, and load them.
+"""Store compiled kernels on disk and load them.
 
-A file is named by the hash of its own text and of the helpers it is compiled with. The text is the whole update, so a
-changed rule is another file: a stale kernel cannot be loaded (decision 0001).
+The name of a file contains a hash of its source and of the helpers that it is compiled with. The source contains the
+whole update, so a changed rule gets a new file, and an outdated kernel is never loaded (decision 0001).
 """
 
 import functools
@@ -28,8 +28,8 @@ def _fingerprint(source: str) -> str:
 
 
 def load_module(stem: str, source: str) -> ModuleType:
-    """Import compiled code from the disk cache, or from memory when the cache cannot be written."""
-    with _lock:  # two threads that meet a new update at once compile it once
+    """Import compiled code from the disk cache, or compile it in memory if the cache cannot be used."""
+    with _lock:  # if two threads need the same new update at the same time, it is compiled only once
         return _load(f"{stem}_{_fingerprint(source)}", source)
 
 
@@ -40,7 +40,7 @@ def _load(name: str, source: str) -> ModuleType:
         path = folder / f"{name}.py"
         _write_once(path, source)
         return _import(f"fallline_kernels.{name}", path)
-    # Numba raises RuntimeError when it finds no folder to write to, and unpickles what it finds, damaged or not.
+    # Numba raises RuntimeError if no folder is writable, and unpickles its files even if they are damaged.
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         _warn_unusable(cache_folder(), str(error))
         module = ModuleType(name)
@@ -48,11 +48,11 @@ def _load(name: str, source: str) -> ModuleType:
         return module
 
 
-@functools.cache  # once a process; Python's own "once" ends whenever a library touches the filters
+@functools.cache  # once per process; Python's filter "once" starts again whenever a library changes the filters
 def _warn_unusable(folder: Path, reason: str) -> None:
     warnings.warn(
-        f"fallline: the kernel cache {folder} must be whole and writable, got {reason}; delete it, or let "
-        "FALLLINE_CACHE_DIR name another; until then kernels are compiled anew in every process (a second each)",
+        f"fallline: the kernel cache {folder} must be intact and writable, got {reason}; delete it, or set "
+        "FALLLINE_CACHE_DIR to another folder; until then every process compiles its kernels again (one second each)",
         CacheWarning,
         stacklevel=2,
     )
@@ -63,13 +63,13 @@ def _import(name: str, path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise OSError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # Numba looks the module of a cached function up by name
+    sys.modules[name] = module  # Numba looks up the module of a cached function by name
     spec.loader.exec_module(module)
     return module
 
 
 def _write_once(path: Path, text: str) -> None:
-    """Create `path` in one step, with a fixed time stamp: Numba's index compares time and size with those it saw."""
+    """Write `path` atomically with a fixed modification time, because Numba's cache index compares time and size."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -1,4 +1,4 @@
-"""Numba pieces that every generated kernel is made of: addresses, atomics and 16-bit floating point."""
+"""Numba functions that the generated kernels call: addresses, atomics and 16-bit floating point."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 
 def _array_at(element):
-    """Return an intrinsic that reads an int64 address as a pointer to `element`."""
+    """Return an intrinsic that converts an int64 address to a pointer to `element`."""
 
     @intrinsic
     def pointer(typingctx, address):
@@ -29,7 +29,7 @@ uint16_at = _array_at(types.uint16)
 uint8_at = _array_at(types.uint8)
 
 
-# What a kernel is called with, see `threads.Call`: a ticket, then address, rows and columns of each table.
+# The argument of a kernel, see `openmp.Call`: a ticket, then address, rows and columns of each table.
 entry = types.void(types.CPointer(types.int64))
 
 
@@ -45,16 +45,16 @@ def take_ticket(typingctx, call):
 
 @njit
 def table_of(call, number, array_at):
-    """Return the table of a call with this number; `array_at`, such as `int64_at`, says of what."""
+    """Return table `number` of a call; `array_at`, for example `int64_at`, sets the type of its elements."""
     return carray(array_at(call[1 + 3 * number]), (call[2 + 3 * number], call[3 + 3 * number]))
 
 
 @intrinsic
 def use_narrow_vectors(typingctx):
-    """Have the function that calls this compiled to vectors of 16 bytes."""
+    """Compile the calling function to vectors of 16 bytes."""
 
     def codegen(context, builder, signature, args):
-        with contextlib.suppress(AttributeError, TypeError):  # llvmlite's own add() refuses what it does not know
+        with contextlib.suppress(AttributeError, TypeError):  # the add() of llvmlite rejects unknown attributes
             set.add(builder.function.attributes, '"prefer-vector-width"="128"')
         return context.get_dummy_value()
 
@@ -74,7 +74,7 @@ def call(typingctx, function, argument):
 
 @intrinsic
 def _stream_block(typingctx, target, source):
-    """Copy 32 bytes; the target, a multiple of 32, is written past the cache."""
+    """Copy 32 bytes with a store that bypasses the cache; the target address must be a multiple of 32."""
 
     def codegen(context, builder, signature, args):
         block = ir.VectorType(ir.IntType(8), 32).as_pointer()
@@ -88,7 +88,7 @@ def _stream_block(typingctx, target, source):
 
 @intrinsic
 def _fence(typingctx):
-    """Let other threads see what was written past the cache before they see what is written next."""
+    """Make stores that bypassed the cache visible to other threads before any later store."""
 
     def codegen(context, builder, signature, args):
         builder.fence("seq_cst")
@@ -99,19 +99,19 @@ def _fence(typingctx):
 
 @njit
 def copy_past_cache(target, source, size):
-    """Copy `size` bytes between addresses, for a target that is not soon read.
+    """Copy `size` bytes between addresses, bypassing the cache, for a target that will not be read soon.
 
-    An ordinary store reads the memory it writes to, and so costs twice its bytes; these do not.
+    An ordinary store first reads the memory that it writes, which doubles the traffic; these stores do not.
     """
-    to, come = uint8_at(target), uint8_at(source)
+    target_bytes, source_bytes = uint8_at(target), uint8_at(source)
     begin = min(-target % 32, size)
     end = size - (size - begin) % 32
     for i in range(begin):
-        to[i] = come[i]
+        target_bytes[i] = source_bytes[i]
     for i in range(begin, end, 32):
         _stream_block(target + i, source + i)
     for i in range(end, size):
-        to[i] = come[i]
+        target_bytes[i] = source_bytes[i]
     _fence()
 
 
@@ -129,19 +129,19 @@ def as_bits(typingctx, value):
 
 @njit
 def maximum(x, y):
-    """Return the larger value, NaN if either is NaN."""
+    """Return the larger value; NaN if either is NaN."""
     return x if x > y or x != x else y
 
 
 @njit
 def where(condition, x, y):
-    """Return `x` where the condition holds, else `y`."""
+    """Return `x` if the condition is true, else `y`."""
     return x if condition else y
 
 
 @intrinsic
 def sign(typingctx, x):
-    """Return the sign of a number in its own type; 0 for NaN."""
+    """Return the sign of a number, in the type of the number; 0 for NaN."""
 
     def codegen(context, builder, signature, args):
         zero, one = ir.Constant(args[0].type, 0.0), ir.Constant(args[0].type, 1.0)
@@ -154,7 +154,7 @@ def sign(typingctx, x):
 
 @njit
 def load_bfloat16(half):
-    """Return the float32 that the bfloat16 bits stand for (exact)."""
+    """Return the float32 value of bfloat16 bits (exact)."""
     return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
 
 
@@ -169,7 +169,13 @@ def store_bfloat16(value):
 
 @njit
 def draw_key(key, first, column):
-    """Return what to draw a chunk's random bits with, as uint32: by a tensor's key, from its element `first` on."""
+    """Return two uint32 values from which `draw` computes the random bits of a chunk.
+
+    Args:
+        key: the key of the tensor.
+        first: the position of the first element of the chunk.
+        column: the index of the tensor among those that are rounded.
+    """
     low = np.uint32(np.uint64(key) ^ (np.uint64(first) >> np.uint64(32)))
     begin = np.uint32(np.uint32(first) + np.uint32(column // 2) * np.uint32(0x9E3779B9))
     return np.uint32(low + begin), np.uint32(np.uint64(key) >> np.uint64(32))
@@ -177,9 +183,9 @@ def draw_key(key, first, column):
 
 @njit
 def draw(low, high, i):
-    """Return 32 random bits for the element `i` of a chunk (`rounding.random_bits` tells how).
+    """Return 32 random bits for element `i` of a chunk; `rounding.random_bits` computes the same bits.
 
-    The index is added to the key. An exclusive or would be done in 64 bits, and the update take a third longer.
+    The index is added to the key. An exclusive or would be computed in 64 bits, and updates would take a third longer.
     """
     x = np.uint32(low + np.uint32(i))
     x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
@@ -190,19 +196,19 @@ def draw(low, high, i):
 
 @njit
 def round_bfloat16(value, random, shift):
-    """Return the bfloat16 bits of a float32, rounded up where 16 of the random bits carry its lower ones over."""
+    """Return the bfloat16 bits of a float32, rounded up if its lower bits plus 16 of the random bits overflow."""
     bits = as_bits(np.float32(value))
     chance = np.uint32((random >> np.uint32(shift)) & np.uint32(0xFFFF))
-    rounded = np.uint32(np.uint32(bits + chance) >> np.uint32(16))  # of Inf too: its lower bits are 0
+    rounded = np.uint32(np.uint32(bits + chance) >> np.uint32(16))  # correct for Inf too, whose lower bits are 0
     return np.uint16(rounded if value == value else np.uint32(0x7FC0))
 
 
 @njit
 def load_float16(half):
-    """Return the float32 that the float16 bits stand for (exact)."""
+    """Return the float32 value of float16 bits (exact)."""
     bits = np.uint32(half)
     magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
-    # Scaling by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals in one multiplication.
+    # Scaling by 2^112 changes the exponent bias from 15 to 127 and normalizes subnormals in one multiplication.
     value = as_bits(as_float(magnitude) * np.float32(5.192296858534828e33))
     special = magnitude >= np.uint32(0x0F800000)
     value = np.uint32(magnitude | np.uint32(0x70000000)) if special else value
@@ -217,7 +223,7 @@ def store_float16(value):
     magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
     odd = np.uint32((magnitude >> np.uint32(13)) & np.uint32(1))
     normal = np.uint32(np.uint32(magnitude + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
-    # Adding 0.5 aligns the mantissa of a subnormal result with the low bits, rounding it on the way.
+    # Adding 0.5 aligns the mantissa of a subnormal result with the low bits, and rounds it.
     subnormal = np.uint32(as_bits(as_float(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000))
     large = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else np.uint32(0x7C00)
     result = subnormal if magnitude < np.uint32(0x38800000) else normal

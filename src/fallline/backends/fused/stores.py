@@ -1,4 +1,4 @@
-"""In which pass of a kernel each result is written: a state before the norms of tensors, where it need not wait."""
+"""Choose the pass in which a kernel writes each result: states that need no norm can be written before the norms."""
 
 import dataclasses
 import re
@@ -11,15 +11,16 @@ Line = tuple[str, str]
 
 
 def with_writes(traced: Trace, columns: Sequence[str], exact: Collection[str]) -> list[tuple[Pass, dict[str, str]]]:
-    """Return the passes, each with what it writes: column to element.
+    """Return the passes, each with the columns that it writes and the names of the new values.
 
-    LAMB's means are finished before the norms for its ratio are known. Written in the pass that sums for those norms,
-    they need not be computed twice: the last pass reads them, and not the gradient. That took a sixth off the step.
+    LAMB's running means do not depend on the norms for its trust ratio. They are written in the pass that computes the
+    norms, so that they are not computed twice; the last pass reads them instead of the gradient. This made the step a
+    sixth faster.
 
     Args:
-        traced: what the update does.
-        columns: of the kernel: the parameter, the gradient, the states.
-        exact: the columns that are read back as they were before they were written, not rounded.
+        traced: the trace of the update.
+        columns: the columns of the kernel: parameter, gradient, states.
+        exact: the columns that are stored without rounding, so that reading them gives the computed values.
     """
     *before, last = traced.passes
     late = dict(zip([name for name in columns if name != "grad"], last.outputs, strict=True))
@@ -37,7 +38,7 @@ def with_writes(traced: Trace, columns: Sequence[str], exact: Collection[str]) -
 
 
 def _needed(lines: Iterable[Line], outputs: Iterable[str]) -> list[Line]:
-    """Return the lines that the outputs need."""
+    """Return the lines on which the outputs depend."""
     wanted, kept = set(outputs), []
     for element, code in reversed(list(lines)):
         if element in wanted:
