@@ -115,7 +115,7 @@ def test_a_rule_that_remembers_outside_its_state_is_caught():
         calls.append(1)
         return param - (lr * len(calls)) * grad, total + grad
 
-    assert {"resumes_exactly", "copies_go_on_alike", "late_gradients_count_their_own_age"} <= broken(remembers)
+    assert {"resumes_exactly", "copies_continue_identically", "late_gradients_count_their_own_age"} <= broken(remembers)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     for name, check in vars(module).items()
     if inspect.isfunction(check) and check.__module__ == module.__name__ and not name.startswith("_")
 }
-_ONCE = ("threads_do_not_change_a_bit",)  # runs only with the default options and with all; about memory, not options
+_ONCE = ("thread_count_does_not_matter",)  # runs only with the default options and with all; about memory, not options
 
 
 def cases(

@@ -71,7 +71,7 @@ def resumes_from_a_distributed_checkpoint(subject: Subject) -> None:
     _need_same_continuation(opt, other, "distributed checkpoint")
 
 
-def copies_go_on_alike(subject: Subject) -> None:
+def copies_continue_identically(subject: Subject) -> None:
     """Check that copies by deepcopy and pickle continue bit-for-bit and share no memory with the original."""
     copiers: dict[str, Callable[[Any], Any]] = {
         "deepcopy": copy.deepcopy,

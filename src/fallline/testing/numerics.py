@@ -87,26 +87,34 @@ def every_shape_works(subject: Subject) -> None:
             need(not wrong, f"{dtype}: {wrong} of a parameter of shape {tuple(param.shape)} has another shape")
 
 
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "contiguous": torch.Tensor.contiguous,
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "reversed": lambda x: x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    "strided": lambda x: torch.stack([x, torch.full_like(x, 9.0)], dim=-1)[..., 0],
+    "offset": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
+    "negative view": lambda x: torch._neg_view(-x),
+}
+
+
 def layouts_do_not_matter(subject: Subject) -> None:
-    """Check that transposed and strided parameters and gradients give the same results as contiguous ones."""
-    layouts: list[Callable[[torch.Tensor], torch.Tensor]] = [
-        torch.Tensor.contiguous,
-        lambda x: x.t().contiguous().t(),
-        lambda x: torch.stack([x, torch.full_like(x, 9.0)], dim=-1)[..., 0],
-    ]
-    starts = [normal(4, 5, seed=index) for index in range(3)]
+    """Check that results do not depend on the memory layout; every pair of parameter and gradient layout occurs."""
+    layouts = list(LAYOUTS.values())
+    starts = [normal(2, 3, 4, 4, seed=index) for index in range(len(layouts))]
     params = [torch.nn.Parameter(lay(x)) for lay, x in zip(layouts, starts, strict=True)]
     twins = [torch.nn.Parameter(x) for x in starts]
     opt, twin = subject.build(params), subject.reference(twins)
-    for step in range(3):
+    for step in range(len(layouts)):
         set_grads(twins, step)
         for index, (p, q) in enumerate(zip(params, twins, strict=True)):
             assert q.grad is not None
-            p.grad = layouts[(step + index) % 3](q.grad)
+            p.grad = layouts[(step + index) % len(layouts)](q.grad)
         opt.step()
         twin.step()
-        far = distance(params, twins)
-        need(far <= ROUNDING[torch.float32], f"results with strided memory differ by {far:.1e}")
+        for name, p, q in zip(LAYOUTS, params, twins, strict=True):
+            far = distance([p], [q])
+            need(far <= ROUNDING[torch.float32], f"the results of a {name} parameter differ by {far:.1e}")
 
 
 def complex_is_two_reals(subject: Subject) -> None:
@@ -114,9 +122,10 @@ def complex_is_two_reals(subject: Subject) -> None:
     for dtype in (torch.complex64, torch.complex128):
         whole, parts = parameter(3, 4, dtype=dtype), torch.nn.Parameter(torch.view_as_real(normal(3, 4, dtype=dtype)))
         opt, twin = subject.build([whole]), subject.reference([parts])
-        for step in range(3):
-            whole.grad = normal(3, 4, seed=step + 1, dtype=dtype)
-            parts.grad = torch.view_as_real(whole.grad)
+        for step in range(4):
+            grad = normal(3, 4, seed=step + 1, dtype=dtype)
+            whole.grad = grad.conj().resolve_conj().conj()  # a conjugated view, as autograd may return
+            parts.grad = torch.view_as_real(grad)
             opt.step()
             twin.step()
         need(same_bits([torch.view_as_real(whole.detach())], [parts.detach()]), f"{dtype} differs from its real view")
@@ -174,7 +183,7 @@ def zero_norms_stay_finite(subject: Subject) -> None:
             need(bool(param.isfinite().all()), f"parameters of {value:g} with gradients of {slope:g} become {param[0]}")
 
 
-def threads_do_not_change_a_bit(subject: Subject) -> None:
+def thread_count_does_not_matter(subject: Subject) -> None:
     """Check that one and two threads give identical results on tensors that are large enough to be split."""
     threads, results = torch.get_num_threads(), []
     elements = 1_500_000 if subject.backend == "fused" else 150_000  # PyTorch uses threads from 32,768 elements on
@@ -189,13 +198,20 @@ def threads_do_not_change_a_bit(subject: Subject) -> None:
 
 
 def a_step_raises_the_version_counter(subject: Subject) -> None:
-    """Check that autograd can detect the update of a parameter that it has saved."""
+    """Check that autograd detects the update of a parameter that it has saved."""
     param = parameter(4)
     opt = subject.build([param])
-    set_grads([param], 0)
-    version = param._version
-    opt.step()
-    need(param._version > version, "the version counter of the parameter did not increase")
+    for step in range(3):
+        loss = (param * param).sum()
+        set_grads([param], step)
+        version = param._version
+        opt.step()
+        need(param._version > version, f"step {step} did not increase the version counter of the parameter")
+        try:
+            loss.backward()
+        except RuntimeError:
+            continue
+        raise ConformanceError(f"after step {step} a backward pass used the updated parameter without an error")
 
 
 def unknown_keywords_raise(subject: Subject) -> None:
