@@ -94,7 +94,7 @@ def test_the_headline_says_what_the_ranks_say(study):
     )
     assert headline(study.record, leaders(study.record)) == said
     broken = lose_a_seed(study, "adam")
-    assert headline(broken.record, leaders(broken.record)) == "Only momentum finished all its runs"
+    assert headline(broken.record, leaders(broken.record)) == "Only momentum finished all of its confirmation runs"
 
 
 def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
@@ -106,7 +106,7 @@ def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
     change = f"{100 * (statistics.geometric_mean(ratios(study, second['arm'], best['arm'])) - 1):+.1f}".replace(
         "-", "−"
     )
-    said = f"The best mean is {best['arm']}'s; {second['arm']} is next, its test loss {change} % (95 % interval"
+    said = f"{best['arm']} has the best mean. {second['arm']} is next, with a change in test loss of {change} % (95 % "
     assert said in top and f"corrected p = {result.p:.3f}, 2 seeds)" in top
     lost = lose_a_seed(study, "adam")
     assert answer(lost.record, against_best(lost.record)) == ""  # one arm is left, and there is nobody to lead
