@@ -88,7 +88,7 @@ def test_the_headline_says_what_the_ranks_say(study):
     first = [row["arm"] for row in study.leaderboard() if row["rank"] == 1]
     scope = "with new seeds and new test examples (each seed with its own split)"
     said = (
-        f"{first[0]} is the best of 3 {scope}"
+        f"{first[0]} is the best of 3 arms {scope}"
         if len(first) == 1
         else f"{' and '.join(first)} are not distinguishable {scope}"
     )

@@ -36,7 +36,7 @@ def headline(study: StudyResults, leaders: Records) -> str:
         return f"Only {first[0]} finished all of its confirmation runs"
     scope = _scope(study, [row["arm"] for row in leaders if row["finished"]])
     if len(first) == 1:
-        return f"{first[0]} is the best of {len(leaders)} {scope}"
+        return f"{first[0]} is the best of {len(leaders)} arms {scope}"
     if len(first) == 2:
         return f"{first[0]} and {first[1]} are not distinguishable {scope}"
     who = f"{', '.join(first[:-1])} and {first[-1]}" if len(first) == 3 else f"{len(first)} of {len(leaders)} arms"

@@ -66,8 +66,8 @@ def _headline(kind: Measure, rows: Records) -> Column:
         if not row["finished"]:
             if row["confirmed"]:
                 return Cell(f"failed {row['failed']} of {row['seeds']} seeds,", "so no mean", "bad")
-            failed = f"failed {row['tuning_failed']} of {row['tuning_trials']}"
-            return Cell(failed, "tuning trials, so not confirmed", "bad")
+            failed = f"failed {row['tuning_failed']} of {row['tuning_trials']} tuning trials,"
+            return Cell(failed, "so not confirmed", "bad")
         spread = f"{format_number(row[kind.test], form)} ± {format_number(row[f'{kind.test}_sd'], form)}"
         return Cell(spread, f"{format_number(row['low'], form)} to {format_number(row['high'], form)}")
 
