@@ -52,8 +52,7 @@ def _tuning(study: StudyResults) -> str:
         f"one seed{more}. The points of the unit cube were the same for all arms.{short} {what} If an optimum lies in "
         "the outer tenth of its range, or if all trials of an arm fail, the range is extended by a decade, up to "
         f"twice, with the same number of further trials for every arm; {extension}. The configuration with the best "
-        f"validation result at the end of the schedule was selected{_again(study)}. Of results within 2 %, the point "
-        "farthest from failures was selected."
+        f"validation result at the end of the schedule was selected{_again(study)}."
     )
 
 
@@ -63,7 +62,8 @@ def _again(study: StudyResults) -> str:
         return ""
     return (
         f", after the best {count} configurations were run on {AGAIN} more seeds and compared by their mean over all "
-        f"{AGAIN + 1} seeds"
+        f"{AGAIN + 1} seeds. Among means within one standard error of the best, the one farthest from failed trials "
+        "was selected"
     )
 
 
