@@ -43,8 +43,8 @@ def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: st
             c = by_arm[row["arm"]].comparison
             if c is None:
                 own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
-                lost = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
-                return lost if keys == ("difference",) else NONE
+                failed = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
+                return failed if keys == ("difference",) else NONE
             return " to ".join(change(c, getattr(c, key), form) for key in keys)
 
         return cell
@@ -213,11 +213,11 @@ def _section(study: StudyResults) -> Section | None:
     if charts := _figures(study):
         blocks.append(Figures(charts, _caption(study), legend=False))
     else:
-        lost = (
+        failed = (
             "No comparison is possible because of failed seeds: a mean over only the successful seeds would make an "
             "arm look too good."
         )
-        blocks.append(Text(lost))
+        blocks.append(Text(failed))
     blocks.append(Tabled(pairwise(study, "pairwise", rows, _pairwise_note(study))))
     if (sources := chance(study, rows)) is not None:
         blocks += [Tabled(sources), *filter(None, [advice(rows)])]

@@ -119,7 +119,7 @@ def _looks(study: StudyResults) -> str:
 def _variance(study: StudyResults) -> str:
     """Return which sources of randomness the intervals cover and how, for the designs in the study."""
     designs = {type(r.comparison.design): r.comparison.design for r in study.comparisons.values() if r.comparison}
-    said = {
+    sentences = {
         FixedTestSet: "Seeds and test examples are both random: the variance of the mean difference is that of the "
         "crossed two-way design, [MS_S + max(0, MS_E − MS_R)] / (S · E), with the mean squares of seeds, examples and "
         "residual. The training set is fixed.",
@@ -133,7 +133,7 @@ def _variance(study: StudyResults) -> str:
         + "; ".join(design.reason for design in designs.values() if design.reason)
         + ".",
     }
-    return " ".join(said[kind] for kind in said if kind in designs)
+    return " ".join(sentences[kind] for kind in sentences if kind in designs)
 
 
 def _figures(study: StudyResults) -> str:

@@ -47,7 +47,7 @@ def command(study: StudyResults) -> str:
     spec = study.spec
     schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
     # The name of an arm is the user's text; if there are several schedules or varied values, these are appended.
-    texts = [_asked(arm) for arm in spec.arms]
+    texts = [_user_text(arm) for arm in spec.arms]
     words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
     words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", seeds_text(spec.seeds)]
     words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
@@ -64,7 +64,7 @@ def command(study: StudyResults) -> str:
     return shlex.join([*words, "--out", "DIR"])
 
 
-def _asked(arm: Arm) -> str:
+def _user_text(arm: Arm) -> str:
     """Return the optimizer as the user named it: the name of the arm without varied values, schedule or twin mark."""
     return arm.name.partition(" (again)")[0].partition(", ")[0].removesuffix(f" + {arm.schedule}")
 

@@ -49,8 +49,8 @@ def searched(study: StudyResults) -> dict[str, Dimension]:
 def describe_searched(study: StudyResults, without: str = "") -> str:
     """Return the searched hyperparameters as text, for example "the learning rate, weight decay and beta1"."""
     names = [name for name in searched(study) if name != without]
-    said = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
-    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
+    texts = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def untrained(study: StudyResults) -> float:

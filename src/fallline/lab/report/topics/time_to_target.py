@@ -175,7 +175,7 @@ def target(study: StudyResults) -> Table | None:
     )
     note = (
         f"The target is a {kind.title(kind.metric)} of {fixed:.4g}, the median of the final results of "
-        f"{study.baseline}'s confirmation runs. It is determined by the baseline, so nobody chose it after seeing the "
+        f"{study.baseline}'s confirmation runs. The baseline determines it, so it was not chosen after seeing the "
         "curves. The numbers are medians over the runs. A run that misses the target or fails counts as infinite, so "
         'the median is "not reached" if half of the runs miss. Runs are checked only when they are evaluated. Seconds '
         "hold for this implementation and this machine, and do not include evaluation."
