@@ -73,7 +73,7 @@ def test_it_says_what_the_model_stands_on(fallline, tmp_path):
     assert "→ the eigenvector of λmax, ±0.71" in text and "↑ the eigenvector of λmin" in text  # √(2·1/4)
     page = (tmp_path / "landscape.html").read_text()
     assert 'data-figure="surface-eigenvectors"' in page and 'data-figure="surface-random"' in page
-    assert "A saddle: some directions curve down" in page and "What the numbers do not say" in page
+    assert "Saddle: the curvature is negative in some directions" in page and "Limitations" in page
     assert "fallline landscape line.py:Line --optimizer momentum@lr=0.1 --items 20" in page
     assert "http://" not in page.replace("http://www.w3.org", "") or "default-src 'none'" in page
 
@@ -94,8 +94,8 @@ def test_what_has_not_converged_is_said(fallline, capsys):
         _show(shown)
         text = " ".join(capsys.readouterr().out.split())
         assert text.count("! The search for the") == times
-    assert "has not converged in 12 products: the probability that one was missed is 0.25." in text
-    assert "has not converged in 7 products: it may be larger than 4." in text
+    assert "has not converged in 12 products: the probability that it missed one is 0.25." in text
+    assert "has not converged in 7 products: the sharpness may be larger than 4." in text
 
 
 def test_the_axis_of_the_spectrum_has_its_zero_where_it_is():

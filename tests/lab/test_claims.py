@@ -73,4 +73,4 @@ def test_a_ranking_in_mid_run_flips(schedules):
     gaps = [validation("adam + step", row) - validation("adam + cosine", row) for row in range(20)]
     assert min(gaps[6:12]) < 0 < gaps[-1]
     figure = schedules.figures()["validation"].to_json()
-    assert "not decayed yet: do not rank here" in figure
+    assert "learning rate not decayed yet: do not compare here" in figure

@@ -1,4 +1,4 @@
-"""Validation and test that say different things of two arms, beyond chance: planted, and not planted."""
+"""Warn if validation and test disagree significantly on two arms; planted disagreements and none."""
 
 import math
 from dataclasses import replace
@@ -37,15 +37,15 @@ def said(study):
 
 def test_a_planted_disagreement_is_a_warning_that_names_the_arms_and_both_numbers(tmp_path):
     (warning,) = said(study_of(tmp_path, ["momentum", "adam"], 0.3))
-    assert warning.startswith("validation and test disagree on adam against momentum beyond chance (")
+    assert warning.startswith("validation and test disagree significantly on adam against momentum (")
     assert "% on validation, +3" in warning and "corrected p = " in warning
 
 
 def test_every_pair_of_arms_is_compared(tmp_path):
     found = said(study_of(tmp_path, ["momentum", "adam", "adamw"], 0.3))
-    assert [warning.split(" beyond")[0] for warning in found] == [
-        "validation and test disagree on adamw against momentum",
-        "validation and test disagree on adamw against adam",
+    assert [warning.split(" (")[0] for warning in found] == [
+        "validation and test disagree significantly on adamw against momentum",
+        "validation and test disagree significantly on adamw against adam",
     ]
 
 

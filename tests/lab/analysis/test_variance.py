@@ -136,7 +136,7 @@ def test_what_runs_have_kept_decides_what_a_verdict_holds_for():
     lost = pair_design(arm, without_items(base), resplit=False)
     assert isinstance(lost, SeedsOnly) and "items.npy" in lost.reason
     none = pair_design(without_items(arm, items=0), without_items(base, items=0), resplit=False)
-    assert none.scope == "on this test set" and "no method losses" in none.reason
+    assert none.scope == "on this test set" and "no losses() method" in none.reason
     sizes = {"pool": 200, "train": 120, "val": 40, "test": 40}
     split = pair_design(runs(tables(4)[0], **sizes), runs(tables(4)[1], **sizes), resplit=True)
     assert isinstance(split, RandomSplits) and split.pool == 200 and len(split.examples) == 6

@@ -69,7 +69,7 @@ def test_a_study_in_which_everything_failed_is_still_a_report(study, tmp_path):
     broken = with_outcomes(changed(study, searches=searches), lambda trial: Outcome(failure, {}, []))
     text = visible(broken.report(tmp_path / "report.html"))
     assert "No arm finished all of its confirmation runs" in text
-    assert text.count("tuning trials, so not confirmed") == 3 and "there are no curves" in text
+    assert text.count("tuning trials, so not confirmed") == 3 and "There are no training curves" in text
     assert best_code(broken.record) == ""
 
 
@@ -88,13 +88,13 @@ def test_the_headline_says_what_the_ranks_say(study):
     first = [row["arm"] for row in study.leaderboard() if row["rank"] == 1]
     scope = "with new seeds and new test examples (each seed with its own split)"
     said = (
-        f"{first[0]} is the best of 3 {scope}"
+        f"{first[0]} is the best of 3 arms {scope}"
         if len(first) == 1
         else f"{' and '.join(first)} are not distinguishable {scope}"
     )
     assert headline(study.record, leaders(study.record)) == said
     broken = lose_a_seed(study, "adam")
-    assert headline(broken.record, leaders(broken.record)) == "Only momentum finished all its runs"
+    assert headline(broken.record, leaders(broken.record)) == "Only momentum finished all of its confirmation runs"
 
 
 def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
@@ -106,7 +106,7 @@ def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
     change = f"{100 * (statistics.geometric_mean(ratios(study, second['arm'], best['arm'])) - 1):+.1f}".replace(
         "-", "−"
     )
-    said = f"The best mean is {best['arm']}'s; {second['arm']} is next, its test loss {change} % (95 % interval"
+    said = f"{best['arm']} has the best mean. {second['arm']} is next, with a change in test loss of {change} % (95 % "
     assert said in top and f"corrected p = {result.p:.3f}, 2 seeds)" in top
     lost = lose_a_seed(study, "adam")
     assert answer(lost.record, against_best(lost.record)) == ""  # one arm is left, and there is nobody to lead
@@ -119,7 +119,7 @@ def ratios(study, arm, other):
 def test_it_ends_with_methods_threats_warnings_command_and_winner(study):
     titles = [section.title for section in document(study.record).sections]
     assert titles[-5:-1] == ["Methods", "Threats to validity", "Warnings", "Reproduce"]
-    assert titles[-1].endswith("to paste")
+    assert titles[-1].startswith("Python code for the ")
 
 
 def test_hyperparameters_say_whether_the_optimum_is_interior(study):

@@ -193,14 +193,14 @@ def test_a_profile_over_three_studies(study, tmp_path):
     assert ratio["adamw", "digits (c)"] == ratio["sgd@lr=1e30", "digits-cnn"] == math.inf
     assert ratio["momentum", "digits (c)"] == 1.0
     text = write_profile(studies, tmp_path / "profile.html").read_text(encoding="utf-8")
-    assert "A profile depends on its field" in text and "Tasks: digits (a), digits-cnn, digits (c)." in text
+    assert "A profile depends on the set of arms" in text and "Tasks: digits (a), digits-cnn, digits (c)." in text
 
 
 def test_a_profile_of_two_studies_is_refused(study, tmp_path):
     studies = [on_task(study, "digits", tmp_path / name) for name in "aab"]
-    with pytest.raises(ArgumentError, match="a profile needs at least 3 studies, one a task, got 2"):
+    with pytest.raises(ArgumentError, match="a profile needs at least 3 studies, one per task, got 2"):
         write_profile(studies[1:], tmp_path / "profile.html")
-    with pytest.raises(ArgumentError, match="each study must be named once"):
+    with pytest.raises(ArgumentError, match="each study must be named only once"):
         write_profile(studies, tmp_path / "profile.html")
 
 
@@ -208,7 +208,7 @@ def test_arms_that_not_every_study_has_are_left_out_and_named(study, tmp_path):
     other = on_task(renamed(study, "adamw", "lion"), "digits", tmp_path / "c")
     studies = [on_task(study, "digits", tmp_path / "a"), on_task(study, "digits-cnn", tmp_path / "b"), other]
     text = write_profile(studies, tmp_path / "profile.html").read_text(encoding="utf-8")
-    assert "Left out, since not every study has them: adamw, lion." in text
+    assert "Left out, because not every study has them: adamw, lion." in text
 
 
 def test_seconds_of_tuning_are_trials_times_the_median_time(study):

@@ -127,7 +127,7 @@ def test_costs_count_every_trial_also_those_that_failed(study):
         for trial in trials:
             found["tuning" if trial.stage == "tune" else "other"].append(study.outcome(trial).failure is not None)
         counts = [f"{len(failed)}, {sum(failed)}" for failed in found.values()]
-        assert [row["tuning trials run, failed"].text, row["confirmation run, failed"].text] == counts
+        assert [row["tuning trials all, failed"].text, row["confirmation runs all, failed"].text] == counts
         spent = [study.store.costs(trial) for trial in trials]
         tuned = math.fsum(c.seconds for c, t in zip(spent, trials, strict=True) if t.stage == "tune")
         cell = row["all trials (s) tuning, evaluation"]
@@ -144,8 +144,8 @@ def test_costs_count_every_trial_also_those_that_failed(study):
     assert [memory.text, memory.small] == [f"{size / 1e6:.3g}" for size in (timing.state_bytes, timing.memory_bytes)]
     assert adam["one step (ms) median, quartiles"].small == f"{timing.step_ms[1]:.3f} to {timing.step_ms[2]:.3f}"
     failed = sum(study.outcome(trial).failure is not None for trial in study.trials)
-    assert f"In all: {len(study.trials)} trials, {failed} of them failed" in table.note
-    assert "this implementation, this machine" in table.note
+    assert f"all trials of the study: {len(study.trials)} trials, of which {failed} failed" in table.note
+    assert "this implementation and this machine" in table.note
 
 
 def test_failures_are_listed_by_stage_with_their_number_and_a_cause(study):
@@ -198,9 +198,9 @@ def test_the_page_has_every_table_and_warns_before_anything_else(study):
     blocks = [block for section in page.sections for block in section.blocks]
     notes = [table.note for table in page.tables] + [block.caption for block in blocks if isinstance(block, Figures)]
     timed = [note for note in notes if "Seconds" in note or "Times" in note]
-    assert len(timed) == 3 and all("this implementation, this machine" in note for note in timed)
+    assert len(timed) == 3 and all("this implementation and this machine" in note for note in timed)
     longer = row_of(equal_steps(study.record), "sam(sgd)")
-    assert (longer["steps in the leaderboard"].text, longer["steps here"].text) == ("20", "40")
+    assert (longer["steps in the leaderboard"].text, longer["steps in this table"].text) == ("20", "40")
     mean = statistics.mean(losses(study, "sam(sgd)", stage="equal-steps"))
     assert float(longer["test loss (nats) mean ± SD"].text.split(" ± ")[0]) == pytest.approx(mean, abs=5e-3)
 
@@ -208,16 +208,16 @@ def test_the_page_has_every_table_and_warns_before_anything_else(study):
 def test_methods_and_threats_say_what_was_done(study):
     text = said(methods(study.record))
     extended = max(len(search.points) for search in study.searches.values()) - 9
-    assert extended > 0 and f"that happened here and gave every tuned arm {extended} more" in text
+    assert extended > 0 and f"this happened and gave every tuned arm {extended} more trials" in text
     assert f"on {SEEDS} fresh seeds" in text and "8 points of a scrambled Sobol" in text
-    assert "Equivalent means an interval inside ±1 %" in text
-    assert "Searched at this budget: the learning rate; the rest was fixed" in text and "half" not in text
+    assert "Equivalent means that the interval is inside ±1 %" in text
+    assert "The search covered the learning rate; the other hyperparameters were fixed" in text and "half" not in text
     short = changed(study, spec=replace(study.spec, horizon=0.5, equal="steps"))
     short = with_outcomes(short, lambda trial: study.outcome(study.trials[0]))  # whatever it is called now
     assert "Tuning runs had 50 % of the length" in said(methods(short.record))
-    assert "the best learning rate can depend on the length" in said(threats(short.record))
+    assert "The best learning rate can depend on the length" in said(threats(short.record))
     text = said(threats(study.record))
-    assert "not the luck of the search" in text and "its lead is a little too large" in text
+    assert "do not include the randomness of the search" in text and "its lead is slightly optimistic" in text
     assert "equal trials and equal gradient evaluations, not equal seconds" in text
 
 

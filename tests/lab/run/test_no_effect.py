@@ -1,4 +1,4 @@
-"""Trials that come out bit-for-bit equal although their hyperparameters differ are a warning that names the cause."""
+"""A warning names the cause if trials are bit-for-bit identical although their hyperparameters differ."""
 
 import pytest
 import torch
@@ -35,8 +35,10 @@ def test_an_optimizer_that_ignores_its_learning_rate_is_told(tmp_path):
     place = path_of(Ignores)
     study = fl.compare("digits", [place, "sgd@lr=0.1..1"], out=tmp_path, **TINY)
     (warning,) = said(study)
-    assert warning.startswith(f"{place}: 5 of its 5 tuning trials are bit-for-bit equal although lr differs, so that ")
-    assert warning.endswith(f"; {place} ignores it, or the updates are lost in rounding, or the task does not use them")
+    assert warning.startswith(f"{place}: 5 of its 5 tuning trials are bit-for-bit identical although lr differs, so ")
+    assert warning.endswith(
+        f"; possible causes: {place} ignores it, the updates are lost in rounding, or the task does not use the updates"
+    )
 
 
 @pytest.mark.slow

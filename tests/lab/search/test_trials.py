@@ -187,9 +187,9 @@ def test_a_search_of_nothing_but_failures_goes_on_where_one_may_succeed():
     assert found["adam"].ranges[0].high == pytest.approx(1e1) and found["adam"].best is None
     lowest, highest = (pick(p["lr"] for p in found["adam"].points) for pick in (min, max))
     assert find_caveats(StudyResults(study, "momentum", None, 3, found, known)) == [
-        f"adam: every tuning trial failed (17 not-learned; lr {lowest:.2g} to {highest:.2g}), so nothing was "
-        'confirmed; `fallline lr-range digits --optimizer "adam"` shows where its loss falls, and adam@lr=LOW..HIGH '
-        "searches there"
+        f"adam: every tuning trial failed (17 not-learned; lr {lowest:.2g} to {highest:.2g}), so no configuration was "
+        'confirmed; `fallline lr-range digits --optimizer "adam"` shows at which learning rates the loss falls; search '
+        "there with adam@lr=LOW..HIGH"
     ]
     # Some diverge, but not the lowest: neither side is known to be better.
     _, found = outcomes(study, lambda t: "not-learned" if t.options["lr"] < 2e-3 else None)

@@ -1,1 +1,1 @@
-"""From outcomes to conclusions: variances, intervals, verdicts and caveats."""
+"""Compute conclusions from the outcomes of trials: variances, intervals, verdicts and caveats."""

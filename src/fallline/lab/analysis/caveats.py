@@ -1,4 +1,4 @@
-"""What a reader of a study must know before trusting its numbers."""
+"""Warnings that a reader of a study needs before trusting its numbers."""
 
 import contextlib
 import itertools
@@ -13,11 +13,11 @@ from fallline.lab.design.param_groups import SCALED
 from fallline.lab.search.selection import Search
 from fallline.lab.search.trials import tuning_trials
 
-DISAGREEMENT = 0.01  # level at which validation and test are said to disagree
+DISAGREEMENT = 0.01  # significance level at which validation and test are reported to disagree
 
 
 def find_caveats(study: StudyResults) -> list[str]:
-    """Return a sentence for every skipped check of the task, and for every arm whose tuning is open to doubt."""
+    """Return one sentence per problem: skipped checks of the task, and arms whose tuning or evaluation is doubtful."""
     found = _skipped_checks(study)
     for arm, search in study.searches.items():
         if search.best is None:
@@ -32,10 +32,10 @@ def find_caveats(study: StudyResults) -> list[str]:
 
 
 def _disagreements(study: StudyResults) -> list[str]:
-    """Return a sentence for every two arms of which validation and test say different things, beyond chance.
+    """Return one sentence for each pair of arms whose difference on test differs significantly from that on validation.
 
-    That is a paired t-test, over the seeds, on their difference on test minus that on validation, at a level of 1 %
-    over all pairs of arms (Holm).
+    The test is a paired t-test over the seeds. It compares the difference of the two arms on test with their difference
+    on validation, at a level of 1 % over all pairs of arms (Holm).
     """
     trials = [trial for arm in study.searches for trial in study.confirmation_trials(arm)]
     if not study.has(trials):
@@ -51,16 +51,16 @@ def _disagreements(study: StudyResults) -> list[str]:
     corrected = holm([compare(test.tolist(), val.tolist(), log_ratio=False).p for test, val in differences])
     for (one, other), (test, val), p in zip(pairs, differences, corrected, strict=True):
         if p < DISAGREEMENT:
-            said = [Comparison.told(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
+            texts = [Comparison.told(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
             found.append(
-                f"validation and test disagree on {other} against {one} beyond chance ({said[0]} on validation, "
-                f"{said[1]} on test, corrected p = {p:.2g}): one of the two sets is small or was drawn differently"
+                f"validation and test disagree significantly on {other} against {one} ({texts[0]} on validation, "
+                f"{texts[1]} on test, corrected p = {p:.2g}): one of the two sets is small or was drawn differently"
             )
     return found
 
 
 def _without_effect(study: StudyResults, search: Search) -> str | None:
-    """Return what is to be said of tuning trials that came out bit-for-bit equal with different hyperparameters."""
+    """Return a warning if tuning trials with different hyperparameters are bit-for-bit identical, else None."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     trials = tuning_trials(study.spec, search)
     for trial, point in zip(trials, search.points, strict=True):
@@ -74,14 +74,14 @@ def _without_effect(study: StudyResults, search: Search) -> str | None:
     names = [d.name for d in search.ranges if any(len({repr(p[d.name]) for p in ps}) > 1 for ps in equal)]
     listed = " and ".join(names) or "hyperparameters"
     return (
-        f"{sum(map(len, equal))} of its {len(trials)} tuning trials are bit-for-bit equal although {listed} "
-        f"{'differ' if len(names) != 1 else 'differs'}, so that searching {listed} has no effect there; "
+        f"{sum(map(len, equal))} of its {len(trials)} tuning trials are bit-for-bit identical although {listed} "
+        f"{'differ' if len(names) != 1 else 'differs'}, so searching {listed} has no effect there; "
         + _cause(study, search, names)
     )
 
 
 def _cause(study: StudyResults, search: Search, names: Sequence[str]) -> str:
-    """Return why hyperparameters had no effect, as far as it is known."""
+    """Return why hyperparameters had no effect, or the possible causes where the cause is not known."""
     groups = study.manifest.get("groups", [])
     options = {name: "betas" if name in ("beta1", "beta2") else name for name in names}
     own = [n for n, o in options.items() if groups and all(o in g["own"] and n not in SCALED for g in groups)]
@@ -90,22 +90,28 @@ def _cause(study: StudyResults, search: Search, names: Sequence[str]) -> str:
         return f"param_groups of the task sets {' and '.join(own)} itself, in every group"
     if still:
         return f"param_groups of the task sets {' and '.join(still)} to 0 in every group"
-    return f"{search.arm.optimizer} ignores it, or the updates are lost in rounding, or the task does not use them"
+    return (
+        f"possible causes: {search.arm.optimizer} ignores it, the updates are lost in rounding, or the task does not "
+        "use the updates"
+    )
 
 
 def _skipped_checks(study: StudyResults) -> list[str]:
-    """Return a sentence if checks of the task were skipped when the study began."""
+    """Return one sentence if checks of the task were skipped at the start of the study, else an empty list."""
     names: list[str] = study.manifest.get("skipped_checks", [])
     if not names:
         return []
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     was = "checks" if len(names) > 1 else "check"
     verb = "were" if len(names) > 1 else "was"
-    return [f"the {was} {listed} of the task {verb} skipped, as its skip_checks asks; what they test is not verified"]
+    return [
+        f"the {was} {listed} of the task {verb} skipped because of its skip_checks; the corresponding properties are "
+        "not verified"
+    ]
 
 
 def _all_failed(study: StudyResults, search: Search) -> str:
-    """Return what is to be said of a search without one success: how its trials failed, and what to do."""
+    """Return a sentence about a search in which every trial failed: how the trials failed, and what to do."""
     trials = tuning_trials(study.spec, search)
     failures = [failure for trial in trials if (failure := study.outcome(trial).failure) is not None]
     states = ", ".join(f"{count} {state}" for state, count in Counter(f["state"] for f in failures).most_common())
@@ -113,16 +119,23 @@ def _all_failed(study: StudyResults, search: Search) -> str:
     tried = f"lr {rates[0]:.2g}" if rates[0] == rates[-1] else f"lr {rates[0]:.2g} to {rates[-1]:.2g}"
     arm, task = search.arm.optimizer, study.spec.task
     return (
-        f"every tuning trial failed ({states}; {tried}), so nothing was confirmed; `fallline lr-range {task} "
-        f'--optimizer "{arm}"` shows where its loss falls, and {arm}@lr=LOW..HIGH searches there'
+        f"every tuning trial failed ({states}; {tried}), so no configuration was confirmed; `fallline lr-range {task} "
+        f'--optimizer "{arm}"` shows at which learning rates the loss falls; search there with {arm}@lr=LOW..HIGH'
     )
 
 
 def _at_an_edge(search: Search, name: str, side: str, end: str) -> str:
-    """Return what is to be said of an optimum at one side of a searched range, which is one end of its values."""
+    """Return a sentence about an optimum at an edge of a searched range.
+
+    Args:
+        search: the tuning of the arm.
+        name: the hyperparameter.
+        side: "low" or "high" edge of the searched dimension.
+        end: "low" or "high" end of the hyperparameter's own values; it differs from `side` where 1 − value is searched.
+    """
     given, last = (next(d for d in ds if d.name == name) for ds in (search.arm.space.dimensions, search.ranges))
     more = "even after extending it"
     if getattr(last, side) == getattr(given, side):
-        # The rounds may have gone to another hyperparameter, or the finalists' further runs have changed the best.
+        # The rounds may have extended another hyperparameter, or the further seeds of the finalists changed the best.
         more = f"which was not extended; widen it: {search.arm.optimizer}@{name}=LOW..HIGH"
     return f"the best {name} lies at the {end} end of its range, {more}"

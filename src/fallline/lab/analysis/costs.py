@@ -1,4 +1,4 @@
-"""What each arm of a study has cost: trials, seconds, milliseconds per step, bytes."""
+"""The costs of each arm of a study: trials, seconds, milliseconds per step, bytes."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Failed trials: an error that all of them share, and a sentence for each arm."""
+"""Describe failed trials: find an error that all trials share, and write one sentence per arm."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from fallline.lab.search.trials import trials_again, tuning_trials
 
 
 def shared_failure(outcomes: Sequence[Outcome]) -> Failure | None:
-    """Return the failure of the first trial if every trial raised the same error at the same line, else None."""
+    """Return the failure of the first trial if all trials raised the same type of error at one line, else None."""
     failures = [outcome.failure or {} for outcome in outcomes]
     sources = {failure.get("source") for failure in failures}
     return failures[0] if failures and len(sources) == 1 and None not in sources else None
 
 
 def describe_failures(study: StudyResults) -> list[str]:
-    """Return for every arm with failures how many of its runs failed, in which way, when, why, and where to look."""
+    """Return one sentence per arm with failures: how many runs failed, how, when, why, and where the traceback is."""
     found = []
     for arm, search in study.searches.items():
         tuning = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]

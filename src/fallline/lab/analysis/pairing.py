@@ -1,4 +1,4 @@
-"""Which sources of chance the comparison of two arms contains, read from what their confirmation runs have kept."""
+"""Find the sources of randomness in a comparison of two arms, from the stored results of their confirmation runs."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def pair_design(arm: Sequence[Outcome], baseline: Sequence[Outcome], resplit: bo
 
     Args:
         arm, baseline: the outcomes of their confirmation runs by seed, none of which has failed, with their items.
-        resplit: whether every seed has a split of its own.
+        resplit: whether every seed has its own split.
     """
     facts = arm[0].test_set
     unit = _UNITS.get(facts.get("kind", ""), "items")
@@ -41,11 +41,11 @@ def pair_design(arm: Sequence[Outcome], baseline: Sequence[Outcome], resplit: bo
 
 
 def _ordered(items: np.ndarray) -> np.ndarray:
-    """Return test items in an order that does not depend on that in which they were read."""
+    """Return test items sorted by example, so that their order does not depend on the order of reading."""
     return items[np.argsort(items["example"], kind="stable")]
 
 
 def _reason(items: int) -> str:
     if items:
-        return "the files of the single test examples (items.npy) are missing"
-    return f"the task has no method losses for this metric, and its test set has fewer than {LEAST_ITEMS} batches"
+        return "the files with the results per test example (items.npy) are missing"
+    return f"the task has no losses() method for this metric, and its test set has fewer than {LEAST_ITEMS} batches"

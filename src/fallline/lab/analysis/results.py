@@ -1,4 +1,4 @@
-"""The results of a study: its specification, searches, outcomes and costs, and what is computed from them."""
+"""The results of a study: its specification, searches, outcomes and costs, and the statistics computed from them."""
 
 import functools
 import math
@@ -25,21 +25,21 @@ CONFIRMATION = ("confirm", "equal-steps")  # stages after tuning
 
 @dataclass(frozen=True, eq=False)
 class StudyResults:
-    """Everything that is known of a study. Analysis and report take this and read no file of the study.
+    """All results of a study. The analysis and the report use this object and do not read files of the study.
 
-    While a study runs, outcomes may be missing; methods that need one of these raise an ArgumentError.
+    While a study runs, outcomes may be missing. Methods that need a missing outcome raise an ArgumentError.
 
     Attributes:
-        spec: decides every number of the study.
+        spec: the specification, which determines every number of the study.
         baseline: the arm that the others are compared with.
-        margin: difference, relative to the baseline's mean, that the user calls irrelevant, or None.
-        seeds: number of confirmation runs per arm, so far or in the end.
-        searches: the tuning of each arm, by name; empty before the study has begun.
-        outcomes: by trial id.
-        items: the test items of confirmation runs, by trial id; None where they were not kept.
-        costs: by trial id; missing where they were lost, since no result needs them.
-        timings: of a step of each arm, by name; empty before the arms are timed.
-        folder: where the study is stored.
+        margin: largest difference, relative to the baseline's mean, that the user considers irrelevant, or None.
+        seeds: number of confirmation runs per arm, so far or at the end of the study.
+        searches: the tuning of each arm, by name; empty before the study starts.
+        outcomes: the outcomes of the trials, by trial id.
+        items: the test items of confirmation runs, by trial id; None where they were not stored.
+        costs: the costs of the trials, by trial id; an entry is missing if its file was lost, since no result needs it.
+        timings: the timing of one step of each arm, by name; empty before the arms are timed.
+        folder: the folder of the study.
         manifest: versions, hardware, parameter groups and skipped checks, from study.json.
     """
 
@@ -57,7 +57,7 @@ class StudyResults:
 
     @functools.cached_property
     def metric(self) -> str:
-        """The metric by which configurations are selected, on validation."""
+        """The validation metric by which configurations are selected."""
         return self.spec.learning.metric
 
     @functools.cached_property
@@ -67,7 +67,7 @@ class StudyResults:
 
     @property
     def headline(self) -> str:
-        """The metric on the test split, from confirmation runs only."""
+        """The same metric on the test split; only confirmation runs have it."""
         return f"test_{self.metric.removeprefix('val_')}"
 
     @property
@@ -77,22 +77,22 @@ class StudyResults:
 
     @functools.cached_property
     def tuning(self) -> list[Trial]:
-        """The tuning trials of all arms, the finalists' further trials last."""
+        """The tuning trials of all arms; the trials of the finalists on further seeds come last."""
         searches = self.searches.values()
         return [trial for trials in (tuning_trials, trials_again) for s in searches for trial in trials(self.spec, s)]
 
     @property
     def confirmations(self) -> list[Trial]:
-        """The confirmation trials of all arms, those at equal steps last."""
+        """The confirmation trials of all arms; the trials at equal steps come last."""
         return [t for stage in CONFIRMATION for arm in self.searches for t in self.confirmation_trials(arm, stage)]
 
     @property
     def trials(self) -> list[Trial]:
-        """Every trial of the study, tuning first."""
+        """All trials of the study; the tuning trials come first."""
         return self.tuning + self.confirmations
 
     def has(self, trials: Sequence[Trial]) -> bool:
-        """Return whether the outcomes of all these trials are known."""
+        """Return whether the outcomes of all given trials are available."""
         return all(trial.id in self.outcomes for trial in trials)
 
     def outcome(self, trial: Trial) -> Outcome:
@@ -107,12 +107,12 @@ class StudyResults:
         return outcome
 
     def confirmed(self, arm: str, metric: str | None = None, stage: str = "confirm") -> list[float | None]:
-        """Return a metric of an arm's confirmation runs, by seed; None where the run failed or was never made.
+        """Return a metric of an arm's confirmation runs, by seed; None where the run failed or was not started.
 
         Args:
-            arm: its name.
-            metric: the headline by default.
-            stage: "confirm"; or "equal-steps", the runs of an arm like SAM at as many steps as the other arms make.
+            arm: name of the arm.
+            metric: name of the metric; the headline metric by default.
+            stage: "confirm", or "equal-steps" for the runs in which an arm like SAM makes as many steps as the others.
         """
         outcomes = self.confirmation(arm, stage)
         if not outcomes:
@@ -120,11 +120,11 @@ class StudyResults:
         return [None if o.failure else o.metrics.get(metric or self.headline, math.nan) for o in outcomes]
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
-        """Return the outcomes of an arm's confirmation runs, by seed; none when every tuning trial failed."""
+        """Return the outcomes of an arm's confirmation runs, by seed; empty if every tuning trial failed."""
         return [self.outcome(trial) for trial in self.confirmation_trials(arm, stage)]
 
     def confirmation_trials(self, arm: str, stage: str = "confirm") -> list[Trial]:
-        """Return an arm's confirmation trials, by seed; none when every tuning trial failed."""
+        """Return an arm's confirmation trials, by seed; empty if every tuning trial failed."""
         key = (arm, stage)
         if key not in self._confirmations:
             self._confirmations[key] = confirm(self.spec, self.searches[arm], stage, self.seeds)
@@ -132,22 +132,22 @@ class StudyResults:
 
     @functools.cached_property
     def _confirmations(self) -> dict[tuple[str, str], list[Trial]]:
-        return {}  # by arm and stage: the id of a trial is a hash, and costs more than to look it up
+        return {}  # by arm and stage; a lookup is cheaper than computing the ids of the trials, which are hashes
 
     @functools.cached_property
     def log_ratio(self) -> bool:
-        """Whether arms are compared by ratios: losses are, where all are above 0."""
+        """Whether arms are compared by ratios, which is the case for losses if all of them are above 0."""
         values = [value for arm in self.arms for value in self.confirmed(arm) if value is not None]
         return self.headline.endswith("loss") and all(value > 0 for value in values)
 
     @functools.cached_property
     def has_losses_below_0(self) -> bool:
-        """Whether some loss is below 0, so that no axis of losses can be logarithmic."""
+        """Whether any loss is below 0, in which case axes of losses cannot be logarithmic."""
         rows = (row for trial in self.trials for row in self.outcome(trial).curve)
         return any(row[name] < 0 for row in rows for name in ("train_loss", "val_loss") if name in row)
 
     def compare_with(self, baseline: str, arms: Sequence[str] | None = None) -> dict[str, Result]:
-        """Return the comparison of arms with one of them on the headline metric; of all arms by default."""
+        """Compare arms (by default all) with `baseline` on the headline metric, and return the results by arm."""
         return compare_all(
             {arm: self.confirmed(arm) for arm in arms or self.arms},
             baseline,
@@ -161,11 +161,11 @@ class StudyResults:
 
     @functools.cached_property
     def comparisons(self) -> dict[str, Result]:
-        """The comparison of every other arm with the baseline, on the headline metric."""
+        """The comparison of every other arm with the baseline on the headline metric."""
         return self.compare_with(self.baseline)
 
     def design(self, arm: str, baseline: str) -> Design:
-        """Return which sources of chance a comparison of two arms contains, none of whose runs has failed."""
+        """Return the sources of randomness in the comparison of two arms that have no failed confirmation runs."""
         own, other = (self._confirmation_with_items(name) for name in (arm, baseline))
         return pair_design(own, other, self.spec.resplit)
 
@@ -177,24 +177,28 @@ class StudyResults:
         return all(result.is_decided(self.margin) for result in self.comparisons.values())
 
     def explain_stopping(self) -> str:
-        """Return after how many seeds the confirmation stopped and why, as a sentence; empty for a fixed number."""
+        """Return a sentence on when and why the confirmation stopped; empty if the number of seeds was fixed."""
         looks = self.spec.looks
         if len(looks) == 1 or not self.comparisons:
             return ""
         undecided = [a for a, result in self.comparisons.items() if result.verdict is Verdict.NOT_DISTINGUISHABLE]
         if self.seeds == looks[-1] and not self.is_decided():
-            return f"All {self.seeds} seeds were used; they could not decide {', '.join(undecided)}."
+            return f"All {self.seeds} seeds were used, and these comparisons stayed undecided: {', '.join(undecided)}."
         why = "every comparison was decided"
         if undecided:
-            why = f"further seeds could not decide {', '.join(undecided)}, since the examples are the limit"
+            why = (
+                f"more seeds could not decide the comparisons of {', '.join(undecided)}, because the number of test "
+                "examples limits their precision"
+            )
         return f"The confirmation stopped after {self.seeds} of at most {looks[-1]} seeds: {why}."
 
     def leaderboard(self) -> list[dict[str, Any]]:
-        """Return one record per arm, best first.
+        """Return one record per arm, best arm first.
 
-        Keys: rank, arm, verdict (against the baseline), lr, steps, failed, seeds, interior, and mean and SD over the
-        confirmation runs of test_loss, test_accuracy, val_loss, train_loss; default_val_loss and tuned_val_loss
-        are single runs on the tuning seed, of the metric that selects (default_val_accuracy …).
+        The keys are rank, arm, verdict (against the baseline), lr, steps, failed, seeds, interior, and the mean and SD
+        of test_loss, test_accuracy, val_loss and train_loss over the confirmation runs. default_val_loss and
+        tuned_val_loss come from single runs on the tuning seed; their names follow the metric that selects
+        configurations (for example default_val_accuracy).
         """
         return [dict(row) for row in self._leaderboard]
 
@@ -233,15 +237,15 @@ class StudyResults:
         for metric in dict.fromkeys((self.headline, *sorted(metrics, reverse=True))):
             values = [value for value in (self.confirmed(arm, metric) if metrics else []) if value is not None]
             known = bool(values) and not row["failed"] and all(map(math.isfinite, values))
-            summary = summarize(values) if known else None  # survivors alone would flatter
+            summary = summarize(values) if known else None  # a mean over only the finished runs would be too good
             row[metric] = summary.mean if summary else math.nan
             row[f"{metric}_sd"] = summary.sd if summary else math.nan
         return row
 
 
 def missing_outcome(trial: Trial) -> ArgumentError:
-    """Return the error that reports a trial without an outcome."""
-    return ArgumentError(f"trial: must have been run, got {trial.id} ({trial.arm}); repeat the command")
+    """Return the error for a trial without an outcome."""
+    return ArgumentError(f"trial: must have been run, got {trial.id} ({trial.arm}); rerun the command")
 
 
 def _last_if_nan(value: float) -> float:

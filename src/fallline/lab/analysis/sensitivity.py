@@ -1,21 +1,21 @@
-"""How much a learning rate that is off costs: the mean excess over the range tried, and the width of the good part."""
+"""Sensitivity to the learning rate: the mean excess loss over the range tried, and the width of the good range."""
 
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NEAR = 0.1  # of the best: how far above it still counts as good
+NEAR = 0.1  # part of the best loss by which a loss may exceed it and still count as good
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How an arm depends on its learning rate.
+    """The sensitivity of an arm to its learning rate.
 
     Attributes:
-        excess: mean over the decades tried of min(ℓ, ℓ₀) − ℓ*; NaN when one learning rate was tried.
-        width: decades around the best in which ℓ is within 10 % of ℓ*.
-        open: the good part reaches an end of what was tried, so it may be wider.
+        excess: mean of min(ℓ, ℓ₀) − ℓ* over the decades tried; NaN if only one learning rate was tried.
+        width: decades around the best learning rate in which ℓ is within 10 % of ℓ*.
+        open: whether the good range reaches an end of the range tried, in which case it may be wider.
     """
 
     excess: float
@@ -24,15 +24,17 @@ class Sensitivity:
 
 
 def sensitivity(rates: Sequence[float], losses: Sequence[float | None], start: float) -> Sensitivity | None:
-    """Return the sensitivity to the learning rate, or None when every trial failed.
+    """Return the sensitivity to the learning rate, or None if every trial failed.
 
-    With x = log10(lr), ℓ is the piecewise-linear function of x through the trials, each cut off at ℓ₀: a failure
-    counts as ℓ₀, what an untrained model has. Between the least and the greatest x tried, and ℓ* = min ℓ,
+    With x = log10(lr), ℓ is the piecewise-linear function of x through the trials. Losses are clipped at ℓ₀, the loss
+    of an untrained model, and a failure counts as ℓ₀. With ℓ* = min ℓ and the integral from the smallest to the
+    largest x tried,
 
-        excess = 1 / (x_max − x_min) · ∫ (min(ℓ(x), ℓ₀) − ℓ*) dx,
+        excess = 1 / (x_max − x_min) · ∫ (min(ℓ(x), ℓ₀) − ℓ*) dx.
 
-    by the trapezoidal rule, which is exact here. The width is that of the interval around the best trial in which
-    ℓ(x) <= ℓ* + 0.1 · |ℓ*|; it never goes past a failure. Of trials with the same rate the best counts.
+    The trapezoidal rule is exact for this function. The width is that of the interval around the best trial in which
+    ℓ(x) <= ℓ* + 0.1 · |ℓ*|; the interval does not extend past a failure. Among trials with the same rate, the best
+    one counts.
 
     Args:
         rates: learning rates, > 0.
@@ -63,13 +65,13 @@ def sensitivity(rates: Sequence[float], losses: Sequence[float | None], start: f
 
 
 def _reach(x: list[float], y: list[float], failed: list[bool], path: range, limit: float) -> tuple[float, bool]:
-    """Return how far from the first point of a path ℓ stays under the limit, and whether it does so to the end."""
+    """Return how far along a path of points ℓ stays under the limit, and whether it does so up to the last point."""
     reach = 0.0
     for here, there in itertools.pairwise(path):
         gap = abs(x[there] - x[here])
         if y[there] > limit:
             return reach + gap * (limit - y[here]) / (y[there] - y[here]), False
-        if failed[there]:  # even ℓ₀ is within the limit; but a failure is not good
+        if failed[there]:  # ℓ₀ may be within the limit, but a failure does not count as good
             return reach, False
         reach += gap
     return reach, True

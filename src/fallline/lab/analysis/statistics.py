@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import ndtri, stdtr, stdtrit  # what scipy.stats calls, without the second that its import takes
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats calls these functions, but its import takes a second
 
 from fallline.errors import ArgumentError
 from fallline.lab.analysis.variance import Design, SeedsOnly, Variance
@@ -13,13 +13,13 @@ from fallline.lab.design.sequential import nominal_level
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_LARGEST_PERCENT = 1000.0  # above, a change is reported as a factor
+_LARGEST_PERCENT = 1000.0  # from here on a change is reported as a factor
 _EXACT_FROM, _EXACT_TO = 8, 20  # below, the sign-flip p cannot reach .05; above, 2^n sums no longer fit in memory
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Values over seeds: `sd` (n − 1 in the denominator) and the t interval are NaN for n = 1."""
+    """Mean, standard deviation (n − 1 in the denominator) and t interval over seeds; the last two are NaN for n = 1."""
 
     n: int
     mean: float
@@ -30,25 +30,25 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against a baseline, paired by seed.
+    """The comparison of an arm with a baseline, paired by seed.
 
-    Differences are log(arm / baseline) when `log_ratio`, else arm − baseline.
+    Differences are log(arm / baseline) if `log_ratio`, else arm − baseline.
 
     Attributes:
-        n: pairs.
-        difference, low, high: mean difference and its t interval; at a look of a sequential study, the repeated
-            interval, which covers at all looks together.
-        p: two-sided, of the t-test; 0 when nothing varies and the difference is not 0.
-        sign_flip_p: two-sided, exact, of the mean under flips of the signs, over the seeds alone; None for n < 8 and
-            n > 20.
-        superiority: share of pairs that the arm wins, ties counting half.
-        detectable: the smallest difference that a test of this n and variance, at the level that is left to each of the
-            comparisons, finds with 80 % probability.
-        identical: every difference is exactly 0.
-        log_ratio: whether differences are log ratios; `percent` turns one into a change in %.
-        variance: of the mean difference, by what would reduce it.
-        design: which sources of chance vary.
-        baseline_mean: mean of the baseline's values, to which a margin is relative.
+        n: number of pairs.
+        difference, low, high: mean difference and its t interval. In a sequential study this is the repeated
+            confidence interval, which has its coverage over all looks together.
+        p: two-sided p-value of the t-test; 0 if the differences do not vary and are not 0.
+        sign_flip_p: two-sided exact p-value of the sign-flip test on the mean, over the seeds alone; None for n < 8
+            and n > 20.
+        superiority: share of pairs in which the arm is better; ties count half.
+        detectable: the smallest difference that a test with this n and variance detects with 80 % probability, at the
+            significance level of one of the corrected comparisons.
+        identical: whether every difference is exactly 0.
+        log_ratio: whether differences are log ratios; `percent` converts a log ratio to a change in %.
+        variance: variance of the mean difference, split by what would reduce it.
+        design: the sources of randomness.
+        baseline_mean: mean of the baseline's values; a margin is relative to it.
     """
 
     n: int
@@ -72,7 +72,7 @@ class Comparison:
 
     @staticmethod
     def percent(log_ratio: float) -> float:
-        """Return a log ratio as a change in percent; infinity where it is too large for a float.
+        """Return a log ratio as a change in percent; infinity if the change is too large for a float.
 
         Example:
             >>> round(Comparison.percent(math.log(1.1)), 6), Comparison.percent(750.0)
@@ -85,9 +85,9 @@ class Comparison:
 
     @staticmethod
     def told(log_ratio: float, sign: str = "") -> str:
-        """Return a log ratio as text: a change in percent, or a factor from 11 times on.
+        """Return a log ratio as text: a change in percent, or a factor if it is 11 or more.
 
-        There are enough digits that it is not 0 unless it is.
+        The text has enough digits that only an exact 0 is shown as 0 (up to six decimals).
 
         Example:
             >>> Comparison.told(0.00021, "+"), Comparison.told(-0.1), Comparison.told(0.0)
@@ -105,7 +105,7 @@ class Comparison:
 
 
 def summarize(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
-    """Return mean, standard deviation and t interval of finite values.
+    """Return the mean, standard deviation and t interval of finite values.
 
     Example:
         >>> s = summarize([1.0, 2.0, 3.0])
@@ -137,11 +137,11 @@ def compare(
     Args:
         arm, baseline: at least two values each.
         log_ratio: compare ratios (for losses, > 0) instead of differences.
-        mode: "min" when smaller is better, else "max".
-        confidence: of the interval, which is that of one comparison.
-        comparisons: how many share the level of significance, for `detectable`.
-        design: the sources of chance; by default the seeds alone.
-        looks: numbers of seeds after which a sequential study is looked at, this one among them.
+        mode: "min" if smaller is better, else "max".
+        confidence: confidence level of the interval, which is not corrected for the number of comparisons.
+        comparisons: number of comparisons that share the significance level; affects `detectable`.
+        design: the sources of randomness; by default only the seeds.
+        looks: numbers of seeds after which a sequential study is analysed, including the current one.
 
     Raises:
         ArgumentError: lengths differ, fewer than two pairs, a value is not finite, or is <= 0 with `log_ratio`.
@@ -200,13 +200,13 @@ def paired_differences(arm: Sequence[float], baseline: Sequence[float], log_rati
 def holm(p_values: Sequence[float], looks: Sequence[int] = (), seeds: int = 0) -> list[float]:
     """Return p-values corrected for their number by Holm's step-down method (Holm 1979).
 
-    At a look of a sequential study they are corrected for the looks as well: a corrected p below 5 % is significant
-    over all comparisons and looks together.
+    In a sequential study they are also corrected for the number of looks: a corrected p below 5 % is significant over
+    all comparisons and looks together.
 
     Args:
-        p_values: of all comparisons.
-        looks: numbers of seeds after which the study is looked at; none for a fixed number of seeds.
-        seeds: of this look.
+        p_values: the p-values of all comparisons.
+        looks: numbers of seeds after which the study is analysed; empty for a fixed number of seeds.
+        seeds: number of seeds at this look.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -228,7 +228,7 @@ def holm(p_values: Sequence[float], looks: Sequence[int] = (), seeds: int = 0) -
 
 
 def p_equation(p: float) -> str:
-    """Return a p-value as a sentence has it.
+    """Return a p-value as an equation for use in a sentence.
 
     Example:
         >>> p_equation(0.0123), p_equation(0.00002)
@@ -238,7 +238,7 @@ def p_equation(p: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value with three decimals, with four where three would not say on which side of 5 % it is.
+    """Return a p-value with three decimals, or with four if three would not show on which side of 5 % it is.
 
     Example:
         >>> p_text(0.0123), p_text(0.0499), p_text(0.00002)
@@ -250,11 +250,11 @@ def p_text(p: float) -> str:
 
 
 def _sign_flip_p(d: np.ndarray) -> float:
-    """Return the share of all 2^n sign patterns whose sum is at least as far from 0 as the one observed."""
+    """Return the share of all 2^n sign patterns whose sum is at least as far from 0 as the observed sum."""
     sums = np.zeros(1)
     for magnitude in np.abs(d):
         sums = np.concatenate([sums + magnitude, sums - magnitude])
-    return float(np.mean(np.abs(sums) >= abs(d.sum()) * (1 - 1e-12)))  # a tie must count in spite of rounding
+    return float(np.mean(np.abs(sums) >= abs(d.sum()) * (1 - 1e-12)))  # the tolerance counts ties despite rounding
 
 
 def _t(n: int, confidence: float) -> float:

@@ -1,4 +1,4 @@
-"""What a comparison of arms comes to, as one word and as one sentence that says what it holds for."""
+"""The verdict of a comparison of arms: one word, and one sentence with its numbers and its scope."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ from fallline.lab.analysis.statistics import CONFIDENCE, Comparison, compare, ho
 from fallline.lab.analysis.variance import Design
 
 Values = Mapping[str, Sequence[float | None]]
-DesignOf = Callable[[str, str], Design | None]  # of an arm and the baseline
+DesignOf = Callable[[str, str], Design | None]  # arguments: an arm and the baseline
 
 
 class Verdict(Enum):
-    """What a comparison comes to."""
+    """The result of a comparison in one word."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -29,14 +29,16 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """An arm against the baseline, judged.
+    """The result of comparing an arm with the baseline.
 
     Attributes:
-        verdict: what the comparison comes to.
-        sentence: the verdict with its numbers and with what it holds for.
-        comparison: the numbers, or None when seeds failed.
-        p: corrected for all comparisons with the baseline, and for the looks; NaN when seeds failed.
-        failed, baseline_failed: how many seeds failed.
+        arm: name of the arm.
+        baseline: name of the baseline.
+        verdict: the result in one word.
+        sentence: the verdict with its numbers and the conditions for which it holds.
+        comparison: the numbers, or None if seeds failed.
+        p: p-value, corrected for all comparisons with the baseline and for the looks; NaN if seeds failed.
+        failed, baseline_failed: number of failed seeds of the arm and of the baseline.
     """
 
     arm: str
@@ -52,10 +54,10 @@ class Result:
         return self.sentence
 
     def is_decided(self, margin: float | None = None) -> bool:
-        """Return whether further seeds are not needed: there is a verdict, or no number of seeds could give one.
+        """Return whether more seeds are not needed: there is a verdict, or no number of seeds could give one.
 
-        The latter holds where the difference is smaller than half the interval that infinitely many seeds would leave
-        and that interval does not lie within the margin.
+        The latter is the case if the difference is smaller than half the width of the interval that infinitely many
+        seeds would leave, and that interval is not within the margin.
         """
         if self.verdict is not Verdict.NOT_DISTINGUISHABLE or self.comparison is None:
             return True
@@ -77,20 +79,23 @@ def compare_all(
     design: DesignOf | None = None,
     looks: Sequence[int] = (),
 ) -> dict[str, Result]:
-    """Compare every arm with the baseline and correct for their number.
+    """Compare every arm with the baseline and correct the p-values for the number of comparisons.
 
-    An interval inside the margin is "equivalent" even if the difference is significant: the user has called such
-    differences irrelevant. Where a seed failed, in the arm or in the baseline, failures are counted, not averaged: the
-    arm is better when only the baseline failed.
+    An arm whose interval lies inside the margin is "equivalent" even if the difference is significant, because the user
+    considers such differences irrelevant. If a seed of the arm or of the baseline failed, the verdict depends on the
+    failures instead of the means: the arm is better if only the baseline has failures, and "failed" otherwise.
 
     Args:
         values: by arm, one value per seed in the same order; None where the run failed.
         baseline: the arm to compare with.
         log_ratio, mode, confidence: as for `compare`.
-        margin: difference relative to the baseline's mean that does not matter (0.02 is 2 %), or None.
-        metric: what the values are, for the sentences.
-        design: returns the sources of chance of an arm and the baseline; by default the seeds alone.
-        looks: numbers of seeds after which a sequential study is looked at; none for a fixed number.
+        margin: largest irrelevant difference, relative to the baseline's mean (0.02 is 2 %), or None.
+        metric: name of the metric, for the sentences.
+        design: returns the sources of randomness for an arm and the baseline; by default only the seeds.
+        looks: numbers of seeds after which a sequential study is analysed; empty for a fixed number of seeds.
+
+    Raises:
+        ArgumentError: the baseline is not among the arms.
 
     Example:
         >>> r = compare_all({"a": [1.0, 1.1, 0.9], "b": [2.0, 2.3, 1.9]}, "a", log_ratio=True)
@@ -136,9 +141,9 @@ def ranks(
     design: DesignOf | None = None,
     looks: Sequence[int] = (),
 ) -> dict[str, int]:
-    """Return the rank of every arm: 1 unless it is worse than the best arm; arms with failed seeds come last.
+    """Return the rank of every arm: 1 unless the arm is worse than the best arm; arms with failed seeds come last.
 
-    An arm that is equivalent to the best within the margin is not worse.
+    An arm that is equivalent to the best arm within the margin does not count as worse.
 
     Example:
         >>> ranks({"a": [1.0, 1.1, 0.9], "b": [2.0, 2.3, 1.9], "c": [1.0, 1.1, 0.91]}, log_ratio=True)
@@ -165,7 +170,7 @@ def ranks(
 
 
 def margin_in_units(margin: float, baseline_mean: float) -> float:
-    """Return a margin as a difference of the metric: relative to the size of the baseline's mean.
+    """Return a relative margin in units of the metric: the margin times the absolute value of the baseline's mean.
 
     Example:
         >>> round(margin_in_units(0.02, 0.95), 6), round(margin_in_units(0.02, -3.0), 6)
@@ -183,7 +188,7 @@ def _is_within(low: float, high: float, c: Comparison, margin: float) -> bool:
 
 
 def _judge_failures(failed: int, baseline_failed: int) -> Verdict:
-    """Return the verdict where runs failed: an arm of which none failed is better than a baseline of which some did."""
+    """Return the verdict if runs failed: "better" if only the baseline has failed runs, else "failed"."""
     return Verdict.BETTER if not failed and baseline_failed else Verdict.FAILED
 
 
@@ -210,14 +215,14 @@ def _sentence(
     if c is None:
         return _failure_sentence(arm, baseline, verdict, counts, metric)
     if verdict is Verdict.IDENTICAL:
-        return f"{arm} and {baseline} gave identical numbers on all {c.n} seeds"
+        return f"{arm} and {baseline} gave identical results on all {c.n} seeds"
     size, low, high = (_amount(c, x) for x in (c.difference, c.low, c.high))
     numbers = f"{metric} {size} [{low} to {high}], corrected {p_equation(p)}, n = {c.n}"
     scope = c.design.scope
     if verdict in (Verdict.BETTER, Verdict.WORSE):
         return f"{arm} is {verdict} than {baseline} {scope}: {numbers}"
     detectable = _amount(c, c.detectable)
-    if not c.low <= 0 <= c.high:  # the interval is that of one comparison, the p-value has been corrected
+    if not c.low <= 0 <= c.high:  # the p-value is corrected for the number of comparisons, the interval is not
         numbers += " (the interval is not corrected)"
     if verdict is Verdict.EQUIVALENT and margin is not None:
         limit = f"{100 * margin:g} %"
@@ -226,14 +231,14 @@ def _sentence(
         return f"{arm} is equivalent to {baseline} within {limit} {scope}: {numbers}"
     return (
         f"{arm} is not distinguishable from {baseline} {scope}: {numbers}; "
-        f"a difference of {detectable} would have been found with 80 % power"
+        f"a difference of {detectable} would have been detected with 80 % power"
     )
 
 
 def _failure_sentence(arm: str, baseline: str, verdict: Verdict, counts: tuple[int, int, int], metric: str) -> str:
     failed, baseline_failed, seeds = counts
     if verdict is Verdict.BETTER:
-        return f"{arm} is better than {baseline} (the baseline failed {baseline_failed} of {seeds})"
+        return f"{arm} is better than {baseline} (the baseline failed on {baseline_failed} of {seeds} seeds)"
     parts = [f"{name} failed on {k} of {seeds} seeds" for name, k in ((arm, failed), (baseline, baseline_failed)) if k]
     return f"{' and '.join(parts)}, so {arm} and {baseline} are compared by failures, not by {metric}"
 

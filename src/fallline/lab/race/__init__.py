@@ -1,4 +1,4 @@
-"""Optimizers racing on a surface: what ravine, saddle and plateau mean, in two dimensions."""
+"""Race optimizers on a surface in two dimensions, to show what ravine, saddle and plateau mean."""
 
 from fallline.lab.race.result import FORMATS, Race, race
 from fallline.lab.race.runs import ARMS, Run

@@ -1,4 +1,4 @@
-"""The still picture of a race."""
+"""The static chart of a race."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ WIDTH = 640  # pixels
 
 
 def chart(race: Descents) -> alt.LayerChart:
-    """Return level lines, and the path of every optimizer to the goal with a dot a step.
+    """Return a chart with the level lines and the path of every optimizer to the goal, with one dot per step.
 
-    The start is a ring, minima are crosses, saddles are diamonds.
+    A ring marks the start, crosses mark the minima and diamonds the saddles.
     """
     (left, right), (low, high) = race.problem.domain
     x = alt.X("x:Q", title=None, scale=alt.Scale(domain=[left, right], nice=False))
@@ -34,7 +34,7 @@ def chart(race: Descents) -> alt.LayerChart:
         rows = [{"x": a, "y": b} for a, b in points]
         layers += [_mark(kind, rows).encode(x=x, y=y)] if rows else []
     words = alt.TitleParams(
-        f"Descent on the {race.problem.name}, to the goal or for {race.steps} steps",
+        f"Descent on the {race.problem.name} until the goal is reached or {race.steps} steps are done",
         subtitle=race.problem.summary,
         anchor="start",
         limit=WIDTH,

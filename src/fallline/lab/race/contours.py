@@ -1,13 +1,13 @@
-"""Level lines of a function on a grid, by marching squares."""
+"""Compute the level lines of a function on a grid with the marching squares algorithm."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
-Edge = tuple[int, int, int]  # row and column of its lower left end, 0 for along x and 1 for along y
-# For each pattern of corners above the level (1 lower left, 2 lower right, 4 upper right, 8 upper left), the sides of
-# the cell (0 below, 1 right, 2 above, 3 left) that a line joins.
+Edge = tuple[int, int, int]  # row and column of its lower left end; 0 if the edge runs along x, 1 if along y
+# For each pattern of corners above the level (1 lower left, 2 lower right, 4 upper right, 8 upper left), the pair of
+# sides of the cell (0 bottom, 1 right, 2 top, 3 left) that a segment of the level line connects.
 _SIDES: dict[int, tuple[tuple[int, int], ...]] = {
     1: ((3, 0),),
     2: ((0, 1),),
@@ -22,16 +22,19 @@ _SIDES: dict[int, tuple[tuple[int, int], ...]] = {
     13: ((1, 0),),
     14: ((0, 3),),
 }
-_APART, _JOINED = ((3, 0), (1, 2)), ((3, 2), (1, 0))  # the two ways through corners 1 and 4, by the middle's side
+# The two possible connections if opposite corners are above the level; the value at the centre of the cell decides.
+_APART, _JOINED = ((3, 0), (1, 2)), ((3, 2), (1, 0))
 
 
 def level_lines(x: np.ndarray, y: np.ndarray, values: np.ndarray, level: float) -> list[np.ndarray]:
-    """Return the lines on which a function has a value, each (points, 2); a closed one ends where it begins.
+    """Return the lines on which a function equals `level`, each of shape (points, 2).
+
+    The first and the last point of a closed line are equal.
 
     Args:
-        x, y: coordinates of the grid, (n,) and (m,).
-        values: of the function, (m, n).
-        level: the value.
+        x, y: coordinates of the grid, of shapes (n,) and (m,).
+        values: values of the function on the grid, of shape (m, n).
+        level: the value of the function on the lines.
 
     Example:
         >>> x = np.linspace(-2, 2, 41)
@@ -45,14 +48,14 @@ def level_lines(x: np.ndarray, y: np.ndarray, values: np.ndarray, level: float) 
         neighbours[other].append(one)
     ends = [edge for edge, others in neighbours.items() if len(others) == 1]
     lines = []
-    for start in [*ends, *neighbours]:  # open lines from an end, then the closed ones from anywhere
+    for start in [*ends, *neighbours]:  # open lines start at one of their ends, then closed lines start at any edge
         if neighbours[start]:
             lines.append(np.array([_crossing(x, y, values, level, edge) for edge in _walk(start, neighbours)]))
     return lines
 
 
 def _walk(edge: Edge, neighbours: dict[Edge, list[Edge]]) -> Iterator[Edge]:
-    """Yield the edges of a line from one on, taking its segments away."""
+    """Yield the edges of a line in order, starting at `edge`, and remove its segments from `neighbours`."""
     yield edge
     while neighbours[edge]:
         following = neighbours[edge].pop()
@@ -67,7 +70,7 @@ def _segments(values: np.ndarray, level: float) -> Iterator[tuple[Edge, Edge]]:
     for row, column in np.argwhere((patterns > 0) & (patterns < 15)).tolist():
         pattern = int(patterns[row, column])
         pairs: tuple[tuple[int, int], ...]
-        if pattern in (5, 10):  # a pass: the middle says on which side the line goes
+        if pattern in (5, 10):  # a saddle: the value at the centre decides which sides are connected
             middle = values[row : row + 2, column : column + 2].mean() > level
             pairs = _JOINED if middle == (pattern == 5) else _APART
         else:
@@ -78,7 +81,7 @@ def _segments(values: np.ndarray, level: float) -> Iterator[tuple[Edge, Edge]]:
 
 
 def _crossing(x: np.ndarray, y: np.ndarray, values: np.ndarray, level: float, edge: Edge) -> tuple[float, float]:
-    """Return where on an edge the level is, between its ends in proportion."""
+    """Return the point on an edge at which the function reaches the level, by linear interpolation."""
     row, column, along_y = edge
     first = values[row, column]
     second = values[row + 1, column] if along_y else values[row, column + 1]

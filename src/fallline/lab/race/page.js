@@ -84,7 +84,7 @@ function size() {
 
 function tick(time) {
   if (!playing) return;
-  const passed = Math.max(time - last, 0); // a frame may be older than the click that asked for it
+  const passed = Math.max(time - last, 0); // the time stamp of a frame may be earlier than the click that started the animation
   at = Math.min(at + (passed / 1000) * Number(speed.value), scene.steps);
   last = time;
   draw();

@@ -1,4 +1,4 @@
-"""The animation of a race: one HTML file that opens from disk and fetches nothing."""
+"""The animation of a race: one HTML file that opens from disk and does not use the network."""
 
 import json
 from importlib.resources import files
@@ -11,11 +11,11 @@ from fallline.lab.race.runs import Descents
 from fallline.lab.race.scene import COLUMNS, contours, label, method, table, visible_points, warnings
 from fallline.lab.report.style import arm_styles
 
-WIDTH = 760  # pixels at most
+WIDTH = 760  # largest width of the picture, in pixels
 
 
 def page(race: Descents) -> str:
-    """Return the page."""
+    """Return the animation as an HTML page."""
     folder = files("fallline.lab")
     template = (folder / "race" / "page.html.j2").read_text(encoding="utf-8")
     arms, names = [run.arm for run in race.runs], [label(run) for run in race.runs]
@@ -37,14 +37,14 @@ def page(race: Descents) -> str:
             aspect=f"{right - left:g} / {high - low:g}",
             stylesheet=(folder / "report" / "page.css").read_text(encoding="utf-8"),
             script=(folder / "race" / "page.js").read_text(encoding="utf-8"),
-            # Inside <script>, "</script" ends the element whatever the JSON says.
+            # Inside <script>, "</script" ends the element even within a JSON string.
             scene=json.dumps(_scene(race), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
         )
     )
 
 
 def _scene(race: Descents) -> dict[str, Any]:
-    """Return what the script draws."""
+    """Return the data that the script draws."""
     every = arm_styles([run.arm for run in race.runs])
     problem = race.problem
     return {

@@ -1,4 +1,4 @@
-"""A race of optimizers on a surface as users hold it: its runs, its picture and its animation."""
+"""The result of a race of optimizers on a surface: its runs, its chart and its animation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ FORMATS = (".html", ".svg", ".png", ".pdf")
 
 @dataclass(frozen=True, eq=False)
 class Race:
-    """Optimizers on a surface.
+    """The result of a race of optimizers on a surface.
 
     Attributes:
-        descents: the runs, with the surface, the goal and the number of steps.
+        descents: the runs, the surface, the goal and the number of steps.
     """
 
     descents: Descents
@@ -40,12 +40,12 @@ class Race:
 
     @property
     def steps(self) -> int:
-        """The steps of every descent."""
+        """The number of steps of every run."""
         return self.descents.steps
 
     @property
     def goal(self) -> float:
-        """The value to be reached and kept."""
+        """The value that a run must reach and stay below until its last step."""
         return self.descents.goal
 
     @property
@@ -55,22 +55,22 @@ class Race:
 
     @property
     def ranking(self) -> list[Run]:
-        """The runs, fewest steps to the goal first; those that miss it by their last value."""
+        """The runs, sorted by the number of steps to the goal, then runs that miss it, sorted by their last value."""
         return self.descents.ranking
 
     def plot(self) -> Any:
-        """Return the still picture, an altair chart: level lines and the paths to the goal."""
+        """Return the static picture as an Altair chart: the level lines and the paths to the goal."""
         return chart(self.descents)
 
     def save(self, path: Path) -> Path:
-        """Write the animation (.html, one file that needs no network) or the still picture (.svg, .png, .pdf).
+        """Write the animation (.html, one file that needs no network) or the static picture (.svg, .png, .pdf).
 
         Raises:
-            ArgumentError: the name ends in something else.
+            ArgumentError: the suffix of the file is none of these.
             StudyError: the file cannot be written.
         """
         if path.suffix not in FORMATS:
-            raise ArgumentError(f"race: a file must end in {', '.join(FORMATS)}, got {path}; html is the animation")
+            raise ArgumentError(f"race: path must end in {', '.join(FORMATS)}, got {path}; use .html for the animation")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".html":
@@ -85,20 +85,20 @@ class Race:
 def race(
     surface: str | Problem, optimizers: Sequence[str] = ARMS, *, steps: int = STEPS, lr: float | None = None
 ) -> Race:
-    """Let optimizers descend on a surface from the same start.
+    """Run several optimizers on a surface, all from the same start.
 
-    Each is run at 41 learning rates from 1e-4 to 10, the same for all; the rate that reaches the goal in the fewest
-    steps is shown, or, where none does, the one whose value is lowest on average. Weight decay is off, since it would
-    move the minimum.
+    Each optimizer is run at the same 41 learning rates from 1e-4 to 10. The result contains its run at the rate that
+    reaches the goal in the fewest steps. If no rate reaches the goal, it contains the run with the lowest value on
+    average. Weight decay is off, since it would move the minimum.
 
     Args:
         surface: a name in `fallline.problems.PROBLEMS`, or a `Problem`.
-        optimizers: as for `compare`: "momentum", "sam(sgd)", "adam@lr=0.1" for a rate of its own.
-        steps: of every descent, at least 2.
-        lr: a learning rate for all, instead of the best of each.
+        optimizers: names as for `compare`: "momentum", "sam(sgd)", or "adam@lr=0.1" to fix the rate of one optimizer.
+        steps: number of steps of every run, at least 2.
+        lr: learning rate for all optimizers; by default, the best rate of each is used.
 
     Raises:
-        ArgumentError: there is no such surface or optimizer, or a number cannot be used.
+        ArgumentError: the surface or an optimizer is unknown, or a number is out of range.
 
     Example:
         >>> found = race("ravine", ["sgd", "momentum"], steps=100)

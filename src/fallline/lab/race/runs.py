@@ -1,4 +1,4 @@
-"""Descents on a surface: every optimizer at the best of the same learning rates."""
+"""Run optimizers on a surface, each at the best of the same set of learning rates."""
 
 import math
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 
 ARMS = ("sgd", "momentum", "rmsprop", "adam", "lion")
-LRS = tuple(10 ** (k / 8) for k in range(-32, 9))  # 1e-4 to 10, eight a decade: the same budget and range for all
+LRS = tuple(10 ** (k / 8) for k in range(-32, 9))  # 1e-4 to 10, eight per decade; every optimizer tries all of them
 STEPS = 200
-GOAL = 1e-3  # of the height of the start above the minimum, to be reached and kept
+GOAL = 1e-3  # the goal as a part of the value at the start; the built-in surfaces are 0 at their minima
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A descent.
+    """The run of one optimizer.
 
     Attributes:
-        arm: as the user named it.
+        arm: the optimizer, as the user named it.
         lr: the learning rate.
-        tried: how many rates it is the best of; 1 if it was given.
-        edge: whether it is the lowest or highest of them.
-        points: (steps + 1, 2), from the start on; not finite where it diverged.
-        values: (steps + 1,), of the surface there.
-        reached: steps after which the goal is reached and kept to the end; None if it never is.
+        tried: number of learning rates that were tried; 1 if the rate was given.
+        edge: whether `lr` is the lowest or the highest of several rates that were tried.
+        points: the path (steps + 1, 2), beginning at the start; not finite after the run diverged.
+        values: the values of the surface at these points (steps + 1,).
+        reached: number of steps after which the value stays at or below the goal until the end; None if it does not.
     """
 
     arm: str
@@ -47,13 +47,13 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Descents:
-    """The descents of several optimizers on one surface.
+    """The runs of several optimizers on one surface.
 
     Attributes:
         problem: the surface.
-        steps: of every descent.
-        goal: the value to be reached and kept.
-        runs: in the order of the arms.
+        steps: number of steps of every run.
+        goal: the value that a run must reach and stay below until its last step.
+        runs: the runs, in the order of the arms.
     """
 
     problem: Problem
@@ -63,7 +63,7 @@ class Descents:
 
     @property
     def ranking(self) -> list[Run]:
-        """The runs, fewest steps to the goal first; those that miss it by their last value."""
+        """The runs, sorted by the number of steps to the goal, then runs that miss it, sorted by their last value."""
 
         def key(run: Run) -> tuple[float, float]:
             last = float(run.values[-1])
@@ -73,10 +73,10 @@ class Descents:
 
 
 def run_all(surface: str | Problem, optimizers: Sequence[str], steps: int, lr: float | None) -> Descents:
-    """Return the descent of each optimizer at its best learning rate; the arguments are those of `race`.
+    """Return the run of each optimizer at its best learning rate; the arguments are those of `race`.
 
     Raises:
-        ArgumentError: there is no such surface or optimizer, or a number cannot be used.
+        ArgumentError: the surface or an optimizer is unknown, or a number is out of range.
     """
     if not isinstance(surface, Problem) and surface not in PROBLEMS:
         raise ArgumentError(
@@ -86,7 +86,7 @@ def run_all(surface: str | Problem, optimizers: Sequence[str], steps: int, lr: f
     problem = surface if isinstance(surface, Problem) else PROBLEMS[surface]
     check_integer("race", "steps", steps, 2, f"leave it out for {STEPS}")
     if lr is not None:
-        check_number("race", "lr", lr, above_zero=True, remedy="leave it out to tune it for each")
+        check_number("race", "lr", lr, above_zero=True, remedy="leave it out to tune it for each optimizer")
     goal = GOAL * float(problem(torch.tensor(problem.start, dtype=torch.float64)))
     runs = tuple(_run(problem, arm, steps, goal, lr) for arm in make_single(optimizers))
     return Descents(problem, steps, goal, runs)
@@ -112,25 +112,25 @@ def _still(arm: Arm) -> dict[str, float]:
 
 
 def _reached(values: np.ndarray, goal: float) -> int | None:
-    """Return after how many steps the values are below the goal for good."""
-    above = np.flatnonzero(~(values <= goal))  # NaN is above
+    """Return the number of steps after which all values are at or below the goal; None if the last one is above."""
+    above = np.flatnonzero(~(values <= goal))  # NaN counts as above
     first = int(above[-1]) + 1 if len(above) else 0
     return first if first < len(values) else None
 
 
 def descend(problem: Problem, optimizer: str, options: dict[str, Any], lrs: Sequence[float], steps: int) -> np.ndarray:
-    """Return the points of a descent at each learning rate, (rates, steps + 1, 2).
+    """Return the paths of an optimizer at several learning rates, of shape (rates, steps + 1, 2).
 
     Args:
         problem: the surface.
-        optimizer: what `build_optimizer` takes.
-        options: of its constructor, but for lr.
+        optimizer: name of the optimizer, as for `build_optimizer`.
+        options: arguments of its constructor, without lr.
         lrs: the learning rates.
-        steps: of each.
+        steps: number of steps at each rate.
     """
     if "backend" in keywords(optimizer):
-        options = {**options, "backend": "reference"}  # two numbers a tensor are not worth compiling for
-    if optimizer in OPTIMIZERS:  # tensors do not know of each other, so all rates go in one optimizer
+        options = {**options, "backend": "reference"}  # compiling does not pay off for tensors of two numbers
+    if optimizer in OPTIMIZERS:  # updates of different tensors are independent, so one optimizer can run all rates
         return _descents(problem, optimizer, options, lrs, steps)
     return np.concatenate([_descents(problem, optimizer, options, [lr], steps) for lr in lrs])
 

@@ -1,4 +1,4 @@
-"""What the still picture and the animation of a race share: level lines, labels, sentences."""
+"""Parts that the static picture and the animation of a race share: level lines, labels and sentences."""
 
 import numpy as np
 import torch
@@ -7,15 +7,15 @@ from fallline.lab.race.contours import level_lines
 from fallline.lab.race.runs import GOAL, LRS, Descents, Run
 from fallline.problems import Problem
 
-LEVELS, GRID = 12, 97  # level lines, each at half the height of the next; points a side of the grid
-FAR = 100  # sizes of the picture, beyond which a path is not drawn on
+LEVELS, GRID = 12, 97  # number of level lines, each at half the value of the next; points per side of the grid
+FAR = 100  # distance from the picture, in sizes of the picture, at which the drawing of a path stops
 
 Row = tuple[str, str, str, str]
 COLUMNS = ("optimizer", "lr", "steps to the goal", "value at the end")
 
 
 def contours(problem: Problem) -> list[np.ndarray]:
-    """Return the level lines of a surface over its domain, those through its saddles among them."""
+    """Return the level lines of a surface over its domain, including those through its saddles."""
     x, y = (np.linspace(*limits, GRID) for limits in problem.domain)
     points = torch.from_numpy(np.stack(np.meshgrid(x, y), -1))
     values = problem(points).numpy()
@@ -25,20 +25,20 @@ def contours(problem: Problem) -> list[np.ndarray]:
 
 
 def visible_points(run: Run, problem: Problem) -> np.ndarray:
-    """Return the points of a run up to the first that is absurdly far outside the picture, (at least 1, 2)."""
+    """Return the points of a run before the first one that is far outside the picture, of shape (at least 1, 2)."""
     low, high = np.array(problem.domain).T
     room = FAR * (high - low)
-    inside = ((run.points > low - room) & (run.points < high + room)).all(1)  # NaN is not
+    inside = ((run.points > low - room) & (run.points < high + room)).all(1)  # False for NaN
     return run.points if inside.all() else run.points[: max(int((~inside).argmax()), 1)]
 
 
 def label(run: Run) -> str:
-    """Return what a run is called in legends."""
+    """Return the name of a run in legends."""
     return run.arm if "@lr=" in run.arm else f"{run.arm}, lr {run.lr:.2g}"
 
 
 def table(race: Descents) -> list[Row]:
-    """Return the rows of COLUMNS, the fastest first."""
+    """Return the rows of the table with the columns COLUMNS, fastest run first."""
     return [
         (run.arm, f"{run.lr:.3g}", "never" if run.reached is None else str(run.reached), _number(float(run.values[-1])))
         for run in race.ranking
@@ -50,28 +50,29 @@ def _number(value: float) -> str:
 
 
 def method(race: Descents) -> str:
-    """Return how the race was run, in sentences."""
+    """Return a description of how the race was run."""
     tried = {run.tried for run in race.runs}
     if tried == {1}:
         rates = "The learning rates were given."
     else:
         rates = (
-            f"Each optimizer was run at the same {len(LRS)} learning rates from {LRS[0]:.0e} to {LRS[-1]:g}, eight a "
-            "decade, and is shown at the one that reaches the goal in the fewest steps, or has the lowest value on "
-            "average where none reaches it"
-            + ("; some rates were given. " if 1 in tried else ". ")
-            + "All else is at its default."
+            f"Each optimizer was run at the same {len(LRS)} learning rates from {LRS[0]:.0e} to {LRS[-1]:g}, eight per "
+            "decade. It is shown at the rate that reaches the goal in the fewest steps or, if no rate reaches it, at "
+            "the rate with the lowest value on average"
+            + ("; some rates were given by the user. " if 1 in tried else ". ")
+            + "All other hyperparameters have their default values."
         )
     return (
-        f"{race.steps} steps from the ring; the goal is to come down to {race.goal:.2g}, {GOAL:g} of the height of "
-        f"the start, and to stay below. {rates} No weight decay, no noise: every gradient is exact."
+        f"Every run makes {race.steps} steps from the start (the ring). The goal is to reach a value of "
+        f"{race.goal:.2g}, which is {GOAL:g} of the value at the start, and to stay at or below it. {rates} "
+        "There is no weight decay and no noise: every gradient is exact."
     )
 
 
 def warnings(race: Descents) -> list[str]:
-    """Return a sentence for each run whose rate is at the edge of those tried."""
+    """Return a sentence for each run whose learning rate is at an end of the range tried."""
     return [
-        f"{run.arm}: the best rate, {run.lr:.2g}, is at the edge of those tried; a better one may lie beyond"
+        f"{run.arm}: the best learning rate, {run.lr:.2g}, is at an end of the range tried; a better one may lie beyond"
         for run in race.runs
         if run.edge
     ]

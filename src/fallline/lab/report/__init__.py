@@ -1,4 +1,4 @@
-"""The report of a study: one HTML file that opens from disk without a network, and its parts in other formats."""
+"""Write the report of a study: one HTML file that works without a network, or its parts in other formats."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def write_report(study: StudyResults, path: Path) -> Path:
     Raises:
         StudyError: the file cannot be written.
     """
-    with debug_mode(False):  # a fifth of the time goes into checks of every part of every chart by Vega-Lite's schema
+    with debug_mode(False):  # altair's validation against the schema of Vega-Lite takes a fifth of the time
         text = to_html(document(study))
     try:
         write_atomically(path, text)

@@ -1,4 +1,4 @@
-"""The page of a task's curvature: verdict, numbers with their errors, the spectrum and the surface."""
+"""The page about the curvature of a task: the verdict, the numbers with their errors, the spectrum and the surface."""
 
 import math
 from pathlib import Path
@@ -17,33 +17,36 @@ from fallline.lab.run.curvature import Curvature
 from fallline.lab.storage.atomic_files import write_atomically
 from fallline.plotting import plot_surface
 
-_SILENT = (
-    "Sharpness gauges stability: how large a learning rate the weights bear. It does not foretell how well they "
-    "generalise; a network can be rescaled to any sharpness without computing anything else (Dinh et al. 2017, "
-    "arXiv:1703.04933).",
-    "All of it is of the training loss at one point, in eval mode, over the items named above; others move it.",
-    "A saddle is certain once one direction curves down. That there is none is only as certain as the search says.",
+_LIMITATIONS = (
+    "Sharpness measures stability, that is, how large a learning rate the optimizer can use at these weights. It does "
+    "not predict how well the weights generalise: a network can be rescaled to any sharpness without a change of the "
+    "function that it computes (Dinh et al. 2017, arXiv:1703.04933).",
+    "All numbers describe the training loss at one point, in eval mode, over the items named above; other items give "
+    "other numbers.",
+    "A saddle is certain if one direction with negative curvature was found. If none was found, the probability that "
+    "the search missed one is given in the table.",
 )
 AXES = {
     "eigenvectors": ("the eigenvector of λmax", "the eigenvector of λmin"),
-    "random": ("a random direction", "another"),
+    "random": ("a random direction", "another random direction"),
 }
 _PLANES = {
-    "eigenvectors": "Along the eigenvectors of λmax and λmin each axis goes as far as its curvature alone would change "
-    "the loss by its own size, the length of all weights (or 1) at most.",
-    "random": "Random directions are filter-normalised (Li et al. 2018, arXiv:1712.09913): at 1 every filter has moved "
-    "by its own length. They are two of many, and show little of the outermost curvatures.",
+    "eigenvectors": "Along the eigenvectors of λmax and λmin, each axis extends to the distance at which its curvature "
+    "alone would change the loss by the value of the loss, but at most to the norm of all weights (or 1).",
+    "random": "Random directions are filter-normalised (Li et al. 2018, arXiv:1712.09913): at a distance of 1, every "
+    "filter has moved by its own norm. They are two of many directions and show little of the largest and smallest "
+    "curvatures.",
 }
 _HEADLINES = {
-    "saddle": "A saddle: some directions curve down",
-    "minimum": "A minimum, as far as curvature tells",
-    "flat": "Flat: no curvature beyond rounding",
-    "undetermined": "Undetermined: the smallest curvature cannot be told from zero",
+    "saddle": "Saddle: the curvature is negative in some directions",
+    "minimum": "Minimum: the curvature is positive in all directions found",
+    "flat": "Flat: the curvature is zero within the rounding error",
+    "undetermined": "Undetermined: the smallest curvature cannot be distinguished from zero",
 }
 
 
 def write_curvature(found: Curvature, path: Path, command: str) -> Path:
-    """Write the page of a measurement and return its path.
+    """Write the page about a measurement and return its path.
 
     Raises:
         StudyError: the file cannot be written.
@@ -60,18 +63,18 @@ def document(found: Curvature, command: str) -> Document:
 
     Args:
         found: the measurement.
-        command: what makes it again.
+        command: the command that reproduces it.
     """
     what = (
         f"{found.parameters:,} parameters, loss {format_number(found.loss, '.4g')} over {found.items:,} items of the "
         f"training set in {plural(found.batches, 'batch')}, {found.mode} mode; "
-        f"{found.matvecs} products by {found.hvp}."
+        f"{found.matvecs} Hessian-vector products ({found.hvp})."
     )
     spectrum = Figures(
         {"spectrum": chart(found)},
-        f"Density of all {found.parameters:,} eigenvalues, from {found.density.matvecs} products; bumps of width "
-        f"{format_number(found.density.width, '.2g')} stand for its points. The logarithmic scale shows even a single "
-        "one.",
+        f"Estimated density of all {found.parameters:,} eigenvalues, from {found.density.matvecs} Hessian-vector "
+        f"products, smoothed with a Gaussian kernel of width {format_number(found.density.width, '.2g')}. On the "
+        "logarithmic scale, even a single eigenvalue is visible. Ticks mark the outer eigenvalues found by the search.",
         legend=False,
     )
     return Document(
@@ -85,9 +88,9 @@ def document(found: Curvature, command: str) -> Document:
             Section("Numbers", [Tabled(table(found))]),
             Section("Spectrum", [spectrum]),
             *([Section("Surface", [_surfaces(found)])] if found.surfaces else []),
-            Section("What the numbers do not say", [Bullets(_SILENT)]),
+            Section("Limitations", [Bullets(_LIMITATIONS)]),
             Section(
-                "Again",
+                "Reproduce",
                 [Text("The same command gives the same numbers on the same machine.", note=True), Code(command)],
             ),
         ],
@@ -96,18 +99,18 @@ def document(found: Curvature, command: str) -> Document:
 
 
 def list_caveats(found: Curvature) -> list[str]:
-    """Return what to know before trusting the numbers."""
+    """Return warnings that a reader needs before trusting the numbers."""
     eigen, sharpness, caveats = found.point.eigen, found.sharpness, []
     if not eigen.converged:
         missed = format_number(eigen.miss_probability, ".2g")
         caveats.append(
             f"The search for the outer eigenvalues has not converged in {eigen.matvecs} products: the probability that "
-            f"one was missed is {missed}."
+            f"it missed one is {missed}."
         )
     if sharpness is not None and not sharpness.converged:
         caveats.append(
-            f"The search for the sharpness has not converged in {sharpness.matvecs} products: it may be larger than "
-            f"{format_number(sharpness.value, '.4g')}."
+            f"The search for the sharpness has not converged in {sharpness.matvecs} products: the sharpness may be "
+            f"larger than {format_number(sharpness.value, '.4g')}."
         )
     return caveats
 
@@ -115,7 +118,7 @@ def list_caveats(found: Curvature) -> list[str]:
 def _surfaces(found: Curvature) -> Figures:
     one = next(iter(found.surfaces.values()))
     caption = (
-        f"The loss on planes through the weights (cross), {len(one.x)} × {len(one.y)} cells over the same "
+        f"The loss on planes through the weights (marked by a cross), {len(one.x)} × {len(one.y)} cells, over the same "
         f"{found.items:,} items. " + " ".join(_PLANES[name] for name in found.surfaces)
     )
     charts = {f"surface-{name}": relief(found, name) for name in found.surfaces}
@@ -133,9 +136,9 @@ def relief(found: Curvature, name: str) -> alt.LayerChart:
 
 
 def records(found: Curvature) -> Records:
-    """Return the numbers: quantity, value, low, high and what the range is."""
+    """Return the numbers as records with the keys quantity, value, low, high and range (the meaning of the range)."""
     point, density = found.point, found.density
-    bound = "an eigenvalue lies within"
+    bound = "contains an eigenvalue"
     rows = Records()
 
     def add(quantity: str, value: float | None, low: float | None, high: float | None, means: str) -> None:
@@ -149,18 +152,20 @@ def records(found: Curvature) -> Records:
     if (edge := found.sharpness) is not None and edge.preconditioned:
         add("preconditioned sharpness", edge.value, edge.value - edge.bound, edge.value + edge.bound, bound)
     if edge is not None and edge.limit is not None:
-        add("limit of stability", edge.limit, None, None, f"of {found.optimizer} at lr = {found.lr:g}, full batches")
-        add("part of the limit", edge.ratio, None, None, "1 is the edge of stability")
+        where = f"for {found.optimizer} at lr = {found.lr:g} with full batches"
+        add("stability limit", edge.limit, None, None, where)
+        add("sharpness ÷ limit", edge.ratio, None, None, "1 is the edge of stability")
     add("‖gradient‖", point.gradient, None, None, "")
     add("condition number", point.condition, None, None, "undefined at a saddle" if point.kind == "saddle" else "")
     add("trace", found.trace.estimate, *found.trace.ci95, f"95 % interval, {found.trace.method}")
-    add("negative eigenvalues", density.negative_mass, *density.negative_ci95, "part of all, 95 % interval")
-    add("a missed eigenvalue", point.eigen.miss_probability, None, None, "probability that one further out was missed")
+    add("negative eigenvalues", density.negative_mass, *density.negative_ci95, "fraction of all, 95 % interval")
+    missed = "probability that the search missed a larger or smaller eigenvalue"
+    add("missed eigenvalue", point.eigen.miss_probability, None, None, missed)
     return rows
 
 
 def table(found: Curvature) -> Table:
-    """Return the numbers as people read them."""
+    """Return the numbers as a table for readers."""
 
     def value(row: Any) -> Cell | str:
         return format_number(row["value"], ".4g")
@@ -183,7 +188,7 @@ def table(found: Curvature) -> Table:
 
 
 def chart(found: Curvature) -> alt.LayerChart:
-    """Return the density of the eigenvalues, with the outer ones that were found as ticks."""
+    """Return a chart of the density of the eigenvalues, with ticks at the outer eigenvalues that were found."""
     density = found.density
     floor = 0.1 / found.parameters / max(density.width, 1e-30)
     rows = [

@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written as: sections of paragraphs, tables, figures, lists and code."""
+"""The parts of a report, independent of its format: sections of paragraphs, tables, figures, lists and code."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Text:
     """A paragraph.
 
     Attributes:
-        text: its sentences.
-        lead: words before them, in bold.
-        note: whether it only explains, and is set smaller.
+        text: the sentences of the paragraph.
+        lead: words before the text, in bold.
+        note: whether the paragraph is an explanatory note, which is shown in a smaller font.
     """
 
     kind: ClassVar[str] = "text"
@@ -34,7 +34,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Code:
-    """Code or a command to paste."""
+    """Code or a command for copy and paste."""
 
     kind: ClassVar[str] = "code"
     text: str
@@ -54,9 +54,9 @@ class Figures:
 
     Attributes:
         charts: Vega-Lite charts, by name.
-        caption: how to read them.
-        legend: whether their arms are named, and can be hidden, above them.
-        beside: whether they stand side by side where there is room.
+        caption: how to read the figures.
+        legend: whether a legend above the figures names the arms and lets the reader hide them.
+        beside: whether the figures are shown side by side if the page is wide enough.
     """
 
     kind: ClassVar[str] = "figures"
@@ -71,25 +71,25 @@ Block = Text | Bullets | Code | Tabled | Figures
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report under a heading."""
+    """A section of a report."""
 
     title: str
     blocks: Sequence[Block]
 
 
 def tabulate(*tables: Table | None) -> list[Block]:
-    """Return tables as blocks, without those that are None."""
+    """Return tables as blocks, and leave out those that are None."""
     return [Tabled(table) for table in tables if table is not None]
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of the report of a study, by the functions that return its parts.
+    """A topic of the report of a study, given by the functions that return its parts.
 
     Attributes:
-        section: its part of the page; None where the study has nothing for it.
-        tables: its tables; None for each that the study has nothing for.
-        figures: its figures as Vega-Lite charts, by name.
+        section: returns the section of the page, or None if the study has no data for it.
+        tables: returns the tables, with None for each table that the study has no data for.
+        figures: returns the figures as Vega-Lite charts, by name.
     """
 
     section: Callable[[StudyResults], Section | None]
@@ -103,15 +103,15 @@ class Document:
 
     Attributes:
         headline: the answer in one line.
-        subject: what was asked, in one line.
-        arms: in the order that decides their colours, dashes and marks.
-        means: an arm and its result each, best first.
-        answer: by how much, and how sure, in a sentence; empty where nothing is compared.
-        verdicts: an arm and a sentence each.
+        subject: the question in one line.
+        arms: names of the arms, in the order that determines their colours, dashes and marks.
+        verdicts: pairs of an arm and a sentence about it.
         notes: how to read the sentences.
-        warnings: what to know before trusting the numbers.
-        sections: the rest.
-        name: for the files that a reader saves figures to.
+        warnings: what a reader needs to know before trusting the numbers.
+        sections: the sections that follow.
+        name: part of the name of the files to which a reader saves figures.
+        means: pairs of an arm and its result, best first.
+        answer: one sentence with the size and the certainty of the difference; empty if nothing is compared.
     """
 
     headline: str
@@ -127,12 +127,12 @@ class Document:
 
     @property
     def charts(self) -> dict[str, Any]:
-        """Every figure, by name."""
+        """All figures, by name."""
         blocks = [block for section in self.sections for block in section.blocks]
         return {name: c for block in blocks if isinstance(block, Figures) for name, c in block.charts.items()}
 
     @property
     def tables(self) -> list[Table]:
-        """Every table."""
+        """All tables."""
         blocks = [block for section in self.sections for block in section.blocks]
         return [block.table for block in blocks if isinstance(block, Tabled)]

@@ -1,4 +1,4 @@
-"""What the figures of a report share: data that can be hidden by arm, scales, axes and tooltips."""
+"""Parts that the figures of a report share: data that can be hidden by arm, scales, axes and tooltips."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,26 @@ from fallline.lab.report.measure import Measure
 from fallline.lab.report.style import arm_styles
 
 INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
-HEIGHT = 300  # pixels: of a plot
-EXTENT = 52  # pixels left of plots that stand below each other, so that they line up
-_TICKS = 4  # at least, of a logarithmic axis
-_LEADS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))  # of ticks in a decade
+HEIGHT = 300  # height of a plot in pixels
+EXTENT = 52  # space in pixels for the y axis; it aligns plots that are stacked
+_TICKS = 4  # smallest number of ticks on a logarithmic axis
+_LEADS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))  # ticks per decade
 Rows = list[dict[str, Any]]
 _LABEL = "format(datum.value, datum.value < 9e-5 || datum.value > 9e4 ? '~e' : '~r')"  # 1e-5, 0.001, 1000
 
 
 def data(rows: Rows) -> alt.InlineData:
     """Return rows as the data of a chart."""
-    return alt.InlineData(values=rows)  # altair moves it to where layers share it
+    return alt.InlineData(values=rows)  # altair moves the data to the top level, where layers share it
 
 
 def visible(rows: Rows) -> alt.Chart:
-    """Return a chart over the rows whose arm is not hidden."""
+    """Return a chart of the rows whose arm is not hidden."""
     return alt.Chart(data(rows)).transform_filter("indexof(hidden, datum.arm) < 0")
 
 
 def finish(layers: Sequence[alt.Chart], height: int, description: str) -> alt.LayerChart:
-    """Return layers as one chart as wide as its container, with the parameter `hidden`: the arms not to draw."""
+    """Return one chart of all layers, as wide as its container; its parameter `hidden` lists the arms not to draw."""
     chart = alt.layer(*layers).properties(width="container", height=height, description=description)
     return chart.add_params(alt.param(name="hidden", value=[]))
 
@@ -42,7 +42,7 @@ def colour(arms: Sequence[str]) -> alt.Color:
 
 
 def mark(arms: Sequence[str]) -> alt.Shape:
-    """Return the encoding of arms by the outline of their marks."""
+    """Return the encoding of arms by the shape of their marks."""
     every = arm_styles(arms)
     return alt.Shape("arm:N", scale=alt.Scale(domain=arms, range=[every[arm].mark for arm in arms]), legend=None)
 
@@ -65,20 +65,22 @@ def label(name: str, title: str) -> alt.Tooltip:
 
 
 def log_scale(values: Sequence[float | None], **options: Any) -> alt.Scale:
-    """Return a logarithmic scale that holds these values, with a margin, whatever is hidden.
+    """Return a logarithmic scale that covers all values with a margin, even if some arms are hidden.
 
     Args:
-        values: what will be drawn.
+        values: the values to be drawn.
         **options: further properties of the scale.
     """
     return alt.Scale(type="log", nice=False, domain=list(_widened(values)), **options)
 
 
 def log_axis(values: Sequence[float | None], **options: Any) -> alt.Axis:
-    """Return an axis with ticks at decades, or as much denser as four of them need; Vega's own are too many.
+    """Return an axis with a tick at every decade, or with denser ticks if that gives fewer than four.
+
+    The default of Vega has too many ticks.
 
     Args:
-        values: what will be drawn.
+        values: the values to be drawn.
         **options: further properties of the axis.
     """
     low, high = _widened(values)
@@ -93,7 +95,7 @@ def log_axis(values: Sequence[float | None], **options: Any) -> alt.Axis:
 
 
 def _widened(values: Sequence[float | None]) -> tuple[float, float]:
-    """Return the ends of a logarithmic axis that holds these values, with a margin."""
+    """Return the ends of a logarithmic axis that covers all values with a margin."""
     good = [value for value in values if value]
     low, high = min(good, default=0.1), max(good, default=1.0)
     margin = max(1.1, (high / low) ** 0.04)
@@ -101,7 +103,7 @@ def _widened(values: Sequence[float | None]) -> tuple[float, float]:
 
 
 def measured_scale(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Scale:
-    """Return the scale for a metric: logarithmic for losses above 0, linear for others, over these values."""
+    """Return a scale that covers the values of a metric: logarithmic for losses above 0, linear for other metrics."""
     if measure.is_ratio:
         return log_scale(values, **options)
     good = [value for value in values if value is not None]
@@ -111,34 +113,34 @@ def measured_scale(measure: Measure, values: Sequence[float | None], **options: 
 
 
 def measured_axis(measure: Measure, values: Sequence[float | None], **options: Any) -> alt.Axis:
-    """Return the axis that goes with `measured_scale`."""
+    """Return the axis for `measured_scale`."""
     return log_axis(values, **options) if measure.is_ratio else alt.Axis(tickCount=6, **options)
 
 
 def drawable(measure: Measure, value: float) -> float | None:
-    """Return what `measured_scale` can show, None for anything else."""
+    """Return the value if `measured_scale` can show it, else None."""
     return positive(value) if measure.is_ratio else value if math.isfinite(value) else None
 
 
 def ticks() -> alt.ExprRef:
-    """Return how many ticks an axis has room for, at any width."""
+    """Return an expression for the number of ticks that fit on an axis of any width."""
     return alt.ExprRef("ceil(width / 90)")
 
 
 def positive(value: float) -> float | None:
-    """Return what a log scale can show, None for anything else."""
+    """Return the value if a log scale can show it, else None."""
     return value if math.isfinite(value) and value > 0 else None
 
 
 def describe_failure(failure: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return a failure, or that there is none, for a tooltip."""
+    """Return the text of a failure for a tooltip; empty if there is no failure."""
     if failure is None:
         return {"failure": "", "cause": ""}
     return {"failure": f"{failure['state']} at step {failure['step']}", "cause": failure["cause"]}
 
 
 def steps_axis(study: StudyResults, title: str | None) -> alt.X:
-    """Return the axis of optimizer steps, long enough for the longest arm."""
+    """Return the axis of optimizer steps, up to the longest run of any arm."""
     lengths = [trial.steps for arm in study.searches for trial in study.confirmation_trials(arm)]
     longest = max(lengths, default=study.spec.steps)
     scale = alt.Scale(domain=[0, longest], nice=False)

@@ -1,4 +1,4 @@
-"""A report in the formats that are asked for: the page, Markdown, tables as CSV, figures as pictures."""
+"""Write a report in several formats: HTML, Markdown, tables as CSV, figures as images."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,24 +16,25 @@ from fallline.lab.report.topics import document, tables
 from fallline.lab.storage.atomic_files import write_atomically
 
 FORMATS = ("html", "md", "csv", "png", "svg", "pdf")
-WIDTH = 720  # pixels: of a figure in a file or a notebook
+WIDTH = 720  # width of a figure in a file or a notebook, in pixels
 _BY_ARM = ("color", "shape", "strokeDash")
 _SCALE = 2  # pixels of a PNG per pixel of the page
 
 
 def write_formats(study: StudyResults, folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write the report of a finished study in several formats and return the files.
+    """Write the report of a finished study in several formats and return the paths of the files.
 
-    html and md are report.html and report.md; csv is a file a table under tables/, png, svg and pdf a file a figure
-    under figures/. Markdown shows the figures that are written in the same call as SVG or PNG, and links to PDFs.
+    "html" writes report.html and "md" writes report.md. "csv" writes one file per table under tables/. "png", "svg" and
+    "pdf" write one file per figure under figures/. The Markdown file shows the figures that the same call writes as SVG
+    or PNG, and links to those that it writes as PDF.
 
     Args:
         study: the study.
-        folder: where to write; it is created if need be.
-        formats: among FORMATS.
+        folder: the folder to write to; it is created if it does not exist.
+        formats: names of formats in FORMATS.
 
     Raises:
-        ArgumentError: a format is unknown, or none is asked for.
+        ArgumentError: a format is unknown, or no format is given.
         StudyError: a file cannot be written.
     """
     check_formats(formats)
@@ -44,10 +45,10 @@ def write_formats(study: StudyResults, folder: Path, formats: Sequence[str]) -> 
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Check that a report can be written in formats.
+    """Check that all formats are known and that there is at least one.
 
     Raises:
-        ArgumentError: one is unknown, or there is none.
+        ArgumentError: a format is unknown, or no format is given.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -56,7 +57,7 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def cannot_write(path: Path, error: OSError, what: str = "report") -> StudyError:
-    """Return the error that says that a report, or what else it was, cannot be written there."""
+    """Return the error for a report, or other output named by `what`, that cannot be written to a path."""
     return StudyError(f"{what}: the file must be writable, got {str(path)!r} ({error.strerror}); pass another path")
 
 
@@ -85,15 +86,15 @@ def _write(study: StudyResults, folder: Path, formats: Sequence[str]) -> list[Pa
 
 
 def static(chart: alt.LayerChart) -> alt.LayerChart:
-    """Return a chart of the page as one that needs no page around it."""
+    """Return a chart of the page as a chart that can be shown without the page."""
     return alt.LayerChart.from_dict(static_spec(chart))
 
 
 def static_spec(chart: alt.LayerChart) -> dict[str, Any]:
-    """Return the Vega-Lite specification of a chart that needs no page around it, with its description as its title.
+    """Return the Vega-Lite specification of a chart for use without the page, with its description as its title.
 
     Args:
-        chart: as the page draws it: as wide as its container, its legend in HTML.
+        chart: a chart of the page, which is as wide as its container and has its legend in HTML.
     """
     spec: dict[str, Any] = chart.to_dict()
     spec |= {
@@ -104,7 +105,7 @@ def static_spec(chart: alt.LayerChart) -> dict[str, Any]:
     encodings = list(_encodings(spec))
     legend = {"orient": "top", "title": None, "columns": 4, "symbolOpacity": 1, "symbolSize": 90}
     drawn = {channel for e in encodings for channel in _BY_ARM if e.get(channel, {}).get("field") == "arm"}
-    if "shape" in drawn:  # dashes would tear the outlines of the marks
+    if "shape" in drawn:  # in the legend, dashes would also apply to the outlines of the marks
         drawn.discard("strokeDash")
     else:
         legend |= {"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2}
@@ -123,7 +124,7 @@ def _encodings(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def picture(spec: dict[str, Any], form: str) -> bytes:
-    """Return a Vega-Lite chart as the bytes of an SVG, PNG or PDF file, drawn without a browser or a network."""
+    """Return a Vega-Lite chart as the bytes of an SVG, PNG or PDF file, rendered without a browser or a network."""
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(spec)).encode()
     if form == "png":

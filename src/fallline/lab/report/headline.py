@@ -1,4 +1,4 @@
-"""The answer of a study in one line; that there is no answer at this budget is one."""
+"""The answer of a study in one line, which may be that this budget gives no answer."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from fallline.lab.report.measure import change, measure
 from fallline.lab.report.tables import Records
 
 _SURE = {
-    Verdict.BETTER: "better seed by seed",  # a ratio and a mean may order arms differently
+    Verdict.BETTER: "better seed by seed",  # ratios by seed and means can order two arms differently
     Verdict.WORSE: "a significant difference",
     Verdict.EQUIVALENT: "equivalent within the margin",
     Verdict.NOT_DISTINGUISHABLE: "not distinguishable",
@@ -22,7 +22,7 @@ def headline(study: StudyResults, leaders: Records) -> str:
 
     Args:
         study: the study.
-        leaders: its leaderboard, as `fallline.lab.report.topics.leaderboard.leaders` gives it.
+        leaders: its leaderboard, from `fallline.lab.report.topics.leaderboard.leaders`.
     """
     first = [row["arm"] for row in leaders if row["rank"] == 1 and row["finished"]]
     finished = sum(row["finished"] for row in leaders)
@@ -31,12 +31,12 @@ def headline(study: StudyResults, leaders: Records) -> str:
     if any(arm.twin for arm in study.spec.arms):
         return _self_check(study)
     if len(leaders) == 1:
-        return f"{first[0]}, tuned and confirmed on its own"
+        return f"{first[0]} was tuned and confirmed without a comparison"
     if len(first) == 1 and finished == 1:
-        return f"Only {first[0]} finished all its runs"
+        return f"Only {first[0]} finished all of its confirmation runs"
     scope = _scope(study, [row["arm"] for row in leaders if row["finished"]])
     if len(first) == 1:
-        return f"{first[0]} is the best of {len(leaders)} {scope}"
+        return f"{first[0]} is the best of {len(leaders)} arms {scope}"
     if len(first) == 2:
         return f"{first[0]} and {first[1]} are not distinguishable {scope}"
     who = f"{', '.join(first[:-1])} and {first[-1]}" if len(first) == 3 else f"{len(first)} of {len(leaders)} arms"
@@ -44,14 +44,14 @@ def headline(study: StudyResults, leaders: Records) -> str:
 
 
 def _scope(study: StudyResults, arms: Sequence[str]) -> str:
-    """Return what the ranks hold for: the narrowest scope of the comparisons with the best mean."""
+    """Return the scope of the ranks, which is the narrowest scope of the comparisons with the best mean."""
     scopes = {study.design(arm, arms[0]).scope for arm in arms[1:]}
     narrow = SeedsOnly().scope
     return narrow if narrow in scopes else scopes.pop()
 
 
 def answer(study: StudyResults, against: Sequence[Result]) -> str:
-    """Return by how much the best mean leads, and how sure that is; empty where the self-check or nobody is compared.
+    """Return a sentence on the lead of the best mean and its certainty; empty in a self-check or without comparisons.
 
     Args:
         study: the study.
@@ -62,16 +62,16 @@ def answer(study: StudyResults, against: Sequence[Result]) -> str:
     (second, c), best = (against[0], against[0].comparison), against[0].baseline
     if c is None or c.identical:
         return f"{second.sentence}."
-    p = f"corrected {p_equation(second.p)}"  # for the comparisons with the best
+    p = f"corrected {p_equation(second.p)}"  # corrected for the number of comparisons with the best arm
     how = f"(95 % interval {change(c, c.low)} to {change(c, c.high)}, {p}, {c.n} seeds)"
-    size = f"{measure(study).name(measure(study).test)} {change(c, c.difference)}"
-    return f"The best mean is {best}'s; {second.arm} is next, its {size} {how}: {_SURE[second.verdict]}."
+    size = f"{measure(study).name(measure(study).test)} of {change(c, c.difference)}"
+    return f"{best} has the best mean. {second.arm} is next, with a change in {size} {how}: {_SURE[second.verdict]}."
 
 
 def _self_check(study: StudyResults) -> str:
     (result,) = study.comparisons.values()
     if result.verdict is Verdict.FAILED:
-        return f"Self-check undecided: {study.baseline} lost seeds"
+        return f"Self-check inconclusive: {study.baseline} failed on some seeds"
     if result.verdict in (Verdict.BETTER, Verdict.WORSE):
         return f"Self-check failed: {study.baseline} differs from itself"
     return f"Self-check passed: {study.baseline} does not differ from itself"

@@ -1,4 +1,4 @@
-"""What a study is judged by, and how figures and tables name it."""
+"""The deciding metric of a study, and its name in figures and tables."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Measure:
-    """The metric by which configurations are selected and, on the test split, arms compared.
+    """The metric by which configurations are selected and, on the test split, arms are compared.
 
     Attributes:
-        metric: of a curve and an outcome: "val_loss", "val_accuracy".
-        mode: "min" when lower is better, else "max".
-        unit: of the loss; "" when it has none.
-        log_ratio: whether arms are compared by ratios: losses are, where all are above 0.
-        below_0: whether some loss of the study is.
+        metric: name of the metric in curves and outcomes, for example "val_loss" or "val_accuracy".
+        mode: "min" if lower is better, else "max".
+        unit: unit of the loss; "" if it has none.
+        log_ratio: whether arms are compared by ratios, which is the case for losses if all of them are above 0.
+        below_0: whether any loss of the study is below 0.
     """
 
     metric: str
@@ -31,32 +31,32 @@ class Measure:
 
     @property
     def is_loss(self) -> bool:
-        """Whether the loss of an untrained model is the worst that counts."""
+        """Whether the metric is the loss, so that no result counts as worse than the loss of an untrained model."""
         return self.metric == "val_loss" and self.mode == "min"
 
     @property
     def is_ratio(self) -> bool:
-        """Whether axes are logarithmic, and changes given in percent."""
+        """Whether axes are logarithmic and changes are given in percent."""
         return self.is_loss and not self.below_0
 
     @property
     def test(self) -> str:
-        """The headline metric."""
+        """The headline metric: the same metric on the test split."""
         return f"test_{self.metric[4:]}"
 
     @property
     def sign(self) -> int:
-        """What makes lower better."""
+        """The factor by which values are multiplied so that lower is better: 1 or -1."""
         return 1 if self.mode == "min" else -1
 
     @property
     def better(self) -> str:
-        """Which way is better: "lower" or "higher"."""
+        """The better direction: "lower" or "higher"."""
         return "lower" if self.mode == "min" else "higher"
 
     @staticmethod
     def name(metric: str) -> str:
-        """Return what people call a metric.
+        """Return the name of a metric for readers.
 
         Example:
             >>> Measure.name("test_accuracy")
@@ -66,7 +66,7 @@ class Measure:
         return f"{SPLITS[split]} {name.replace('_', ' ')}"
 
     def title(self, metric: str) -> str:
-        """Return what people call a metric, with its unit.
+        """Return the name of a metric for readers, with its unit.
 
         Example:
             >>> Measure("val_loss", "min", "nats").title("train_loss")
@@ -77,12 +77,12 @@ class Measure:
 
 
 def measure(study: StudyResults) -> Measure:
-    """Return what a study is judged by."""
+    """Return the deciding metric of a study."""
     return Measure(study.metric, study.mode, study.spec.learning.unit, study.log_ratio, study.has_losses_below_0)
 
 
 def margin_size(study: StudyResults, margin: float) -> float:
-    """Return a margin as differences are compared: itself for ratios, else in the metric's own unit."""
+    """Return a margin on the scale of the differences: the margin itself for ratios, else in units of the metric."""
     if study.log_ratio:
         return margin
     means = [r.comparison.baseline_mean for r in study.comparisons.values() if r.comparison is not None]
@@ -90,7 +90,7 @@ def margin_size(study: StudyResults, margin: float) -> float:
 
 
 def margin_text(study: StudyResults, margin: float) -> str:
-    """Return the user's margin in words: relative, with its size in the metric's own unit where that is compared."""
+    """Return the user's margin as text: in percent and, if differences are compared, also in units of the metric."""
     relative = f"{100 * margin:g} %"
     if study.log_ratio:
         return relative
@@ -98,11 +98,11 @@ def margin_text(study: StudyResults, margin: float) -> str:
 
 
 def change(c: Comparison, value: float, form: str = "+") -> str:
-    """Return a difference of a comparison as people read it: in percent for losses, as it is for other metrics.
+    """Return a difference as text: in percent if arms are compared by ratios, else in units of the metric.
 
     Args:
         c: the comparison.
-        value: its difference, an end of its interval, or what it could have detected.
+        value: its difference, an end of its interval, or its smallest detectable difference.
         form: "+" to show the sign, or "".
     """
     return c.told(value, form) if c.log_ratio else f"{value:{form}.4f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""A study in a notebook: its tables as records, its figures inline, its answer in a few lines."""
+"""Show a study in a notebook: its tables as records, its figures inline, and its answer in a few lines."""
 
 from html import escape
 from typing import Any
@@ -14,16 +14,16 @@ from fallline.lab.report.topics.leaderboard import leaders
 
 
 def tables(study: StudyResults) -> dict[str, Records]:
-    """Return every table of the report, by name, as records of unrounded values.
+    """Return all tables of the report, by name, as records of unrounded values.
 
-    The names: leaderboard, tuning, pairwise, sensitivity, time_to_target, time_to_targets, hyperparameters,
-    tuning_budget, spikes, costs, failures; a table that the study has nothing for is missing.
+    The names are leaderboard, tuning, pairwise, sensitivity, time_to_target, time_to_targets, hyperparameters,
+    tuning_budget, spikes, costs and failures. A table is left out if the study has no data for it.
     """
     return {table.name: table.records for table in topics.tables(study)}
 
 
 def figures(study: StudyResults) -> dict[str, Any]:
-    """Return every figure of the report, by name, as an Altair chart, which a notebook shows inline."""
+    """Return all figures of the report, by name, as Altair charts, which a notebook shows inline."""
     return {name: static(chart) for name, chart in topics.figures(study).items()}
 
 

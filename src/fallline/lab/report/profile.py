@@ -1,4 +1,4 @@
-"""One page over several studies: a performance profile of the arms that all of them have."""
+"""The page about several studies: a performance profile of the arms that all of them have."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,24 @@ from fallline.lab.report.render import to_html
 from fallline.lab.report.tables import ARM, Column, Records, Table
 from fallline.lab.storage.atomic_files import write_atomically
 
-LEAST = 3  # tasks: with fewer, a share of them says nothing
+LEAST = 3  # smallest number of tasks: with fewer, a share of the tasks is meaningless
 
 
 _CAPTION = (
-    "Height of a line at x: the share of the tasks on which the arm's mean is at most x times worse than that of "
-    "the best arm there. At the left edge: the share of the tasks on which it is the best. A line that ends below "
-    "100 % failed on the rest."
+    "The height of a line at x is the share of the tasks on which the mean of the arm is at most x times worse than "
+    "the mean of the best arm of the task. At the left edge it is the share of the tasks on which the arm is the best. "
+    "If a line ends below 100 %, the arm failed on the remaining tasks."
 )
 
 
 def ratios(values: Mapping[str, float | None], mode: str = "min") -> dict[str, float]:
-    """Return for every arm how many times worse than the best it is, >= 1; infinity where it failed.
+    """Return for every arm how many times worse than the best arm it is, >= 1; infinity if it failed.
 
-    For "max" it is best / own; for "min" own / best.
+    The ratio is own / best for "min" and best / own for "max".
 
     Args:
-        values: > 0, by arm; None where the arm failed.
-        mode: "min" when lower is better, else "max".
+        values: the result of each arm, > 0; None if the arm failed.
+        mode: "min" if lower is better, else "max".
 
     Example:
         >>> ratios({"a": 2.0, "b": 3.0, "c": None})
@@ -54,9 +54,9 @@ def ratios(values: Mapping[str, float | None], mode: str = "min") -> dict[str, f
 
 
 def profile(values: Sequence[float]) -> list[tuple[float, float]]:
-    """Return the corners of an arm's profile: (τ, share of the tasks in which its ratio is at most τ).
+    """Return the corners of the performance profile of an arm: (τ, share of the tasks with a ratio of at most τ).
 
-    Dolan and Moré 2002. Infinite ratios never count, so the last share is below 1 when the arm failed on a task.
+    See Dolan and Moré 2002. Infinite ratios do not count, so the last share is below 1 if the arm failed on a task.
 
     Args:
         values: ratios to the best arm, one per task.
@@ -73,11 +73,12 @@ def profile(values: Sequence[float]) -> list[tuple[float, float]]:
 def write_profile(studies: Sequence[StudyResults], path: Path) -> Path:
     """Write the performance profile over several studies as one HTML file and return its path.
 
-    Each study counts as one task. Its arms are compared by the mean of the headline metric over their confirmation
-    runs; an arm of which a seed failed has failed on the task, which counts as an infinite ratio.
+    Each study counts as one task. Arms are compared by the mean of the headline metric over their confirmation runs. An
+    arm with a failed seed has failed on the task, which counts as an infinite ratio.
 
     Raises:
-        ArgumentError: fewer than three studies, two that are the same, or fewer than two arms in all of them.
+        ArgumentError: there are fewer than three studies, a study is given twice, or the studies have fewer than two
+            arms in common.
         StudyError: the file cannot be written.
     """
     page = to_html(profile_document(studies))
@@ -106,12 +107,12 @@ def profile_records(studies: Sequence[StudyResults]) -> Records:
 def _field(studies: Sequence[StudyResults]) -> tuple[list[str], list[str]]:
     if len(studies) < LEAST:
         raise ArgumentError(
-            f"report: a profile needs at least {LEAST} studies, one a task, got {len(studies)}; for one study, "
-            "name one DIR"
+            f"report: a profile needs at least {LEAST} studies, one per task, got {len(studies)}; for the report of a "
+            "single study, name one DIR"
         )
     folders = [study.folder.resolve() for study in studies]
     if len(set(folders)) < len(folders):
-        raise ArgumentError("report: each study must be named once, got one of them twice; leave it out")
+        raise ArgumentError("report: each study must be named only once, got one of them twice; remove the duplicate")
     arms = [arm for arm in studies[0].arms if all(arm in study.arms for study in studies)]
     if len(arms) < 2:
         raise ArgumentError(
@@ -138,24 +139,24 @@ def profile_document(studies: Sequence[StudyResults]) -> Document:
     field = [
         f"Arms: {', '.join(arms)}.",
         f"Tasks: {', '.join(tasks)}.",
-        *([f"Left out, since not every study has them: {', '.join(left_out)}."] if left_out else []),
+        *([f"Left out, because not every study has them: {', '.join(left_out)}."] if left_out else []),
     ]
     warning = (
-        "A profile depends on its field: another arm, or one arm less, can change which is the best of a task, and "
-        "with it every other line, even their order. It says nothing about tasks that are not named here, and nothing "
-        "about significance: each study's own report does."
+        "A profile depends on the set of arms: adding or removing an arm can change the best arm of a task, and with "
+        "it all lines and even their order. The profile does not apply to tasks that are not listed here. It contains "
+        "no significance tests; the report of each study does."
     )
     sections = [
         Section("Performance profile", [Figures({"profile": performance_profile(by_arm)}, _CAPTION)]),
         Section("Ratios to the best", [Tabled(_table(records, tasks, arms))]),
-        Section("The field", [Bullets(field), Text(warning)]),
+        Section("Arms and tasks", [Bullets(field), Text(warning)]),
     ]
     return Document(
         headline=_headline(by_arm, len(tasks)),
         subject=f"{len(tasks)} tasks · {len(arms)} arms",
         arms=arms,
         verdicts=_sentences(by_arm, len(tasks)),
-        notes=[f"Field: {', '.join(arms)} on {', '.join(tasks)}. A profile depends on its field."],
+        notes=[f"Arms: {', '.join(arms)}. Tasks: {', '.join(tasks)}. A profile depends on the set of arms and tasks."],
         warnings=[],
         sections=sections,
         name="profile",
@@ -176,17 +177,17 @@ def _sentences(by_arm: Mapping[str, Sequence[float]], tasks: int) -> list[tuple[
     for arm, values in sorted(by_arm.items(), key=lambda item: sorted(item[1])[::-1]):
         finite = [value for value in values if math.isfinite(value)]
         wins, failed = sum(value == 1.0 for value in values), tasks - len(finite)
-        worst = f", at worst {100 * (max(finite) - 1):.1f} % from the best" if finite else ""
+        worst = f", at most {100 * (max(finite) - 1):.1f} % worse than the best" if finite else ""
         lost = f", failed on {failed}" if failed else ""
         found.append((arm, f"{arm}: best on {wins} of {tasks} tasks{worst}{lost}."))
     return found
 
 
 def performance_profile(ratios: Mapping[str, Sequence[float]]) -> alt.LayerChart:
-    """Return the share of tasks on which each arm is within a factor of the best arm there.
+    """Return a chart of the share of tasks on which each arm is within a factor of the best arm.
 
     Args:
-        ratios: by arm, one ratio to the best arm per task, >= 1, infinite where the arm failed.
+        ratios: by arm, one ratio to the best arm per task, >= 1; infinite if the arm failed.
     """
     arms = list(ratios)
     finite = [value for values in ratios.values() for value in values if math.isfinite(value)]
@@ -198,12 +199,12 @@ def performance_profile(ratios: Mapping[str, Sequence[float]]) -> alt.LayerChart
         rows += [{"arm": arm, "ratio": tau, "share": share} for tau, share in corners]
     scale = alt.Scale(type="log", nice=False, domain=[1.0, end])
     x = alt.X(
-        "ratio:Q", scale=scale, title="times worse than the best arm of the task, at most", axis=log_axis([1.0, end])
+        "ratio:Q", scale=scale, title="at most this many times worse than the best arm", axis=log_axis([1.0, end])
     )
     share = alt.Axis(format=".0%", tickCount=5)
     y = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1.04], nice=False), title="share of the tasks", axis=share)
     base = visible(rows).encode(x=x, y=y, color=colour(arms))
-    tips = ["arm:N", tip("ratio", "at most times the best", ".3f"), tip("share", "share of the tasks", ".0%")]
+    tips = ["arm:N", tip("ratio", "times worse, at most", ".3f"), tip("share", "share of the tasks", ".0%")]
     layers = [
         base.mark_line(strokeWidth=2, interpolate="step-after").encode(strokeDash=dash(arms)),
         base.mark_point(filled=True, size=90, opacity=0).encode(tooltip=tips),
@@ -223,7 +224,7 @@ def _table(records: Records, tasks: Sequence[str], arms: Sequence[str]) -> Table
 
     rows = Records({"arm": arm} for arm in arms)
     note = (
-        "Mean of the headline metric over the confirmation runs, divided by that of the best arm of the task (or the "
-        "inverse where higher is better)."
+        "Mean of the headline metric over the confirmation runs, divided by the mean of the best arm of the task (or "
+        "the inverse if higher is better)."
     )
     return Table("profile", records, (ARM, *map(column, tasks)), note, rows=rows)

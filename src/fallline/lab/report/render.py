@@ -1,4 +1,4 @@
-"""Writes a document down: as one HTML page that opens from disk without a network, or as Markdown."""
+"""Render a document as one HTML page that works without a network, or as Markdown."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from fallline.lab.report.text import breakable, plain
 
 
 def to_html(report: Document) -> str:
-    """Return a document as an HTML page that fetches nothing."""
+    """Return a document as an HTML page that does not use the network."""
     charts = {name: _json(chart.to_dict()) for name, chart in report.charts.items()}
     theme, javascript = _json(CONFIG), _javascript()
     template = _environment(autoescape=True).get_template("page.html.j2")
@@ -31,16 +31,16 @@ def chart_page(chart: Any, headline: str, subject: str, notes: tuple[str, ...], 
     """Return an HTML page that opens from disk, with a chart as wide as the window.
 
     Args:
-        chart: an altair chart; its title is left out, since the headline says it.
+        chart: an altair chart; its title is removed, because the headline replaces it.
         headline: the answer in one line.
-        subject: what was asked, in one line.
-        notes: what the answer means, below it.
+        subject: the question in one line.
+        notes: explanations of the answer, shown below it.
         caption: how to read the chart.
     """
     wide = chart.properties(width="container")
     wide.title = alt.Undefined
     figures = Figures({"chart": wide}, caption, legend=False)
-    sections = [Section("Picture", [figures])]
+    sections = [Section("Figure", [figures])]
     return to_html(Document(headline, subject, [], [], notes, [], sections, name=subject.partition(" ")[0]))
 
 
@@ -49,13 +49,13 @@ def to_markdown_page(report: Document, pictures: Mapping[str, str], links: Mappi
 
     Args:
         report: the document.
-        pictures: by figure, the file that shows it.
-        links: by figure, a file that only is linked to.
+        pictures: the image file of each figure, by figure name; the page shows the image.
+        links: a file of each figure, by figure name; the page links to it.
     """
     template = _environment(autoescape=False).get_template("page.md.j2")
     text = template.render(report=report, pictures=pictures, links=links)
     lines = [line.rstrip() for line in text.splitlines()]
-    kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]  # one empty line is enough
+    kept = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]  # at most one empty line in a row
     return "\n".join(kept).strip() + "\n"
 
 
@@ -74,11 +74,11 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 
 @functools.cache
 def _javascript() -> str:
-    """Return Vega, Vega-Lite and vega-embed in one script that sets `window.vegaEmbed`."""
+    """Return one script with Vega, Vega-Lite and vega-embed; it sets `window.vegaEmbed`."""
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     return script.replace("</script", "<\\/script")
 
 
 def _json(chart: Mapping[str, Any]) -> str:
-    # Inside <script>, "</script" ends the element and "<!--" changes how it ends, whatever the JSON says.
+    # Inside <script>, "</script" ends the element and "<!--" changes how it ends, even within a JSON string.
     return json.dumps(chart, allow_nan=False).replace("<", "\\u003c")

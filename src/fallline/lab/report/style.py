@@ -1,21 +1,21 @@
-"""The style of figures: colour, dash and mark of every arm, and the configuration of Vega-Lite."""
+"""The style of figures: the colour, dash and mark of every arm, and the configuration of Vega-Lite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Okabe & Ito's palette, which the colour-blind can tell apart; yellow comes last, being faint on white.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish. Yellow is last, since it is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DASHES = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (13, 4))
-# Outlines as SVG paths in a square from -1 to 1, so that Vega and the page's own legend draw the same mark.
+# Outlines as SVG paths in a square from -1 to 1, so that Vega and the HTML legend of the page draw the same marks.
 MARKS = (
     "M0,-1A1,1,0,1,1,0,1A1,1,0,1,1,0,-1Z",  # circle
     "M-.88,-.88H.88V.88H-.88Z",  # square
     "M0,-1.1L1.1,.9H-1.1Z",  # triangle
     "M0,-1.25L1.25,0L0,1.25L-1.25,0Z",  # diamond
-    "M0,1.1L1.1,-.9H-1.1Z",  # triangle on its tip
+    "M0,1.1L1.1,-.9H-1.1Z",  # triangle pointing down
     "M-.36,-1.1H.36V-.36H1.1V.36H.36V1.1H-.36V.36H-1.1V-.36H-.36Z",  # plus
-    "M-1.1,0L.9,-1.1V1.1Z",  # triangle to the left
+    "M-1.1,0L.9,-1.1V1.1Z",  # triangle pointing left
 )
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """An arm's colour, dash (lengths in pixels, drawn and blank in turn) and mark (an SVG path)."""
+    """The colour of an arm, its dash (lengths in pixels of line and gap in turn) and its mark (an SVG path)."""
 
     colour: str
     dash: tuple[int, ...]
@@ -50,7 +50,7 @@ class ArmStyle:
 
 
 def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
-    """Return the style of every arm, by its place; the three lists differ in length, so that 280 arms look different.
+    """Return the style of every arm by its position; the lengths of the three lists allow 280 distinct styles.
 
     Example:
         >>> arm_styles(["adam", "sgd"])["sgd"].colour

@@ -1,4 +1,4 @@
-"""Tables, built once as records; the page, Markdown and CSV differ only in how they write them down."""
+"""Tables of a report, built once as records and then written as HTML, Markdown or CSV."""
 
 import csv
 import importlib
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 class Records(list[dict[str, Any]]):
-    """A list of records, one a row.
+    """A list of records, one per row.
 
     Example:
         >>> Records([{"arm": "adam", "lr": 0.01}])[0]["lr"]
@@ -23,7 +23,7 @@ class Records(list[dict[str, Any]]):
     """
 
     def to_pandas(self) -> Any:
-        """Return a `pandas.DataFrame` with a column for every key.
+        """Return a `pandas.DataFrame` with one column per key.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -32,18 +32,18 @@ class Records(list[dict[str, Any]]):
             pandas = importlib.import_module("pandas")
         except ImportError:
             raise MissingExtraError(
-                "to_pandas: pandas must be installed, and is not; pip install pandas, or use the records as they are"
+                "to_pandas: pandas must be installed, but it is not; run pip install pandas, or use the list of records"
             ) from None
         return pandas.DataFrame(list(self))
 
 
 class Cell(NamedTuple):
-    """What a reader sees in a cell.
+    """The content of a cell.
 
     Attributes:
         text: the first line.
-        small: further lines below it, smaller.
-        style: "", "bad" for failures, "tuned" for what was searched.
+        small: text below it, in a smaller font.
+        style: "", "bad" for failures, or "tuned" for hyperparameters that were searched.
     """
 
     text: str
@@ -53,12 +53,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    r"""A column of a table as people read it.
+    r"""A column of a table as readers see it.
 
     Attributes:
-        title: its head; "\n" breaks it.
-        cell: what stands in it, from the record of the row.
-        kind: "number" (to the right), "text" (to the left), "words" (text in several lines), "arm" (with its mark).
+        title: the title; "\n" starts a new line.
+        cell: returns the content of a cell from the record of the row.
+        kind: "number" (aligned right), "text" (aligned left), "words" (text that wraps) or "arm" (shown with its mark).
     """
 
     title: str
@@ -76,12 +76,12 @@ class Table:
     """Records and how they are shown.
 
     Attributes:
-        name: of the file it is exported to.
-        records: all values, unrounded: what is exported.
-        columns: what people see of them.
-        note: what they should know, below the table.
-        folded: when it is long or for few: the line that opens it; "" to show it at once.
-        rows: what people see, where that is arranged otherwise than the records.
+        name: name of the table and of the file to which it is exported.
+        records: all values, unrounded, for the export.
+        columns: the columns that readers see.
+        note: explanation below the table.
+        folded: if the table is collapsed at first, the line that expands it; "" to show the table at once.
+        rows: the rows that readers see, if they differ from the records.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Table:
 
     @property
     def shown(self) -> Records:
-        """What people see."""
+        """The rows that readers see."""
         return self.records if self.rows is None else self.rows
 
 
@@ -120,7 +120,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(records: Records) -> str:
-    r"""Return records as CSV with a line of names; what there is none of is empty.
+    r"""Return records as CSV with a header line; missing values and NaN are empty.
 
     Example:
         >>> to_csv(Records([{"arm": "adam", "lr": 0.01, "p": float("nan")}]))

@@ -1,4 +1,4 @@
-"""All curves of a study for TensorBoard: a run a trial."""
+"""Export all curves of a study to TensorBoard, with one run per trial."""
 
 import math
 import re
@@ -12,13 +12,13 @@ from fallline.lab.design.trial import Trial
 def to_tensorboard(study: StudyResults, folder: Path) -> Path:
     """Write the curves and traces of every trial as TensorBoard event files and return the folder.
 
-    A trial is the run ARM/STAGE-INDEX-SEED. Of its curve it has `lr_factor`, `train_loss`, `val_loss` and so on; of
-    its trace `trace/loss`, `trace/grad_norm`, `trace/update_norm`; at the last step `final/…`, its metrics, the
-    test split's included.
+    Every trial is a run with the name ARM/STAGE-INDEX-SEED. The run contains the curve of the trial (`lr_factor`,
+    `train_loss`, `val_loss` and so on), its trace (`trace/loss`, `trace/grad_norm`, `trace/update_norm`) and, at the
+    last step, its metrics as `final/…`, including those of the test split.
 
     Args:
         study: the study.
-        folder: where to write; existing files there are kept, so pass a new one.
+        folder: the folder to write to. Existing files are kept, so pass a new folder.
 
     Raises:
         MissingExtraError: the package tensorboard is not installed.
@@ -27,7 +27,7 @@ def to_tensorboard(study: StudyResults, folder: Path) -> Path:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise MissingExtraError(
-            "to_tensorboard: the package tensorboard must be installed, and is not; pip install tensorboard"
+            "to_tensorboard: the package tensorboard must be installed, but it is not; run pip install tensorboard"
         ) from None
     for trial in study.trials:
         outcome = study.outcome(trial)
@@ -45,5 +45,5 @@ def to_tensorboard(study: StudyResults, folder: Path) -> Path:
 
 
 def _run(trial: Trial) -> str:
-    arm = re.sub(r"[^\w@=+.,() -]", "_", trial.arm)  # an arm may be called after a file
+    arm = re.sub(r"[^\w@=+.,() -]", "_", trial.arm)  # the name of an arm may contain the path of a file
     return f"{arm}/{trial.stage}-{trial.index}-{trial.seed % 10**6:06d}"

@@ -1,4 +1,4 @@
-"""The topics of the report of a study in their order, and the document, tables and figures that they make up."""
+"""The topics of the report of a study in their order, and the document, tables and figures built from them."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ TOPICS = (
 
 
 def document(study: StudyResults) -> Document:
-    """Return the report of a finished study: the answer first, then the topics."""
+    """Return the report of a finished study: first the answer, then the topics."""
     spec, rows = study.spec, leaderboard.leaders(study)
     sections = [topic.section(study) for topic in TOPICS]
     compared = [study.comparisons[row["arm"]] for row in rows if row["arm"] in study.comparisons]
@@ -65,14 +65,14 @@ def document(study: StudyResults) -> Document:
 
 
 def tables(study: StudyResults) -> list[Table]:
-    """Return every table of a study's report."""
+    """Return all tables of the report of a study."""
     return [table for topic in TOPICS for table in topic.tables(study) if table is not None]
 
 
 def figures(study: StudyResults) -> dict[str, Any]:
-    """Return every figure of a study's report, by name.
+    """Return all figures of the report of a study, by name.
 
-    Every chart has a parameter `hidden`, the list of arms not to draw; the page's legend sets it in all charts at once.
+    Every chart has a parameter `hidden`, the list of arms not to draw. The legend of the page sets it in all charts.
     """
     return {name: chart for topic in TOPICS for name, chart in topic.figures(study).items()}
 
@@ -82,7 +82,8 @@ def _how_to_read(study: StudyResults) -> list[str]:
         return []
     kind = measure(study)
     return [
-        f"Above, mean ± SD of the {kind.title(kind.test)}, {kind.better} is better. In brackets the 95 % interval of "
-        f"its change, not corrected; p is corrected for the number of comparisons with {study.baseline}, the baseline.",
+        f"Numbers with ± are the mean ± SD of the {kind.title(kind.test)}; {kind.better} is better. Brackets contain "
+        "the 95 % interval of the change, which is not corrected for the number of comparisons; p is corrected for the "
+        f"number of comparisons with {study.baseline}, the baseline.",
         *([study.explain_stopping()] if study.explain_stopping() else []),
     ]

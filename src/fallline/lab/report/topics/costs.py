@@ -1,4 +1,4 @@
-"""What the study cost: the trials of each arm with their time and memory, and those that failed."""
+"""The costs of the study: the number of trials of each arm, their time and memory, and the failed trials."""
 
 import math
 from collections import Counter
@@ -13,13 +13,13 @@ from fallline.lab.search.trials import trials_again, tuning_trials
 
 
 def costs(study: StudyResults) -> Table:
-    """Return the table of time and memory, with the number of trials and of those that failed."""
+    """Return the table of time and memory, with the numbers of trials and failed trials."""
     ledger = {row["arm"]: row for row in _ledger(study)}
     rows = Records({**_flat(row), **ledger[row["arm"]]} for row in summarize_costs(study))
     columns = (
         ARM,
-        Column("tuning trials\nrun, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
-        Column("confirmation\nrun, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
+        Column("tuning trials\nall, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
+        Column("confirmation runs\nall, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
         Column(
             "all trials (s)\ntuning, evaluation",
             lambda row: Cell(
@@ -39,21 +39,21 @@ def costs(study: StudyResults) -> Table:
     trials = sum(row["tuning"] + row["confirmation"] for row in rows)
     failed = sum(row["tuning_failed"] + row["confirmation_failed"] for row in rows)
     how = (
-        "arms timed in turn, on one thread"
+        "measured with the arms in turn, on one thread"
         if all(row["timed_alone"] for row in rows)
-        else "while other trials ran beside"
+        else "measured while other trials ran at the same time"
     )
     note = (
-        f"In all: {trials} trials, {failed} of them failed, "
-        f"{format_number(sum(row['seconds'] for row in rows), '.1f')} s; "
-        f"every trial of the study is counted. Times of a step: {how}; this implementation, this machine. Memory: "
-        "parameters, gradients, optimizer state and what the backward pass keeps."
+        f"Total over all trials of the study: {trials} trials, of which {failed} failed, "
+        f"{format_number(sum(row['seconds'] for row in rows), '.1f')} s. "
+        f"Times per step were {how}; they hold for this implementation and this machine. Memory includes "
+        "parameters, gradients, optimizer state and the tensors saved for the backward pass."
     )
     return Table("costs", rows, columns, note)
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    """Return a record whose times are numbers: the median under its name, and the quartiles beside it."""
+    """Return a record with separate keys for the median and the quartiles of each time."""
     flat = dict(row)
     for name in ("step_ms", "optimizer_ms"):
         flat[name], flat[f"{name}_q1"], flat[f"{name}_q3"] = row[name]
@@ -61,7 +61,7 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _spread(row: Row, name: str) -> Cell:
-    """Return a median over its quartiles, where they are known."""
+    """Return a cell with a median and, if known, its quartiles below."""
     low, high = row[f"{name}_q1"], row[f"{name}_q3"]
     return Cell(format_number(row[name], ".3f"), "" if math.isnan(low) else f"{low:.3f} to {high:.3f}")
 
@@ -89,7 +89,7 @@ def _ledger(study: StudyResults) -> Records:
 
 
 def failures(study: StudyResults) -> Table | None:
-    """Return the table of the failed trials by arm, stage and state, with one cause each; None when none failed."""
+    """Return the table of failed trials by arm, stage and state, with one example each; None if no trial failed."""
     counts: Counter[tuple[str, str, str]] = Counter()
     example: dict[tuple[str, str, str], Row] = {}
     for trial in study.trials:
@@ -117,12 +117,15 @@ def failures(study: StudyResults) -> Table | None:
             "text",
         ),
     )
-    note = "Failures are outcomes: they use their budget, sort last, never win and are never dropped from a mean."
+    note = (
+        "Failed trials count as outcomes: they use their part of the budget, rank last, are never selected and are "
+        "never dropped from a mean."
+    )
     return Table("failures", rows, columns, note) if rows else None
 
 
 def _section(study: StudyResults) -> Section:
-    return Section("Cost and ledger", tabulate(costs(study), failures(study)))
+    return Section("Costs and failures", tabulate(costs(study), failures(study)))
 
 
 TOPIC = Topic(_section, lambda study: [costs(study), failures(study)])

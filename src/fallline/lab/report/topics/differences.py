@@ -1,4 +1,4 @@
-"""The differences to the baseline, with their intervals, and the sources of chance behind these."""
+"""The differences to the baseline, their intervals, and the sources of randomness that the intervals cover."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
 from fallline.lab.report.text import p_value
 from fallline.lab.report.topics.leaderboard import leaders
 
-_ROW = 62  # pixels: of an arm's row
+_ROW = 62  # height of the row of an arm in pixels
 _CHANCE_NOTE = (
-    "Shares of the variance of the mean difference. Training: initialisation, order of the data, dropout and, where "
-    "each seed draws its own split, the training set. Test examples drawn: the choice of each seed's test examples. "
-    "Examples there are: the finite test set or pool, which more seeds cannot replace. With infinitely many seeds: "
-    "half the width that the 95 % interval would keep."
+    "Shares of the variance of the mean difference. Training: initialisation, order of the data, dropout and, if each "
+    "seed draws its own split, the training set. Choice of test examples: the test examples that each seed draws. "
+    "Finite examples: the limited number of examples in the test set or pool, which more seeds cannot reduce. With "
+    "infinitely many seeds: half the width that the 95 % interval would still have."
 )
 
 
@@ -30,9 +30,9 @@ def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: st
 
     Args:
         study: the study.
-        name: of the table.
+        name: name of the table.
         results: the comparisons, in the order of the rows.
-        note: below the table.
+        note: note below the table.
     """
     kind = measure(study)
     rows = Records(_record(result) for result in results)
@@ -43,8 +43,8 @@ def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: st
             c = by_arm[row["arm"]].comparison
             if c is None:
                 own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
-                lost = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
-                return lost if keys == ("difference",) else NONE
+                failed = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
+                return failed if keys == ("difference",) else NONE
             return " to ".join(change(c, getattr(c, key), form) for key in keys)
 
         return cell
@@ -72,14 +72,14 @@ def _record(result: Result) -> dict[str, Any]:
 
 
 def against_best(study: StudyResults) -> list[Result]:
-    """Return the comparisons with the best mean, best first: from them the ranks follow."""
+    """Return the comparisons with the arm that has the best mean, best first; the ranks follow from them."""
     finished = [row["arm"] for row in leaders(study) if row["finished"]]
     against = study.compare_with(finished[0], finished) if finished else {}
     return [against[arm] for arm in finished[1:]]
 
 
 def chance(study: StudyResults, results: Sequence[Result]) -> Table | None:
-    """Return the table of the sources of chance; None when nothing could be compared."""
+    """Return the table of the sources of randomness; None if no comparison was possible."""
     rows, by_arm = Records(), {}
     for result in results:
         c = result.comparison
@@ -89,8 +89,8 @@ def chance(study: StudyResults, results: Sequence[Result]) -> Table | None:
     columns = (
         ARM,
         Column("training", lambda row: format_number(100 * row["training"], ".0f", " %")),
-        Column("test examples\ndrawn", lambda row: format_number(100 * row["sampling"], ".0f", " %")),
-        Column("examples\nthere are", lambda row: format_number(100 * row["examples"], ".0f", " %")),
+        Column("choice of test\nexamples", lambda row: format_number(100 * row["sampling"], ".0f", " %")),
+        Column("finite\nexamples", lambda row: format_number(100 * row["examples"], ".0f", " %")),
         Column("with infinitely\nmany seeds ±", lambda row: change(by_arm[row["arm"]], row["limit"], "")),
         Column("the verdict holds", lambda row: row["scope"], "words"),
     )
@@ -107,25 +107,25 @@ def _shares(c: Comparison) -> dict[str, float]:
 
 
 def advice(results: Sequence[Result]) -> Bullets | None:
-    """Return what would narrow each interval; None when nothing could be compared."""
+    """Return a list of what would narrow each interval; None if no comparison was possible."""
     found = [(r.arm, r.comparison) for r in results if r.comparison is not None and r.comparison.variance.total > 0]
     return Bullets([f"{arm}: {narrowing(c)}" for arm, c in found]) if found else None
 
 
 def narrowing(c: Comparison) -> str:
-    """Return what would narrow the interval of a comparison, as a sentence."""
+    """Return a sentence on what would narrow the interval of a comparison."""
     if c.design.reason:
-        return f"the interval covers training seeds alone, since {c.design.reason}."
+        return f"the interval covers only the training seeds, because {c.design.reason}."
     if c.variance.examples_share > 0.5:
-        return f"{c.n} seeds suffice; {c.design.limit} are the limit."
+        return f"more than {c.n} seeds would help little, because most of the variance comes from {c.design.limit}."
     share = 100 * (1 - c.variance.examples_share)
-    return f"more seeds would narrow the interval: {share:.0f} % of its variance falls with their number."
+    return f"more seeds would narrow the interval: {share:.0f} % of the variance decreases with the number of seeds."
 
 
 def differences(study: StudyResults) -> alt.LayerChart | None:
-    """Return the difference to the baseline of every seed, with mean and interval; None when none can be compared.
+    """Return a chart of the difference to the baseline by seed, with mean and interval; None without any comparison.
 
-    Losses are compared by ratios, shown in percent; other metrics as they are.
+    Losses above 0 are compared by ratios, shown in percent. Other metrics are compared by differences.
     """
     seeds, means = _rows(study)
     if not means:
@@ -136,7 +136,7 @@ def differences(study: StudyResults) -> alt.LayerChart | None:
     size = scaled * margin_size(study, study.margin) if study.margin is not None else 0.0
     edges = [0.0, -size, size]
     scale = alt.Scale(domain=[min(values + edges), max(values + edges)], nice=True)
-    title = f"{kind.name(kind.test)}, change against {study.baseline}{' (%)' if unit else ''}"
+    title = f"change in {kind.name(kind.test)} against {study.baseline}{' (%)' if unit else ''}"
     x = alt.X("change:Q", title=title, scale=scale, axis=alt.Axis(tickCount=ticks()))
     y = alt.Y("arm:N", sort=[row["arm"] for row in means], axis=None)
     by_arm = alt.Chart(data(means)).encode(y=y, color=colour(study.arms))
@@ -181,27 +181,27 @@ def _rows(study: StudyResults) -> tuple[Rows, Rows]:
 def _caption(study: StudyResults) -> str:
     kind = measure(study)
     seeds = (
-        "the arms on seeds of their own"
+        "with different seeds in the two arms"
         if any(arm.twin for arm in study.spec.arms)
         else "with the same initialisation and order of the data in both arms"
     )
-    caption = f"Circles: one seed each, {seeds}. Bar: mean and 95 % interval over all sources of chance. "
-    caption += f"{'Left' if kind.mode == 'min' else 'Right'} of 0 is better."
+    caption = f"Each circle is one seed, {seeds}. Bars show the mean and the 95 % interval over all sources of "
+    caption += f"randomness. Values {'left' if kind.mode == 'min' else 'right'} of 0 are better than the baseline."
     if study.margin is not None:
-        caption += f" Grey: the ±{margin_text(study, study.margin)} that do not matter."
+        caption += f" Differences within the grey band, ±{margin_text(study, study.margin)}, are considered irrelevant."
     return caption
 
 
 def _pairwise_note(study: StudyResults) -> str:
     twins = any(arm.twin for arm in study.spec.arms)
-    paired = "Seeds are paired by number, though the arms share none" if twins else "Paired by seed"
-    scale = "log ratios shown as percent" if measure(study).log_ratio else "in the metric's own unit"
+    paired = "Runs are paired by number, although the arms share no seeds" if twins else "Runs are paired by seed"
+    scale = "log ratios shown as percent" if measure(study).log_ratio else "in units of the metric"
     return (
-        f"{paired}; differences are {scale}. Only p (Holm) decides; intervals are not corrected for the number of "
-        "comparisons. p (sign flips) is exact, over the seeds alone, and given for 8 to 20 seeds. Probability of "
-        "superiority: share of seeds won. Minimum detectable: the difference that would be found with 80 % power with "
-        "this n and all sources of chance, at the level left to each comparison; the intervals are those of one "
-        "comparison alone."
+        f"{paired}; differences are {scale}. Only p (Holm) decides the verdict; the intervals are not corrected for "
+        "the number of comparisons. p (sign flips) is exact, considers only the seeds, and is given for 8 to 20 seeds. "
+        "Probability of superiority: share of seeds on which the arm is better. Minimum detectable: the difference "
+        "that this n would detect with 80 % power, given all sources of randomness and the corrected significance "
+        "level of each comparison."
     )
 
 
@@ -213,11 +213,11 @@ def _section(study: StudyResults) -> Section | None:
     if charts := _figures(study):
         blocks.append(Figures(charts, _caption(study), legend=False))
     else:
-        lost = (
-            "Failed seeds leave nothing to compare: a mean over the seeds that survived would flatter the arm that "
-            "lost the others."
+        failed = (
+            "No comparison is possible because of failed seeds: a mean over only the successful seeds would make an "
+            "arm look too good."
         )
-        blocks.append(Text(lost))
+        blocks.append(Text(failed))
     blocks.append(Tabled(pairwise(study, "pairwise", rows, _pairwise_note(study))))
     if (sources := chance(study, rows)) is not None:
         blocks += [Tabled(sources), *filter(None, [advice(rows)])]

@@ -1,4 +1,4 @@
-"""The gradients: norms of gradient and update against step, and spikes of the training loss."""
+"""The gradients: norms of the gradient and the update against step, and spikes of the training loss."""
 
 import math
 from collections import defaultdict
@@ -30,13 +30,13 @@ _NAMES = {"grad_norm": "gradient norm", "update_norm": "update norm"}
 
 
 _CAPTION = (
-    "Euclidean norms of the gradient of one batch and of the step that was taken, over all parameters, at some of "
-    "the steps of the confirmation runs: median over seeds, band from lowest to highest."
+    "Euclidean norms of the gradient of one batch and of the update of that step, over all parameters, at some of the "
+    "steps of the confirmation runs. Lines show the median over seeds, bands the range from lowest to highest."
 )
 
 
 def spikes(study: StudyResults) -> Table | None:
-    """Return the table of the spikes of the training loss; None when they were not counted."""
+    """Return the table of the spikes of the training loss; None if they were not counted."""
     rows = Records()
     for arm, search in study.searches.items():
         outcomes = [study.outcome(trial) for trial in study.confirmation_trials(search.arm.name)]
@@ -50,19 +50,19 @@ def spikes(study: StudyResults) -> Table | None:
         )
     columns = (
         ARM,
-        Column("spikes in all", lambda row: f"{row['spikes']:.0f} in {row['runs']} runs"),
-        Column("a run, median", lambda row: format_number(row["median_spikes"], "g")),
-        Column("a run, most", lambda row: format_number(row["most_spikes"], "g")),
+        Column("spikes,\ntotal", lambda row: f"{row['spikes']:.0f} in {row['runs']} runs"),
+        Column("spikes per run,\nmedian", lambda row: format_number(row["median_spikes"], "g")),
+        Column("spikes per run,\nmaximum", lambda row: format_number(row["most_spikes"], "g")),
         Column("largest\ngradient norm", lambda row: format_number(row["largest_grad_norm"], ".3g")),
     )
-    note = "Spikes of the training loss of the confirmation runs, failed ones up to their failure."
+    note = "Spikes of the training loss in the confirmation runs. Failed runs count up to their failure."
     return Table("spikes", rows, columns, note) if rows else None
 
 
 def norms(study: StudyResults, key: str) -> alt.LayerChart | None:
-    """Return a norm against step over the confirmation runs, median and range of each arm; None without a trace.
+    """Return a chart of a norm against step: median and range over the confirmation runs; None without traces.
 
-    Runs that failed count up to their failure.
+    Failed runs count up to their failure.
 
     Args:
         study: the study.

@@ -1,4 +1,4 @@
-"""The hyperparameters that were confirmed, and the validation result against each one that was searched."""
+"""The selected hyperparameters, and the validation result against each hyperparameter that was searched."""
 
 import math
 from typing import Any
@@ -14,13 +14,14 @@ from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
 from fallline.lab.report.topics.sensitivity import scatter, searched, tuning_rows
 
 _CAPTION = (
-    "Validation result of every tuning trial against what else was searched; trials of an arm differ in the "
-    "learning rate too. Marks as above; a default of 0 has no place on a logarithmic axis."
+    "Validation result of every tuning trial against the other hyperparameters that were searched. Trials of an arm "
+    "also differ in the learning rate. The marks have the same meaning as in the figure of the learning rate. A "
+    "default of 0 is not shown, because the axis is logarithmic."
 )
 
 
 def hyperparameters(study: StudyResults) -> Table:
-    """Return the table of what was confirmed: each hyperparameter's value and how it came about."""
+    """Return the table of the selected configurations: the value of each hyperparameter and its origin."""
     rows = Records()
     for arm, search in study.searches.items():
         ranges = {d.name: d for d in search.ranges}
@@ -53,14 +54,14 @@ def hyperparameters(study: StudyResults) -> Table:
         return "yes" if row["interior"] else Cell("no", row["edge"].replace("_", " "), "bad")
 
     note = (
-        "Bold: tuned, with the range that was searched, extensions included. The rest was fixed, at the documented "
-        "default unless it says otherwise."
+        "Bold values were tuned; the range that was searched, including extensions, is shown below them. Other values "
+        "were fixed at the documented default or by the user."
     )
     return Table("hyperparameters", rows, (ARM, *map(column, names), Column("optimum\ninterior", inside)), note)
 
 
 def axis_charts(study: StudyResults) -> dict[str, alt.LayerChart]:
-    """Return, by hyperparameter that was searched besides the learning rate, the validation metric against it."""
+    """Return a chart of the validation metric against each searched hyperparameter other than the learning rate."""
     charts = {}
     for name, dimension in searched(study).items():
         if name == "lr":
@@ -80,7 +81,7 @@ def _axis(dimension: Dimension, rows: Rows) -> alt.X:
     title = dimension.name.replace("_", " ")
     if dimension.choices:
         return alt.X(f"{dimension.name}:N", title=title, axis=alt.Axis(labelAngle=0))
-    for row in rows:  # a log axis has no 0: the default of weight decay, say
+    for row in rows:  # a log axis has no 0, which is the default of weight decay in some optimizers
         row["at"] = row["at"] if row["at"] > 0 else None
     values = [row["at"] for row in rows]
     title = f"1 − {title}" if dimension.complement else title

@@ -1,4 +1,4 @@
-"""The curvature along the confirmation runs: flat against sharp, by arm and by how far the training has come."""
+"""The curvature along the confirmation runs, by arm and by stage of the training."""
 
 import math
 from collections import defaultdict
@@ -29,21 +29,23 @@ from fallline.lab.report.tables import ARM, Column, Records, Table
 
 STAGES = ("start", "middle", "end")
 _KEYS = ("sharpness", "lambda_min", "trace", "critical_sharpness")
-_CAPTION = "Largest eigenvalue of the Hessian along the confirmation runs: mean over seeds, range as a bar."
+_CAPTION = (
+    "Largest eigenvalue of the Hessian along the confirmation runs. Lines show the mean over seeds, bars the range."
+)
 
 
 def records(study: StudyResults) -> Records:
-    """Return a record for every arm, stage and confirmation run: arm, seed, stage, step and what was measured."""
+    """Return a record for every arm, stage and confirmation run: arm, seed, stage, step and the measurements."""
     rows = Records()
     for arm, search in study.searches.items():
         for trial in study.confirmation_trials(search.arm.name):
-            for stage, row in zip(STAGES, study.outcome(trial).landscape, strict=False):  # a run that failed has fewer
+            for stage, row in zip(STAGES, study.outcome(trial).landscape, strict=False):  # failed runs have fewer
                 rows.append({"arm": arm, "seed": trial.seed, "stage": stage, **row})
     return rows
 
 
 def landscape(study: StudyResults) -> Table | None:
-    """Return the table of the curvature of each arm; None when it was not measured."""
+    """Return the table of the curvature of each arm; None if it was not measured."""
     measured = records(study)
     if not measured:
         return None
@@ -66,10 +68,10 @@ def landscape(study: StudyResults) -> Table | None:
         column("critical\nsharpness, end", "end_critical_sharpness"),
     )
     note = (
-        "Mean ± SD over the confirmation runs, of the Hessian of the mean loss over four training batches (eval mode): "
-        "sharpness is its largest eigenvalue, λmin its smallest. Start: after the first step. Critical sharpness: 2 "
-        "over the learning rate at which the last update would begin to raise the loss. Flat against sharp is a gauge "
-        "of stability; that flat minima generalise better does not follow."
+        "Mean ± SD over the confirmation runs. The Hessian is that of the mean loss over four training batches (eval "
+        "mode). Sharpness is its largest eigenvalue and λmin its smallest. Start: after the first step. Critical "
+        "sharpness: 2 divided by the learning rate from which on the last update would raise the loss. Sharpness "
+        "measures stability; it does not follow that flat minima generalise better."
     )
     return Table("landscape", measured, columns, note, rows=rows)
 
@@ -86,7 +88,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def sharpness(study: StudyResults) -> alt.LayerChart | None:
-    """Return the largest eigenvalue against step, mean and range of each arm; None when it was not measured."""
+    """Return a chart of the largest eigenvalue against step, with mean and range; None if it was not measured."""
     at: dict[tuple[str, float], list[float]] = defaultdict(list)
     for row in records(study):
         if (value := positive(row["sharpness"])) is not None:

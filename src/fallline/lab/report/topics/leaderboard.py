@@ -1,4 +1,4 @@
-"""The leaderboard: the arms by their mean, those that failed, and default against tuned."""
+"""The leaderboard: the arms sorted by their mean, the failures, and default against tuned configurations."""
 
 import math
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
 def leaders(study: StudyResults) -> Records:
     """Return the leaderboard with intervals of the headline metric, and whether every seed of the arm finished.
 
-    Failed seeds enter no mean: where one failed there are neither mean nor interval.
+    An arm with a failed seed has neither a mean nor an interval.
     """
     kind = measure(study)
     rows = Records()
@@ -36,7 +36,7 @@ def leaders(study: StudyResults) -> Records:
 
 
 def leaderboard(study: StudyResults) -> Table:
-    """Return the table of the arms, best first."""
+    """Return the table of the arms, best arm first."""
     kind, rows = measure(study), leaders(study)
     others = [name for name in _metrics(rows) if name not in (kind.test, kind.metric)]
     interior = Column("optimum\ninterior", lambda row: _interior(row))
@@ -51,9 +51,10 @@ def leaderboard(study: StudyResults) -> Table:
         interior,
     ]
     note = (
-        f"Means over the confirmation runs: the configuration selected on validation, trained on {study.seeds} "
-        "fresh seeds. The test split decided nothing but when to stop. An arm shares rank 1 unless it is worse than "
-        "the best mean. Optimum interior: the best values lie inside the range that was searched."
+        "Means over the confirmation runs, in which the configuration selected on validation was trained on "
+        f"{study.seeds} fresh seeds. The test split decided nothing except when to stop adding seeds. An arm shares "
+        "rank 1 unless it is worse than the arm with the best mean. Optimum interior: whether the best values lie "
+        "inside the range that was searched."
     )
     return Table("leaderboard", rows, tuple(columns), note)
 
@@ -65,8 +66,8 @@ def _headline(kind: Measure, rows: Records) -> Column:
         if not row["finished"]:
             if row["confirmed"]:
                 return Cell(f"failed {row['failed']} of {row['seeds']} seeds,", "so no mean", "bad")
-            failed = f"failed {row['tuning_failed']} of {row['tuning_trials']}"
-            return Cell(failed, "tuning trials, so not confirmed", "bad")
+            failed = f"failed {row['tuning_failed']} of {row['tuning_trials']} tuning trials,"
+            return Cell(failed, "so not confirmed", "bad")
         spread = f"{format_number(row[kind.test], form)} ± {format_number(row[f'{kind.test}_sd'], form)}"
         return Cell(spread, f"{format_number(row['low'], form)} to {format_number(row['high'], form)}")
 
@@ -84,13 +85,13 @@ def _interior(row: Row) -> str:
 
 
 def _metrics(rows: Records) -> list[str]:
-    """Return what the confirmation runs were scored by: the losses, and on the test split everything."""
+    """Return the metrics of the confirmation runs: all metrics of the test split, and the other losses."""
     names = dict.fromkeys(k for row in rows for k in row if k.startswith("test_") and not k.endswith("_sd"))
     return [*names, *(name for name in ("val_loss", "train_loss") if any(name in row for row in rows))]
 
 
 def _form(name: str, rows: Records) -> str:
-    """Return the format of a column: percent for accuracies, else three digits of the smallest value, in all rows."""
+    """Return the number format of a column: percent for accuracies, else three digits of the smallest value."""
     if name.endswith("accuracy"):
         return ".2%"
     return f".{_places(row.get(name, math.nan) for row in rows)}f"
@@ -102,7 +103,7 @@ def _places(values: Iterable[float]) -> int:
 
 
 def equal_steps(study: StudyResults) -> Table | None:
-    """Return the table of the arms that make fewer steps, at the full number of steps; None when there are none."""
+    """Return the table of arms that normally make fewer steps, run at the full number of steps; None without any."""
     kind, rows = measure(study), Records()
     for arm in study.arms:
         if not study.confirmation(arm, "equal-steps"):
@@ -120,7 +121,7 @@ def equal_steps(study: StudyResults) -> Table | None:
     columns = (
         ARM,
         Column("steps in the\nleaderboard", lambda row: str(row["fewer_steps"])),
-        Column("steps here", lambda row: str(row["steps"])),
+        Column("steps in\nthis table", lambda row: str(row["steps"])),
         Column(
             f"{kind.title(kind.test)}\nmean ± SD",
             lambda row: f"{format_number(row[kind.test], form)} ± {format_number(row[f'{kind.test}_sd'], form)}",
@@ -128,14 +129,14 @@ def equal_steps(study: StudyResults) -> Table | None:
         Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}"),
     )
     note = (
-        "At equal steps instead of equal gradient evaluations: the same configuration at the others' number of steps, "
-        "so with as many times the gradients; it decides nothing."
+        "Results at equal steps instead of equal gradient evaluations: the same configuration with as many steps as "
+        "the other arms, which takes more gradient evaluations. These results do not enter ranks or verdicts."
     )
     return Table("equal_steps", rows, columns, note) if rows else None
 
 
 def tuning(study: StudyResults) -> Table:
-    """Return the table of the documented default against the tuned configuration."""
+    """Return the table that compares the documented default with the tuned configuration."""
     kind = measure(study)
     rows = Records()
     for row in study.leaderboard():
@@ -167,21 +168,21 @@ def tuning(study: StudyResults) -> Table:
         Column("tuning trials\nfailed", lambda row: f"{row['tuning_failed']} of {row['tuning_trials']}"),
     )
     note = (
-        "Default against tuned: single runs on the tuning seed, on the split that selected, so the tuned result is a "
-        "little too good."
+        "Default against tuned configuration: single runs on the tuning seed. The results are on the validation split, "
+        "which also selected the tuned configuration, so the tuned result is slightly optimistic."
     )
     return Table("tuning", rows, columns, note)
 
 
 def means(study: StudyResults) -> list[tuple[str, str]]:
-    """Return what the leaderboard comes to for each arm: mean and SD of the headline metric, or what failed."""
+    """Return a summary of the leaderboard: for each arm the mean and SD of the headline metric, or its failures."""
     kind, rows = measure(study), leaders(study)
     cell = _headline(kind, rows)
     return [(row["arm"], cell(row).text.rstrip(",")) for row in rows]
 
 
 def _section(study: StudyResults) -> Section:
-    """Return the leaderboard, below it why runs of its arms failed, and the tables that go with it."""
+    """Return the section with the leaderboard, the reasons of failures and the related tables."""
     failed = describe_failures(study)
     reasons: list[Block] = [Text("", lead="Failures"), Bullets([f"{sentence}." for sentence in failed])]
     others = tabulate(equal_steps(study), tuning(study))

@@ -1,4 +1,4 @@
-"""The methods: how the study was done."""
+"""The methods section: how the study was done."""
 
 from fallline.formatting import plural
 from fallline.lab.analysis.results import StudyResults
@@ -11,7 +11,7 @@ from fallline.lab.search.selection import AGAIN
 
 
 def methods(study: StudyResults) -> Section:
-    """Return how the study was done."""
+    """Return the section that describes how the study was done."""
     parts = [("Task", _task(study)), ("Tuning", _tuning(study)), ("Confirmation", _confirmation(study))]
     parts += [("Comparison", _comparison(study)), ("Figures", _figures(study))]
     return Section("Methods", [Text(text, lead=f"{lead}.") for lead, text in parts])
@@ -24,10 +24,10 @@ def _task(study: StudyResults) -> str:
     warmups = sorted({trial.warmup for trial in trials} or {WARMUP})
     length = " or ".join(str(steps) for steps in lengths)
     warmup = " or ".join(f"{100 * part:.3g} %" for part in warmups)
-    judged = f" Arms are judged by {kind.title(kind.metric)}, {kind.better} is better." if not kind.is_loss else ""
+    judged = f" Arms are compared by {kind.title(kind.metric)}; {kind.better} is better." if not kind.is_loss else ""
     return (
-        f"{spec.learning.summary}. A run takes {length} optimizer steps, warm-up over the first {warmup} "
-        f"included.{judged}"
+        f"{spec.learning.summary}. A run takes {length} optimizer steps, including a warm-up over the first {warmup} "
+        f"of the steps.{judged}"
     )
 
 
@@ -36,23 +36,23 @@ def _tuning(study: StudyResults) -> str:
     names = describe_searched(study)
     extended = max(len(s.points) for s in study.searches.values()) - spec.searches * spec.trials - 1
     what = (
-        f"Searched at this budget: {names}; the rest was fixed as listed above."
+        f"The search covered {names}; the other hyperparameters were fixed as listed above."
         if names
-        else "Nothing was searched, since the user had fixed all that this budget searches."
+        else "Nothing was searched, because the user had fixed all hyperparameters that this budget searches."
     )
-    more = f", {spec.searches} times with points and a seed of their own" if spec.searches > 1 else ""
+    more = f", {spec.searches} times, each time with different points and a different seed" if spec.searches > 1 else ""
     short = ""
     if spec.horizon < 1:
-        short = f" Tuning runs had {100 * spec.horizon:g} % of the length, each with its whole schedule."
+        short = f" Tuning runs had {100 * spec.horizon:g} % of the length, each with a complete schedule."
     extension = (
-        f"that happened here and gave every tuned arm {extended} more" if extended > 0 else "that was not needed here"
+        f"this happened and gave every tuned arm {extended} more trials" if extended > 0 else "this was not necessary"
     )
     return (
         f"Every arm was tuned with the documented default and {spec.trials} points of a scrambled Sobol sequence on "
-        f"one seed{more}, the same points of the unit cube for all arms.{short} {what} An optimum in the outer tenth "
-        "of its range, or a search that found nothing but failures, extends the range by a decade, with as many "
-        f"further trials for every arm, up to twice; {extension}. Selected was the best validation result at the end "
-        f"of the schedule{_again(study)}; of results within 2 %, the point farthest from failures."
+        f"one seed{more}. The points of the unit cube were the same for all arms.{short} {what} If an optimum lies in "
+        "the outer tenth of its range, or if all trials of an arm fail, the range is extended by a decade, up to "
+        f"twice, with the same number of further trials for every arm; {extension}. The configuration with the best "
+        f"validation result at the end of the schedule was selected{_again(study)}."
     )
 
 
@@ -60,13 +60,17 @@ def _again(study: StudyResults) -> str:
     count = max(len(search.finalists) for search in study.searches.values())
     if not count:
         return ""
-    return f", by the mean over {AGAIN + 1} seeds for the best {count} configurations, which were tried again"
+    return (
+        f", after the best {count} configurations were run on {AGAIN} more seeds and compared by their mean over all "
+        f"{AGAIN + 1} seeds. Among means within one standard error of the best, the one farthest from failed trials "
+        "was selected"
+    )
 
 
 def _confirmation(study: StudyResults) -> str:
-    how = "; a seed decides initialisation, order of the data and dropout alike in every arm"
+    how = ". A seed determines the initialisation, the order of the data and the dropout, in the same way for every arm"
     if any(arm.twin for arm in study.spec.arms):
-        how = ", disjoint ones for each arm, since this is a self-check"
+        how = ", which differ between the arms because this is a self-check"
     return (
         f"The selected configuration was trained on {study.seeds} fresh seeds{how}. {_split(study)}"
         f"{' ' if study.explain_stopping() else ''}{study.explain_stopping()}"
@@ -75,17 +79,20 @@ def _confirmation(study: StudyResults) -> str:
 
 def _split(study: StudyResults) -> str:
     if not study.spec.resplit:
-        return "The test split was used once, at the end of these runs; it decided nothing but when to stop."
+        return (
+            "The test split was used once, at the end of these runs. It decided nothing except when to stop adding "
+            "seeds."
+        )
     return (
-        "Every seed drew its own split of the data into training, validation and test, the same for all arms. Tuning "
-        "used one split of its own; its examples also occur in later test sets, which favours no arm as such. Test "
-        "figures decided nothing but when to stop."
+        "Every seed drew its own split of the data into training, validation and test sets, which was the same for all "
+        "arms. Tuning used one further split. Its examples also occur in later test sets, which does not favour any "
+        "arm. Test results decided nothing except when to stop adding seeds."
     )
 
 
 def _comparison(study: StudyResults) -> str:
     kind = measure(study)
-    text = "There is one arm, and nothing to compare it with."
+    text = "There is only one arm, so there is no comparison."
     if study.comparisons:
         pairs = sum(result.comparison is not None for result in study.comparisons.values())
         what = "log ratios of" if kind.log_ratio else "differences in"
@@ -95,10 +102,10 @@ def _comparison(study: StudyResults) -> str:
             f"{_looks(study)}. {_variance(study)}"
         )
     if study.comparisons and study.margin is not None:
-        text += f" Equivalent means an interval inside ±{margin_text(study, study.margin)}, a margin given by the user."
+        text += f" Equivalent means that the interval is inside ±{margin_text(study, study.margin)}, the user's margin."
     return (
-        f"{text} Where a seed failed, failures are counted instead. A run fails when its loss is not finite, blows up, "
-        "or ends no better than a predictor that ignores its input."
+        f"{text} If a seed of an arm failed, failures are compared instead of means. A run fails if its loss is not "
+        "finite, diverges, or ends no better than a predictor that ignores its input."
     )
 
 
@@ -106,34 +113,36 @@ def _looks(study: StudyResults) -> str:
     looks = study.spec.looks
     if len(looks) == 1:
         return ""
-    return f" over all looks (after {', '.join(map(str, looks[:-1]))} and {looks[-1]} seeds)"
+    return f" over all sequential looks (after {', '.join(map(str, looks[:-1]))} and {looks[-1]} seeds)"
 
 
 def _variance(study: StudyResults) -> str:
-    """Return which sources of chance the intervals contain and how, for the designs that occur."""
+    """Return which sources of randomness the intervals cover and how, for the designs in the study."""
     designs = {type(r.comparison.design): r.comparison.design for r in study.comparisons.values() if r.comparison}
-    said = {
+    sentences = {
         FixedTestSet: "Seeds and test examples are both random: the variance of the mean difference is that of the "
-        "crossed two-way design, [MS_S + max(0, MS_E − MS_R)] / (S · E). The training set is fixed.",
-        RandomSplits: "Seeds, splits and examples are random: the variance of the mean difference is s²/n + c/N. In it "
-        "s² is the variance over the n seeds, c the covariance of an example's difference with itself in the test sets "
-        "of different seeds (its whole variance where it is recognised too rarely), and N the size of the pool.",
+        "crossed two-way design, [MS_S + max(0, MS_E − MS_R)] / (S · E), with the mean squares of seeds, examples and "
+        "residual. The training set is fixed.",
+        RandomSplits: "Seeds, splits and examples are random: the variance of the mean difference is s²/n + c/N. Here "
+        "s² is the variance over the n seeds, c is the covariance of an example's differences in the test sets of "
+        "different seeds (or their variance, if too few examples occur in several test sets), and N is the size of the "
+        "pool.",
         RandomSplitMeans: "Seeds and splits are random: the variance of the mean difference is "
-        "s² (1/n + n_test/n_train) (Nadeau and Bengio 2003), since the task has no method losses.",
-        SeedsOnly: "Only the seeds are random, so verdicts hold on this test set: "
+        "s² (1/n + n_test/n_train) (Nadeau and Bengio 2003), because the task has no losses() method.",
+        SeedsOnly: "Only the seeds are random, so verdicts hold only for this test set: "
         + "; ".join(design.reason for design in designs.values() if design.reason)
         + ".",
     }
-    return " ".join(said[kind] for kind in said if kind in designs)
+    return " ".join(sentences[kind] for kind in sentences if kind in designs)
 
 
 def _figures(study: StudyResults) -> str:
     return (
-        "Sensitivity to the learning rate is the mean over the decades tried of min(ℓ, ℓ₀) − ℓ*, with ℓ interpolated "
-        "linearly over the logarithm of the rate, ℓ₀ the loss of a predictor that ignores its input and ℓ* the best. "
-        "The expected best of k random trials is exact over all choices of k of the trials that were run, a failure "
-        "counting as ℓ₀. The target of the time to target is the median of the baseline's confirmation runs at their "
-        "end; misses are infinite."
+        "The sensitivity to the learning rate is the mean of min(ℓ, ℓ₀) − ℓ* over the decades tried, where ℓ is the "
+        "loss, interpolated linearly over the logarithm of the rate, ℓ₀ is the loss of a predictor that ignores its "
+        "input, and ℓ* is the best loss. The expected best of k random trials is computed exactly over all subsets of "
+        "k of the trials that were run; a failure counts as ℓ₀. The target for the time to target is the median of the "
+        "final results of the baseline's confirmation runs. A run that misses the target counts as infinite."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a reader can paste: the command that runs the study again, and the best arm as Python code."""
+"""Text for copy and paste: the command that reproduces the study, and the best arm as Python code."""
 
 import shlex
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from fallline.lab.user_code.import_path import is_path
 from fallline.optimizers import OPTIMIZERS
 
 _LAMBDA = "torch.optim.lr_scheduler.LambdaLR(opt, {factor})"
-_WARMED = "lambda k: min(1.0, (k + 1) / {ramp}) * after_warmup(k)"  # for the shapes that do not warm up by themselves
+_WARMED = "lambda k: min(1.0, (k + 1) / {ramp}) * after_warmup(k)"  # for schedules that do not include a warm-up
 _PLAIN = "# every step: opt.zero_grad(); loss.backward(); opt.step(); sched.step()"
 _CLOSURE = (
     "# every step: opt.step(closure); sched.step(), where closure() is opt.zero_grad(); loss.backward(); return loss"
@@ -25,17 +25,17 @@ _CLOSURE = (
 
 
 def reproduce(study: StudyResults) -> Section:
-    """Return the command that runs the study again, and on what it ran."""
+    """Return the section with the command that reproduces the study, and the versions and hardware of the study."""
     manifest = study.manifest
     versions = " · ".join(f"{name} {version}" for name, version in manifest["versions"].items())
     system = manifest["platform"].partition("-")[0]
-    where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread a trial"
+    where = f"{system} · {manifest['processor']} · {manifest['cores']} cores, {manifest['threads']} thread per trial"
     blocks: list[Block] = [
         Code(command(study)),
         Text(
-            f"{versions} · {where}. The same command gives the same numbers on the same versions and processor, for "
-            "any number of workers. The numbers of every run are in results.csv and costs.csv in the folder "
-            "of the study.",
+            f"{versions} · {where}. The command gives the same numbers with the same versions and processor, for any "
+            "number of workers. The files results.csv and costs.csv in the folder of the study contain the numbers of "
+            "every run.",
             note=True,
         ),
     ]
@@ -43,11 +43,11 @@ def reproduce(study: StudyResults) -> Section:
 
 
 def command(study: StudyResults) -> str:
-    """Return the command line that runs the study again, into a folder to be named."""
+    """Return the command line that reproduces the study; DIR stands for the new folder."""
     spec = study.spec
     schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
-    # An arm is called as it was asked for, with its schedule and what is varied behind it where there are several.
-    texts = [_asked(arm) for arm in spec.arms]
+    # The name of an arm is the user's text; if there are several schedules or varied values, these are appended.
+    texts = [_user_text(arm) for arm in spec.arms]
     words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
     words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", seeds_text(spec.seeds)]
     words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
@@ -64,13 +64,13 @@ def command(study: StudyResults) -> str:
     return shlex.join([*words, "--out", "DIR"])
 
 
-def _asked(arm: Arm) -> str:
-    """Return an arm's optimizer as the user named it: up to what was varied, its schedule, or the mark of a twin."""
+def _user_text(arm: Arm) -> str:
+    """Return the optimizer as the user named it: the name of the arm without varied values, schedule or twin mark."""
     return arm.name.partition(" (again)")[0].partition(", ")[0].removesuffix(f" + {arm.schedule}")
 
 
 def _varied(arms: tuple[Arm, ...]) -> dict[str, list[str]]:
-    """Return the values of what the arms were varied in, by name, in their order."""
+    """Return the values of the varied settings of the arms, by name and in their order."""
     found: dict[str, dict[str, None]] = {}
     for arm in arms:
         values = {**arm.fixed, **arm.settings, "steps": arm.steps}
@@ -81,7 +81,7 @@ def _varied(arms: tuple[Arm, ...]) -> dict[str, list[str]]:
 
 
 def best_code(study: StudyResults) -> str:
-    """Return the arm with the best mean of rank 1 as Python code for a `model`; empty when every arm failed."""
+    """Return the arm with the best mean of rank 1 as Python code for a `model`; empty if every arm failed."""
     best = study.leaderboard()[0]
     search = study.searches[best["arm"]]
     if search.best is None or best["failed"]:
@@ -97,14 +97,14 @@ def best_code(study: StudyResults) -> str:
 
 
 def _groups(study: StudyResults, arm: Arm, options: Mapping[str, Any]) -> list[str]:
-    """Return the lines that make the `groups` of the task, with the values of a trial; none where it has none."""
+    """Return the lines that build the parameter `groups` of the task with the values of a trial; empty without any."""
     stored: list[dict[str, Any]] = study.manifest.get("groups", [])
     values = [{key: value for key, value in group.items() if key != "own"} for group in stored]
     scaled = [_rounded(group) for group in scale_groups(values, options, arm.space.defaults)]
     if not stored:
         return []
     return [
-        f"# task: an object of the class that the study names {study.spec.task}, which made these groups of parameters",
+        f"# task: an instance of the task class that the study calls {study.spec.task}; it defines these groups",
         "groups = list(task.param_groups(model))",
         f"for group, own in zip(groups, {scaled!r}):",
         "    group.update(own)",
@@ -116,7 +116,7 @@ def _rounded(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _optimizer(arm: Arm, options: dict[str, Any], params: str) -> tuple[list[str], list[str], str]:
-    """Return imports, the lines that build the optimizer `opt`, and the comment on a step."""
+    """Return the imports, the lines that build the optimizer `opt`, and a comment that describes a step."""
     wrapper, inner = split_wrapper(arm.space.optimizer)
     imports, cls = _named(inner, "torch.optim") if is_path(inner) else ([], f"fl.{OPTIMIZERS[inner].__name__}")
     rho = options.pop("rho", None) if wrapper else None
@@ -129,7 +129,7 @@ def _optimizer(arm: Arm, options: dict[str, Any], params: str) -> tuple[list[str
 
 
 def _schedule(name: str, steps: int, ramp: int) -> tuple[list[str], list[str]]:
-    """Return imports, and the lines that build the schedule `sched`."""
+    """Return the imports, and the lines that build the schedule `sched`."""
     if name == "cosine":
         return [], [f"sched = fl.WarmupCosine(opt, warmup_steps={ramp}, total_steps={steps})"]
     if is_path(name):
@@ -150,11 +150,11 @@ def _schedule(name: str, steps: int, ramp: int) -> tuple[list[str], list[str]]:
 
 
 def _named(place: str, whole: str) -> tuple[list[str], str]:
-    """Return the imports for FILE.py:NAME or package.module:NAME, and what it is called after them.
+    """Return the imports for FILE.py:NAME or package.module:NAME, and the name of the object after these imports.
 
     Args:
-        place: where the object is.
-        whole: a module of torch, whose names are written out.
+        place: path of the object.
+        whole: a module of torch; its objects keep their full name.
     """
     module, _, name = place.rpartition(":")
     if module == whole:
@@ -175,9 +175,10 @@ def _best_arm(study: StudyResults) -> Section | None:
         return None
     first = [row["arm"] for row in leaders(study) if row["finished"] and row["rank"] == 1]
     best = study.leaderboard()[0]["arm"]
-    shared = ", which shares rank 1: the data do not favour it over the other arms there" if len(first) > 1 else ""
-    note = f"{best}{shared}. Tuned for {study.spec.steps} steps of this task; elsewhere, tune again."
-    title = f"The {'winner' if len(first) == 1 else 'best mean'}, to paste"
+    shared = " It shares rank 1, so the study does not show that it is better than the other arms there."
+    tuned = f"It was tuned for {study.spec.steps} steps of this task; tune again for other tasks or other lengths."
+    note = f"This is {best}.{shared if len(first) > 1 else ''} {tuned}"
+    title = f"Python code for the {'winner' if len(first) == 1 else 'arm with the best mean'}"
     return Section(title, [Code(code), Text(note, note=True)])
 
 

@@ -1,4 +1,4 @@
-"""The sensitivity to the learning rate: what every tuning trial came to."""
+"""The sensitivity to the learning rate: the result of every tuning trial against its learning rate."""
 
 import math
 from collections.abc import Sequence
@@ -37,34 +37,34 @@ from fallline.lab.report.tables import ARM, Column, Records, Row, Table
 from fallline.lab.search.selection import AGAIN, Search
 from fallline.lab.search.trials import trials_again, tuning_trials
 
-_LANE = 14  # pixels: of an arm's failures
+_LANE = 14  # height in pixels of the lane with the failures of an arm
 
 
 def searched(study: StudyResults) -> dict[str, Dimension]:
-    """Return the hyperparameters that any arm searched, the learning rate first, each as one arm has it."""
+    """Return the hyperparameters that any arm searched, learning rate first, with the range of one such arm."""
     found = {d.name: d for search in study.searches.values() for d in search.ranges}
     return {name: found[name] for name in sorted(found, key=lambda name: (name != "lr", name))}
 
 
 def describe_searched(study: StudyResults, without: str = "") -> str:
-    """Return what was searched as one would say it: "the learning rate, weight decay and beta1"."""
+    """Return the searched hyperparameters as text, for example "the learning rate, weight decay and beta1"."""
     names = [name for name in searched(study) if name != without]
-    said = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
-    return " and ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
+    texts = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def untrained(study: StudyResults) -> float:
-    """Return what a failed trial is worth, as a metric: the loss of a predictor that ignores its input.
+    """Return the value of the metric that a failed trial counts as: the loss of a predictor that ignores its input.
 
-    Where the task does not say, or the metric is no loss, it is the worst result of any trial that did not fail; NaN
-    when all failed.
+    If the task does not define this loss, or the metric is not the loss, return the worst result of any trial that did
+    not fail, or NaN if all trials failed.
     """
     kind = measure(study)
     trivial = None
     if kind.is_loss:
         try:
             trivial = study.spec.learning.trivial_loss()
-        except (FalllineError, OSError):  # a report can be written where the data are not
+        except (FalllineError, OSError):  # a report can be written on a machine without the data
             trivial = None
     if trivial is not None:
         return trivial
@@ -73,14 +73,14 @@ def untrained(study: StudyResults) -> float:
 
 
 def tuning_metrics(study: StudyResults, search: Search) -> list[float | None]:
-    """Return the validation metric of an arm's tuning trials, by index; None where the trial failed."""
+    """Return the validation metric of an arm's tuning trials, by index; None if the trial failed."""
     metric = measure(study).metric
     outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
     return [None if o.failure else o.metrics[metric] for o in outcomes]
 
 
 def repeated(study: StudyResults, search: Search) -> dict[int, list[float | None]]:
-    """Return the validation metric of the configurations that were tried on several seeds, by index; None: failed."""
+    """Return, by index, the validation metrics of configurations run on several seeds; None for a failed run."""
     metric, trials = measure(study).metric, trials_again(study.spec, search)
     found: dict[int, list[float | None]] = {index: [] for index in search.finalists}
     for trial in [*(t for t in tuning_trials(study.spec, search) if t.index in found), *trials]:
@@ -90,9 +90,10 @@ def repeated(study: StudyResults, search: Search) -> dict[int, list[float | None
 
 
 def sensitivities(study: StudyResults) -> Records:
-    """Return one record per arm: arm, best, excess, width (decades) and open, as `sensitivity` defines them.
+    """Return one record per arm, with the excess, width (in decades) and open of `sensitivity`.
 
-    Arms that tried a single learning rate, or whose trials all failed, have None for the numbers.
+    The keys are arm, lowest_lr, highest_lr, best, excess, width and open. The last three are None if an arm tried only
+    one learning rate or all of its trials failed.
     """
     sign, start = measure(study).sign, untrained(study)
     rows = Records()
@@ -112,7 +113,7 @@ def sensitivities(study: StudyResults) -> Records:
 
 
 def sensitivity_table(study: StudyResults) -> Table:
-    """Return the table of how each arm depends on its learning rate."""
+    """Return the table of the sensitivity of each arm to its learning rate."""
     kind = measure(study)
     unit = f" ({kind.unit})" if kind.is_loss and kind.unit else ""
 
@@ -127,20 +128,21 @@ def sensitivity_table(study: StudyResults) -> Table:
         Column("decades within\n10 % of the best", width),
     )
     note = (
-        "Mean excess: how much worse than the best one is on average with a learning rate drawn (in log scale) from "
-        "those tried, failures counting as an untrained model. Decades within 10 %: how far the learning rate may be "
-        "off; ≥ where it reaches an end of what was tried. Both interpolate linearly between trials."
+        "Mean excess: how much worse than the best the result is on average, if the learning rate is drawn "
+        "log-uniformly from the range tried; failures count as an untrained model. Decades within 10 %: width of the "
+        "range of learning rates around the best in which the result is within 10 % of the best; ≥ means that this "
+        "range reaches an end of the range tried. Both numbers interpolate linearly between trials."
     )
     return Table("sensitivity", sensitivities(study), columns, note)
 
 
 def learning_rates(study: StudyResults) -> alt.LayerChart:
-    """Return the validation metric at the end of every tuning trial against its learning rate."""
+    """Return a chart of the validation metric at the end of every tuning trial against its learning rate."""
     also = [label(name, name.replace("_", " ")) for name in searched(study) if name != "lr"]
     rows = tuning_rows(study)
     rates = [row["lr"] for row in rows]
     x = alt.X("lr:Q", scale=log_scale(rates), title="learning rate", axis=log_axis(rates, grid=False))
-    joined = not also  # otherwise neighbours in learning rate differ in more than that
+    joined = not also  # otherwise, neighbouring points also differ in other hyperparameters
     layers, height = scatter(study, rows, x, [tip("lr", "learning rate", ".3g"), *also], HEIGHT, joined)
     if any(row["low"] is not None for row in rows):
         layers.insert(1 if joined else 0, _spread(study, rows, x))
@@ -150,7 +152,7 @@ def learning_rates(study: StudyResults) -> alt.LayerChart:
 def scatter(
     study: StudyResults, rows: Rows, x: alt.X, tips: list[Any], height: int, joined: bool
 ) -> tuple[list[alt.Chart], int]:
-    """Return the layers of a figure with a mark for every trial and its height; failures lie in lanes at its top."""
+    """Return the layers and the height of a figure with a mark for every trial; lanes at the top show the failures."""
     kind = measure(study)
     failing = list(dict.fromkeys(row["arm"] for row in rows if row["failure"]))
     top = _LANE * (len(failing) + 1) if failing else 0
@@ -164,7 +166,7 @@ def scatter(
         else visible(rows).transform_filter(f"isValid(datum.{x.shorthand[:-2]})")
     )
     tips = ["arm:N", "configuration:N", *tips]
-    found = [*tips, tip("result", title, ".4f"), "seeds:Q", tip("mean", "mean over them", ".4f")]
+    found = [*tips, tip("result", title, ".4f"), "seeds:Q", tip("mean", "mean over seeds", ".4f")]
     base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms), tooltip=found)
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
     hollow = base.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
@@ -185,14 +187,14 @@ def scatter(
 
 
 def _spread(study: StudyResults, rows: Rows, x: alt.X) -> alt.LayerChart:
-    """Return the mean and the standard deviation of the configurations that were tried on several seeds."""
+    """Return a layer with the mean and standard deviation of the configurations that were run on several seeds."""
     bars = visible([row for row in rows if row["low"] is not None]).encode(x=x, color=colour(study.arms))
     bar = bars.mark_rule(strokeWidth=6, opacity=0.35).encode(y="low:Q", y2="high:Q")
     return alt.layer(bar, bars.mark_tick(thickness=2, size=16).encode(y="mean:Q"))
 
 
 def tuning_rows(study: StudyResults) -> Rows:
-    """Return a row for every tuning trial: its configuration, its result, and mean and spread over several seeds."""
+    """Return a row for every tuning trial: its configuration, its result, and the mean and SD over several seeds."""
     kind = measure(study)
     rows: Rows = []
     for arm, search in study.searches.items():
@@ -211,7 +213,7 @@ def tuning_rows(study: StudyResults) -> Rows:
 
 
 def _over_seeds(kind: Measure, values: Sequence[float | None]) -> dict[str, Any]:
-    """Return the mean over seeds, and the mean less and plus the standard deviation, where no seed failed."""
+    """Return the mean over seeds, and the mean minus and plus the standard deviation; None if a seed failed."""
     good = [value for value in values if value is not None]
     if len(good) < 2 or len(good) < len(values):
         return {"mean": None, "low": None, "high": None, "seeds": len(values) or 1}
@@ -227,17 +229,17 @@ def _is_number(value: object) -> bool:
 
 def _caption(study: StudyResults) -> str:
     kind, also = measure(study), describe_searched(study, without="lr")
-    axes = "both axes are logarithmic" if kind.is_ratio else "the rates are on a logarithmic axis"
+    axes = "both axes are logarithmic" if kind.is_ratio else "the axis of the learning rate is logarithmic"
     caption = (
-        f"Validation result at the end of every tuning trial, one seed each; {axes}. Ringed: selected; white centre: "
-        "the documented default; red ×: failed, whatever the loss."
+        f"Validation result at the end of every tuning trial, with one seed per trial; {axes}. A ring marks the "
+        "selected configuration, a white centre the documented default, and a red × a failed trial, at any loss."
     )
     if any(search.finalists for search in study.searches.values()):
-        caption += f" Bars: mean ± SD over {AGAIN + 1} seeds of the configurations that were tried again."
+        caption += f" Bars show the mean ± SD over {AGAIN + 1} seeds for configurations that were run on more seeds."
     if also:
-        caption += f" Neighbours differ in {also} too; point at one to see."
+        caption += f" Neighbouring points also differ in {also}; move the pointer over a point to see its values."
     if len(study.arms) > 1:
-        caption += " A name above a figure hides its arm, or shows it again."
+        caption += " Click a name above a figure to hide or show its arm."
     return caption
 
 

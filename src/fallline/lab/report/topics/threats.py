@@ -1,4 +1,4 @@
-"""The threats to validity: why the numbers may mislead; and the warnings of the study itself."""
+"""The threats to validity, which are reasons why the numbers may mislead, and the warnings of the study."""
 
 from fallline.formatting import plural
 from fallline.lab.analysis.caveats import find_caveats
@@ -9,39 +9,40 @@ from fallline.lab.search.selection import AGAIN
 
 
 def threats(study: StudyResults) -> Section:
-    """Return why the numbers may mislead."""
+    """Return the section with reasons why the numbers may mislead."""
     spec, names = study.spec, describe_searched(study)
     several = " and " in names
-    tuned = "Nothing was tuned; the ranking is one of these settings, not of the optimizers."
+    tuned = "Nothing was tuned, so this is a ranking of these settings and not of the optimizers."
     if names:
         were = "were" if several else "was"
-        tuned = f"Only {names} {were} tuned; an arm that depends on what was fixed is at a disadvantage."
+        tuned = f"Only {names} {were} tuned. An arm that is sensitive to other hyperparameters is at a disadvantage."
     equal = {"grad-evals": " and equal gradient evaluations", "steps": " and equal steps", "trials": ""}[spec.equal]
     items = [
-        "One task and one model: what wins here need not win elsewhere.",
-        "The intervals cover the configurations that were selected, not the luck of the search: it used "
-        f"{plural(spec.searches, 'seed')}, and {AGAIN} more for the best of each arm, and another search may select "
-        "other configurations, whose means differ by more than the intervals say.",
+        "The study has one task and one model. The best arm here need not be the best on other tasks.",
+        "The intervals hold for the configurations that were selected. They do not include the randomness of the "
+        f"search, which used {plural(spec.searches, 'seed')}, and {AGAIN} more for the best configurations of each "
+        "arm. Another search may select other configurations, whose means may lie outside the intervals.",
         tuned,
-        f"With {study.seeds} seeds the t interval rests on differences that are roughly normal, which so few cannot "
-        "show.",
-        "The best arm is judged on the runs that made it look best, so its lead is a little too large.",
+        f"The t interval assumes that the differences are roughly normal, which {study.seeds} seeds are too few to "
+        "check.",
+        "The arm with the best mean is evaluated on the same runs that selected it, so its lead is slightly "
+        "optimistic.",
         f"Arms were given equal trials{equal}, not equal seconds.",
-        "The sensitivity depends on the range that was searched, and its losses are of one seed each; with more than "
-        "the learning rate searched, it shows the others too.",
-        "Runs are evaluated now and then only, so a time to target is late by up to one such interval.",
+        "The sensitivity to the learning rate depends on the range that was searched, and its losses come from one "
+        "seed each. If other hyperparameters were searched too, it also contains their effect.",
+        "Runs are evaluated only at intervals, so a time to target is too large by up to one interval.",
     ]
     if spec.horizon < 1:
         items.append(
-            "Tuning runs were shorter than confirmation runs; the best learning rate can depend on the length."
+            "Tuning runs were shorter than confirmation runs. The best learning rate can depend on the length."
         )
     return Section("Threats to validity", [Bullets(items)])
 
 
 def warnings(study: StudyResults) -> Section:
-    """Return what the study itself found wanting, once more where a reader of the methods looks for it."""
+    """Return the section that repeats the warnings of the study for readers of the methods."""
     found = [f"{warning}." for warning in find_caveats(study)]
-    none = "None: no arm failed throughout, and every optimum is interior."
+    none = "None: every arm has successful trials, and every optimum is interior."
     return Section("Warnings", [Bullets(found) if found else Text(none)])
 
 

@@ -1,4 +1,4 @@
-"""Time to target: how long the confirmation runs of each arm took to reach a result fixed beforehand."""
+"""Time to target: how long the confirmation runs of each arm take to reach a fixed result."""
 
 import math
 import statistics
@@ -30,21 +30,21 @@ from fallline.lab.report.measure import measure
 from fallline.lab.report.tables import ARM, Column, Records, Row, Table
 from fallline.lab.search.selection import Search
 
-_TARGETS = 30  # points of a line
+_TARGETS = 30  # number of points per line
 _CAPTION = (
-    "Median over the confirmation runs of the first evaluation at which each target is reached; a line ends "
-    "where half of its arm's runs miss. {way} and further left is better."
+    "Median over the confirmation runs of the step of the first evaluation at which each target is reached. A line "
+    "ends where half of the runs of its arm miss the target. {way} and further left is better."
 )
 
 
 def first_step(curve: Sequence[Mapping[str, float]], metric: str, target: float, mode: str) -> float:
-    """Return the step of the first row at which a metric is at the target or beyond; infinity when there is none.
+    """Return the step of the first row at which a metric reaches or passes the target; infinity if there is none.
 
     Args:
         curve: rows with "step" and the metric.
-        metric: key in the rows.
+        metric: key of the metric in the rows.
         target: value to reach.
-        mode: "min" when lower is better, else "max".
+        mode: "min" if lower is better, else "max".
 
     Example:
         >>> first_step([{"step": 10, "val_loss": 2.0}, {"step": 20, "val_loss": 1.0}], "val_loss", 1.5, "min")
@@ -55,16 +55,16 @@ def first_step(curve: Sequence[Mapping[str, float]], metric: str, target: float,
 
 
 def median(values: Iterable[float]) -> float:
-    """Return the median, infinite when half of the values or more are; NaN when there are none."""
+    """Return the median, which is infinite if at least half of the values are; NaN without values."""
     found = list(values)
     return statistics.median(found) if found else math.nan
 
 
 def grid(target: float, easiest: float, mode: str, ratios: bool) -> list[float]:
-    """Return the target with easier ones up to `easiest`, hardest first.
+    """Return the target and easier targets up to `easiest`, hardest first.
 
-    They are 10 %, 25 %, 50 %, 100 %, 200 % and 400 % above the target for losses, and a tenth of that, away from it,
-    for metrics that are compared by differences.
+    For losses, the easier targets are 10 %, 25 %, 50 %, 100 %, 200 % and 400 % above the target. For metrics that are
+    compared by differences, the distances from the target are a tenth of these.
 
     Example:
         >>> grid(1.0, 2.5, "min", ratios=True)
@@ -77,9 +77,9 @@ def grid(target: float, easiest: float, mode: str, ratios: bool) -> list[float]:
 
 
 def fixed_target(study: StudyResults) -> float | None:
-    """Return the median over the baseline's confirmation runs of the final validation metric; None where that failed.
+    """Return the median of the final validation metric over the baseline's runs; None if half of them failed.
 
-    It is decided by the baseline alone, so that no arm can be favoured by choosing it after the curves were seen.
+    The target depends only on the baseline, so nobody can favour an arm by choosing the target after seeing the curves.
     """
     kind = measure(study)
     lower = [math.inf if v is None else kind.sign * v for v in study.confirmed(study.baseline, kind.metric)]
@@ -88,7 +88,7 @@ def fixed_target(study: StudyResults) -> float | None:
 
 
 def targets(study: StudyResults) -> list[float]:
-    """Return the fixed target and easier ones, hardest first, up to what an arm has at its first evaluation."""
+    """Return the fixed target and easier targets, hardest first, up to the worst result at a first evaluation."""
     target, kind = fixed_target(study), measure(study)
     if target is None:
         return []
@@ -100,10 +100,10 @@ def targets(study: StudyResults) -> list[float]:
 def time_to_target(study: StudyResults, target: float) -> Records:
     """Return one record per arm for one target.
 
-    Keys: arm, target, reached, runs, and medians over the runs of steps, examples, gradient_evaluations and seconds.
-    A run counts as reaching the target at its first evaluation there; a run that failed has missed it. Misses are
-    infinite, so a median is infinite when half of the runs miss. Examples are None when the task does not say its
-    batch size, seconds (steps × the median time of a step, without evaluation) when times were not kept.
+    The keys are arm, target, reached, runs, and the medians over the runs of steps, examples, gradient_evaluations and
+    seconds. A run reaches the target at the first evaluation that meets it; a failed run misses the target. Misses
+    count as infinite, so a median is infinite if half of the runs miss. Examples are None if the batch size of the task
+    is unknown. Seconds (steps times the median time per step, without evaluation) are None if no times were stored.
     """
     rows = Records()
     for arm, search in study.searches.items():
@@ -125,7 +125,7 @@ def time_to_target(study: StudyResults, target: float) -> Records:
 
 
 def steps_to(study: StudyResults, search: Search, target: float) -> list[float]:
-    """Return the steps that each confirmation run of an arm took to a target; infinity where it was missed."""
+    """Return the number of steps in which each confirmation run of an arm reached a target; infinity if it did not."""
     kind = measure(study)
     outcomes = study.confirmation(search.arm.name)
     return [math.inf if o.failure else first_step(o.curve, kind.metric, target, kind.mode) for o in outcomes]
@@ -136,14 +136,14 @@ def _runs(study: StudyResults) -> list[tuple[Trial, Any]]:
 
 
 def _examples(study: StudyResults, search: Search) -> float | None:
-    """Return the examples of a step, None when the task does not say."""
+    """Return the number of examples per step; None if the batch size of the task is unknown."""
     task = study.spec.task_of(search.arm)
     size = getattr(task, "batch_size", None)
     return size * task.accumulate if isinstance(size, int) else None
 
 
 def _passes(search: Search) -> float:
-    """Return the gradients of the whole batch that a step takes."""
+    """Return the number of gradients of the whole batch that a step evaluates."""
     return search.arm.space.passes
 
 
@@ -155,7 +155,7 @@ def _seconds(study: StudyResults, trial: Trial) -> float | None:
 
 
 def target(study: StudyResults) -> Table | None:
-    """Return the table of the time to the fixed target; None when the baseline fixes none."""
+    """Return the table of the time to the fixed target; None if the baseline does not determine a target."""
     fixed, kind = fixed_target(study), measure(study)
     if fixed is None:
         return None
@@ -174,16 +174,17 @@ def target(study: StudyResults) -> Table | None:
         Column("seconds", middle("seconds", ".3g")),
     )
     note = (
-        f"Target: {kind.title(kind.metric)} of {fixed:.4g}, the median of {study.baseline}'s confirmation runs at "
-        "their end, so that nobody chose it after seeing the curves. Medians over the runs; a run that misses the "
-        "target or fails counts as infinite, so the median is not reached when half of them miss. Runs are looked at "
-        "only when they are evaluated. Seconds: this implementation, this machine, without evaluation."
+        f"The target is a {kind.title(kind.metric)} of {fixed:.4g}, the median of the final results of "
+        f"{study.baseline}'s confirmation runs. The baseline determines it, so it was not chosen after seeing the "
+        "curves. The numbers are medians over the runs. A run that misses the target or fails counts as infinite, so "
+        'the median is "not reached" if half of the runs miss. Runs are checked only when they are evaluated. Seconds '
+        "hold for this implementation and this machine, and do not include evaluation."
     )
     return Table("time_to_target", time_to_target(study, fixed), columns, note)
 
 
 def target_grid(study: StudyResults) -> Table | None:
-    """Return the table of the steps to easier targets; None when the baseline fixes none."""
+    """Return the table of the steps to easier targets; None if the baseline does not determine a target."""
     levels, kind = targets(study), measure(study)
     if not levels:
         return None
@@ -206,7 +207,7 @@ def target_grid(study: StudyResults) -> Table | None:
 
 
 def target_chart(study: StudyResults) -> alt.LayerChart | None:
-    """Return a fine grid of targets against the median steps to them; None when the baseline fixes no target.
+    """Return a chart of targets against the median steps to reach them; None if the baseline determines no target.
 
     A line ends at the hardest target that more than half of the arm's runs reach.
     """
@@ -224,14 +225,12 @@ def target_chart(study: StudyResults) -> alt.LayerChart | None:
     title = f"target: {kind.title(kind.metric)}"
     axis = measured_axis(kind, levels, minExtent=EXTENT, maxExtent=EXTENT)
     y = alt.Y("target:Q", scale=measured_scale(kind, levels), title=title, axis=axis)
-    base = visible(rows).encode(x=steps_axis(study, "median steps until it is reached"), y=y, color=colour(study.arms))
+    base = visible(rows).encode(x=steps_axis(study, "median steps to reach the target"), y=y, color=colour(study.arms))
     tips = ["arm:N", tip("target", "target", ".4g"), tip("step", "median steps", ",~r"), alt.Tooltip("reached:N")]
     rule = alt.Chart(data([{"target": fixed}])).encode(y=y)
     layers = [
         rule.mark_rule(strokeDash=[4, 3], color=DIM),
-        rule.mark_text(text="the fixed target", align="left", dx=4, dy=-7, color=DIM, fontSize=12).encode(
-            x=alt.value(0)
-        ),
+        rule.mark_text(text="fixed target", align="left", dx=4, dy=-7, color=DIM, fontSize=12).encode(x=alt.value(0)),
         base.mark_line(strokeWidth=2, interpolate="step-before").encode(strokeDash=dash(study.arms), order="target:Q"),
         base.mark_point(filled=True, size=90, opacity=0).encode(tooltip=tips),
     ]
@@ -239,7 +238,7 @@ def target_chart(study: StudyResults) -> alt.LayerChart | None:
 
 
 def _levels(study: StudyResults, fixed: float) -> list[float]:
-    """Return targets from the easiest of the table to the best result of any run, evenly spaced on the scale."""
+    """Return targets from the easiest one in the table to the best result of any run, evenly spaced on the axis."""
     kind = measure(study)
     easiest = targets(study)[-1]
     outcomes = [outcome for arm in study.searches for outcome in study.confirmation(arm)]

@@ -1,4 +1,4 @@
-"""The curves of training over the confirmation runs, and the learning rate below them."""
+"""The training curves of the confirmation runs, and the learning rate schedule below them."""
 
 import math
 from dataclasses import replace
@@ -30,25 +30,29 @@ from fallline.lab.report.encodings import (
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.search.trials import tuning_trials
 
-DECAYED = 0.005  # of the peak: how far above its last value a learning rate may be for its decay to be over
+DECAYED = 0.005  # a decay is over when the learning rate exceeds its last value by at most this part of the peak
 _STRIP_POINTS = 400
 _CAPTION = (
-    "Confirmation runs: mean over seeds, band from lowest to highest; above the validation result, below it the "
-    "running mean of the loss on training batches, at the foot the learning rate. In the grey part the learning "
-    "rate has not decayed yet; rankings in mid-schedule flip. Where a seed failed, every run is drawn by itself, "
-    "and red × marks the failures."
+    "Confirmation runs: lines show the mean over seeds, bands the range from the lowest to the highest value. Top: "
+    "validation result. Middle: running mean of the loss on training batches. Bottom: learning rate. In the grey "
+    "region the learning rate has not decayed yet; rankings there often change before the end of the schedule. If a "
+    "seed of an arm failed, each of its runs is drawn separately, and a red × marks each failure."
 )
-_LENGTHS = " Arms differ in steps, each with its whole schedule; where a step takes more gradients, it has fewer."
+_LENGTHS = (
+    " The arms differ in their number of steps, and each has a complete schedule. Arms whose steps take more gradient "
+    "evaluations make fewer steps."
+)
 
 
 def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
-    """Return a metric against step over the confirmation runs, mean and range of each arm; None without such runs.
+    """Return a chart of a metric against step: mean and range over the confirmation runs; None without such runs.
 
-    Runs of an arm of which a seed failed are drawn one by one: a mean over the survivors would flatter it.
+    If a seed of an arm failed, each of its runs is drawn separately, because a mean over the other seeds would make the
+    arm look too good.
 
     Args:
         study: the study.
-        split: "val", by the study's metric, or "train", by the loss.
+        split: "val" for the metric of the study, or "train" for the loss.
     """
     kind = measure(study)
     if split == "train":
@@ -66,7 +70,7 @@ def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
     base = visible(rows).encode(x=x, detail="run:N", color=colour(study.arms))
     tips = ["arm:N", alt.Tooltip("run:N", title="seed"), "step:Q"]
     values = [tip(k, t, ".4f") for k, t in (("value", title), ("low", "lowest"), ("high", "highest"))]
-    # A line answers the pointer with its first point only; unseen marks answer with the one that is meant.
+    # A line shows a tooltip for its first point only; invisible marks show the tooltip of the point under the pointer.
     targets = base.mark_point(filled=True, size=90, opacity=0, clip=True).encode(y=y, tooltip=[*tips, *values])
     layers = [
         *_undecayed(study),
@@ -82,7 +86,7 @@ def curves(study: StudyResults, split: str) -> alt.LayerChart | None:
 
 
 def _rows(study: StudyResults, key: str, kind: Measure) -> tuple[Rows, Rows]:
-    """Return the points of all lines, and a cross for every failed run."""
+    """Return the points of all lines, and one cross for every failed run."""
     rows: Rows = []
     crosses: Rows = []
     for arm, search in study.searches.items():
@@ -107,7 +111,7 @@ def _rows(study: StudyResults, key: str, kind: Measure) -> tuple[Rows, Rows]:
 
 
 def _shapes(study: StudyResults) -> dict[tuple[str, int, float], list[float]]:
-    """Return the factors on the learning rate of every schedule, length and warm-up that the arms confirmed."""
+    """Return the learning rate factors of every schedule, length and warm-up in the confirmation runs."""
     shapes = {}
     for search in study.searches.values():
         trial = (study.confirmation_trials(search.arm.name) or tuning_trials(study.spec, search))[0]
@@ -117,7 +121,7 @@ def _shapes(study: StudyResults) -> dict[tuple[str, int, float], list[float]]:
 
 
 def undecayed(study: StudyResults) -> int:
-    """Return until which step the learning rate of an arm has not come down yet; 0 without decay."""
+    """Return the step until which the learning rate of some arm has not decayed yet; 0 without decay."""
     end = 0
     for factors in _shapes(study).values():
         above = [step for step, factor in enumerate(factors) if factor > factors[-1] + DECAYED]
@@ -126,12 +130,14 @@ def undecayed(study: StudyResults) -> int:
 
 
 def _undecayed(study: StudyResults) -> list[alt.Chart]:
-    """Return the stamp on the part of the curves in which ranking the arms would mislead; none without decay."""
+    """Return the grey region of the curves in which a ranking of the arms would mislead; empty without decay."""
     end = undecayed(study)
     if not end:
         return []
     where = alt.Chart(data([{"from": 0, "to": end}])).encode(x=alt.X("from:Q"))
-    label = where.mark_text(text="not decayed yet: do not rank here", align="left", dx=8, color=DIM, fontSize=12)
+    label = where.mark_text(
+        text="learning rate not decayed yet: do not compare here", align="left", dx=8, color=DIM, fontSize=12
+    )
     return [
         where.mark_rect(color="#000", opacity=0.045).encode(x2="to:Q"),
         label.encode(y={"value": {"expr": "height - 12"}}),
@@ -139,7 +145,7 @@ def _undecayed(study: StudyResults) -> list[alt.Chart]:
 
 
 def strip(study: StudyResults) -> alt.LayerChart | None:
-    """Return the learning rate against step, to stand under the curves; None when nothing was confirmed."""
+    """Return a chart of the learning rate against step, for display below the curves; None if no arm was confirmed."""
     if all(search.best is None for search in study.searches.values()):
         return None
     shapes = _shapes(study)
@@ -150,7 +156,7 @@ def strip(study: StudyResults) -> alt.LayerChart | None:
         parts += [f"warm-up {100 * warmup:.3g} %"] if len(warmups) > 1 else []
         parts += [f"{steps} steps"] if len(lengths) > 1 else []
         stride = max(1, steps // _STRIP_POINTS)
-        held = [*factors, factors[-1]]  # so that the line reaches the end of the last step
+        held = [*factors, factors[-1]]  # extends the line to the end of the last step
         rows += [
             {"schedule": ", ".join(parts), "step": step, "factor": factor}
             for step, factor in enumerate(held)
@@ -170,7 +176,7 @@ def strip(study: StudyResults) -> alt.LayerChart | None:
 def _section(study: StudyResults) -> Section:
     charts = _figures(study)
     if "validation" not in charts:
-        return Section("Training", [Text("Nothing was confirmed, so there are no curves.")])
+        return Section("Training", [Text("There are no training curves, because no arm was confirmed.")])
     lengths = {study.spec.steps_of(arm, "confirm") for arm in study.spec.arms}
     return Section("Training", [Figures(charts, _CAPTION + (_LENGTHS if len(lengths) > 1 else ""))])
 

@@ -1,4 +1,4 @@
-"""Performance against tuning budget: the expected best of k trials, over all choices of k of those that were run."""
+"""Performance against tuning budget: the expected best of k trials, over all subsets of k of the trials."""
 
 import math
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ from fallline.lab.report.topics.sensitivity import tuning_metrics, untrained
 from fallline.lab.search.trials import tuning_trials
 
 _CAPTION = (
-    "Expected best validation result of k random trials, exact over all choices of k of the search points that "
-    "were run, extensions included; a failure counts as an untrained model. Seconds: k times the arm's median "
-    "time of a trial, on one thread: this implementation, this machine."
+    "Expected best validation result of k random trials, computed exactly over all subsets of k of the search points "
+    "that were run, including extensions. A failure counts as an untrained model. Seconds are k times the median time "
+    "of a trial of the arm on one thread, for this implementation and this machine."
 )
 
 
@@ -43,9 +43,9 @@ class BestOf:
     """The best of k trials.
 
     Attributes:
-        k: trials.
+        k: number of trials.
         expected: mean of the lowest loss over all subsets of k trials.
-        failing: share of the subsets of which every trial failed.
+        failing: share of the subsets in which every trial failed.
     """
 
     k: int
@@ -56,9 +56,10 @@ class BestOf:
 def best_of(losses: Sequence[float | None], start: float) -> list[BestOf]:
     """Return the best of k for k = 1 … n, exact over the C(n, k) subsets of the n trials.
 
-    Sorted upwards, the i-th of the losses (i = 1 … n) is the lowest of k in C(n − i, k − 1) of the subsets. An
-    expectation over infinite losses would be infinite for ever; so a failure, like a loss above it, counts as the loss
-    before training, with which someone is left whose trials all failed, and how likely that is, is reported next to it.
+    In ascending order, the i-th of the losses (i = 1 … n) is the lowest of k in C(n − i, k − 1) of the subsets. If a
+    failure counted as an infinite loss, the expectation would be infinite. So a failure, like any loss above the loss
+    before training, counts as the loss before training, which is the result if all trials fail. The probability that
+    all trials fail is reported next to the expectation.
 
     Args:
         losses: lower is better; None where the trial failed.
@@ -83,9 +84,9 @@ def best_of(losses: Sequence[float | None], start: float) -> list[BestOf]:
 def budgets(study: StudyResults) -> Records:
     """Return one record per arm and budget: arm, trials, seconds, expected (best validation metric), failing.
 
-    The trials are the points of the search, extensions included; the default, which is no random trial, counts only
-    where nothing else was run. Seconds are trials × the arm's median time of a trial, which the compilation
-    in a worker's first trial does not touch; None when it was not kept.
+    The trials are the points of the search, including extensions. The default is not a random trial and counts only if
+    nothing else was run. Seconds are the number of trials times the median time of a trial of the arm, or None if no
+    times were stored. The median is not affected by compilation in the first trial of a worker.
     """
     sign, start = measure(study).sign, untrained(study)
     rows = Records()
@@ -111,7 +112,7 @@ def budgets(study: StudyResults) -> Records:
 
 
 def budget_table(study: StudyResults) -> Table:
-    """Return the table of what a budget of tuning would have bought."""
+    """Return the table of the expected best result for every tuning budget."""
     kind = measure(study)
     columns = (
         ARM,
@@ -120,15 +121,15 @@ def budget_table(study: StudyResults) -> Table:
         Column(f"expected best {kind.title(kind.metric)}", lambda row: format_number(row["expected"], ".4f")),
         Column("probability\nthat all fail", lambda row: format_number(row["failing"], ".3f")),
     )
-    return Table("tuning_budget", budgets(study), columns, folded="What every budget of tuning buys")
+    return Table("tuning_budget", budgets(study), columns, folded="Expected results for every tuning budget")
 
 
 def budget_chart(study: StudyResults, unit: str) -> alt.LayerChart | None:
-    """Return the expected best validation metric against what was spent on tuning; None when every trial failed.
+    """Return a chart of the expected best validation metric against the tuning budget; None if every trial failed.
 
     Args:
         study: the study.
-        unit: "trials" or "seconds".
+        unit: unit of the budget, "trials" or "seconds".
     """
     kind = measure(study)
     rows: Rows = [{**row, "expected": drawable(kind, row["expected"])} for row in budgets(study)]
@@ -139,7 +140,7 @@ def budget_chart(study: StudyResults, unit: str) -> alt.LayerChart | None:
     title = kind.title(kind.metric)
     axis = measured_axis(kind, values, minExtent=EXTENT, maxExtent=EXTENT)
     y = alt.Y("expected:Q", scale=measured_scale(kind, values), title=["expected best", title], axis=axis)
-    names = {"trials": "random trials of tuning", "seconds": "seconds of tuning (this machine)"}
+    names = {"trials": "random tuning trials", "seconds": "seconds of tuning (this machine)"}
     axis = alt.Axis(tickCount=ticks(), grid=False, **({"tickMinStep": 1} if unit == "trials" else {}))
     x = alt.X(f"{unit}:Q", title=names[unit], axis=axis)
     base = visible(rows).encode(x=x, y=y, color=colour(study.arms))
@@ -154,7 +155,7 @@ def budget_chart(study: StudyResults, unit: str) -> alt.LayerChart | None:
 
 def _section(study: StudyResults) -> Section | None:
     charts = _figures(study)
-    return Section("What tuning buys", [Figures(charts, _CAPTION)]) if charts else None
+    return Section("Performance against tuning budget", [Figures(charts, _CAPTION)]) if charts else None
 
 
 def _figures(study: StudyResults) -> dict[str, Any]:
