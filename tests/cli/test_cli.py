@@ -82,7 +82,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["landscape", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
         (["landscape", "--out", "a.png"], "--out: must end in .html, got a.png"),
         (["landscape", "--checkpoint", "no.pt"], "got 'no.pt' (No such file or directory); save model.state_dict()"),
-        (["landscape", "--checkpoint", __file__], "which holds something else or is no such file; save"),
+        (["landscape", "--checkpoint", __file__], "which holds other objects or is not a file of torch.save; save"),
         (["race", "--lr", "fast"], "--lr: must be a number, got 'fast'; see `fallline race --help`"),
         (["race", "--optimizers", "sgd,sgd"], "each must be named once, got sgd twice; leave one of them out"),
         (["race", "--optimizers", "sgd@lr=1e-3..1e-1"], "got 'sgd@lr=1e-3..1e-1'; give one value, as sgd@lr=0.001"),
