@@ -215,7 +215,7 @@ def test_what_a_function_defines_is_known_here_only():
     text = name_of(first)
     assert text == "here:Plain" and is_here(text) and not is_here("mine.py:Plain")
     assert type(get_task(text)) is first
-    with pytest.raises(ArgumentError, match="got 'here:Elsewhere' in another; pass jobs=0 to run the trials where"):
+    with pytest.raises(ArgumentError, match="got 'here:Elsewhere' in another process; pass jobs=0, or move it"):
         get_task("here:Elsewhere")
 
 
