@@ -113,7 +113,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["lr-range", "--optimizer", "sgd,adam"], "got 'sgd,adam'"),
         (
             ["lr-range", "--optimizer", "sgd@lr=0.1"],
-            "lr must be left to the test, got sgd@lr=0.1; see --low and --high",
+            "lr must be left to the test, got sgd@lr=0.1; set --low and --high instead",
         ),
         (["lr-range", "--steps", "3"], "lr_range: steps must be an int >= 10, got steps=3"),
         (["lr-range", "--low", "20"], "lr_range: low must be < high, got low=20.0, high=10.0"),
@@ -249,7 +249,7 @@ def test_lr_range_draws_the_curve_and_says_what_it_suggests(fallline, tmp_path):
     page = (tmp_path / "a" / "r.html").read_text()
     assert not re.search(r"<script[^>]*src=", page)
     assert "width=device-width" in page and '"width": "container"' in page  # a phone sees all of it
-    assert "<h1>Learning rate " in page and "Points: the loss of each update" in page
+    assert "<h1>Learning rate " in page and "Points: the loss on the batch of each update" in page
 
 
 def test_lr_range_takes_a_task_of_the_users_own(fallline, tmp_path):
