@@ -113,7 +113,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["lr-range", "--optimizer", "sgd,adam"], "got 'sgd,adam'"),
         (
             ["lr-range", "--optimizer", "sgd@lr=0.1"],
-            "lr must be left to the test, got sgd@lr=0.1; set --low and --high instead",
+            "lr must not be fixed, got sgd@lr=0.1; set --low and --high instead",
         ),
         (["lr-range", "--steps", "3"], "lr_range: steps must be an int >= 10, got steps=3"),
         (["lr-range", "--low", "20"], "lr_range: low must be < high, got low=20.0, high=10.0"),

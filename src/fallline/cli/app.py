@@ -18,7 +18,7 @@ from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
-_KEEP = ("compare", "exercise")  # commands that a second call resumes
+_RESUMABLE = ("compare", "exercise")  # commands that a second call resumes
 _KINDS = {"int": "a whole number", "float": "a number"}
 # click's ClickException; its location depends on the version of typer.
 CommandError: Any = typer.BadParameter.__mro__[2]
@@ -48,7 +48,7 @@ def run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # newer versions of typer return this after Ctrl-C
-        resumable = sys.argv[1:2] in [[name] for name in _KEEP]
+        resumable = sys.argv[1:2] in [[name] for name in _RESUMABLE]
         _fail("stopped" + ("; finished trials are kept; rerun the same command to resume" if resumable else ""))
     return int(code)
 

@@ -36,7 +36,7 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
     if steps is not None:
-        check_integer("schedules", "steps", steps, 1, "leave it out to see the whole shape")
+        check_integer("schedules", "steps", steps, 1, "leave it out to draw the whole schedule")
     check_number("schedules", "base", base, above_zero=True, remedy="leave it out for 1")
     found = {text: fs.parse(text, KNOWN) for text in (texts or EXAMPLES)}
     for number, (text, schedule) in enumerate(found.items()):

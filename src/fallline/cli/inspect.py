@@ -54,7 +54,7 @@ def _call(made: Callable[..., Any], target: str) -> Any:
         inspect.signature(made).bind()
     except TypeError as error:
         raise ArgumentError(
-            f"lint: {name} of {file} must be a function without arguments, got one with a {error}; give it a default"
+            f"lint: {name} of {file} must be callable without arguments, got {error}; give it a default"
         ) from None
     try:
         return made()

@@ -52,7 +52,7 @@ def lr_range(
     found = get_task(task, **options.parse_settings(settings or [], text))
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:
-        raise ArgumentError(f"--optimizer: lr must be left to the test, got {optimizer}; set --low and --high instead")
+        raise ArgumentError(f"--optimizer: lr must not be fixed, got {optimizer}; set --low and --high instead")
     check_training(task, found)
     result = _measure(found, arm, low, high, steps, accumulate, seed, device)
     console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")

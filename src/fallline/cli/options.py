@@ -64,7 +64,7 @@ def parse_variations(texts: Sequence[str]) -> Mapping[str, list[Any]]:
                 f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; "
                 "for example --vary warmup=0,0.05"
             )
-        _once("vary", name, found)
+        _check_new("vary", name, found)
         found[name] = [_value(part) for part in split(values)]
     return found
 
@@ -76,12 +76,12 @@ def parse_settings(texts: Sequence[str], file: Path | None) -> Mapping[str, Any]
         name, equals, value = text.partition("=")
         if not equals:
             raise ArgumentError(f"set: must be NAME=VALUE, got {text!r}; for example --set batch_size=128")
-        _once("set", name, found)
+        _check_new("set", name, found)
         found[name] = _value(value)
     return found
 
 
-def _once(option: str, name: str, found: Mapping[str, Any]) -> None:
+def _check_new(option: str, name: str, found: Mapping[str, Any]) -> None:
     if name in found:
         raise ArgumentError(f"{option}: each name must be given once, got {name} twice; leave one of them out")
 

@@ -111,7 +111,7 @@ def measure_curvature(
         cells: cells per side of the surfaces, an odd number; 0 omits the surfaces.
         seed: seed of the initial weights, the batches and dropout.
         device: device of the model.
-        report: called after every Hessian-vector product and after every forward pass of the surfaces.
+        report: called for every Hessian-vector product and for every forward pass of the surfaces.
 
     Raises:
         ArgumentError, StateError: an argument is invalid, or the checkpoint does not fit the model.
@@ -185,7 +185,7 @@ def _surfaces(
     farthest = max(length, 1.0)  # the weights may all be 0
 
     def reach(curvature: float) -> float:
-        """Return the distance at which this curvature alone doubles the loss, at most the norm of the weights."""
+        """Return the distance at which this curvature alone changes the loss by |loss|, capped at `farthest`."""
         alone = math.sqrt(2 * abs(H.loss / curvature)) if curvature else math.inf
         return min(alone, farthest) or farthest
 

@@ -17,7 +17,7 @@ RISEN = 5  # consecutive steps
 
 @dataclass
 class Watch:
-    """Detects a run that has failed, including divergence in which the loss stays finite.
+    """Detects a run that has failed; the loss of most diverging runs stays finite.
 
     A run has failed if the medians of both halves of the last `window` losses are far above the start or far above the
     lowest median so far, and by more than the noise of the losses explains. The result depends neither on a single loss
@@ -69,11 +69,11 @@ class Watch:
         if steps >= self.warmup + half:
             for earlier, start in _starts(self.first[:half]):
                 if self._exceeds(FROM_START, earlier, start):
-                    said = f"after warm-up is {over.format(FROM_START)} its start {start:.3g}"
-                    return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {said}"}
+                    excess = f"after warm-up is {over.format(FROM_START)} its start {start:.3g}"
+                    return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {excess}"}
         if self._exceeds(FROM_LOWEST, self.lowest, level(self.lowest)):
-            said = f"stayed {over.format(FROM_LOWEST)} its minimum {level(self.lowest):.3g}"
-            return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {said}"}
+            excess = f"stayed {over.format(FROM_LOWEST)} its minimum {level(self.lowest):.3g}"
+            return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {excess}"}
         return None
 
     def _exceeds(self, times: int, earlier: Sequence[float], before: float) -> bool:

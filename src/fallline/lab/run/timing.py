@@ -30,20 +30,20 @@ def time_arms(trials: Mapping[str, Trial], seconds: float, *, skip_errors: bool 
         skip_errors: omit arms whose task, loss or optimizer raises an error, instead of raising it.
     """
     with as_in_a_worker():
-        runs = _of_each(trials, start, skip_errors)
+        runs = _map_values(trials, start, skip_errors)
         began = time.perf_counter()
-        runs = _of_each(runs, lambda run: _burst(run, _UNTIMED), skip_errors)
+        runs = _map_values(runs, lambda run: _burst(run, _UNTIMED), skip_errors)
         each = (time.perf_counter() - began) / max(1, _UNTIMED * len(runs))
         for run in runs.values():
             for times in (run.clock.step, run.clock.optimizer, run.clock.data):
                 times.clear()
         burst = max(1, min(20, int(seconds / max(each, 1e-4) / max(1, len(runs)) / ROUNDS)))
         for _ in range(ROUNDS):
-            runs = _of_each(runs, lambda run: _burst(run, burst), skip_errors)
-        return _of_each(runs, _timing, skip_errors)
+            runs = _map_values(runs, lambda run: _burst(run, burst), skip_errors)
+        return _map_values(runs, _timing, skip_errors)
 
 
-def _of_each(found: Mapping[str, _From], function: Callable[[_From], _To], skip_errors: bool) -> dict[str, _To]:
+def _map_values(found: Mapping[str, _From], function: Callable[[_From], _To], skip_errors: bool) -> dict[str, _To]:
     """Apply a function to each value; with `skip_errors`, omit values for which it raises an error."""
     made: dict[str, _To] = {}
     for name, value in found.items():
@@ -74,11 +74,11 @@ def _timing(run: Training) -> Timing:
         run.clock.evaluation,
         run.clock.passes / max(1, len(run.losses)),
         state,
-        state + 2 * weights + _kept(run),
+        state + 2 * weights + _saved_bytes(run),
     )
 
 
-def _kept(run: Training) -> int:
+def _saved_bytes(run: Training) -> int:
     """Return the bytes that one forward pass saves for the backward pass, without the parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
     kept: dict[int, int] = {}

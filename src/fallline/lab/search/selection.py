@@ -63,7 +63,7 @@ def judge(search: Search, found: Sequence[Outcome], task: Task) -> Search:
     """
     scores = _scores(found, task)
     good = {i: score for i, score in enumerate(scores) if math.isfinite(score)}
-    return _select(search, good, scores) if good else replace(search, best=None, edge=_way_out(search, found))
+    return _select(search, good, scores) if good else replace(search, best=None, edge=_extension_side(search, found))
 
 
 def nominate(search: Search, found: Sequence[Outcome], task: Task, count: int) -> Search:
@@ -133,7 +133,7 @@ def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[fl
     return replace(search, best=best, edge=next((edge for edge in edges if edge is not None), None))
 
 
-def _way_out(search: Search, found: Sequence[Outcome]) -> tuple[str, str] | None:
+def _extension_side(search: Search, found: Sequence[Outcome]) -> tuple[str, str] | None:
     """Return the side on which to extend the learning rate range when every trial failed, or None.
 
     If the lowest rate diverged, lower rates may not. If no rate diverged and nothing was learned, higher rates may

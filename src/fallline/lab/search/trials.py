@@ -94,11 +94,11 @@ def makes_fewer_steps(spec: Spec, arm: Arm) -> bool:
 
 def tuning_trials(spec: Spec, search: Search) -> list[Trial]:
     """Return the tuning trials of an arm, ordered by index; the default configuration comes first."""
-    seeds = [derive(spec.seed, "tune", *_number(origin)) for origin in range(spec.searches)]
+    seeds = [derive(spec.seed, "tune", *_search_key(origin)) for origin in range(spec.searches)]
     return [_trial(spec, search, index, "tune", seeds[origin]) for index, origin in enumerate(search.origins)]
 
 
-def _number(origin: int) -> tuple[int, ...]:
+def _search_key(origin: int) -> tuple[int, ...]:
     """Return the key that separates the random numbers of the independent searches; empty for the first search."""
     return (origin,) if origin else ()
 
@@ -121,7 +121,7 @@ def _draw(
     """Add `count` points of the Sobol sequence seeded by `names` to each independent search."""
     points, origins = list(search.points), list(search.origins)
     for origin in range(spec.searches if ranges else 0):
-        for point in sobol(derive(spec.seed, "search", *names, *_number(origin)), count):
+        for point in sobol(derive(spec.seed, "search", *names, *_search_key(origin)), count):
             points.append({**search.points[0], **{d.name: d.value(point[d.axis]) for d in drawn_from}})
             origins.append(origin)
     return Search(search.arm, ranges, tuple(points), tuple(origins))

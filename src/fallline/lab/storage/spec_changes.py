@@ -20,7 +20,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the files that were edited, are no longer imported, or are newly imported, for objects in both."""
+    """Return the changed files (edited, no longer or newly imported) of objects that both specifications name."""
     before, after = old["sources"], new["sources"]
     common = before.keys() & after.keys()
     was, now = ({file: h for place in common for file, h in spec[place].items()} for spec in (before, after))

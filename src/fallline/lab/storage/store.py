@@ -99,7 +99,7 @@ class Store:
         record |= {"described": described} if described else {}
         self.write(path.name, json.dumps(record, indent=1))
         with writing(self.folder):
-            self._tidy()
+            self._clean_up()
         return differs
 
     def write(self, name: str, text: str) -> None:
@@ -122,7 +122,7 @@ class Store:
         """
         with writing(self.folder):
             if self._write(trial, outcome, costs, traceback):
-                self._note(trial, outcome)
+                self._append_to_ledger(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
     def _write(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str) -> bool:
@@ -151,7 +151,7 @@ class Store:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _note(self, trial: Trial, outcome: Outcome) -> None:
+    def _append_to_ledger(self, trial: Trial, outcome: Outcome) -> None:
         """Append a line to the ledger in a single write, so that lines of several processes do not mix."""
         line = json.dumps({"id": trial.id, "arm": trial.arm, "stage": trial.stage, "failure": outcome.failure}) + "\n"
         with (self.folder / "ledger.jsonl").open("ab+", buffering=0) as ledger:
@@ -160,7 +160,7 @@ class Store:
                 line = line if ledger.read(1) == b"\n" else "\n" + line  # a killed process left a partial line
             ledger.write(line.encode())
 
-    def _tidy(self) -> None:
+    def _clean_up(self) -> None:
         """Remove the drafts of killed processes, and add finished trials that are missing from the ledger."""
         for place in (self.folder, self.folder / "trials", self.folder / "checkpoints"):
             remove_abandoned(place)
@@ -172,7 +172,7 @@ class Store:
             record = read_json(path) if path.parent.name not in noted else None
             if record is not None:
                 with contextlib.suppress(KeyError, TypeError):  # written by another version of this library
-                    self._note(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
+                    self._append_to_ledger(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
         """Return the stored outcome of a trial, or None if there is none or it cannot be read."""

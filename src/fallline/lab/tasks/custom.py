@@ -50,7 +50,8 @@ def task(
         steps: optimizer steps of a full run, at least 20.
         metric: metric by which configurations are selected: "val_loss", or "val_" followed by a key that `evaluate`
             returns.
-        mode: "min" or "max", which values of the metric are better; required unless the metric is "val_loss".
+        mode: "min" if smaller values of the metric are better, "max" if larger values are; "min" by default for
+            "val_loss", required for any other metric.
         precision: "float32", or "bfloat16" to run model and loss under autocast.
         accumulate: number of batches whose gradients are averaged for one step.
         unit: unit of the loss for axes and tables, such as "nats".
@@ -189,7 +190,7 @@ def _check_class(cls: type, metric: str, settings: Mapping[str, Any]) -> None:
                 f"write def {name}({', '.join(filter(None, ('self', arguments)))})"
             )
     for name, arguments in {**_REQUIRED, **_OPTIONAL, "__init__": ""}.items():
-        if name in dir(cls) and not _takes(cls, name, arguments):
+        if name in dir(cls) and not _accepts(cls, name, arguments):
             signature = ", ".join(filter(None, ("self", arguments)))
             raise ArgumentError(
                 f"{where}: {name} must take ({signature}), got {name}{inspect.signature(getattr(cls, name))}; "
@@ -209,7 +210,7 @@ def _check_class(cls: type, metric: str, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _takes(cls: type, name: str, arguments: str) -> bool:
+def _accepts(cls: type, name: str, arguments: str) -> bool:
     """Return whether a method accepts the arguments that the lab passes."""
     method = getattr(cls, name)
     if name == "__init__" and method is object.__init__:

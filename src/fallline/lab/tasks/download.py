@@ -91,7 +91,7 @@ def fetch(remote: Remote, folder: Path, progress: Progress | None = None) -> Pat
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"):
+        with _file_lock(folder / ".lock"):
             if target.is_file():  # another process was faster
                 return target
             resumed = part.exists()
@@ -191,7 +191,7 @@ def _append(response: http.client.HTTPResponse, part: Path, have: int, progress:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _file_lock(lock: Path) -> Iterator[None]:
     """Hold a file lock within a block; the operating system releases it if the process dies."""
     try:
         import fcntl

@@ -104,6 +104,6 @@ class Images(Task):
 
     def trivial_loss(self) -> float:
         """Return the validation cross-entropy of always predicting the class frequencies of that split."""
-        # The frequencies of the training set can be worse than an untrained network (digits: 2.313 and 2.303).
+        # The frequencies of the training set can score worse than an untrained network (digits: 2.313 against 2.303).
         frequencies = torch.bincount(self.load("val")[1]).double()
         return float(torch.special.entr(frequencies / frequencies.sum()).sum())

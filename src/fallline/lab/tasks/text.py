@@ -63,7 +63,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _library() -> list[Path]:
-    """Return the first files of the standard library, sorted by name, that together have _LIBRARY_BYTES."""
+    """Return the first files of the standard library, sorted by name, with at least _LIBRARY_BYTES in total."""
     chosen, size = [], 0
     for path in _sources(Path(sysconfig.get_paths()["stdlib"])):
         chosen.append(path)

@@ -120,7 +120,7 @@ def modules_used(names: Iterable[str]) -> dict[str, Path]:
             found[name] = path
             waiting.extend(_imported(name, path, spec.submodule_search_locations is not None))
         if name in sys.modules:
-            waiting.extend(_held(sys.modules[name]))
+            waiting.extend(_namespace_modules(sys.modules[name]))
         if parent := name.rpartition(".")[0]:
             waiting.append(parent)
     return found
@@ -152,7 +152,7 @@ def _ask_finders(name: str, path: Sequence[str] | None, target: ModuleType | Non
     return None
 
 
-def _held(module: ModuleType) -> Iterator[str]:
+def _namespace_modules(module: ModuleType) -> Iterator[str]:
     """Yield the modules that define the classes and functions in a module's namespace."""
     for value in list(vars(module).values()):
         if isinstance(value, type):
