@@ -85,7 +85,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["landscape", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
         (["landscape", "--out", "a.png"], "--out: must end in .html, got a.png"),
         (["landscape", "--checkpoint", "no.pt"], "got 'no.pt' (No such file or directory); save model.state_dict()"),
-        (["landscape", "--checkpoint", __file__], "which holds something else or is no such file; save"),
+        (["landscape", "--checkpoint", __file__], "which holds other objects or is not a file of torch.save; save"),
         (["race", "--lr", "fast"], "--lr: must be a number, got 'fast'; see `fallline race --help`"),
         (["race", "--optimizers", "sgd,sgd"], "each must be named once, got sgd twice; leave one of them out"),
         (["race", "--optimizers", "sgd@lr=1e-3..1e-1"], "got 'sgd@lr=1e-3..1e-1'; give one value: sgd@lr=0.001"),
@@ -116,7 +116,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["lr-range", "--optimizer", "sgd,adam"], "got 'sgd,adam'"),
         (
             ["lr-range", "--optimizer", "sgd@lr=0.1"],
-            "lr must be left to the test, got sgd@lr=0.1; see --low and --high",
+            "lr must not be fixed, got sgd@lr=0.1; set --low and --high instead",
         ),
         (["lr-range", "--steps", "3"], "lr_range: steps must be an int >= 10, got steps=3"),
         (["lr-range", "--low", "20"], "lr_range: low must be < high, got low=20.0, high=10.0"),
@@ -252,7 +252,7 @@ def test_lr_range_draws_the_curve_and_says_what_it_suggests(fallline, tmp_path):
     page = (tmp_path / "a" / "r.html").read_text()
     assert not re.search(r"<script[^>]*src=", page)
     assert "width=device-width" in page and '"width": "container"' in page  # a phone sees all of it
-    assert "<h1>Learning rate " in page and "Points: the loss of each update" in page
+    assert "<h1>Learning rate " in page and "Points: the loss on the batch of each update" in page
 
 
 def test_lr_range_takes_a_task_of_the_users_own(fallline, tmp_path):

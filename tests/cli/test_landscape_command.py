@@ -209,7 +209,7 @@ def test_it_reads_a_checkpoint(fallline, tmp_path):
         (None, "checkpoint: must be a file of torch.save, got 'c.pt' (No such file or directory)"),
         (3, "checkpoint: must hold a state dict, got int in 'c.pt'"),
         ({"weight": torch.ones(2, 2)}, "checkpoint: weights must fit the task's model, got c.pt"),
-        ({"model": object}, "checkpoint: must hold tensors and plain numbers only, got 'c.pt'"),
+        ({"model": object}, "checkpoint: must hold only tensors and plain numbers, got 'c.pt'"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_one_sentence(fallline, tmp_path, saved, message):

@@ -36,7 +36,7 @@ def test_lint_prints_what_why_and_how_and_fails_on_errors(fallline, tmp_path):
             "f = lambda: 1 / 0",
             "must return without an error, got ZeroDivisionError: division by zero (t.py, line 1); it is",
         ),
-        ("f = lambda x: x", "without arguments, got one with a missing a required argument: 'x'; give it a default"),
+        ("f = lambda x: x", "without arguments, got missing a required argument: 'x'; give it a default"),
         ("f = {'model': None, 'optimzer': None}", "got a dict of model, optimzer; return such a dict"),
         ("import torch; f = [torch.optim.SGD([torch.ones(1)]), 1]", "or None, got SGD; pass the model itself"),
     ],

@@ -127,7 +127,7 @@ def test_a_dry_run_runs_nothing(fallline, tmp_path, monkeypatch):
 def test_status_counts_what_is_there(fallline, sam, tmp_path):
     words = ["compare", "digits", "--optimizers", "momentum,sam(momentum)", *TINY_WORDS, "--status", "--out"]
     code, out, _ = fallline(*words, sam.store.folder)
-    assert code == 0 and "nothing is missing" in out and "4 of 4" in out
+    assert code == 0 and "all trials are finished" in out and "4 of 4" in out
     code, _, err = fallline(*words, tmp_path / "none")
     said = f"fallline: out: must be the folder of a study (with a study.json), got '{tmp_path / 'none'}'; "
     assert code == 2 and err.startswith(said) and not (tmp_path / "none").exists()
@@ -139,10 +139,10 @@ def test_status_says_that_nothing_is_missing_only_when_nothing_is(fallline, sam,
     lost = next(trial for trial in sam.trials if (trial.stage, trial.arm) == ("confirm", "momentum"))
     shutil.rmtree(tmp_path / "sam/trials" / lost.id)
     code, out, _ = fallline(*words, tmp_path / "sam", "--optimizers", "momentum,sam(momentum)")
-    assert code == 0 and "1 of 2" in out and "4 of 4" in out and "nothing is missing" not in out
+    assert code == 0 and "1 of 2" in out and "4 of 4" in out and "all trials are finished" not in out
     fl.compare("digits", ["sgd@lr=1e30"], out=tmp_path / "failed", **TINY)
     code, out, _ = fallline(*words, tmp_path / "failed", "--optimizers", "sgd@lr=1e30")
-    assert code == 0 and "0 of 0" in out and "nothing is missing" in out
+    assert code == 0 and "0 of 0" in out and "all trials are finished" in out
 
 
 @pytest.mark.slow
@@ -161,8 +161,8 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--vary", "warmup"], "vary: must be NAME=VALUE,VALUE… with two values or more, got 'warmup'"),
         (["--set", "batch_size"], "set: must be NAME=VALUE, got 'batch_size'"),
         (["--set", "width=3"], "its settings are batch_size, got width=3"),
-        (["--quick", "--thorough"], "one of them can be given, got both"),
-        (["--budget", "10m", "--quick"], "budget: decides trials, seeds and steps"),
+        (["--quick", "--thorough"], "only one can be given, got both"),
+        (["--budget", "10m", "--quick"], "budget: must be given without quick, thorough, trials or seeds"),
         (["--budget", "soon"], "budget: must be a time above 0 like 90s, 10m or 1.5h, got 'soon'"),
         (["--equal", "time"], "equal: must be one of grad-evals, steps, trials, got 'time'"),
         (["--horizon", "2"], "horizon: must be in (0, 1], got horizon=2"),

@@ -1,10 +1,10 @@
-"""The command `fallline`: reads arguments, calls the library, prints."""
+"""The command `fallline`: parse arguments, call the library and print results."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; without the extra `lab`, say in one sentence how to get it."""
+    """Run the command line, or print how to install the extra `lab` if it is missing."""
     try:
         from fallline.cli.app import run
     except ModuleNotFoundError as error:

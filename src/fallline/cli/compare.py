@@ -1,4 +1,4 @@
-"""`fallline compare`: its options, and what --dry-run and --status print."""
+"""`fallline compare`: tune, confirm and compare optimizers; also --dry-run and --status."""
 
 from typing import Annotated
 
@@ -11,14 +11,17 @@ from fallline.errors import ArgumentError
 def compare(
     task: options.TaskName = "digits",
     optimizers: Annotated[
-        str, typer.Option(help="Arms, by comma: adamw, sam(sgd), torch.optim:NAdam; adamw@lr=0.001 fixes.")
+        str, typer.Option(help="Comma-separated arms: adamw, sam(sgd), torch.optim:NAdam; adamw@lr=0.001 fixes lr.")
     ] = "momentum,adam,adamw",
     schedules: Annotated[
-        str, typer.Option(help="constant, step, cosine … or FILE.py:FUNCTION, by comma; each makes arms of its own.")
+        str,
+        typer.Option(
+            help="Comma-separated schedules: constant, step, cosine … or FILE.py:FUNCTION; each makes separate arms."
+        ),
     ] = "cosine",
     vary: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=A,B", help="What else is compared: warmup=0,0.05 or batch_size=64,256."),
+        typer.Option(metavar="NAME=A,B", help="Also compare values of a setting: warmup=0,0.05 or batch_size=64,256."),
     ] = None,
     settings: options.Settings = None,
     text: options.TextFile = None,
@@ -38,29 +41,31 @@ def compare(
         ),
     ] = None,
     steps: options.StudySteps = None,
-    equal: Annotated[str, typer.Option(help="What arms share: grad-evals, steps or trials.")] = "grad-evals",
-    horizon: Annotated[float, typer.Option(help="Length of tuning runs, as part of the full length.")] = 1.0,
+    equal: Annotated[
+        str, typer.Option(help="Budget that is equal for all arms: grad-evals, steps or trials.")
+    ] = "grad-evals",
+    horizon: Annotated[float, typer.Option(help="Length of tuning runs, as a fraction of the full length.")] = 1.0,
     seed: options.StudySeed = 0,
-    device: Annotated[str, typer.Option(help="cpu, or cuda:N for one trial at a time there.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, or cuda:N to run one trial at a time on that GPU.")] = "cpu",
     landscape: Annotated[
         bool, typer.Option("--landscape", help="Measure the curvature along the confirmation runs.")
     ] = False,
     jobs: options.Jobs = None,
     shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Save long runs every so many steps.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Save a checkpoint of long runs every N steps.")] = None,
     out: options.StudyFolder = None,
     baseline: Annotated[str | None, typer.Option(help="Arm to compare with; the first by default.")] = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="Difference that does not matter, relative to the baseline's mean: 0.02 is 2 %."),
+        typer.Option(help="Largest difference that does not matter: 0.02 is 2 % of the baseline's mean."),
     ] = None,
     self_check: Annotated[
         bool,
         typer.Option("--self-check", help="A/A test: run the first arm twice, on disjoint seeds."),
     ] = False,
     fork: Annotated[
-        bool, typer.Option("--fork", help="Use a folder whose study, code or data differ; reuse equal trials.")
+        bool, typer.Option("--fork", help="Use a folder with a different study, code or data; equal trials are reused.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost and exit.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Show the progress of the study and exit.")] = False,
@@ -79,7 +84,7 @@ def compare(
     from fallline.lab.storage.study_file import read_spec
     from fallline.lab.tasks import get_task
 
-    if status and out is not None:  # which needs none of the user's files
+    if status and out is not None:  # needs none of the user's files
         show.status(read_results(Store(out, writable=False), read_spec(out, "out")))
         return
     options.keep_data_in(data_dir)
@@ -116,7 +121,9 @@ def compare(
         spec = specify(*size)
     else:
         if quick or thorough or trials is not None or seeds is not None:
-            raise ArgumentError("budget: decides trials, seeds and steps, got some of them too; leave them out")
+            raise ArgumentError(
+                "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
+            )
         seconds = planning.parse_duration(budget)
         spec, out = planning.fitted(specify, seconds, count_workers(**workers), out)
     if status:
@@ -135,5 +142,5 @@ def compare(
 
 def _effort(quick: bool, thorough: bool) -> options.Effort:
     if quick and thorough:
-        raise ArgumentError("quick, thorough: one of them can be given, got both; leave one out")
+        raise ArgumentError("quick, thorough: only one can be given, got both; leave one out")
     return options.QUICK if quick else options.THOROUGH if thorough else options.STANDARD

@@ -1,18 +1,18 @@
-"""What `fallline data` prints: where the data of a task are, after fetching what is missing."""
+"""`fallline data`: download the missing data of a task and print their location."""
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fallline.cli.show import console
 from fallline.formatting import format_bytes
 
-_LISTED = 6  # files, before the rest is only counted
+_LISTED = 6  # maximum number of files to list
 
 
 def show(name: str) -> None:
-    """Fetch what is missing of a task's data, and print where they are, how many items they have and their digest.
+    """Download the missing data of a task, and print the files, their sizes and the digest of the data.
 
     Args:
-        name: of a built-in task, or FILE.py:NAME.
+        name: name of a built-in task, or FILE.py:NAME.
     """
     from fallline.lab.tasks import get_task
 
@@ -31,9 +31,9 @@ def show(name: str) -> None:
     for file in files[:_LISTED]:
         console.print(f"  {file}  {format_bytes(file.stat().st_size)}", soft_wrap=True)
     if len(files) > _LISTED:
-        console.print(f"  … and {len(files) - _LISTED} more, the last {files[-1]}", soft_wrap=True)
+        console.print(f"  … and {len(files) - _LISTED} more; the last is {files[-1]}", soft_wrap=True)
     if not files:
-        console.print("  no files of its own: the data come with a package, or are made")
+        console.print("  no data files: the data come with a package or are generated")
     digest = task.data_digest()
     if digest is not None:
         console.print(f"  digest {digest}")

@@ -1,4 +1,4 @@
-"""Schedules drawn in the terminal, and as pictures."""
+"""Draw schedules in the terminal and as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,11 +32,11 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | None) -> None:
-    """Print each schedule as a picture with its corners; without any, all kinds; write them to `out` if given."""
+    """Print each schedule as a picture with its corners, or one of each kind; write them to `out` if given."""
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
     if steps is not None:
-        check_integer("schedules", "steps", steps, 1, "leave it out to see the whole shape")
+        check_integer("schedules", "steps", steps, 1, "leave it out to draw the whole schedule")
     check_number("schedules", "base", base, above_zero=True, remedy="leave it out for 1")
     found = {text: fs.parse(text, KNOWN) for text in (texts or EXAMPLES)}
     for number, (text, schedule) in enumerate(found.items()):
@@ -55,12 +55,12 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
 
 
 def save(chart: Any, out: Path, *words: Any) -> None:
-    """Write a chart in the format that the name ends in, and say where it is.
+    """Write a chart in the format given by the file name, and print the path.
 
     Args:
         chart: an altair chart.
-        out: the file; .html is a page for offline use.
-        *words: of the page, as `chart_page` takes them: headline, subject, notes and caption.
+        out: output file; .html is a page for offline use.
+        *words: texts of the page, see `chart_page`: headline, subject, notes and caption.
 
     Raises:
         StudyError: the file cannot be written.
@@ -80,7 +80,7 @@ def save(chart: Any, out: Path, *words: Any) -> None:
 
 
 def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[str]:
-    """Return lines of block characters: the learning rate over the steps, from 0 to its highest."""
+    """Return lines of block characters that show the learning rate over the steps, from 0 to its maximum."""
     width = min(_WIDTH, steps)
     values = [schedule(int(column * (steps - 1) / max(width - 1, 1)), base) for column in range(width)]
     top = max(*values, *(schedule(k, base) for k in schedule.corners if k < steps)) or 1.0
@@ -88,7 +88,7 @@ def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[st
 
 
 def blocks(values: Sequence[float], height: int) -> list[str]:
-    """Return values from 0 to 1 as lines of block characters, a column each, the highest line first."""
+    """Return values from 0 to 1 as lines of block characters, one column per value, top line first."""
     eighths = [round(8 * height * value) for value in values]
     return [
         "".join(_BLOCKS[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
@@ -97,5 +97,5 @@ def blocks(values: Sequence[float], height: int) -> list[str]:
 
 
 def corners(schedule: Schedule, steps: int, base: float) -> str:
-    """Return the learning rates at the steps where another part begins, as `k=0: 0.1`."""
+    """Return the learning rates at the steps where a new part of the schedule begins, like `k=0: 0.1`."""
     return "   ".join(f"k={k}: {schedule(k, base):.4g}" for k in schedule.corners if k < steps)

@@ -9,8 +9,8 @@ from fallline.cli import options, show
 
 
 def exercise(
-    number: Annotated[int, typer.Argument(metavar="1|2|3", help="Which of them.")],
-    task: Annotated[str | None, typer.Option(help="Another task: digits, fashion-mnist, text …")] = None,
+    number: Annotated[int, typer.Argument(metavar="1|2|3", help="Number of the exercise.")],
+    task: Annotated[str | None, typer.Option(help="Task to use instead: digits, fashion-mnist, text …")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 trials, 5 seeds; 200 steps on text.")] = False,
     steps: options.StudySteps = None,
     seed: options.StudySeed = 0,
@@ -20,8 +20,8 @@ def exercise(
 ) -> None:
     """Run one of three classic studies: 1 optimizers, 2 schedules, 3 warm-up of a transformer.
 
-    Each is a study like any other: CIFAR-10 for 1 and 2, a post-norm transformer on text for 3, unless --task says
-    otherwise.
+    Each exercise is an ordinary study. Exercises 1 and 2 use CIFAR-10 and exercise 3 a post-norm transformer on text,
+    unless --task is given.
     """
     from fallline.lab.comparison import compare
     from fallline.lab.exercises import QUICK_STEPS, get_exercise
@@ -30,7 +30,7 @@ def exercise(
     chosen, effort = get_exercise(number), options.QUICK if quick else options.STANDARD
     learned = task or chosen.task
     options.keep_data_in(data_dir)
-    get_task(learned)  # a mistyped one is reported before anything is printed
+    get_task(learned)  # report a mistyped task before printing anything
     show.console.print(chosen.question, style="bold")
     with show.progress_line() as progress:
         study = compare(
@@ -54,15 +54,15 @@ def exercise(
 
 def reproduce(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
-    trial: Annotated[str, typer.Option(help="The trial's id, or its beginning; results.csv lists them.")],
+    trial: Annotated[str, typer.Option(help="Id of the trial, or its first characters; results.csv lists the ids.")],
 ) -> None:
-    """Run one trial of a study again and compare every number; exit code 1 if one differs."""
+    """Rerun one trial of a study and compare every number; the exit code is 1 if any of them differs."""
     from fallline.lab.run.reproduce import reproduce as run_again
 
     found = run_again(folder, trial)
     show.console.print(f"{found.trial.arm}, {found.trial.stage} trial {found.trial.id}", style="bold")
     for change in found.changes:
         show.console.print(f"! {change}", style="yellow", markup=False)
-    show.console.print("every number is the same" if found.equal else "not the same")
+    show.console.print("every number is the same" if found.equal else "the outcome differs")
     if not found.equal:
         raise typer.Exit(1)

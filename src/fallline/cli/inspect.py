@@ -1,4 +1,4 @@
-"""`fallline lint`: load what a file defines, and print what the linter finds."""
+"""`fallline lint`: load a training set-up from a file, lint it, and print the findings."""
 
 import inspect
 import json
@@ -19,12 +19,12 @@ COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
 def findings(target: str, ignore: Collection[str]) -> list[Finding]:
-    """Return the findings on what FILE:OBJECT is or returns: `lint`'s arguments as a dict, or the first four.
+    """Return the findings on FILE:OBJECT, which is or returns the arguments of `lint` as a dict, or the first four.
 
     Raises:
-        ArgumentError: the file or the object is not there, or is something else.
+        ArgumentError: the file or the object does not exist, or the object has another type.
     """
-    from fallline.lab.user_code.import_path import load_object  # of the optional part
+    from fallline.lab.user_code.import_path import load_object  # requires the extra `lab`
 
     file, _, _ = target.rpartition(":")
     if not file.endswith(".py") or not Path(file).is_file():
@@ -46,7 +46,7 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
 
 
 def _call(made: Callable[..., Any], target: str) -> Any:
-    """Return what a function, or a class, of the user's returns without arguments."""
+    """Call the user's function or class without arguments and return the result."""
     from fallline.lab.user_code.import_path import describe
 
     file, _, name = target.rpartition(":")
@@ -54,21 +54,21 @@ def _call(made: Callable[..., Any], target: str) -> Any:
         inspect.signature(made).bind()
     except TypeError as error:
         raise ArgumentError(
-            f"lint: {name} of {file} must be a function without arguments, got one with a {error}; give it a default"
+            f"lint: {name} of {file} must be callable without arguments, got {error}; give it a default"
         ) from None
     try:
         return made()
-    except FalllineError:  # of ours that the file calls: a sentence already
+    except FalllineError:  # raised by Fallline, already a readable message
         raise
     except Exception as error:
         raise ArgumentError(
             f"lint: {name} of {file} must return without an error, got {describe(error, Path(file).resolve())}; "
-            "it is called for the set-up"
+            "it is called to build the set-up"
         ) from error
 
 
 def show(found: list[Finding], as_json: bool) -> None:
-    """Print findings, for people or as JSON."""
+    """Print findings as text or as JSON."""
     if as_json:
         print(json.dumps([finding.to_dict() for finding in found], indent=2, ensure_ascii=False))
         return

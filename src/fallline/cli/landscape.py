@@ -1,4 +1,4 @@
-"""`fallline landscape`: the curvature of a task's model, with a verdict."""
+"""`fallline landscape`: measure the curvature of a task's model and classify the current point."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,32 +16,33 @@ if TYPE_CHECKING:
     from fallline.lab.run.curvature import Curvature
     from fallline.landscape import Surface
 
-_WIDTH, _HEIGHT, _LEFT = 64, 6, 9  # characters: of the spectrum, and left of it
+_WIDTH, _HEIGHT, _LEFT = 64, 6, 9  # characters: size of the spectrum, and left margin
 _SHADES = " ·:░▒▓█"  # from the lowest loss to the highest
-_COLUMNS = 32  # of a surface at most
+_COLUMNS = 32  # maximum number of columns of a surface
 
 
 def landscape(
     task: options.TaskName = "digits",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A FILE of torch.save: a state dict, or one under 'model'.")
+        Path | None, typer.Option(help="File of torch.save: a state dict, or a dict with the key 'model'.")
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="Compare with its limit of stability: momentum@lr=0.1, adam …")
+        str | None, typer.Option(help="Arm whose stability limit to compare with: momentum@lr=0.1, adam …")
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to train with that optimizer first.")] = 0,
-    items: Annotated[int, typer.Option(help="Training items that the loss is a mean over, at least.")] = 1024,
-    cells: Annotated[int, typer.Option(help="Cells per side of the surfaces, an odd number; 0: no surfaces.")] = 21,
+    items: Annotated[int, typer.Option(help="Minimum number of training items to average the loss over.")] = 1024,
+    cells: Annotated[int, typer.Option(help="Cells per side of the surfaces, an odd number; 0 omits them.")] = 21,
     settings: options.Settings = None,
     text: options.TextFile = None,
     data_dir: options.DataDir = None,
     seed: options.ModelSeed = 0,
     device: options.Device = "cpu",
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("landscape.html"),
+    out: Annotated[Path, typer.Option(help="Output page, .html.")] = Path("landscape.html"),
 ) -> None:
-    """Classify the current point: minimum or saddle, how sharp, how ill-conditioned, each with its error.
+    """Classify the current point (minimum or saddle, sharpness, conditioning), with error bounds.
 
-    It measures the initial weights, those of a checkpoint, or those after --steps of training, and writes a page.
+    The current point is the initial weights, the weights of a checkpoint, or the weights after --steps of training. The
+    results are printed and written to a page.
     """
     import warnings
 
@@ -79,7 +80,7 @@ def landscape(
 
 
 def _command(task: str, *values: Any) -> str:
-    """Return the command line that makes the page again."""
+    """Return the command line that reproduces the page."""
     from fallline.lab.run.curvature import CELLS
 
     checkpoint, optimizer, steps, items, cells, seed, settings, text = values
@@ -117,20 +118,20 @@ def _show(found: "Curvature") -> None:
 
 
 def relief(found: "Surface", axes: Sequence[str]) -> list[str]:
-    """Return a surface as lines of characters, darker where the loss is higher; every second row, as they are tall.
+    """Return a surface as lines of characters, darker for higher loss; only every second row, as characters are tall.
 
     Args:
-        found: the surface; the weights are the cross in its middle, and a cell that was not finite is "?".
-        axes: what its directions are, across and up.
+        found: the surface; "+" in the middle marks the weights, and "?" a cell that is not finite.
+        axes: names of the horizontal and the vertical direction.
     """
     import numpy as np
 
     middle = len(found.y) // 2
-    every = -(-len(found.x) // _COLUMNS)  # more cells than fit are left out, never the middle
+    every = -(-len(found.x) // _COLUMNS)  # skip cells if there are too many, but keep the middle
     columns, rows = range(middle % every, len(found.x), every), range(middle % (2 * every), len(found.y), 2 * every)
     seen = found.values[~found.mask]
     low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 0.0)
-    ranks = np.sort(seen)  # shades by rank: a single cliff would leave all else white
+    ranks = np.sort(seen)  # shades by rank, because one cliff would make all other cells white
 
     def shade(i: int, j: int) -> str:
         if (i, j) == (middle, middle):
@@ -157,7 +158,7 @@ def relief(found: "Surface", axes: Sequence[str]) -> list[str]:
 
 
 def beside(blocks: Sequence[Sequence[str]]) -> list[str]:
-    """Return blocks of lines side by side, or below each other where they are too wide for 80 columns."""
+    """Return blocks of lines side by side, or below each other if they are too wide for 80 columns."""
     widths = [max(map(len, block)) for block in blocks]
     if sum(widths) + 3 * (len(blocks) - 1) > 79:
         return [line for block in blocks for line in (*block, "")][:-1]
@@ -168,7 +169,7 @@ def beside(blocks: Sequence[Sequence[str]]) -> list[str]:
 
 
 def picture(found: "Curvature") -> list[str]:
-    """Return the spectrum as lines of characters: log density over eigenvalues, zero marked on the axis."""
+    """Return the spectrum as lines of characters: log density over eigenvalues, with zero marked on the axis."""
     import torch
 
     grid, density = found.density.grid, found.density.density

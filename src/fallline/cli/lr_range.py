@@ -1,4 +1,4 @@
-"""`fallline lr-range`: the learning rate range test of a task, drawn in the terminal."""
+"""`fallline lr-range`: run the learning rate range test on a task and draw it in the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from fallline.lab.tasks import Task
     from fallline.landscape import LRRange
 
-_WIDTH, _HEIGHT, _LEFT = 64, 8, 9  # characters: of the curve, and left of it
+_WIDTH, _HEIGHT, _LEFT = 64, 8, 9  # characters: size of the curve, and left margin
 
 _CAPTION = (
-    "Points: the loss of each update's batch, before the update; line: smoothed. Shaded: the range in which the loss "
-    "falls; dashed: the suggestion. The learning rate's axis is logarithmic."
+    "Points: the loss on the batch of each update, before the update; line: the smoothed loss. Shaded: the range in "
+    "which the loss decreases; dashed: the suggested learning rate. The learning rate axis is logarithmic."
 )
 
 
 def lr_range(
     task: options.TaskName = "digits",
-    optimizer: Annotated[str, typer.Option(help="As for compare: adamw, momentum, adamw@weight_decay=0.1.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help="As in compare: adamw, momentum, adamw@weight_decay=0.1.")] = "adamw",
     low: Annotated[float, typer.Option(help="The first learning rate.")] = 1e-7,
     high: Annotated[float, typer.Option(help="The last learning rate.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Optimizer updates, evenly spaced in log lr.")] = 100,
@@ -38,9 +38,9 @@ def lr_range(
     device: options.Device = "cpu",
     out: options.Picture = None,
 ) -> None:
-    """Train briefly at a rising learning rate, and report which rates reduce the loss.
+    """Train briefly at an increasing learning rate, and report which rates reduce the loss.
 
-    It costs as many updates as --steps, and stops early when the loss diverges.
+    The test makes --steps updates, and stops early if the loss diverges.
     """
     from fallline.lab.contract.preflight import check_training
     from fallline.lab.design.arms import make_single
@@ -52,7 +52,7 @@ def lr_range(
     found = get_task(task, **options.parse_settings(settings or [], text))
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:
-        raise ArgumentError(f"--optimizer: lr must be left to the test, got {optimizer}; see --low and --high")
+        raise ArgumentError(f"--optimizer: lr must not be fixed, got {optimizer}; set --low and --high instead")
     check_training(task, found)
     result = _measure(found, arm, low, high, steps, accumulate, seed, device)
     console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")
@@ -71,7 +71,7 @@ def lr_range(
 def _measure(
     task: "Task", arm: "Arm", low: float, high: float, steps: int, accumulate: int | None, seed: int, device: str
 ) -> "LRRange":
-    """Return the test of a fresh model, initialised and fed as a trial of a study is."""
+    """Run the test on a new model that is initialized and trained like a trial of a study."""
     import torch
 
     from fallline.lab.design.optimizers import build_optimizer
@@ -105,11 +105,11 @@ def _measure(
 
 
 def picture(found: "LRRange", low: float, high: float) -> list[str]:
-    """Return the smoothed curve as lines of characters, with its axes, the range and the suggestion below.
+    """Return the smoothed curve as lines of characters, with axes, and the range and the suggestion below.
 
     Args:
-        found: the test.
-        low, high: the ends of the axis.
+        found: result of the test.
+        low, high: ends of the learning rate axis.
     """
     decades = math.log10(high / low)
 
@@ -137,15 +137,15 @@ def picture(found: "LRRange", low: float, high: float) -> list[str]:
 
 
 def _bounds(found: "LRRange") -> tuple[float, float]:
-    """Return the losses at the foot and the top of the picture."""
-    start = float(found.smooth[0])  # not that of a single batch
+    """Return the losses at the bottom and the top of the picture."""
+    start = float(found.smooth[0])  # smoothed, because a single batch is noisy
     lowest = float(found.smooth.min())
     ceiling = start + max(start - lowest, 0.05 * abs(start))
     return lowest, min(float(found.smooth.max()), ceiling)
 
 
 def _heights(found: "LRRange", low: float, decades: float, bottom: float, top: float) -> Sequence[float]:
-    """Return the height of every column, from 0 to 1; those of rates that were not tried are 0."""
+    """Return the height of every column, from 0 to 1; 0 for learning rates that were not tried."""
     import numpy as np
 
     rates = low * 10 ** (decades * np.arange(_WIDTH) / (_WIDTH - 1))

@@ -1,4 +1,4 @@
-"""`fallline new-task`: write a commented task file, and say what to do with it."""
+"""`fallline new-task`: write a commented task file and print the next command."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from fallline.cli.show import console, path
 
 
 def new_task(file: Path) -> None:
-    """Write a task file that runs as it is, and print the next command.
+    """Write a task file that runs unchanged, and print the next command.
 
     Raises:
-        ArgumentError: the file exists, cannot be written, or is no .py file.
+        ArgumentError: the file exists, cannot be written, or is not a .py file.
     """
     from fallline.lab.tasks.template import write_task
 

@@ -1,4 +1,4 @@
-"""`fallline race`: optimizers on a surface, as a table, a still picture and an animation."""
+"""`fallline race`: compare optimizers on a surface in a table, a picture and an animation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,19 +17,21 @@ _SURFACES = ", ".join(PROBLEMS)
 def race(
     surface: Annotated[str, typer.Argument(help=f"One of {_SURFACES}.")] = "ravine",
     optimizers: Annotated[
-        str, typer.Option(help="Arms, by comma: sam(sgd), adam@lr=0.1, torch.optim:NAdam.")
+        str, typer.Option(help="Comma-separated arms: sam(sgd), adam@lr=0.1, torch.optim:NAdam.")
     ] = "sgd,momentum,rmsprop,adam,lion",
     steps: Annotated[int, typer.Option(help="Steps of every descent.")] = 200,
-    lr: Annotated[float | None, typer.Option(help="One learning rate for all; the best for each by default.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of all arms; by default the best one for each.")
+    ] = None,
     out: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A file: .html for the animation, .svg, .png or .pdf; can be given again."),
+        typer.Option(metavar="FILE", help="Output file: .html for an animation, .svg, .png or .pdf; repeatable."),
     ] = None,
 ) -> None:
-    """Let optimizers race down a surface; see why SGD zigzags in a ravine, and what a plateau does to it.
+    """Compare optimizers that descend a surface, for example to see SGD zigzag in a ravine or stall on a plateau.
 
-    Each is run at the same 41 learning rates and shown at its best. By default an animation and a picture are written
-    into fallline-runs.
+    Each optimizer runs at the same 41 learning rates and is shown at its best one. By default, an animation and a
+    picture are written to fallline-runs.
     """
     from fallline.lab.race import FORMATS
     from fallline.lab.race import race as run

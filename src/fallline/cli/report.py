@@ -1,4 +1,4 @@
-"""`fallline report`: one study in several formats, or a profile over several studies."""
+"""`fallline report`: write the report of one study in several formats, or a profile of several studies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ PROFILE = "profile.html"
 
 
 def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> None:
-    """Write the report of one study, or the profile of several, and print where."""
+    """Write the report of one study or the profile of several studies, and print the paths."""
     from fallline.lab.report.formats import check_formats, write_formats
     from fallline.lab.report.profile import write_profile
     from fallline.lab.study import load
@@ -20,7 +20,7 @@ def write(folders: Sequence[Path], formats: Sequence[str], out: Path | None) -> 
     if len(studies) > 1:
         if list(formats) != ["html"]:
             raise ArgumentError(
-                f"format: a profile of several studies is written as html, got {', '.join(formats)}; leave it out"
+                f"format: a profile of several studies must be html, got {', '.join(formats)}; leave it out"
             )
         show.path("profile", write_profile([study.record for study in studies], (out or Path()) / PROFILE))
         return

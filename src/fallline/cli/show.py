@@ -1,4 +1,4 @@
-"""What the commands print: tables, verdicts and the progress line."""
+"""Print the tables, verdicts and progress lines of the commands."""
 
 import math
 import textwrap
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from fallline.landscape import Step
     from fallline.rules.rule import Rule
 
-# Names of arms, tasks and files are the user's: `[a]` is no markup there and `:fire:` no emoji.
+# No markup and no emoji, because names of arms, tasks and files may contain `[a]` or `:fire:`.
 console = Console(highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """Show one line with the trials done and the time left, on a terminal; nothing elsewhere."""
+    """Show a line with the number of finished trials and the remaining time, if stderr is a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -49,7 +49,7 @@ def progress_line() -> Iterator[Callable[["Progress"], None]]:
 
 @contextmanager
 def counting() -> Iterator[Callable[[str, "Step"], None]]:
-    """Say before each measurement what it costs, and show one line with how far it is, on a terminal."""
+    """Print the estimated cost of each measurement, and show a progress line if stderr is a terminal."""
     errors = Console(stderr=True)
     columns = (
         BarColumn(),
@@ -64,7 +64,7 @@ def counting() -> Iterator[Callable[[str, "Step"], None]]:
         def report(what: str, step: "Step") -> None:
             nonlocal estimated
             if step.done == 0:
-                bar.reset(task)  # the time left is that of this measurement
+                bar.reset(task)  # so that the remaining time refers to this measurement
                 estimated = False
             if not estimated and step.seconds is not None:
                 console.print(f"{what}: {step}", style="dim", markup=False)
@@ -75,7 +75,7 @@ def counting() -> Iterator[Callable[[str, "Step"], None]]:
 
 
 def verdict(study: "Study") -> None:
-    """Print the leaderboard, why runs failed, and a sentence for every comparison."""
+    """Print the leaderboard, the reasons why runs failed, and a sentence for every comparison."""
     from fallline.lab.analysis.failures import describe_failures
 
     console.print(_size(study.spec), style="bold")
@@ -110,7 +110,7 @@ def verdict(study: "Study") -> None:
 
 
 def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
-    """Print what a study would take."""
+    """Print the estimated cost of a study."""
     low, high = expected.trials
     console.print(_size(spec), style="bold")
     console.print(f"arms: {'; '.join(arm.name for arm in spec.arms)}", soft_wrap=True)
@@ -121,7 +121,7 @@ def estimate(spec: "Spec", expected: "Estimate", workers: int) -> None:
 
 
 def status(study: "StudyResults") -> None:
-    """Print how many trials of each arm are finished, of those known to be needed so far."""
+    """Print the number of finished trials of each arm, out of those known to be needed so far."""
     tuned = study.has(study.tuning)
     console.print(_size(study.spec), style="bold")
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -132,12 +132,12 @@ def status(study: "StudyResults") -> None:
         stages = [[t for t in own if t.stage == "tune"], [t for t in own if t.stage != "tune"]]
         done = [[study.outcomes[t.id] for t in trials if t.id in study.outcomes] for trials in stages]
         failed = sum(o.failure is not None for part in done for o in part)
-        confirmation = len(stages[1]) if tuned else max(len(stages[1]), study.seeds)  # none where all failed
+        confirmation = len(stages[1]) if tuned else max(len(stages[1]), study.seeds)  # none if all tuning trials failed
         table.add_row(arm, f"{len(done[0])} of {len(stages[0])}", f"{len(done[1])} of {confirmation}", str(failed))
     console.print(table)
     path("folder", study.folder)
     if tuned and study.has(study.trials):
-        console.print("nothing is missing")
+        console.print("all trials are finished")
 
 
 def _size(spec: "Spec") -> str:
@@ -165,7 +165,7 @@ def stability(study: "Study") -> None:
 
 
 def say(sentence: str, lead: str = "", style: str = "") -> None:
-    """Print a sentence, further lines below its first word, numbers beside their units."""
+    """Print a sentence, wrapped with a hanging indent; numbers and their units stay on the same line."""
     for line in textwrap.wrap(
         unbroken(sentence), console.width - 1, initial_indent=lead, subsequent_indent=" " * len(lead)
     ) or [""]:
@@ -173,7 +173,7 @@ def say(sentence: str, lead: str = "", style: str = "") -> None:
 
 
 def path(name: str, target: Path) -> None:
-    """Print where a file is, on a line of its own so that it can be copied."""
+    """Print the path of a file on a separate line, so that it can be copied."""
     console.print(f"{name}: {target}", soft_wrap=True)
 
 
@@ -216,8 +216,8 @@ def optimizers() -> None:
 
 
 def _state(rule: "Rule") -> str:
-    """Return the bytes of float32 state a parameter, and what they are for."""
+    """Return the bytes of float32 state per parameter, with the names of the state tensors."""
     always = [key for key, option in rule.state.items() if option is None]
-    text = f"{4 * len(always)} bytes a parameter" + (f" ({', '.join(always)})" if always else "")
+    text = f"{4 * len(always)} bytes per parameter" + (f" ({', '.join(always)})" if always else "")
     more = [f"; 4 more with {option} ({key})" for key, option in rule.state.items() if option is not None]
     return text + "".join(more)

@@ -82,7 +82,10 @@ def test_a_task_of_this_process_runs_here_and_a_worker_says_what_to_do(tmp_path)
     assert trial.task == "here:Line"
     assert list(CallingProcess(tmp_path).run([trial])) == [trial]
     assert Store(tmp_path).outcome(trial).metrics["val_loss"] < 1.0
-    with LocalPool(tmp_path, 1) as pool, pytest.raises(ValueError, match="got 'here:Line' in another; pass jobs=0"):
+    with (
+        LocalPool(tmp_path, 1) as pool,
+        pytest.raises(ValueError, match="got 'here:Line' in another process; pass jobs=0"),
+    ):
         list(pool.run([trial]))
 
 

@@ -28,7 +28,9 @@ def test_a_full_disk_ends_the_study_with_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Store, "save", full)
     error = local.run_and_save(TRIAL, tmp_path)
     assert isinstance(error, StudyError)
-    assert "out: the study must be written to" in str(error) and "No space left on device; make room" in str(error)
+    assert "out: the study must be written to" in str(error) and "No space left on device; free up disk space" in str(
+        error
+    )
 
 
 def test_an_error_of_a_trial_is_given_back(tmp_path):
@@ -151,7 +153,7 @@ def test_a_full_disk_in_a_trial_is_no_outcome_of_it(code, tmp_path, monkeypatch)
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fallline.lab.run.attempt.start", full)
-    assert "make room" in str(local.run_and_save(TRIAL, tmp_path))
+    assert "free up disk space" in str(local.run_and_save(TRIAL, tmp_path))
     assert Store(tmp_path).outcome(TRIAL) is None
 
 

@@ -66,7 +66,7 @@ def test_report_and_status_of_a_read_only_folder_write_elsewhere_and_nothing_the
     code, out, err = fallline("report", folder, "--format", "html,csv,md", "--out", tmp_path / "elsewhere")
     assert (code, err) == (0, "") and (tmp_path / "elsewhere" / "report.html").stat().st_size > 1e5
     code, out, err = fallline("compare", "--status", "--out", folder)
-    assert (code, err) == (0, "") and "nothing is missing" in out
+    assert (code, err) == (0, "") and "all trials are finished" in out
     code, out, err = fallline("report", folder)
     assert code == 2 and "Read-only file system" in err and err.count("\n") == 1
     assert snapshot(folder) == before
@@ -91,7 +91,7 @@ def test_report_and_status_need_none_of_the_users_files(fallline, project):
     assert (code, err) == (0, "") and "own.py:Own" in out
     assert load("study").report("without.html").read_text(encoding="utf-8") == with_files
     code, out, err = fallline("compare", "mine.py:Mine", "--status", "--out", "study")
-    assert (code, err) == (0, "") and "nothing is missing" in out
+    assert (code, err) == (0, "") and "all trials are finished" in out
     with pytest.raises(StudyError, match="was read without its task"):
         load("study").spec.learning.model()
 

@@ -69,9 +69,9 @@ def test_a_loss_that_goes_below_0_has_not_blown_up(parts):
 
 def test_a_loss_that_goes_below_0_may_blow_up():
     cause = failure(levels((1.0, 20), (-1.0, 20), (7.1, 30)), window=20)["cause"]
-    assert cause == "training loss 7.1 after warm-up is by 3 × its fall above its start 1"  # 1 + 3 × 2
+    assert cause == "training loss 7.1 after warm-up is over 3 × its decrease above its start 1"  # 1 + 3 × 2
     cause = failure(levels((1.0, 20), (-1.0, 20), (19.5, 30)), window=20, warmup=99)["cause"]
-    assert cause == "training loss 19.5 stayed by 10 × its fall above its minimum -1"  # -1 + 10 × 2
+    assert cause == "training loss 19.5 stayed over 10 × its decrease above its minimum -1"  # -1 + 10 × 2
     assert failure(levels((-1.0, 20), (2.1, 30)), window=20)["state"] == "blown-up"  # it never fell: -1 + 3 × |-1|
 
 

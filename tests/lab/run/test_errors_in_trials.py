@@ -192,7 +192,7 @@ class Ending(Digits):
 
 def test_a_task_that_breaks_the_contract_ends_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr("fallline.lab.run.trial.get_task", lambda name, **settings: Ending())
-    with pytest.raises(StudyError, match="must go on without end, got an end in step 3"):
+    with pytest.raises(StudyError, match="must yield batches indefinitely, got an end in step 3"):
         attempt(trial(tmp_path))
 
 

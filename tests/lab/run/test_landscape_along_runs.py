@@ -76,7 +76,7 @@ def test_an_error_of_a_measurement_leaves_out_its_point_and_nothing_else(monkeyp
         raise NotImplementedError("derivative for aten::_thing is not implemented")
 
     monkeypatch.setattr("fallline.lab.run.landscape.eigsh", broken)
-    with pytest.warns(fl.errors.LandscapeWarning, match="is left out, since measuring it raised NotImpl"):
+    with pytest.warns(fl.errors.LandscapeWarning, match="is omitted because measuring it raised NotImpl"):
         measured = run(MEASURED)[0]
     assert measured.landscape == [] and measured.failure is None and measured.metrics == plain.metrics
 

@@ -132,7 +132,7 @@ def test_a_race_shows_the_averaged_weights():
 
 def test_a_landscape_is_that_of_the_weights_that_would_be_used():
     (arm,) = make_arms(["schedulefree:AdamWScheduleFree@lr=0.02"], ["constant"])
-    with pytest.warns(LandscapeWarning, match="no limit is shown"):  # that of its stability is not known
+    with pytest.warns(LandscapeWarning, match="the stability limit is not shown"):  # that of its stability is not known
         found = measure_curvature(get_task("digits"), arm=arm, steps=20, items=64, cells=0)
     training = start(
         Trial("tune", "digits", "a", "schedulefree:AdamWScheduleFree", "constant", 20, 0, 0, {"lr": 0.02}, 0)

@@ -54,7 +54,9 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(StudyError, match=r"the study must be written to .* got No space left on device; make room"):
+    with pytest.raises(
+        StudyError, match=r"the study must be written to .* got No space left on device; free up disk space"
+    ):
         store.save(TRIALS[0], OUTCOME, COSTS)
     monkeypatch.undo()
     assert store.outcome(TRIALS[0]) is None
@@ -108,7 +110,7 @@ def test_writing_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
         raise OSError("no")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(StudyError, match="got no; make room"):
+    with pytest.raises(StudyError, match="got no; free up disk space"):
         store.write("a.txt", "new")
     monkeypatch.undo()
     assert (tmp_path / "a.txt").read_text() == "old" and {p.name for p in tmp_path.iterdir()} == {"a.txt", "trials"}

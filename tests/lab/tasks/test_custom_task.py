@@ -105,13 +105,13 @@ def test_settings_are_checked(settings, message):
         ({"steps": 19}, "steps must be an int >= 20, got steps=19"),
         ({"steps": 1e3}, "steps must be an int >= 20, got steps=1000.0"),
         ({"accumulate": 0}, "accumulate must be an int >= 1, got accumulate=0"),
-        ({"metric": "accuracy"}, "metric must be one of validation, got metric='accuracy'; pass \"val_accuracy\""),
+        ({"metric": "accuracy"}, "metric must be a validation metric, got metric='accuracy'; pass \"val_accuracy\""),
         ({"metric": "test_dice"}, "got metric='test_dice'; pass \"val_dice\""),
-        ({"metric": "val_"}, "metric must be \"val_\" and a name, got metric='val_'"),
-        ({"metric": "val_dice"}, "got mode=None with metric='val_dice'; pass mode=\"max\" if more is better"),
+        ({"metric": "val_"}, "metric must be \"val_\" followed by a name, got metric='val_'"),
+        ({"metric": "val_dice"}, "got mode=None with metric='val_dice'; pass mode=\"max\" if larger values are better"),
         ({"mode": "maximum"}, 'mode must be "min" or "max", got mode=\'maximum\''),
         ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
-        ({"loss": 3}, "a setting must not be called as what every task has, got 'loss'; rename it"),
+        ({"loss": 3}, "a setting must not have the name of a task attribute, got 'loss'; rename it"),
         ({"name": "x"}, "got 'name'; rename it"),
         ({"widths": [1, 2]}, r"must be a bool, int, float or str, got widths=\[1, 2\]; pass a number or a name"),
     ],
@@ -126,7 +126,7 @@ def test_steps_must_be_given():
         fl.task(Plain)
     with pytest.raises(ArgumentTypeError, match="steps must be given"):
         fl.task()
-    with pytest.raises(ArgumentTypeError, match="must stand above a class, got 3"):
+    with pytest.raises(ArgumentTypeError, match="must decorate a class, got 3"):
         fl.task(steps=30)(3)
 
 
@@ -215,7 +215,7 @@ def test_what_a_function_defines_is_known_here_only():
     text = name_of(first)
     assert text == "here:Plain" and is_here(text) and not is_here("mine.py:Plain")
     assert type(get_task(text)) is first
-    with pytest.raises(ArgumentError, match="got 'here:Elsewhere' in another; pass jobs=0 to run the trials where"):
+    with pytest.raises(ArgumentError, match="got 'here:Elsewhere' in another process; pass jobs=0, or move it"):
         get_task("here:Elsewhere")
 
 

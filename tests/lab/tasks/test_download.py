@@ -132,7 +132,7 @@ def test_a_body_that_is_always_cut_is_given_up_and_resumed_by_the_next_call(serv
     server.cuts, server.knows_range = 99, False
     with pytest.raises(StudyError) as error:
         fetch(server.remote(), tmp_path)
-    sentence(error, f"cut after {HALF} bytes", "rerun the same command to resume", tmp_path)
+    sentence(error, f"breaks after {HALF} bytes", "rerun the same command to resume", tmp_path)
     assert len(server.ranges) == 4 and left(tmp_path) == ["some.bin.part"]
     server.cuts, server.knows_range, server.ranges = 0, True, []
     assert fetch(server.remote(), tmp_path).read_bytes() == BODY

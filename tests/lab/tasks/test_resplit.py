@@ -137,5 +137,5 @@ def test_a_task_of_the_users_splits_its_pool_anew(tmp_path, kind, design):
 
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.0, 0.2), (5, 5), (0.2, 1000)])
 def test_parts_that_would_be_empty_are_refused(val, test):
-    with pytest.raises(ArgumentError, match="split_indices: train, val and test must have an example each"):
+    with pytest.raises(ArgumentError, match="split_indices: train, val and test must each have an example"):
         Digits().split_indices(10, val=val, test=test)

@@ -43,7 +43,7 @@ def test_fashion_mnist_reads_the_users_folder(clothes, data_folder):
 def test_a_damaged_file_of_fashion_mnist_is_one_sentence(clothes, data_folder, damage):
     path = data_folder / "train-images-idx3-ubyte.gz"
     damage(path)
-    with pytest.raises(StudyError, match="must be a whole gzipped IDX file, got") as error:
+    with pytest.raises(StudyError, match="must be a complete gzipped IDX file, got") as error:
         get_task("fashion-mnist").load("train")
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 

@@ -87,7 +87,7 @@ def test_a_module_that_was_edited_after_the_user_had_imported_it_is_refused(proj
 
     for edited in ("FACTOR = 1\ndef f():\n    return 2\n", "FACTOR = 3\ndef f():\n    return 1\n"):
         (project / "helper.py").write_text(edited)
-        with pytest.raises(StudyError, match=r"helper\.py was edited after it had been imported; restart this process"):
+        with pytest.raises(StudyError, match=r"helper\.py was edited after it was imported; restart this process"):
             sources_of("mine.py:Mine")
 
 
@@ -163,7 +163,7 @@ def test_a_study_of_a_former_version_is_recognised(project, fallline):
     record = json.loads(path.read_text())
     assert record.pop("format") == 2
     path.write_text(json.dumps(record))
-    said = "that an earlier version of Fallline made, and this version cannot use its trials; use that version"
+    said = "of an earlier version of Fallline, and this version cannot read its trials; use that version"
     with pytest.raises(StudyError, match=f"^out: 'study' holds a study {said}"):
         fl.compare("digits", jobs=0, out="study", **TINY)
     code, out, err = fallline("report", "study")

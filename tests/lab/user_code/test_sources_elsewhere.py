@@ -94,5 +94,5 @@ def test_a_task_of_a_notebook_brings_what_other_cells_define_and_its_files(proje
         with pytest.raises(StudyError, match="here:Mine: edited"):
             run(CELL, old, new)
     (project / "helper.py").write_text("FACTOR = 5")
-    with pytest.raises(StudyError, match=r"helper\.py was edited after it had been imported; restart this process"):
+    with pytest.raises(StudyError, match=r"helper\.py was edited after it was imported; restart this process"):
         run(CELL)

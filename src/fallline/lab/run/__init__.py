@@ -1,1 +1,1 @@
-"""One trial: its training, evaluation, divergence, timing and curvature."""
+"""Run a single trial: training, evaluation, detection of divergence, timing and curvature."""

@@ -1,4 +1,4 @@
-"""A trial as its outcome, whatever happens in it: an error that the user's code raises is an outcome too."""
+"""Run a trial and record every result as an outcome, including errors raised by the user's code."""
 
 import errno
 import re
@@ -18,11 +18,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Attempt(NamedTuple):
-    """What came of a trial.
+    """The result of running a trial.
 
     Attributes:
-        outcome, costs: as `fallline.lab.run.trial.run` returns them.
-        traceback: of the error that ended the trial, with the paths of this machine; "" without one.
+        outcome, costs: as returned by `fallline.lab.run.trial.run`.
+        traceback: traceback of the error that ended the trial, with the paths of this machine; "" if there was none.
     """
 
     outcome: Outcome
@@ -31,14 +31,14 @@ class Attempt(NamedTuple):
 
 
 def attempt(trial: Trial, checkpoint: Checkpoint | None = None) -> Attempt:
-    """Run a trial; an error that its task, loss or optimizer raises is a failure of this trial and of no other.
+    """Run a trial; an error raised by its task, loss or optimizer counts as a failure of this trial only.
 
     Args:
         trial: the specification.
-        checkpoint: as for `fallline.lab.run.trial.run`.
+        checkpoint: see `fallline.lab.run.trial.run`.
 
     Raises:
-        FalllineError: the trial cannot be set up, or its task breaks the contract of the lab.
+        FalllineError: the trial cannot be set up, or its task violates the contract of the lab.
         OSError: the disk is full.
     """
     began, training = time.perf_counter(), None
@@ -52,11 +52,11 @@ def attempt(trial: Trial, checkpoint: Checkpoint | None = None) -> Attempt:
 
 
 def ends_study(error: Exception, started: bool) -> bool:
-    """Return whether an error in a trial says something about the whole study, not about this trial.
+    """Return whether an error in a trial concerns the whole study and not just this trial.
 
     Args:
         error: the error.
-        started: whether the trial had been set up, so that its specification can be used.
+        started: whether the trial was set up successfully, which means that its specification is valid.
     """
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
@@ -64,7 +64,7 @@ def ends_study(error: Exception, started: bool) -> bool:
 
 
 def _failed(trial: Trial, training: Training | None, began: float, error: Exception) -> Attempt:
-    """Return the failure of a trial that raised an error, with what its training had recorded until then."""
+    """Return the failure of a trial that raised an error, with everything its training recorded before the error."""
     step = len(training.losses) if training is not None else 0
     files = [Path(file).resolve() for file in trial.sources if not is_here(file)]
     cause = _without_addresses(describe(error, *files))
@@ -78,5 +78,5 @@ def _failed(trial: Trial, training: Training | None, began: float, error: Except
 
 
 def _without_addresses(text: str) -> str:
-    """Return a message without addresses of objects, which differ from process to process."""
+    """Remove the addresses of objects from a message, because they differ between processes."""
     return re.sub(r"0x[0-9a-f]{6,}", "0x…", text)

@@ -1,4 +1,4 @@
-"""The curvature of a task's model: at its start, after some steps, or at a checkpoint."""
+"""Measure the curvature of a task's model at initialization, after some training steps, or at a checkpoint."""
 
 import math
 import warnings
@@ -33,30 +33,30 @@ from fallline.landscape import (
     trace,
 )
 
-Report = Callable[[str, Step], None]  # what is being measured, and how far it is
-TRACE, PROBES, STEPS = 30, 4, 30  # products of the trace, and of the density
-CELLS = 21  # a side of the surfaces
+Report = Callable[[str, Step], None]  # (name of the measurement, its progress)
+TRACE, PROBES, STEPS = 30, 4, 30  # matvecs for the trace; probes and matvecs per probe for the density
+CELLS = 21  # cells per side of a surface
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """What was measured of a task's model, and where.
+    """The measured curvature of a task's model, and the weights at which it was measured.
 
     Attributes:
-        task: its name.
-        place: which weights, in words.
-        items, batches: what the loss is a mean over.
-        parameters: how many numbers the Hessian is by.
-        loss: that mean.
-        mode: of the model, "eval".
-        hvp: how products were taken.
+        task: name of the task.
+        place: description of the weights.
+        items, batches: number of items and batches over which the loss is averaged.
+        parameters: number of parameters, which is the side of the Hessian.
+        loss: the mean loss.
+        mode: mode of the model, "eval".
+        hvp: method used for Hessian-vector products.
         point, trace, density: the measurements.
-        surfaces: the loss about the weights, "eigenvectors": along those of λmax and λmin; and "random": along two
-            filter-normalised directions. Empty where they were not asked for.
-        sharpness: with the limit of the optimizer, if there is one; None without.
-        optimizer: its name, with what was fixed; "" without.
-        lr: its learning rate; None without.
-        matvecs: products in all.
+        surfaces: the loss around the weights: "eigenvectors" along the eigenvectors of λmax and λmin, and "random"
+            along two filter-normalised directions. Empty if no surfaces were requested.
+        sharpness: the sharpness, with the optimizer's limit if it has one; None without an optimizer.
+        optimizer: name of the arm, including fixed hyperparameters; "" without an optimizer.
+        lr: learning rate of the optimizer; None without an optimizer.
+        matvecs: total number of Hessian-vector products.
     """
 
     task: str
@@ -78,7 +78,7 @@ class Curvature:
 
     @property
     def sentence(self) -> str:
-        """The verdict in words."""
+        """The verdict as a sentence."""
         found = self.sharpness
         if found is None or found.limit is None or self.lr is None:
             return f"{self.point.sentence}."
@@ -103,17 +103,18 @@ def measure_curvature(
 
     Args:
         task: the task.
-        arm: the optimizer whose limit is compared with, and that makes the steps.
-        checkpoint: a file of `torch.save` with the model's state dict, or with "model" and perhaps "optimizer".
-        steps: optimizer steps to make first, at the optimizer's learning rate.
-        items: of the training set, at least, in whole batches.
-        cells: a side of the surfaces, odd; 0 leaves them out.
-        seed: decides initial weights, batches and dropout.
-        device: where.
-        report: told of every product, and of every forward pass of the surfaces.
+        arm: the optimizer that makes the steps and whose stability limit the sharpness is compared with.
+        checkpoint: a file written by `torch.save` that holds the model's state dict, or a dict with the key "model" and
+            optionally "optimizer".
+        steps: number of optimizer steps to make first, at the optimizer's learning rate.
+        items: minimum number of training items; whole batches are used.
+        cells: cells per side of the surfaces, an odd number; 0 omits the surfaces.
+        seed: seed of the initial weights, the batches and dropout.
+        device: device of the model.
+        report: called for every Hessian-vector product and for every forward pass of the surfaces.
 
     Raises:
-        ArgumentError, StateError: an argument cannot be used, or the checkpoint does not fit.
+        ArgumentError, StateError: an argument is invalid, or the checkpoint does not fit the model.
         LossError: the loss cannot be measured.
     """
     check_integer("landscape", "items", items, 1, "1024 is usual")
@@ -168,7 +169,7 @@ def measure_curvature(
 
 
 def _place(checkpoint: Path | None, steps: int, arm: Arm | None) -> str:
-    """Return what the weights are, for people."""
+    """Return a description of the weights."""
     if checkpoint is None and not steps:
         return "the initial weights"
     found = "the weights" if checkpoint is None else f"the weights of {checkpoint.name}"
@@ -181,10 +182,10 @@ def _surfaces(
     """Return the loss on two planes through the weights."""
     objective, found = H.objective, point.eigen
     length = math.sqrt(sum(float(p.detach().double().square().sum()) for p in objective.params))
-    farthest = max(length, 1.0)  # weights may be at 0
+    farthest = max(length, 1.0)  # the weights may all be 0
 
     def reach(curvature: float) -> float:
-        """Return how far a curvature alone would change the loss by its own size, within the length of the weights."""
+        """Return the distance at which this curvature alone changes the loss by |loss|, capped at `farthest`."""
         alone = math.sqrt(2 * abs(H.loss / curvature)) if curvature else math.inf
         return min(alone, farthest) or farthest
 
@@ -209,11 +210,11 @@ def _surfaces(
 
 
 def _sharpness(H: Hessian, optimizer: Any, progress: Callable[[Step], None]) -> Sharpness | None:
-    """Return the sharpness against the optimizer's limit; None where its rule has none, or it has made no step yet."""
+    """Return the sharpness and the optimizer's limit; None if its rule has no limit or it has not made a step yet."""
     try:
         return sharpness(H, optimizer, progress=progress)
     except (ArgumentError, StateError) as error:
-        warnings.warn(f"{error}; no limit is shown", LandscapeWarning, stacklevel=2)
+        warnings.warn(f"{error}; the stability limit is not shown", LandscapeWarning, stacklevel=2)
         return None
 
 
@@ -241,10 +242,10 @@ def _load(path: Path, model: torch.nn.Module, optimizer: Any) -> None:
         raise ArgumentError(
             f"checkpoint: must be a file of torch.save, got {str(path)!r} ({reason}); save model.state_dict()"
         ) from None
-    except Exception:  # of pickle, whichever it is; PyTorch's message advises to load what may be hostile
+    except Exception:  # pickle raises many types, and PyTorch's message suggests weights_only=False, which is unsafe
         raise ArgumentError(
-            f"checkpoint: must hold tensors and plain numbers only, got {str(path)!r}, which holds something else "
-            "or is no such file; save model.state_dict()"
+            f"checkpoint: must hold only tensors and plain numbers, got {str(path)!r}, which holds other objects "
+            "or is not a file of torch.save; save model.state_dict()"
         ) from None
     if not isinstance(saved, Mapping):
         raise ArgumentError(
@@ -256,7 +257,7 @@ def _load(path: Path, model: torch.nn.Module, optimizer: Any) -> None:
     except (RuntimeError, TypeError, AttributeError) as error:
         lines = " ".join(str(error).split())
         raise StateError(
-            f"checkpoint: weights must fit the task's model, got {path.name}: {lines[:200]}; give its settings too"
+            f"checkpoint: weights must fit the task's model, got {path.name}: {lines[:200]}; pass its task settings too"
         ) from None
     state = next((saved[key] for key in ("optimizer", "optimizer_state_dict") if key in saved), None)
     if optimizer is not None and state is not None:

@@ -7,30 +7,30 @@ from dataclasses import dataclass, field
 from fallline.lab.design.outcome import Failure
 from fallline.loss_curves import is_above, level
 
-FROM_START, FROM_LOWEST = 3, 10  # times the loss at the start, after warm-up, and times the lowest so far
-SHARE = 0.15  # of a run for which its loss must stay above: a spike that recovers is no failure
-SHORTEST, LONGEST = 20, 1000  # steps, whatever the length of the run
-FIRST = (1, 3, 10, 30, 100)  # steps that are tried as its start: a run may diverge at any of them
-CHECKS = 10  # per window
-RISEN = 5  # steps in turn
+FROM_START, FROM_LOWEST = 3, 10  # limits: multiples of the initial loss (after warm-up) and of the lowest so far
+SHARE = 0.15  # fraction of a run for which the loss must stay above a limit; a spike that recovers is no failure
+SHORTEST, LONGEST = 20, 1000  # bounds of the window, in steps
+FIRST = (1, 3, 10, 30, 100)  # numbers of steps tried as the start, because a run may diverge after any of them
+CHECKS = 10  # checks per window
+RISEN = 5  # consecutive steps
 
 
 @dataclass
 class Watch:
-    """Recognises a run that has failed; most divergence is finite.
+    """Detects a run that has failed; the loss of most diverging runs stays finite.
 
-    The medians of both halves of the last `window` losses must be far above the start, or above the lowest median so
-    far, and by more than the noise of the losses explains. No single loss decides, and neither does the number of
-    evaluations. The start is the median of the first losses: of one, three, ten … of them, since a run that diverges
-    at once has only few losses from before.
+    A run has failed if the medians of both halves of the last `window` losses are far above the start or far above the
+    lowest median so far, and by more than the noise of the losses explains. The result depends neither on a single loss
+    nor on the number of evaluations. The start is the median of the first 1, 3, 10, … losses; several counts are tried
+    because a run that diverges at once has only a few losses from before.
 
     Attributes:
-        warmup: steps after which the loss must not be far above its start.
-        window: steps for which it must have been; see `window_of`.
+        warmup: number of warm-up steps; afterwards the loss must not be far above its start.
+        window: number of steps for which the loss must be too high; see `window_of`.
         first: the first losses.
         recent: the last `window` losses.
-        lowest: half a window of losses, that of the lowest median so far.
-        ratios: whether all losses were above 0, so that multiples of them mean something.
+        lowest: the half window of losses with the lowest median so far.
+        ratios: whether all losses so far were positive, so that multiples of them are meaningful.
     """
 
     warmup: int
@@ -41,7 +41,7 @@ class Watch:
     ratios: bool = True
 
     def step(self, step: int, loss: float) -> Failure | None:
-        """Return the failure of a run at the training loss of a step, counted from 0, or None.
+        """Record the training loss of a step, counted from 0, and return the failure if the run has failed, else None.
 
         Example:
             >>> watch = Watch(warmup=5, window=20)
@@ -65,22 +65,22 @@ class Watch:
         now = level(self.recent[half:])
         if not self.lowest or now < level(self.lowest):
             self.lowest = self.recent[half:]
-        over = "over {} ×" if self.ratios else "by {} × its fall above"
+        over = "over {} ×" if self.ratios else "over {} × its decrease above"
         if steps >= self.warmup + half:
             for earlier, start in _starts(self.first[:half]):
                 if self._exceeds(FROM_START, earlier, start):
-                    said = f"after warm-up is {over.format(FROM_START)} its start {start:.3g}"
-                    return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {said}"}
+                    excess = f"after warm-up is {over.format(FROM_START)} its start {start:.3g}"
+                    return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {excess}"}
         if self._exceeds(FROM_LOWEST, self.lowest, level(self.lowest)):
-            said = f"stayed {over.format(FROM_LOWEST)} its minimum {level(self.lowest):.3g}"
-            return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {said}"}
+            excess = f"stayed {over.format(FROM_LOWEST)} its minimum {level(self.lowest):.3g}"
+            return {"state": "blown-up", "step": steps, "cause": f"training loss {now:.3g} {excess}"}
         return None
 
     def _exceeds(self, times: int, earlier: Sequence[float], before: float) -> bool:
         """Return whether both halves of the window are far above earlier losses, whose level is `before`."""
         if self.ratios:
             limit = times * before
-        else:  # the losses may not have fallen yet
+        else:  # the losses may not have decreased yet
             limit = before + times * max(level(self.first[: FIRST[2]]) - level(self.lowest), abs(before))
         half = self.window // 2
         halves = self.recent[half:], self.recent[:half]
@@ -88,7 +88,7 @@ class Watch:
 
 
 def _starts(losses: Sequence[float]) -> Iterator[tuple[Sequence[float], float]]:
-    """Yield the first losses and their level, the fewest first; a fall within them does not lower the start."""
+    """Yield the first losses and their level, fewest first; a decrease within them does not lower the start."""
     yield losses[:1], losses[0]
     highest = -math.inf
     for count in FIRST[1:]:
@@ -98,14 +98,14 @@ def _starts(losses: Sequence[float]) -> Iterator[tuple[Sequence[float], float]]:
 
 
 def window_of(steps: int) -> int:
-    """Return for how many steps the loss of a run of `steps` must stay far above its start to be a failure."""
+    """Return how long, in steps, the loss must stay far above its start before a run of `steps` counts as failed."""
     return min(LONGEST, max(SHORTEST, 2 * round(SHARE * steps / 2)))
 
 
 def has_risen(losses: Sequence[float]) -> bool:
-    """Return whether a run was far above its start for some steps, even if its loss has come back since.
+    """Return whether the loss was far above its start for several steps, even if it has recovered since.
 
-    A run that recovers from that has not failed. One that has not learned anything has failed because of it: its
+    A run that recovers has not failed. If a run has learned nothing and its loss had risen, the rise is the reason: its
     learning rate is too high, not too low.
 
     Example:

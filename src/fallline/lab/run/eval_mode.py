@@ -1,6 +1,6 @@
-"""Optimizers that train at other weights than they would be used with: which ones are in the model, and when.
+"""Switch a model between training weights and evaluation weights, for optimizers that distinguish them.
 
-A schedule-free optimizer has methods `train` and `eval`; one of ours with `ema_decay` keeps averages beside the model.
+A schedule-free optimizer has methods `train` and `eval`; a Fallline optimizer with `ema_decay` keeps averaged weights.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ import torch
 
 
 def switch_to_training(optimizer: Any) -> None:
-    """Put the weights for training into the model, as a schedule-free optimizer needs before its first step."""
+    """Load the training weights into the model; a schedule-free optimizer requires this before its first step."""
     inner = _inner(optimizer)
     if callable(getattr(inner, "train", None)):
         inner.train()
 
 
 def switch_to_evaluation(optimizer: Any) -> None:
-    """Put the weights that would be used into the model, for good."""
+    """Load the evaluation weights into the model permanently."""
     inner = _inner(optimizer)
     if callable(getattr(inner, "eval", None)):
         inner.eval()
@@ -26,11 +26,11 @@ def switch_to_evaluation(optimizer: Any) -> None:
 
 @contextmanager
 def evaluation_weights(optimizer: Any, averages: bool = True) -> Iterator[None]:
-    """Have the weights in the model that would be used, for a block; training is not changed by it, bit-for-bit.
+    """Load the evaluation weights into the model within a block; training continues bit-for-bit as without it.
 
     Args:
         optimizer: a torch optimizer, or SAM around one.
-        averages: whether averages are used where it keeps some; there are none before the first step.
+        averages: whether to use the optimizer's averaged weights if it keeps any; there are none before the first step.
     """
     inner = _inner(optimizer)
     with ExitStack() as stack:
@@ -46,9 +46,9 @@ def evaluation_weights(optimizer: Any, averages: bool = True) -> Iterator[None]:
 def _restore(optimizer: Any, kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     optimizer.train()
     for param, value in kept:
-        param.data.copy_(value)  # the way there and back has rounded them
+        param.data.copy_(value)  # switching to eval and back rounds the weights
 
 
 def _inner(optimizer: Any) -> Any:
-    """Return the optimizer that updates: the one inside SAM, or itself."""
+    """Return the base optimizer of SAM, or the optimizer itself."""
     return getattr(optimizer, "base", optimizer)

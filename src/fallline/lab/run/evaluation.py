@@ -1,4 +1,4 @@
-"""The metrics of a model over a split: means over its items and, where the task gives them, the items themselves."""
+"""Evaluate a model over a split: the mean of each metric and, if the task provides them, the values per item."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ from fallline.landscape.loss.batches import as_bytes, examples, leaves
 
 
 def evaluate(task: Task, model: torch.nn.Module, split: str, device: str = "cpu") -> dict[str, float]:
-    """Return loss and further metrics over a split, in eval mode, averaged by items, keyed like `val_loss`."""
+    """Return the loss and other metrics over a split in eval mode, averaged over items; keys are like `val_loss`."""
     return _evaluate(task, model, split, device, None)[0]
 
 
 def evaluate_items(
     task: Task, model: torch.nn.Module, split: str, metric: str, device: str = "cpu"
 ) -> tuple[dict[str, float], np.ndarray | None, str]:
-    """Return the metrics over a split, and one metric of every item.
+    """Return the metrics over a split, and the values of one metric per item.
 
     Args:
-        task, model, split, device: as for `evaluate`.
-        metric: key of the metric without its split: "loss".
+        task, model, split, device: see `evaluate`.
+        metric: key of the metric without its split, for example "loss".
 
     Returns:
-        The metrics; every item (n,) as ITEM, the mean of whose "metric" is the metric over the split; and what an item
-        is: "example" for a task with `losses`, "batch" for the means of at least LEAST_ITEMS batches. With neither, no
-        items.
+        The metrics; the items, an array (n,) of dtype ITEM whose mean "metric" is the metric over the split; and the
+        kind of item: "example" for a task with `losses`, "batch" for the means of at least LEAST_ITEMS batches. The
+        items are None if the task has no `losses` and there are fewer batches.
     """
     parts: list[tuple[int, np.ndarray | None, float]] = []
     batches: list[list[bytes]] = []
@@ -45,7 +45,7 @@ def evaluate_items(
     count = sum(len(values) for _, values in rows)
     if kind == "batch" and count < LEAST_ITEMS:
         return metrics, None, kind
-    # An item of a large batch counts for more where `size` says so, as it does in the metric over the split.
+    # Weight items by the size of their batch (`size`), as the metric over the split does.
     weighted = [values * (size / len(values)) * (count / total) for size, values in rows]
     items = np.empty(count, ITEM)
     items["metric"] = np.concatenate(weighted)
@@ -56,7 +56,7 @@ def evaluate_items(
 
 
 def _hashes(contents: list[bytes], items: int) -> np.ndarray:
-    """Return a hash of the content of every item of a batch, (items,); 0 when its rows cannot be shared among them."""
+    """Return the content hash of every item of a batch, (items,); 0 if rows do not divide evenly among the items."""
     if len(contents) % items:
         return np.zeros(items, np.uint64)
     each = len(contents) // items
@@ -68,7 +68,7 @@ def _hashes(contents: list[bytes], items: int) -> np.ndarray:
 def _part(
     task: Task, model: torch.nn.Module, metric: str, batch: Any, size: int, found: Mapping[str, float]
 ) -> tuple[int, np.ndarray | None, float]:
-    """Return of a batch its size, the metric of each of its items if known, and their mean."""
+    """Return the size of a batch, the metric of each of its items (None if unknown), and their mean."""
     losses = task.losses(model, batch)
     if isinstance(losses, torch.Tensor):
         losses = {"loss": losses}
@@ -77,7 +77,7 @@ def _part(
 
 
 def _evaluate(task: Task, model: torch.nn.Module, split: str, device: str, visit: Any) -> tuple[dict[str, float], int]:
-    """Return the means of all metrics over a split and its size, after `visit(batch, size, metrics)` of each batch."""
+    """Return the means of all metrics over a split and its size; call `visit(batch, size, metrics)` for each batch."""
     model.eval()
     sums: dict[str, float] = {}
     items = 0
@@ -87,7 +87,7 @@ def _evaluate(task: Task, model: torch.nn.Module, split: str, device: str, visit
             size = task.size(batch)
             items += size
             with precision(task, device):
-                found = task.evaluate(model, batch)  # may have the loss from the same forward pass
+                found = task.evaluate(model, batch)  # may include the loss, from the same forward pass
                 if "loss" not in found:
                     found = {"loss": task.loss(model, batch).item(), **found}
                 if visit is not None:

@@ -1,4 +1,4 @@
-"""The landscape along a confirmation run: measured near its start, in its middle and at its end (`--landscape`)."""
+"""Measure the loss landscape at the start, in the middle and at the end of a confirmation run (`--landscape`)."""
 
 import itertools
 import math
@@ -13,9 +13,9 @@ from fallline.lab.run.device import loss_of
 from fallline.lab.tasks import Task
 from fallline.landscape import Hessian, critical_sharpness, eigsh, trace
 
-BATCHES = 4  # of training, the same in every arm and at every point
-TOLERANCE = 1e-2  # of eigenvalues: seeds differ by far more
-PRODUCTS = 15  # for the trace
+BATCHES = 4  # training batches, the same in every arm and at every point
+TOLERANCE = 1e-2  # of eigenvalues; the difference between seeds is much larger
+PRODUCTS = 15  # Hessian-vector products for the trace
 
 Row = dict[str, float]
 
@@ -24,31 +24,31 @@ class Waypoints:
     """Measures a model after its first step, after half of its steps and after the last.
 
     Attributes:
-        rows: a record a point: step, sharpness and lambda_min with their bounds, trace with its standard error, and
-            critical_sharpness along the last update per unit of learning rate (nan where that raised the loss of
-            these batches).
+        rows: one record per point: step, sharpness and lambda_min with their bounds, trace with its standard error, and
+            critical_sharpness along the last update per unit of learning rate (nan if that update increased the loss
+            of these batches).
     """
 
     def __init__(self, task: Task, factors: Sequence[float], seed: int, device: str = "cpu") -> None:
         found = task.batches("train", torch.Generator().manual_seed(seed))
         self._task, self._loss, self._batches = task, loss_of(task, device), list(itertools.islice(found, BATCHES))
         self._points = {1, len(factors) // 2, len(factors)}
-        # A schedule may end at 0, where nothing moves: the update is that of the last step before a point that does.
+        # A schedule may end at lr = 0, where parameters do not move: use the last step before the point with lr > 0.
         self._moves = {max((i for i in range(point) if factors[i]), default=0) for point in self._points}
         self._direction: list[torch.Tensor] = []
         self.rows: list[Row] = []
 
     def wants_update(self, step: int) -> bool:
-        """Return whether `keep` is to be told of the update of a step."""
+        """Return whether `keep` must be called with the update of a step."""
         return step in self._moves
 
     def keep(self, model: torch.nn.Module, before: Sequence[torch.Tensor], lr: float) -> None:
-        """Remember the update from the parameters `before` to those of now, made at a learning rate."""
+        """Store the update from the parameters `before` to the current ones, divided by the learning rate."""
         scale = 1 / lr if lr else 0.0
         self._direction = [(p.detach() - old) * scale for p, old in zip(model.parameters(), before, strict=True)]
 
     def after(self, step: int, model: torch.nn.Module) -> None:
-        """Measure if `step` steps are one of the points; nothing of the model changes.
+        """Measure the landscape if `step` is one of the points; the model is not changed.
 
         Raises:
             StudyError: the curvature of this task cannot be measured.
@@ -57,14 +57,14 @@ class Waypoints:
             return
         try:
             self.rows.append({"step": step, **self._measure(model)})
-        except LossError:  # a run that is about to fail: that is its outcome, and no reason to end the study
+        except LossError:  # the run is about to fail; this is recorded as its outcome and does not end the study
             return
         except FalllineError as error:
             raise StudyError(f"landscape: {error}; leave --landscape out for task {self._task.name}") from error
-        except Exception as error:  # the run itself is sound
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+        except Exception as error:  # the run itself is valid
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(
-                f"landscape: the curvature after {step} steps is left out, since measuring it raised {said}",
+                f"landscape: the curvature after {step} steps is omitted because measuring it raised {reason}",
                 LandscapeWarning,
                 stacklevel=2,
             )
@@ -91,9 +91,9 @@ class Waypoints:
             return math.nan
 
     def state(self) -> Any:
-        """Return what a checkpoint needs."""
+        """Return the state for a checkpoint."""
         return self.rows, self._direction
 
     def load(self, state: Any) -> None:
-        """Take up what `state` returned."""
+        """Restore a state returned by `state`."""
         self.rows, self._direction = state

@@ -1,4 +1,4 @@
-"""The lab's own training loop: it owns seeds, schedule, evaluation and the watch for failure, whatever the task."""
+"""The training loop of the lab, the same for every task: schedule, evaluation, failure detection and checkpoints."""
 
 import contextlib
 import math
@@ -26,13 +26,13 @@ from fallline.loss_curves import count_spikes
 if TYPE_CHECKING:
     from fallline.lab.run.landscape import Waypoints
 
-TRACE = 100  # about how many rows a trace has
-TRACE_EVERY = 8  # steps at least between them: norms cost time, and short runs have little of it
+TRACE = 100  # approximate number of rows of a trace
+TRACE_EVERY = 8  # minimum steps between rows, because computing norms is slow relative to a short run
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a long run is saved, and after how many steps each time; only the last one is kept."""
+    """File to which a long run is saved, and the interval in steps; only the last checkpoint is kept."""
 
     path: Path
     every: int
@@ -40,7 +40,7 @@ class Checkpoint:
 
 @dataclass
 class Clock:
-    """What the parts of a run have taken, in milliseconds by step; evaluation in seconds in all."""
+    """Times of the parts of a run: milliseconds for every step, and the total seconds of evaluation."""
 
     step: list[float] = field(default_factory=list)
     optimizer: list[float] = field(default_factory=list)
@@ -49,23 +49,23 @@ class Clock:
     passes: int = 0
 
     def costs(self) -> dict[str, float]:
-        """Return the fields of `Costs` that come from here."""
+        """Return the fields of `Costs` that the clock measures."""
         names = {"step_ms": self.step, "optimizer_ms": self.optimizer, "data_ms": self.data}
         medians = {name: sorted(times)[len(times) // 2] if times else 0.0 for name, times in names.items()}
         return {**medians, "evaluation_s": self.evaluation, "passes": self.passes / max(1, len(self.step))}
 
 
 class Training:
-    """A run from its first step to its last or to its failure.
+    """A training run, from the first step to the last step or to a failure.
 
     Attributes:
         losses: the training loss of every step.
-        curve, trace: as in `Outcome`.
-        clock: what it took.
-        waypoints: measures the landscape on the way; None if that was not asked for.
-        gradients: how many were evaluated, which is how often the closure was called.
-        counts_gradients: whether the schedule's steps are evaluations of the gradient, of which a step of the
-            optimizer takes several; the run ends when a further step could need more than are left.
+        curve, trace: see `Outcome`.
+        clock: the times of the run.
+        waypoints: measures the landscape during training; None if this was not requested.
+        gradients: number of gradient evaluations, which equals the number of closure calls.
+        counts_gradients: whether the schedule counts gradient evaluations instead of optimizer steps, which may take
+            several each; the run then ends when another step could need more evaluations than are left.
     """
 
     def __init__(
@@ -87,22 +87,22 @@ class Training:
         self.clock = Clock()
         self.waypoints: Waypoints | None = None
         self.gradients, self.counts_gradients = 0, False
-        self._most_gradients = 0  # of a step
+        self._most_gradients = 0  # in one step
         steps = len(factors)
         self._rows = {round(steps * (i + 1) / evaluations) for i in range(evaluations)}
         self._watch = Watch(warmup=round(steps * warmup), window=window_of(steps))
         self._stride = max(TRACE_EVERY, math.ceil(steps / TRACE))
-        self._parameters = list(model.parameters())  # walking the modules for them takes as long as their norms
+        self._parameters = list(model.parameters())  # walking the modules takes as long as computing the norms
         self._base = [group["lr"] for group in optimizer.param_groups]
         self._row_from = 0
         switch_to_training(optimizer)
         self._needs_closure = hasattr(optimizer, "first_step") or needs_closure(type(optimizer))
 
     def run(self, checkpoint: Checkpoint | None = None) -> Failure | None:
-        """Train to the end of the schedule; return the failure that ended it early, if one did."""
+        """Train to the end of the schedule; return the failure if one ended the run early, else None."""
         if checkpoint is not None and checkpoint.path.exists():
             self._resume(checkpoint.path)
-        while self._goes_on():
+        while self._can_step():
             step = self.position
             failure = self.step(step)
             if failure is not None:
@@ -118,15 +118,15 @@ class Training:
 
     @property
     def position(self) -> int:
-        """How much of the schedule is behind: steps, or evaluations of the gradient."""
+        """Current position in the schedule, in steps or gradient evaluations."""
         return self.gradients if self.counts_gradients else len(self.losses)
 
-    def _goes_on(self) -> bool:
+    def _can_step(self) -> bool:
         needed = self._most_gradients if self.counts_gradients and self.losses else 1
         return self.position + needed <= len(self.factors)
 
     def step(self, step: int) -> Failure | None:
-        """Make one step, and evaluate where a row of the curve is due; return the failure, if it failed."""
+        """Make one step, and evaluate if a row of the curve is due; return the failure if the run failed, else None."""
         sampled = not self.trace or step // self._stride > self.trace[-1]["step"] // self._stride
         moves = self.waypoints is not None and (self.counts_gradients or self.waypoints.wants_update(step))
         before = [p.detach().clone() for p in self._parameters] if sampled or moves else []
@@ -147,14 +147,14 @@ class Training:
         return failure
 
     def _row(self, step: int) -> None:
-        """Add a row to the curve after the step that began at `step`."""
+        """Add a row to the curve after the step that started at position `step`."""
         mean = math.fsum(self.losses[self._row_from :]) / (len(self.losses) - self._row_from)
         factor = self.factors[min(step, len(self.factors) - 1)]
         self.curve.append({"step": self.position, "lr_factor": factor, "train_loss": mean, **self.evaluate("val")})
         self._row_from = len(self.losses)
 
     def bare_step(self, step: int) -> None:
-        """Make one step at the learning rate of this step, and nothing else."""
+        """Make one step at the learning rate of this step, without evaluation or trace."""
         for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
             group["lr"] = base * self.factors[step]
         start = time.perf_counter()
@@ -162,8 +162,8 @@ class Training:
             parts = [to_device(next(self.batches), self.device) for _ in range(self.task.accumulate)]
         except StopIteration:
             raise StudyError(
-                f'task {self.task.name}: batches("train", …) must go on without end, got an end in step {step}; '
-                "put while True: around the loop over the training set"
+                f'task {self.task.name}: batches("train", …) must yield batches indefinitely, '
+                f"got an end in step {step}; put while True: around the loop over the training set"
             ) from None
         self.clock.data.append(1e3 * (time.perf_counter() - start))
         before = self.gradients
@@ -172,25 +172,25 @@ class Training:
         self.clock.step.append(1e3 * (time.perf_counter() - start))
 
     def spikes(self) -> int:
-        """Return how often the training loss has spiked."""
+        """Return the number of spikes of the training loss."""
         return count_spikes([loss for loss in self.losses if math.isfinite(loss)])
 
     def evaluate(self, split: str) -> dict[str, float]:
-        """Return loss and metrics over a split with the weights that would be used."""
+        """Return loss and metrics over a split, computed with the evaluation weights."""
         with self._evaluated_weights():
             return evaluate(self.task, self.model, split, self.device)
 
     def test(self) -> tuple[dict[str, float], np.ndarray | None, str]:
-        """Return the metrics of the test split, and the deciding one of every item; see `evaluate_items`."""
+        """Return the metrics of the test split and the selection metric of every item; see `evaluate_items`."""
         with self._evaluated_weights():
             return evaluate_items(self.task, self.model, "test", self.task.metric.removeprefix("val_"), self.device)
 
     @contextlib.contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
-        """Put the weights in place that would be used, and count the time.
+        """Load the evaluation weights within a block, and add its duration to the clock.
 
-        Those are the averages where the optimizer keeps some, and a schedule-free optimizer's own, which its method
-        `eval` swaps in.
+        The evaluation weights are the averages if the optimizer keeps any. For a schedule-free optimizer, they are the
+        weights that its method `eval` swaps in.
         """
         began = time.perf_counter()
         with evaluation_weights(self.optimizer, averages=bool(self.losses)):
@@ -198,7 +198,7 @@ class Training:
         self.clock.evaluation += time.perf_counter() - began
 
     def _update(self, parts: Sequence[Any]) -> float:
-        """Make the optimizer step on these batches, whose gradients are averaged; return the loss before it."""
+        """Make an optimizer step with the average gradient of these batches; return the loss before the step."""
         inside = 0.0
 
         def closure() -> torch.Tensor:
@@ -243,7 +243,7 @@ class Training:
         }
         draft = path.with_name(draft_prefix() + path.name)
         try:
-            with draft.open("wb") as file:  # given a path, torch.save would not say that the disk is full
+            with draft.open("wb") as file:  # given a path, torch.save does not report a full disk
                 torch.save(state, file)
             draft.replace(path)
         except RuntimeError as error:
@@ -254,7 +254,7 @@ class Training:
             draft.unlink(missing_ok=True)
 
     def _resume(self, path: Path) -> None:
-        """Take up a saved run; the batches it has seen are drawn again, so that the next ones are the same."""
+        """Resume a saved run; skip the batches it has already used, so that the next batches are the same."""
         saved = torch.load(path, weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])

@@ -1,4 +1,4 @@
-"""Runs a stored trial again and compares it with what was stored."""
+"""Rerun a stored trial and compare the result with the stored one."""
 
 import json
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from fallline.lab.storage.study_file import read_study
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A trial run again.
+    """The comparison of a rerun trial with its stored outcome.
 
     Attributes:
-        trial: its specification.
-        stored, again: the outcome then and now.
-        changes: what is not as it was, a sentence each: versions, files; and every number that differs.
+        trial: specification of the trial.
+        stored, again: the stored outcome and the outcome of the rerun.
+        changes: one sentence per difference: versions, files, and numbers.
     """
 
     trial: Trial
@@ -38,14 +38,14 @@ class Reproduction:
 
 
 def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
-    """Run a trial of a study again.
+    """Rerun a trial of a study and compare the outcomes.
 
     Args:
-        folder: of the study.
-        trial_id: the trial's id, or as much of its beginning as tells it from the others.
+        folder: folder of the study.
+        trial_id: id of the trial, or a prefix that is unique in the study.
 
     Raises:
-        StudyError: there is no such study, no such trial, or several; or a file changes while the trial runs.
+        StudyError: the study or the trial does not exist, several trials match, or a file changes during the run.
     """
     manifest = read_study(Path(folder))["manifest"]
     record = json.loads((_find(Path(folder), trial_id) / "trial.json").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def reproduce(folder: str | Path, trial_id: str) -> Reproduction:
     changes = [*_versions(manifest["versions"]), *_differences_of_code(trial, now)]
     with as_in_a_worker(), as_specified(now):
         made = attempt(now).outcome
-    again = Outcome.from_json(made.to_json())  # as if it had been stored, too
+    again = Outcome.from_json(made.to_json())  # JSON round trip, as for the stored outcome
     again.items = made.items
     return Reproduction(trial, stored, again, (*changes, *_differences(stored, again)))
 
@@ -64,8 +64,8 @@ def _find(folder: Path, trial_id: str) -> Path:
     found = sorted((folder / "trials").glob(f"{trial_id}*")) if trial_id.isalnum() else []
     if len(found) != 1:
         raise StudyError(
-            f"trial: must be the id of one trial in {str(folder)!r}, got {trial_id!r}, which {len(found) or 'none'} of "
-            "them begin with; results.csv lists them"
+            f"trial: must be the id of one trial in {str(folder)!r}, got {trial_id!r}, which matches "
+            f"{len(found)} trials; results.csv lists the ids"
         )
     return found[0]
 
@@ -75,7 +75,7 @@ def _versions(then: dict[str, str]) -> list[str]:
 
 
 def _differences_of_code(then: Trial, now: Trial) -> list[str]:
-    """Return which of the user's files, and whether the data, are not those of a stored trial."""
+    """Return a sentence for each user file that differs from that of a stored trial, and one if the data differ."""
     files = sorted({*then.sources, *now.sources})
     found = [f"{file} has changed" for file in files if then.sources.get(file) != now.sources.get(file)]
     return found + (["the data have changed"] if then.data != now.data else [])
@@ -92,8 +92,8 @@ def _differences(stored: Outcome, again: Outcome) -> list[str]:
         found.append(f"failure was {stored.failure}, is {again.failure}")
     for name in {**stored.metrics, **again.metrics}:
         then, now = stored.metrics.get(name), again.metrics.get(name)
-        if then != now and not (then != then and now != now):  # NaN is NaN again
+        if then != now and not (then != then and now != now):  # NaN equals NaN here
             found.append(f"{name} was {then!r}, is {now!r}")
     if not found and _plain(stored) != _plain(again):
-        found.append("the curves or the single test examples differ, the final numbers do not")
+        found.append("the curves or the values of single test examples differ; the final numbers are equal")
     return found

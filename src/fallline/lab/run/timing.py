@@ -1,4 +1,4 @@
-"""Times the arms of a study side by side, and tells what a study will take."""
+"""Time one trial of each arm, interleaved, to estimate the cost of a study."""
 
 import math
 import time
@@ -17,34 +17,34 @@ from fallline.lab.run.trial import start
 _From = TypeVar("_From")
 _To = TypeVar("_To")
 
-ROUNDS = 7  # in each of which every arm makes a burst of steps, so that load from elsewhere meets all alike
-_UNTIMED = 2  # first steps: they create the state and find their kernels
+ROUNDS = 7  # every arm makes a burst of steps in each round, so that other load on the machine affects all arms
+_UNTIMED = 2  # first steps, which allocate optimizer state and select kernels
 
 
 def time_arms(trials: Mapping[str, Trial], seconds: float, *, skip_errors: bool = False) -> dict[str, Timing]:
-    """Return the timing of a trial of each arm, on one thread in this process, interleaved.
+    """Return the timing of one trial per arm, interleaved on one thread of this process.
 
     Args:
-        trials: by arm; their first steps are made.
-        seconds: about how long all of it may take.
-        skip_errors: leave out arms whose task, loss or optimizer raises an error, instead of raising it.
+        trials: a trial for each arm; only its first steps are run.
+        seconds: approximate total time to spend.
+        skip_errors: omit arms whose task, loss or optimizer raises an error, instead of raising it.
     """
     with as_in_a_worker():
-        runs = _of_each(trials, start, skip_errors)
+        runs = _map_values(trials, start, skip_errors)
         began = time.perf_counter()
-        runs = _of_each(runs, lambda run: _burst(run, _UNTIMED), skip_errors)
+        runs = _map_values(runs, lambda run: _burst(run, _UNTIMED), skip_errors)
         each = (time.perf_counter() - began) / max(1, _UNTIMED * len(runs))
         for run in runs.values():
             for times in (run.clock.step, run.clock.optimizer, run.clock.data):
                 times.clear()
         burst = max(1, min(20, int(seconds / max(each, 1e-4) / max(1, len(runs)) / ROUNDS)))
         for _ in range(ROUNDS):
-            runs = _of_each(runs, lambda run: _burst(run, burst), skip_errors)
-        return _of_each(runs, _timing, skip_errors)
+            runs = _map_values(runs, lambda run: _burst(run, burst), skip_errors)
+        return _map_values(runs, _timing, skip_errors)
 
 
-def _of_each(found: Mapping[str, _From], function: Callable[[_From], _To], skip_errors: bool) -> dict[str, _To]:
-    """Return what a function returns for each value, perhaps without those for which it raises an error."""
+def _map_values(found: Mapping[str, _From], function: Callable[[_From], _To], skip_errors: bool) -> dict[str, _To]:
+    """Apply a function to each value; with `skip_errors`, omit values for which it raises an error."""
     made: dict[str, _To] = {}
     for name, value in found.items():
         try:
@@ -56,7 +56,7 @@ def _of_each(found: Mapping[str, _From], function: Callable[[_From], _To], skip_
 
 
 def _burst(run: Training, steps: int) -> Training:
-    """Make steps, without the evaluations between them, at the learning rates of the start of the schedule."""
+    """Make steps at the learning rates of the start of the schedule, without evaluations."""
     for _ in range(steps):
         run.bare_step(len(run.losses) % len(run.factors))
     return run
@@ -74,12 +74,12 @@ def _timing(run: Training) -> Timing:
         run.clock.evaluation,
         run.clock.passes / max(1, len(run.losses)),
         state,
-        state + 2 * weights + _kept(run),
+        state + 2 * weights + _saved_bytes(run),
     )
 
 
-def _kept(run: Training) -> int:
-    """Return the bytes that one forward pass keeps for the backward pass, besides the parameters."""
+def _saved_bytes(run: Training) -> int:
+    """Return the bytes that one forward pass saves for the backward pass, without the parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -91,7 +91,7 @@ def _kept(run: Training) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision(run.task, run.device):
         loss = run.task.loss(run.model, to_device(next(run.batches), run.device))
-    del loss  # until here the graph has held what it kept, so that no two have had the same address
+    del loss  # the graph kept the saved tensors alive until here, so their addresses were unique
     return sum(kept.values())
 
 

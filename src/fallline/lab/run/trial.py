@@ -1,4 +1,4 @@
-"""One training run: a resolved specification in, an outcome out; the same bits wherever and whenever it runs."""
+"""Run one trial from a resolved specification to its outcome; repeated runs are bit-for-bit identical."""
 
 import contextlib
 import math
@@ -27,15 +27,15 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     """Return the training of a trial before its first step."""
     task = get_task(trial.task, split_seed=trial.split, **trial.settings)
     _load_once(task)
-    # torch.compile switches this off for the whole process at its first use: a distribution that meets NaN would raise
-    # an error or not by what the process did before.
+    # torch.compile disables this validation for the whole process at its first use. Without this line, whether a
+    # distribution raises an error on NaN would depend on what the process did before.
     torch.distributions.Distribution.set_default_validate_args(__debug__)
     seed_everything(derive(trial.seed, "init"))
     model = task.model().to(trial.device)
     groups = scale_groups(task.param_groups(model), trial.options, get_space(trial.optimizer).defaults)
     optimizer = make_optimizer(trial.optimizer, groups, **trial.options)
     if isinstance(optimizer, SAM):
-        optimizer.model = model  # running statistics are updated by the first pass only
+        optimizer.model = model  # so that running statistics are updated only in the first pass
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))
     seed_everything(derive(trial.seed, "dropout"))
     factors = learning_rates(trial.schedule, trial.steps, trial.warmup)
@@ -50,16 +50,16 @@ _loaded: set[tuple[type[Task], str]] = set()
 
 
 def _load_once(task: Task) -> None:
-    """Have a task load in this process what it loads once, before a trial draws random numbers.
+    """Run a task's one-time imports and cached functions in this process before a trial draws random numbers.
 
-    Imports and cached functions that run in the first trial of a process only may draw from the global generators:
-    the numbers of that trial would differ, and so would data that are drawn from them. Here they are always alike.
+    Imports and cached functions that run only in the first trial of a process may draw from the global generators. The
+    random numbers of that trial, and any data drawn from them, would then differ. Here they run with a fixed seed.
     """
     key = (type(task), repr({name: getattr(task, name) for name in task.settings}))
     if key in _loaded:
         return
     _loaded.add(key)
-    with seeded(0), contextlib.suppress(Exception):  # an error is raised again where it can be reported
+    with seeded(0), contextlib.suppress(Exception):  # the error is raised again later, where it can be reported
         task.model()
         for split in ("train", "val", "test"):
             next(iter(task.batches(split, torch.Generator().manual_seed(0))))
@@ -68,19 +68,19 @@ def _load_once(task: Task) -> None:
 def run(
     trial: Trial, make_optimizer: MakeOptimizer = build_optimizer, checkpoint: Checkpoint | None = None
 ) -> tuple[Outcome, Costs]:
-    """Train as the specification says and return what came of it.
+    """Train as specified, and return the outcome and the costs.
 
     Args:
         trial: the specification.
-        make_optimizer: `(name, params, **options)`; replaced to run the same trial with other implementations.
-        checkpoint: where the run is saved every so many steps, and from where it resumes if the file exists.
+        make_optimizer: function `(name, params, **options)`; pass another one to test other implementations.
+        checkpoint: file and interval for saving the run; if the file exists, the run resumes from it.
     """
     began = time.perf_counter()
     return finish(trial, start(trial, make_optimizer), checkpoint, began)
 
 
 def finish(trial: Trial, training: Training, checkpoint: Checkpoint | None, began: float) -> tuple[Outcome, Costs]:
-    """Return what comes of a training that `start` has returned, and what it took since `began`."""
+    """Run a training returned by `start`, and return its outcome and its costs since `began`."""
     untrained = _untrained(training)
     failure = training.run(checkpoint)
     metrics = last_metrics(training)
@@ -96,32 +96,32 @@ def finish(trial: Trial, training: Training, checkpoint: Checkpoint | None, bega
 
 
 def last_metrics(training: Training) -> dict[str, float]:
-    """Return the losses and metrics of the last evaluation; empty before the first."""
+    """Return the losses and metrics of the last evaluation; empty before the first evaluation."""
     return {k: v for k, v in (training.curve or [{}])[-1].items() if k.startswith(("train_", "val_"))}
 
 
 def outcome(training: Training, failure: Failure | None, metrics: Mapping[str, float]) -> Outcome:
-    """Return the outcome of a training as far as it has come."""
+    """Return the outcome of a training up to its current step."""
     landscape = [] if training.waypoints is None else training.waypoints.rows
     return Outcome(failure, {**metrics, "spikes": training.spikes()}, training.curve, training.trace, landscape)
 
 
 def costs(training: Training, began: float) -> Costs:
-    """Return what a training has taken so far."""
+    """Return the costs of a training so far."""
     state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     seconds = time.perf_counter() - began
     return Costs(seconds, state_bytes=sum(t.nbytes for t in state), **training.clock.costs())
 
 
 def _untrained(training: Training) -> float:
-    """Return the value of the deciding metric that a model reaches without learning; worse is "not learned"."""
+    """Return the selection metric of a model that has learned nothing; a worse run is reported as "not learned"."""
     task = training.task
     trivial = task.trivial_loss() if task.metric == "val_loss" else None
     return training.evaluate("val")[task.metric] if trivial is None else trivial
 
 
 def _not_learned(training: Training, metrics: Mapping[str, float], untrained: float) -> Failure | None:
-    """Return the failure of a run whose deciding metric is no better than that of an untrained model."""
+    """Return a failure if the selection metric of a run is no better than that of an untrained model, else None."""
     task = training.task
     value = metrics[task.metric]
     if math.isnan(untrained) or (value < untrained if task.mode == "min" else value > untrained):
@@ -137,7 +137,7 @@ def _not_learned(training: Training, metrics: Mapping[str, float], untrained: fl
 
 
 def _unusable(task: Task, metrics: Mapping[str, float], step: int) -> Failure | None:
-    """Return the failure of a run that ended with a metric that decides, or a loss, that is not finite."""
+    """Return a failure if the loss or the selection metric at the end of a run is not finite, else None."""
     deciding = {f"{split}_{name}" for split in ("train", "val", "test") for name in ("loss", task.metric[4:])}
     bad = [f"{name} is {metrics[name]}" for name in metrics if name in deciding and not math.isfinite(metrics[name])]
     return {"state": "nonfinite", "step": step, "cause": ", ".join(bad)} if bad else None

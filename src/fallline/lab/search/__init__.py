@@ -1,1 +1,1 @@
-"""Which trials come next: search points, extensions, finalists and confirmation seeds."""
+"""Determine the next trials: search points, range extensions, finalists and confirmation seeds."""

@@ -1,4 +1,4 @@
-"""Which configuration of an arm is confirmed: the best of its search, tried again on other seeds where it is close."""
+"""Select the configuration of an arm to confirm; the best ones of its search are compared again on further seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,23 @@ from fallline.lab.design.outcome import Outcome
 from fallline.lab.design.spaces import Dimension
 from fallline.lab.tasks import Task
 
-EDGE = 0.1  # the outer part of a range in which an optimum counts as "at the edge"
-AGAIN = 2  # further seeds on which finalists are tried: the lowest of many single runs is partly luck
-FINALISTS = 3  # at most, and one for every four search points
+EDGE = 0.1  # outer fraction of a range in which an optimum counts as "at the edge"
+AGAIN = 2  # further seeds for finalists, because the lowest loss of many single runs is partly luck
+FINALISTS = 3  # maximum number; one for every four search points
 
 
 @dataclass(frozen=True)
 class Search:
-    """The tuning of one arm so far.
+    """The state of the hyperparameter search of one arm.
 
     Attributes:
-        ranges: the searched dimensions, as extended.
-        points: configurations by index, each a value for every hyperparameter.
-        origins: which of the independent searches drew each point.
-        best: index of the selected configuration, or None when every trial failed.
-        edge: the searched dimension at whose edge the optimum lies and its side ("low", "high"), or None; when every
-            trial failed, where one may be.
-        finalists: indices of the best configurations, which are tried again on AGAIN further seeds.
+        ranges: the searched dimensions, including extensions.
+        points: configurations by index, each with a value for every hyperparameter.
+        origins: for each point, the independent search that drew it.
+        best: index of the selected configuration, or None if every trial failed.
+        edge: the searched dimension at whose edge the optimum lies and the side ("low" or "high"), or None; if every
+            trial failed, the side on which an optimum may lie.
+        finalists: indices of the best configurations, which are run again on AGAIN further seeds.
     """
 
     arm: Arm
@@ -39,7 +39,7 @@ class Search:
 
     @property
     def end(self) -> tuple[str, str] | None:
-        """The edge by the hyperparameter's own value, which runs against a searched 1 − value."""
+        """The edge in terms of the hyperparameter itself; the side is reversed if 1 − value is searched."""
         if self.edge is None:
             return None
         name, side = self.edge
@@ -48,26 +48,26 @@ class Search:
 
 
 def finalists(trials: int) -> int:
-    """Return how many configurations of a search of so many points are tried again; where it would be one, none."""
+    """Return the number of finalists for a search with this many points; 0 if there would be only one."""
     count = min(FINALISTS, trials // 4)
     return count if count > 1 else 0
 
 
 def judge(search: Search, found: Sequence[Outcome], task: Task) -> Search:
-    """Return the search with the best configuration of single runs, and whether it lies at an edge of the ranges.
+    """Return the search with the best configuration by single runs selected and its edge set.
 
     Args:
         search: the search.
         found: the outcome of every point.
-        task: says which metric is compared.
+        task: defines the metric to compare.
     """
     scores = _scores(found, task)
     good = {i: score for i, score in enumerate(scores) if math.isfinite(score)}
-    return _select(search, good, scores) if good else replace(search, best=None, edge=_way_out(search, found))
+    return _select(search, good, scores) if good else replace(search, best=None, edge=_extension_side(search, found))
 
 
 def nominate(search: Search, found: Sequence[Outcome], task: Task, count: int) -> Search:
-    """Return the search with its `count` best configurations as finalists; with none where there is no choice."""
+    """Return the search with its `count` best configurations as finalists; none if only one succeeded."""
     scores = _scores(found, task)
     good = (i for i, score in enumerate(scores) if math.isfinite(score))
     order = sorted(good, key=lambda i: (i != search.best, scores[i], i))
@@ -75,13 +75,13 @@ def nominate(search: Search, found: Sequence[Outcome], task: Task, count: int) -
 
 
 def settle(search: Search, runs: Mapping[int, Sequence[Outcome]], found: Sequence[Outcome], task: Task) -> Search:
-    """Return the search with the finalist of the best mean selected; one that fails on any seed loses to all others.
+    """Return the search with the finalist of the best mean selected; a finalist that fails on any seed ranks last.
 
     Args:
         search: the search with its finalists.
-        runs: the outcomes of each finalist, its first one among them, by index.
+        runs: the outcomes of each finalist by index, including its first outcome.
         found: the outcome of every point.
-        task: says which metric is compared.
+        task: defines the metric to compare.
     """
     means, finite = {}, {}
     for index, outcomes in runs.items():
@@ -93,10 +93,10 @@ def settle(search: Search, runs: Mapping[int, Sequence[Outcome]], found: Sequenc
 
 
 def _noise(runs: Sequence[Sequence[float]]) -> float:
-    """Return the standard error of the difference of two finalists' means; 0 where it cannot be estimated.
+    """Return the standard error of the difference between two finalists' means; 0 if it cannot be estimated.
 
-    What a seed does to all finalists alike is no noise, since every finalist is tried on the same seeds: it is taken
-    out, as in an analysis of variance by finalist and seed.
+    All finalists run on the same seeds, so the effect that a seed has on all of them is not noise. It is removed, as in
+    a two-way analysis of variance with the factors finalist and seed.
     """
     seeds = len(runs[0]) if runs else 0
     if len(runs) < 2 or seeds < 2:
@@ -112,16 +112,17 @@ def _noise(runs: Sequence[Sequence[float]]) -> float:
 
 
 def _scores(outcomes: Sequence[Outcome], task: Task) -> list[float]:
-    """Return the metric of every outcome, lower being better; infinite for one that failed or is not a number."""
+    """Return the metric of every outcome, where lower is better; infinite if the run failed or the metric is NaN."""
     sign = 1 if task.mode == "min" else -1
     values = [math.inf if o.failure else sign * o.metrics[task.metric] for o in outcomes]
     return [value if math.isfinite(value) else math.inf for value in values]
 
 
 def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[float], noise: float = 0.0) -> Search:
-    """Return the search with the best candidate selected; a near tie goes to the point farthest from failures.
+    """Return the search with the best candidate selected; near ties are broken by the distance to failed points.
 
-    Near is what differs by no more than the noise. That of single runs is unknown, so only equal ones are tied.
+    Candidates are nearly tied if they differ from the best by at most the noise. The noise of single runs is unknown,
+    so only equal scores are tied there.
     """
     lowest = min(candidates.values())
     failed = [search.points[i] for i, score in enumerate(scores) if score == math.inf]
@@ -132,11 +133,11 @@ def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[fl
     return replace(search, best=best, edge=next((edge for edge in edges if edge is not None), None))
 
 
-def _way_out(search: Search, found: Sequence[Outcome]) -> tuple[str, str] | None:
-    """Return at which side of the range of the learning rate to go on when every trial failed, or None.
+def _extension_side(search: Search, found: Sequence[Outcome]) -> tuple[str, str] | None:
+    """Return the side on which to extend the learning rate range when every trial failed, or None.
 
-    Where the lowest rate diverged, still lower ones may not; where none diverged and nothing was learned, higher ones
-    may learn. Where all raised the same error, no learning rate is to blame.
+    If the lowest rate diverged, lower rates may not. If no rate diverged and nothing was learned, higher rates may
+    learn. If all trials raised the same error, the learning rate is not the cause.
     """
     if not any(d.name == "lr" for d in search.ranges):
         return None
@@ -155,10 +156,10 @@ def _edge(
     top: Sequence[Mapping[str, Any]],
     points: Sequence[Mapping[str, Any]],
 ) -> tuple[str, str] | None:
-    """Return the dimension's name and the side at which the optimum lies, or None when it is interior.
+    """Return the dimension's name and the side at which the optimum lies, or None if it is interior.
 
-    It is at an edge when the best point, or two of the best three, lie in the outer tenth; and, for the learning rate,
-    when nothing was tried beyond the best point: eight points can leave the outer tenth empty.
+    It is at an edge if the best point, or two of the best three, lie in the outer tenth. For the learning rate, it is
+    also at an edge if no point was tried beyond the best one, since eight points can leave the outer tenth empty.
     """
     unit, *units = (dimension.unit(point[dimension.name]) for point in (best, *top))
     tried = [dimension.unit(point[dimension.name]) for point in points]
@@ -171,6 +172,6 @@ def _edge(
 
 
 def _distance(search: Search, point: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> float:
-    """Return how far a point is from the nearest failed one, in units of the ranges; 0 when none failed."""
+    """Return the distance from a point to the nearest failed point, in units of the ranges; 0 if none failed."""
     gaps = [max(abs(d.unit(point[d.name]) - d.unit(other[d.name])) for d in search.ranges) for other in failed]
     return min(gaps, default=0.0)

@@ -1,4 +1,4 @@
-"""The list of trials that a study needs, as a function of its specification and of the outcomes so far."""
+"""List the trials that a study needs, given its specification and the outcomes so far."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,16 +13,16 @@ from fallline.lab.design.trial import Trial
 from fallline.lab.isolation import derive
 from fallline.lab.search.selection import AGAIN, Search, finalists, judge, nominate, settle
 
-ROUNDS = 2  # how often a range is extended before the report says "not interior"
+ROUNDS = 2  # maximum extensions of a range; afterwards the report says "not interior"
 
 Outcomes = Mapping[str, Outcome]  # by trial id
 
 
 def check_schedules(spec: Spec) -> None:
-    """Try the schedule of every arm in runs of every length, so that what it cannot do is told before anything runs.
+    """Try the schedule of every arm for every run length, so that errors are raised before any trial runs.
 
     Raises:
-        ArgumentError: it cannot be used.
+        ArgumentError: a schedule cannot be used for a run length.
     """
     for arm in spec.arms:
         for stage in ("tune", "confirm", "equal-steps"):
@@ -30,10 +30,10 @@ def check_schedules(spec: Spec) -> None:
 
 
 def tune(spec: Spec, outcomes: Outcomes) -> tuple[list[Trial], dict[str, Search]]:
-    """Return the tuning trials known to be needed by now, and the state of each arm's search.
+    """Return the tuning trials known to be needed so far, and the state of each arm's search.
 
-    The list grows by a round of extensions once all of it has been run, and at last by the finalists' trials; when it
-    no longer does, tuning is over.
+    When all trials of the list have finished, the list grows by a round of extensions, and finally by the trials of the
+    finalists. Tuning is complete when the list no longer grows.
     """
     task = spec.learning
     searches = {arm.name: _first_round(spec, arm) for arm in spec.arms}
@@ -59,7 +59,7 @@ def tune(spec: Spec, outcomes: Outcomes) -> tuple[list[Trial], dict[str, Search]
 
 
 def trials_again(spec: Spec, search: Search) -> list[Trial]:
-    """Return the trials of an arm's finalists on further tuning seeds, which no other trial of the study uses."""
+    """Return the trials of an arm's finalists on further tuning seeds, which are not used elsewhere in the study."""
     seeds = [derive(spec.seed, "tune again", number) for number in range(AGAIN)]
     return [_trial(spec, search, index, "tune", seed) for index in search.finalists for seed in seeds]
 
@@ -67,14 +67,14 @@ def trials_again(spec: Spec, search: Search) -> list[Trial]:
 def confirm(spec: Spec, search: Search, stage: str = "confirm", seeds: int | None = None) -> list[Trial]:
     """Return the confirmation trials of an arm: its selected configuration on fresh seeds, in the order of the seeds.
 
-    There are none when every tuning trial failed. Where the task splits its data itself, each seed has its own split,
+    The list is empty if every tuning trial failed. If the task splits its data itself, each seed has a separate split,
     the same for all arms.
 
     Args:
-        spec, search: the study, and the arm's search in it.
-        seeds: how many; by default the most that the specification allows.
-        stage: "confirm"; or "equal-steps", the same at the full number of steps for an arm that makes fewer because
-            each takes several gradients, and none for other arms.
+        spec, search: the study, and the arm's search.
+        seeds: number of seeds; by default the maximum in the specification.
+        stage: "confirm"; or "equal-steps" for the same trials at the full number of steps, which exist only for arms
+            that make fewer steps because each step takes several gradients.
     """
     arm = search.arm
     if search.best is None or (stage == "equal-steps" and not makes_fewer_steps(spec, arm)):
@@ -88,18 +88,18 @@ def confirm(spec: Spec, search: Search, stage: str = "confirm", seeds: int | Non
 
 
 def makes_fewer_steps(spec: Spec, arm: Arm) -> bool:
-    """Return whether an arm makes fewer steps than others because each takes several backward passes."""
+    """Return whether an arm makes fewer steps than others because each of its steps takes several backward passes."""
     return spec.equal == "grad-evals" and arm.space.passes > 1
 
 
 def tuning_trials(spec: Spec, search: Search) -> list[Trial]:
-    """Return the tuning trials of an arm, by index; the default configuration is the first."""
-    seeds = [derive(spec.seed, "tune", *_number(origin)) for origin in range(spec.searches)]
+    """Return the tuning trials of an arm, ordered by index; the default configuration comes first."""
+    seeds = [derive(spec.seed, "tune", *_search_key(origin)) for origin in range(spec.searches)]
     return [_trial(spec, search, index, "tune", seeds[origin]) for index, origin in enumerate(search.origins)]
 
 
-def _number(origin: int) -> tuple[int, ...]:
-    """Return what tells the random numbers of the independent searches apart: nothing for the first."""
+def _search_key(origin: int) -> tuple[int, ...]:
+    """Return the key that separates the random numbers of the independent searches; empty for the first search."""
     return (origin,) if origin else ()
 
 
@@ -118,26 +118,26 @@ def _draw(
     count: int,
     *names: object,
 ) -> Search:
-    """Add `count` points of the Sobol sequence of these names to each of the searches."""
+    """Add `count` points of the Sobol sequence seeded by `names` to each independent search."""
     points, origins = list(search.points), list(search.origins)
     for origin in range(spec.searches if ranges else 0):
-        for point in sobol(derive(spec.seed, "search", *names, *_number(origin)), count):
+        for point in sobol(derive(spec.seed, "search", *names, *_search_key(origin)), count):
             points.append({**search.points[0], **{d.name: d.value(point[d.axis]) for d in drawn_from}})
             origins.append(origin)
     return Search(search.arm, ranges, tuple(points), tuple(origins))
 
 
 def _extend(spec: Spec, search: Search, round_number: int) -> Search:
-    """Add as many points to every arm: beyond the edge where an optimum lies at one, inside the range elsewhere."""
+    """Add the same number of points to every arm: beyond the edge if the optimum lies at one, else inside the range."""
     drawn_from, ranges = [], []
     for dimension in search.ranges:
         beyond = inside = dimension
         if search.edge and search.edge[0] == dimension.name:
-            # 1 - value runs against value, and ends at 1
+            # a complement is 1 - value, which must stay below 1
             low, high = dimension.low, dimension.high
             if search.edge[1] == "high":
                 end = max(high, min(10 * high, 0.999)) if dimension.complement else 10 * high
-                beyond = _between(dimension, high if end > high else low, end)  # where nothing is beyond, inside
+                beyond = _between(dimension, high if end > high else low, end)  # inside if nothing lies beyond
                 inside = _between(dimension, low, end)
             else:
                 beyond = _between(dimension, low / 10, low)

@@ -1,4 +1,4 @@
-"""Files and folders while they are written: named so that they differ from finished ones, and from abandoned ones."""
+"""Write files and folders atomically, under draft names that distinguish unfinished and abandoned ones."""
 
 import os
 import platform
@@ -9,28 +9,28 @@ import time
 from pathlib import Path
 
 PREFIX = ".draft-"
-_ABANDONED_S = 3600.0  # age from which the writer, on another machine, must be gone: writing takes a moment
+_ABANDONED_S = 3600.0  # age after which a writer on another machine must have died, since writing is quick
 
 
 def draft_prefix() -> str:
-    """Return how the names of what this process writes begin, until it is finished and renamed."""
+    """Return the prefix of the names under which this process writes files before it renames them."""
     return f"{PREFIX}{platform.node()}-{os.getpid()}-"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file in one step, so that it is never seen half written; an OSError leaves the old one."""
+    """Replace a file atomically, so that readers never see a partial file; after an OSError the old one remains."""
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=draft_prefix())
     try:
         with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
             file.write(text)
-        Path(draft).chmod(0o644)  # mkstemp keeps the file to its owner; a study's folder is there to be shared
+        Path(draft).chmod(0o644)  # mkstemp makes the file private to its owner, but study folders are shared
         Path(draft).replace(path)
     finally:
         Path(draft).unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes have left half written in a folder, and nothing that is still written."""
+    """Remove the drafts that killed processes have left in a folder, but not those that are still being written."""
     for draft in folder.glob(f"{PREFIX}*"):
         if not _is_abandoned(draft):
             continue
@@ -51,12 +51,12 @@ def _is_abandoned(draft: Path) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # there, os.kill ends a process
+    if os.name == "nt":  # on Windows, os.kill(pid, 0) ends the process
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the process belongs to another user
         return True
     return True

@@ -1,11 +1,11 @@
-"""What differs between two specifications, in words."""
+"""Describe the differences between two specifications."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return what differs between two specifications: `steps: 40 -> 80; adam: added; sgd: schedule: step -> cosine`."""
+    """Return the differences between two specs, like `steps: 40 -> 80; adam: added; sgd: schedule: step -> cosine`."""
     plain = [k for k in new if k not in ("arms", "sources", "versions", "data")]
     changes = [f"{k}: {old.get(k)} -> {new[k]}" for k in plain if old.get(k) != new[k]]
     before, after = ({arm["name"]: arm for arm in spec["arms"]} for spec in (old, new))
@@ -20,13 +20,13 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return which files were edited, are no longer imported or are imported now, among what both name by its place."""
+    """Return the changed files (edited, no longer or newly imported) of objects that both specifications name."""
     before, after = old["sources"], new["sources"]
     common = before.keys() & after.keys()
     was, now = ({file: h for place in common for file, h in spec[place].items()} for spec in (before, after))
     found = [f"{file}: edited" for file in sorted(was.keys() & now.keys()) if was[file] != now[file]]
     found += [f"{file}: no longer imported" for file in sorted(was.keys() - now.keys())]
-    return found + [f"{file}: imported now" for file in sorted(now.keys() - was.keys())]
+    return found + [f"{file}: newly imported" for file in sorted(now.keys() - was.keys())]
 
 
 def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,13 +1,13 @@
-"""The folder of a study: plain files, each written whole or not at all.
+"""Read and write the folder of a study, which contains plain files that are written atomically.
 
 study.json           the specification, versions and machine
-trials/ID/trial.json a trial's specification and outcome     trials/ID/costs.json  its time and memory
-trials/ID/items.npy  of a confirmation run: the deciding metric and the hash of every test item, see `evaluation.ITEM`
-trials/ID/traceback.txt   of an error that the trial raised
-ledger.jsonl         a line for every finished trial, in the order in which they finished
-results.csv          all outcomes, decided by the seeds alone     costs.csv  all times and memory
-checkpoints/ID.pt    where a long run has come to, until it is finished
-.draft-HOST-PID-…    what a process is writing; the next call removes what a killed one has left
+trials/ID/trial.json specification and outcome of a trial    trials/ID/costs.json  its time and memory
+trials/ID/items.npy  selection metric and hash of every test item of a confirmation run, see `evaluation.ITEM`
+trials/ID/traceback.txt   traceback of the error that the trial raised
+ledger.jsonl         one line per finished trial, in the order in which they finished
+results.csv          all outcomes, determined by the seeds alone     costs.csv  all times and memory
+checkpoints/ID.pt    last checkpoint of an unfinished long run
+.draft-HOST-PID-…    a file that a process is writing; the next call removes drafts that a killed process has left
 """
 
 import contextlib
@@ -39,11 +39,11 @@ class Store:
     """Reads and writes the folder of one study.
 
     Args:
-        folder: of the study.
-        writable: create it and check that it can be written to; False to read a study, wherever it is.
+        folder: folder of the study.
+        writable: create the folder and check that it is writable; pass False to only read a study.
 
     Raises:
-        StudyError: the folder cannot be created or written to.
+        StudyError: the folder cannot be created or is not writable.
     """
 
     def __init__(self, folder: Path, writable: bool = True) -> None:
@@ -67,18 +67,18 @@ class Store:
         fork: bool,
         described: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Bind the folder to a specification, or check that it is already bound to this one; return if it was forked.
+        """Bind the folder to a specification, or check that it is bound to this one; return whether it was forked.
 
         Args:
-            spec: decides the numbers; a folder holds one.
-            analysis: baseline and margin, which decide no number and may change from call to call.
-            manifest: versions and machine, kept from the first call.
-            fork: bind a folder that is bound to another specification anew; equal trials are reused.
-            described: what a report needs of the user's files, see `describe`.
+            spec: the specification, which determines all outcomes; a folder holds one.
+            analysis: baseline and margin, which do not affect the outcomes and may change between calls.
+            manifest: versions and machine; the manifest of the first call is kept.
+            fork: rebind a folder that is bound to another specification; equal trials are reused.
+            described: the information about the user's files that a report needs, see `describe`.
 
         Raises:
-            StudyError: the folder holds a study of another specification and `fork` is False, or one of another
-                version of this package.
+            StudyError: the folder holds a study with another specification and `fork` is False, or a study of an
+                incompatible version of this package.
         """
         path = self.folder / "study.json"
         stored = read_study(self.folder, "out") if path.exists() else None
@@ -88,9 +88,9 @@ class Store:
                 raise StudyError(
                     f"out: {str(self.folder)!r} holds a study with another specification "
                     f"({difference(stored['spec'], spec.to_json())}); choose another --out, or pass --fork to continue "
-                    "with the new one and reuse the trials that are equal"
+                    "with the new specification and reuse the trials that are equal"
                 )
-            # Copied, not renamed: another process may do the same, and must find a specification at any moment.
+            # Copy, do not rename: other processes may do the same and must find a specification at any time.
             number = len(list(self.folder.glob("study-*.json"))) + 1
             self.write(f"study-{number}.json", json.dumps(stored, indent=1))
             stored = None
@@ -99,34 +99,34 @@ class Store:
         record |= {"described": described} if described else {}
         self.write(path.name, json.dumps(record, indent=1))
         with writing(self.folder):
-            self._tidy()
+            self._clean_up()
         return differs
 
     def write(self, name: str, text: str) -> None:
-        """Replace a file of the study in one step.
+        """Replace a file of the study atomically.
 
         Raises:
-            StudyError: it cannot be written; the old one is as it was.
+            StudyError: the file cannot be written; the old file is unchanged.
         """
         with writing(self.folder):
             write_atomically(self.folder / name, text)
 
     def save(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str = "") -> None:
-        """Write a finished trial; its folder appears in one step, complete.
+        """Write the folder of a finished trial atomically.
 
-        The traceback of an error that the trial raised is kept beside its outcome, in traceback.txt.
-        When another process has finished the same trial in the meantime, what is there stays: the numbers are the same.
+        The traceback of an error that the trial raised is stored next to its outcome, in traceback.txt. If another
+        process has finished the same trial in the meantime, its files are kept, because the numbers are the same.
 
         Raises:
-            StudyError: it cannot be written.
+            StudyError: the trial cannot be written.
         """
         with writing(self.folder):
             if self._write(trial, outcome, costs, traceback):
-                self._note(trial, outcome)
+                self._append_to_ledger(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
     def _write(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str) -> bool:
-        """Write a trial, and return whether it was not there yet."""
+        """Write a trial if it is not stored yet, and return whether it was written."""
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
         try:
@@ -137,7 +137,7 @@ class Store:
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1), encoding="utf-8")
             if traceback:
                 (draft / TRACEBACK).write_text(traceback, encoding="utf-8", errors="backslashreplace")
-            draft.chmod(0o755)  # mkdtemp keeps it to its owner; a study's folder is there to be shared
+            draft.chmod(0o755)  # mkdtemp makes it private to its owner, but study folders are shared
             while self.outcome(trial) is None:
                 if target.exists():  # damaged
                     _move_away(target)
@@ -145,23 +145,23 @@ class Store:
                     draft.rename(target)
                     return True
                 except OSError as error:
-                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was quicker
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
                         raise
             return False
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _note(self, trial: Trial, outcome: Outcome) -> None:
-        """Add a line to the ledger, in one write, so that the lines of several processes do not mix."""
+    def _append_to_ledger(self, trial: Trial, outcome: Outcome) -> None:
+        """Append a line to the ledger in a single write, so that lines of several processes do not mix."""
         line = json.dumps({"id": trial.id, "arm": trial.arm, "stage": trial.stage, "failure": outcome.failure}) + "\n"
         with (self.folder / "ledger.jsonl").open("ab+", buffering=0) as ledger:
             if ledger.seek(0, os.SEEK_END) > 0:
                 ledger.seek(-1, os.SEEK_END)
-                line = line if ledger.read(1) == b"\n" else "\n" + line  # the last one was cut off by a kill
+                line = line if ledger.read(1) == b"\n" else "\n" + line  # a killed process left a partial line
             ledger.write(line.encode())
 
-    def _tidy(self) -> None:
-        """Remove what killed processes have left, and note the finished trials that they could not note any more."""
+    def _clean_up(self) -> None:
+        """Remove the drafts of killed processes, and add finished trials that are missing from the ledger."""
         for place in (self.folder, self.folder / "trials", self.folder / "checkpoints"):
             remove_abandoned(place)
         for path in (self.folder / "checkpoints").glob("*.pt"):
@@ -171,11 +171,11 @@ class Store:
         for path in sorted((self.folder / "trials").glob("[!.]*/trial.json")):
             record = read_json(path) if path.parent.name not in noted else None
             if record is not None:
-                with contextlib.suppress(KeyError, TypeError):  # of another version of this library
-                    self._note(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
+                with contextlib.suppress(KeyError, TypeError):  # written by another version of this library
+                    self._append_to_ledger(Trial(**record["trial"]), Outcome.from_json(record["outcome"]))
 
     def outcome(self, trial: Trial) -> Outcome | None:
-        """Return the stored outcome of a trial, or None when there is none that can be read."""
+        """Return the stored outcome of a trial, or None if there is none or it cannot be read."""
         record = read_json(self.folder / "trials" / trial.id / "trial.json")
         if record is None or record.get("trial") != json.loads(json.dumps(asdict(trial))):
             return None
@@ -185,33 +185,33 @@ class Store:
             return None
 
     def traceback(self, trial: Trial) -> Path:
-        """Return where the traceback of a trial that raised an error is."""
+        """Return the path of the traceback of a trial that raised an error."""
         return self.folder / "trials" / trial.id / TRACEBACK
 
     def discard(self, trial: Trial) -> None:
-        """Remove a finished trial, so that it is run again."""
+        """Remove a finished trial, so that it will be run again."""
         with writing(self.folder):
             _move_away(self.folder / "trials" / trial.id)
 
     def has(self, trial: Trial) -> bool:
-        """Return whether there is an outcome of a trial, without reading it."""
+        """Return whether an outcome of a trial is stored, without reading it."""
         return (self.folder / "trials" / trial.id / "trial.json").exists()
 
     def items(self, trial: Trial) -> np.ndarray | None:
-        """Return every test item (n,) of a confirmation run, of dtype `evaluation.ITEM`; None if they were not kept."""
+        """Return the test items (n,) of a confirmation run, of dtype `evaluation.ITEM`; None if none are stored."""
         try:
             return np.asarray(np.load(self.folder / "trials" / trial.id / "items.npy", allow_pickle=False))
         except (OSError, ValueError):
             return None
 
     def checkpoint(self, trial: Trial) -> Path:
-        """Return where an unfinished run of a trial is saved; its folder is made, `save` removes it."""
+        """Return the path of a trial's checkpoint and create its folder; `save` removes the checkpoint."""
         path = self.folder / "checkpoints" / f"{trial.id}.pt"
         path.parent.mkdir(exist_ok=True)
         return path
 
     def costs(self, trial: Trial) -> Costs | None:
-        """Return the stored costs of a trial, or None."""
+        """Return the stored costs of a trial, or None if they cannot be read."""
         record = read_json(self.folder / "trials" / trial.id / "costs.json")
         try:
             return Costs(**record) if record is not None else None
@@ -219,7 +219,7 @@ class Store:
             return None
 
     def write_tables(self, trials: Iterable[Trial]) -> None:
-        """Write results.csv and costs.csv for these trials, in an order that does not depend on how they were run."""
+        """Write results.csv and costs.csv for these trials, in an order that does not depend on the execution order."""
         ordered = sorted(trials, key=lambda t: (t.stage != "tune", t.arm, t.index, t.seed))
         results, costs = [], []
         for trial in ordered:
@@ -239,7 +239,7 @@ class Store:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Raise a StudyError, which says what to do, where a file of a study cannot be written."""
+    """Turn an OSError within a block into a StudyError that tells the user what to do."""
     try:
         yield
     except OSError as error:
@@ -247,15 +247,15 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def unwritten(folder: Path, error: OSError) -> StudyError:
-    """Return the error that says that a file of a study could not be written."""
+    """Return the error for a file of a study that could not be written."""
     return StudyError(
         f"out: the study must be written to {str(folder)!r}, got {error.strerror or error}; "
-        "make room and rerun the same command to resume"
+        "free up disk space and rerun the same command to resume"
     )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSONL file; lines that were cut off, or mixed on a network's disk, are left out."""
+    """Return the records of a JSONL file; skip lines that are truncated, or corrupted on a network drive."""
     records = []
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -265,11 +265,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _move_away(target: Path) -> None:
-    """Remove a damaged trial; it disappears in one step."""
-    grave = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
+    """Remove a damaged trial atomically."""
+    trash = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
     with contextlib.suppress(FileNotFoundError):  # another process was first
-        target.rename(grave / target.name)
-    shutil.rmtree(grave, ignore_errors=True)
+        target.rename(trash / target.name)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""study.json: what the study in a folder is, read without any of the user's files."""
+"""Read study.json, the specification of a study; this needs none of the user's files."""
 
 import json
 from pathlib import Path
@@ -7,46 +7,46 @@ from typing import Any
 from fallline.errors import StudyError
 from fallline.lab.design.spec import Spec
 
-FORMAT = 2  # of study.json and of the trials; 1 had no key "format"
+FORMAT = 2  # version of study.json and trial.json; version 1 had no key "format"
 
 
 def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
-    """Return specification and manifest of the study in a folder.
+    """Return the specification and the manifest of the study in a folder.
 
     Args:
-        folder: of the study.
-        argument: where the user has named it, for the message.
+        folder: folder of the study.
+        argument: name of the argument that holds the folder, for error messages.
 
     Raises:
-        StudyError: there is none, or another version of this package has made it.
+        StudyError: the folder holds no study, or a study of an incompatible version of this package.
     """
     stored = read_json(folder / "study.json")
     if stored is None:
         raise StudyError(
             f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
-            f"`fallline compare --out {folder}` makes one"
+            f"`fallline compare --out {folder}` creates one"
         )
     if stored.get("format") != FORMAT:
         made = "an earlier" if stored.get("format", 1) in range(FORMAT) else "a later"
         raise StudyError(
-            f"{argument}: {str(folder)!r} holds a study that {made} version of Fallline made, and this version cannot "
-            "use its trials; use that version of Fallline for it, or choose another --out to run the study again"
+            f"{argument}: {str(folder)!r} holds a study of {made} version of Fallline, and this version cannot read "
+            "its trials; use that version of Fallline, or choose another --out to run the study again"
         )
     return stored
 
 
 def read_spec(folder: Path, argument: str = "DIR") -> Spec:
-    """Return the specification of the study in a folder, for which none of the user's files is needed.
+    """Return the specification of the study in a folder; this needs none of the user's files.
 
     Raises:
-        StudyError: there is no study, or another version of this package has made it.
+        StudyError: the folder holds no study, or a study of an incompatible version of this package.
     """
     stored = read_study(folder, argument)
     return Spec.from_json(stored["spec"], stored.get("described"))
 
 
 def has_trials(folder: Path, spec: Spec) -> bool:
-    """Return whether a folder holds trials of the same study, of whatever code and data."""
+    """Return whether a folder holds trials of the same study, ignoring differences in code and data."""
     try:
         stored = read_spec(folder)
     except StudyError:
@@ -55,7 +55,7 @@ def has_trials(folder: Path, spec: Spec) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None when there is none that can be read."""
+    """Return the object in a JSON file, or None if the file cannot be read as a JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The tasks: the built-in ones by name, the user's own by where they are."""
+"""Look up tasks: built-in tasks by name, the user's tasks by location."""
 
 from typing import Any
 
@@ -31,18 +31,18 @@ TASKS: dict[str, type[Task]] = {cls.name: cls for cls in _BUILT_IN}
 def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Task:
     """Return a task: a built-in one by its name, or the class at FILE.py:NAME or package.module:NAME.
 
-    Its `__init__` runs with the global generators seeded, always alike: data that it draws are the same in every trial
-    and every process.
+    Its `__init__` runs with the global generators seeded to a fixed value, so that random data are the same in every
+    trial and every process.
 
     Args:
-        name: which task.
-        split_seed: which split of its data, for a task that splits them itself; the one of tuning by default.
+        name: name or location of the task.
+        split_seed: seed of the split, for a task that splits its data itself; by default the split used for tuning.
         **settings: settings of the task that differ from its defaults.
 
     Raises:
-        ArgumentError: there is none, it is no task, or it has no such setting.
+        ArgumentError: the task does not exist, the object is not a task, or the task has no such setting.
     """
-    own = {} if split_seed is None else {"split_seed": split_seed}  # a task with an __init__ of its own may take none
+    own = {} if split_seed is None else {"split_seed": split_seed}  # a task's own __init__ may not accept it
     if is_path(name):
         cls = load_object("task", name)
         if not (isinstance(cls, type) and issubclass(cls, Task)):

@@ -1,4 +1,4 @@
-"""What a task is: data, a model and a loss; the lab owns everything else."""
+"""Base class of tasks: a task defines data, a model and a loss; the lab does everything else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from fallline.landscape.loss.batches import count_rows
 
 T = TypeVar("T", bound="Task")
 
-# What is tried of a task before its first trial; `fallline.lab.contract.checks` has the functions.
+# Checks that a task must pass before its first trial; `fallline.lab.contract.checks` defines the functions.
 CHECKS = (
     "model",
     "batches",
@@ -34,20 +34,20 @@ class Task(ABC):
     """A learning problem on which optimizers are compared.
 
     Attributes:
-        name: as given on the command line.
+        name: name on the command line.
         steps: optimizer steps of a full run.
-        summary: one line for people: data, model, what is measured.
-        settings: what a study may set or vary of the task, with its default; each becomes an attribute.
-        metric: what configurations are selected by, measured on validation; the test split's is the headline.
-        mode: "min" when a smaller metric is better, "max" when a larger one is.
-        unit: of the loss, for axes and tables; "" when it has none.
+        summary: one-line description of data, model and metric.
+        settings: settings that a study may set or vary, with their defaults; each becomes an attribute.
+        metric: validation metric by which configurations are selected; reports show the same metric on the test split.
+        mode: "min" if a smaller metric is better, "max" if a larger one is.
+        unit: unit of the loss, for axes and tables; "" if it has none.
         precision: "float32", or "bfloat16" to run model and loss under autocast.
-        accumulate: batches whose gradients are averaged into one step.
-        resplit: whether the data are one pool that the task splits by `split_indices`; every confirmation seed then
-            draws a split of its own.
-        split_seed: which split; the default is the one that configurations are tuned on.
+        accumulate: number of batches whose gradients are averaged for one step.
+        resplit: whether the data are one pool that the task splits with `split_indices`; every confirmation seed then
+            draws a different split.
+        split_seed: seed of the split; the default gives the split used for tuning.
         split_sizes: the sizes of "pool", "train", "val" and "test" at the last call of `split_indices`; None before.
-        skip_checks: names of checks of the contract that are not made, see CHECKS; the report lists them.
+        skip_checks: names of the contract checks to skip, see CHECKS; the report lists them.
     """
 
     name: ClassVar[str]
@@ -65,10 +65,10 @@ class Task(ABC):
     skip_checks: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls: type[T], *, split_seed: int | None = None, **settings: Any) -> T:
-        """Create the task with other settings than its defaults; they are attributes before any `__init__` runs.
+        """Create the task and set its settings as attributes, before any `__init__` runs.
 
         Raises:
-            ArgumentError: the task has no such setting, or it is of another type than its default.
+            ArgumentError: the task has no such setting, or the value is not of the type of the default.
         """
         task = super().__new__(cls)
         if split_seed is not None:
@@ -86,34 +86,35 @@ class Task(ABC):
                 + suggest(key, cls.settings, "leave it out")
             )
         kind = type(cls.settings[key])
-        if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` means numbers of one kind
+        if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` mixes int and float
             return float(value)
         if type(value) is not kind:
             raise ArgumentError(
                 f"task {cls.name}: {key} must be of type {kind.__name__}, got {key}={value!r}; "
-                f"{cls.settings[key]} is its default"
+                f"the default is {cls.settings[key]}"
             )
         return value
 
     @abstractmethod
     def model(self) -> torch.nn.Module:
-        """Return a freshly initialised model; the lab has seeded torch's generator."""
+        """Return a newly initialized model; the lab has seeded torch's global generator."""
 
     @abstractmethod
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Any]:
-        """Yield batches of "train" (without end, shuffled by `generator`), "val" or "test" (one pass each)."""
+        """Yield batches of "train" (indefinitely, shuffled by `generator`), "val" or "test" (one pass each)."""
 
     @abstractmethod
     def loss(self, model: torch.nn.Module, batch: Any) -> torch.Tensor:
         """Return the mean loss of a batch, a scalar."""
 
     def size(self, batch: Any) -> int:
-        """Return how many items a batch holds; averages over batches weigh by it.
+        """Return the number of items in a batch, by which averages over batches are weighted.
 
-        By default, the length of the first tensor that has one; of a batch of texts, how many there are.
+        By default, this is the length of the first tensor that has a dimension, or the number of texts in a batch of
+        texts.
 
         Raises:
-            ArgumentError: there is nothing to count.
+            ArgumentError: the batch contains nothing to count.
         """
         rows = count_rows(batch)
         if rows is None:
@@ -124,23 +125,23 @@ class Task(ABC):
         return rows
 
     def losses(self, model: torch.nn.Module, batch: Any) -> torch.Tensor | Mapping[str, torch.Tensor] | None:
-        """Return the loss of every item of a batch, (n,); their mean is `loss`. By default None, which means unknown.
+        """Return the loss of every item of a batch, (n,), whose mean is `loss`; None by default, which means unknown.
 
-        With them a verdict holds for new test examples too. A mapping gives further metrics of `evaluate` by item, such
-        as {"loss": …, "accuracy": …}. Items must be independent of each other: a contiguous text gives one value per
-        block, not one per byte.
+        With these values, a verdict also holds for new test examples. Return a mapping such as
+        {"loss": …, "accuracy": …} to include other metrics of `evaluate` per item. Items must be independent: for a
+        contiguous text, return one value per block, not one per byte.
         """
         return None
 
     def split_indices(self, count: int, val: float = 0.2, test: float = 0.2) -> dict[str, torch.Tensor]:
-        """Return which of `count` examples are in "train", "val" and "test": (n,) indices each, drawn by `split_seed`.
+        """Return the indices (n,) of the examples in "train", "val" and "test", drawn with `split_seed`.
 
         Args:
-            count: size of the pool.
-            val, test: how many examples; below 1, which share of the pool.
+            count: number of examples in the pool.
+            val, test: number of examples, or a fraction of the pool if below 1.
 
         Raises:
-            ArgumentError: a part would be empty.
+            ArgumentError: a split would be empty.
 
         Example:
             >>> from fallline.lab.tasks import Digits
@@ -150,8 +151,8 @@ class Task(ABC):
         sizes = [round(count * part) if part < 1 else int(part) for part in (val, test)]
         if min(*sizes, count - sum(sizes)) < 1:
             raise ArgumentError(
-                f"split_indices: train, val and test must have an example each, got val={val:g}, test={test:g} of "
-                f"{count}; leave val and test out for a fifth each"
+                f"split_indices: train, val and test must each have an example, got val={val:g}, test={test:g} of "
+                f"{count}; leave val and test out to use 20 % for each"
             )
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed))
         names = ("train", "val", "test")
@@ -160,28 +161,28 @@ class Task(ABC):
         return parts
 
     def trivial_loss(self) -> float | None:
-        """Return the validation loss of the best predictor that ignores its input; worse is "not learned".
+        """Return the validation loss of the best predictor that ignores its input; a worse run has "not learned".
 
-        None stands for the validation loss of the model before its first step.
+        If None, the validation loss of the model before its first step is used.
         """
         return None
 
     def evaluate(self, model: torch.nn.Module, batch: Any) -> dict[str, float]:
-        """Return further metrics of a batch, each a mean over its items."""
+        """Return additional metrics of a batch, each a mean over its items."""
         return {}
 
     def data_files(self, progress: Progress | None = None) -> list[Path]:
-        """Return the files or folders that the task reads, after fetching what is missing; by default none.
+        """Return the files or folders that the task reads, and download missing ones; empty by default.
 
         Raises:
-            StudyError: something is missing and cannot be fetched.
+            StudyError: a file is missing and cannot be downloaded.
         """
         return []
 
     def data_digest(self) -> str | None:
-        """Return a hash of the data as they are split, for the manifest of a study; None stands for unknown."""
+        """Return a hash of the data and their splits for the manifest of a study, or None if unknown."""
         return None
 
     def param_groups(self, model: torch.nn.Module) -> Iterable[Any]:
-        """Return what the optimizer is given: parameters, or groups with options of their own."""
+        """Return the parameters for the optimizer, or parameter groups with separate options."""
         return list(model.parameters())

@@ -21,19 +21,19 @@ DATASET = Dataset(
     "cifar10",
     (Remote("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
 )
-FOLDER = "cifar-10-batches-bin"  # in the archive
+FOLDER = "cifar-10-batches-bin"  # folder in the archive
 
 _SHAPE = (3, 32, 32)
-_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue pixels by rows
-_SPLIT_SEED = 50000  # the split is part of the task: the same for every study
+_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue pixels in row order
+_SPLIT_SEED = 50000  # fixed, so that every study uses the same split
 _VALIDATION = 1 / 10  # of the training images: 5,000
-_MEAN, _SD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # per channel, of the training set, from 0 to 1
+_MEAN, _SD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # per channel of the training set, scaled to [0, 1]
 _PAD = 4  # pixels
 
 
 @functools.cache
 def _splits(files: tuple[Path, ...]) -> dict[str, Batch]:
-    """Return the splits: images (n, 3, 32, 32) as bytes, and labels (n,); the validation split is a share."""
+    """Return the splits: images (n, 3, 32, 32) as uint8, and labels (n,); validation is a part of the training data."""
     parts: dict[str, list[bytes]] = {"train": [], "test": []}
     for path in files:
         try:
@@ -50,9 +50,9 @@ def _splits(files: tuple[Path, ...]) -> dict[str, Batch]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield names without folders, and contents: of an archive's files, or of the one file that `path` is.
+    """Yield the names, without folders, and the contents of the .bin files in an archive, or of a single .bin file.
 
-    Nothing is unpacked, so no name in an archive can lead anywhere.
+    Nothing is extracted to disk, so unsafe paths in an archive have no effect.
     """
     if path.suffix == ".bin":
         yield path.name, path.read_bytes()
@@ -79,13 +79,13 @@ def _records(files: tuple[Path, ...], split: str, parts: list[bytes]) -> Batch:
 def _damaged(files: tuple[Path, ...], found: str) -> StudyError:
     place = files[0] if len(files) == 1 else files[0].parent
     return StudyError(
-        f"task cifar10: {place} must hold data_batch_1.bin … and test_batch.bin whole, with {_RECORD} bytes an image, "
-        f"got {found}; delete it and repeat the command, or fetch {DATASET.remotes[0].url} again"
+        f"task cifar10: {place} must hold complete files data_batch_1.bin … and test_batch.bin, {_RECORD} bytes per "
+        f"image, got {found}; delete it and rerun the command, or download {DATASET.remotes[0].url} again"
     )
 
 
 class CIFAR10(Images):
-    """CIFAR-10 under a small residual network."""
+    """CIFAR-10 with a small residual network."""
 
     name: ClassVar[str] = "cifar10"
     steps: ClassVar[int] = 2000
@@ -97,10 +97,10 @@ class CIFAR10(Images):
         return resnet8()
 
     def data_files(self, progress: Progress | None = None) -> list[Path]:
-        """Return the archive, or the files of the folder that it unpacks to; fetches the archive when neither is there.
+        """Return the extracted .bin files if they exist, else the archive, which is downloaded if it is missing.
 
         Raises:
-            StudyError: neither is there, and the archive cannot be fetched.
+            StudyError: neither exists, and the archive cannot be downloaded.
         """
         root = data_folder()
         for folder in (root, root / FOLDER, root / DATASET.name / FOLDER):
@@ -109,14 +109,14 @@ class CIFAR10(Images):
         return DATASET.files(progress)
 
     def load(self, split: str) -> Batch:
-        """Return images (n, 3, 32, 32) as bytes and labels (n,): 45,000 "train", 5,000 "val", 10,000 "test".
+        """Return images (n, 3, 32, 32) as uint8 and labels (n,): 45,000 "train", 5,000 "val", 10,000 "test".
 
-        From an archive with another number of images, the same shares.
+        If an archive has a different number of images, the proportions are the same.
         """
         return _splits(tuple(self.data_files()))[split]
 
     def augment(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return each image, in half of the cases mirrored, shifted by up to 4 pixels with black moving in."""
+        """Return images with a random horizontal flip and a random shift of up to 4 pixels, padded with black."""
         n, channels, height, width = images.shape
         down, right = torch.randint(2 * _PAD + 1, (2, n, 1), generator=generator)
         mirrored = torch.randint(2, (n, 1), generator=generator) == 1
@@ -128,14 +128,14 @@ class CIFAR10(Images):
         return padded.flatten(2).gather(2, index).view_as(images)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images as float32 with channels of mean 0 and variance 1 over the training set."""
+        """Return images as float32, with channels normalized to mean 0 and variance 1 over the training set."""
         mean, sd = (torch.tensor(values).view(3, 1, 1) for values in (_MEAN, _SD))
         images = images.float().div_(255).sub_(mean).div_(sd)
-        return images.contiguous(memory_format=torch.channels_last)  # the network is 1.6 times as fast on a CPU
+        return images.contiguous(memory_format=torch.channels_last)  # makes the network 1.6 times as fast on a CPU
 
 
 class CIFAR10ViT(CIFAR10):
-    """CIFAR-10 under a small vision transformer."""
+    """CIFAR-10 with a small vision transformer."""
 
     name: ClassVar[str] = "cifar10-vit"
     summary: ClassVar[str] = "CIFAR-10, 60,000 images (32 × 32), ViT of 4 blocks, crops and flips, batch 128"

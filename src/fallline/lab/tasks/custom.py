@@ -1,4 +1,4 @@
-"""The user's own model as a task: a decorator, and how a worker process finds the class again."""
+"""Turn a user's class into a task with a decorator, and name it so that worker processes find it."""
 
 import inspect
 import keyword
@@ -12,7 +12,7 @@ from fallline.lab.tasks import TASKS
 from fallline.lab.tasks.base import CHECKS, Task
 from fallline.lab.user_code.import_path import path_of
 
-# The arguments that the lab passes to each method, self not counted.
+# The arguments that the lab passes to each method, without self.
 _REQUIRED = {"model": "", "batches": "split, generator", "loss": "model, batch"}
 _OPTIONAL = {
     "evaluate": "model, batch",
@@ -22,8 +22,8 @@ _OPTIONAL = {
     "trivial_loss": "",
 }
 _PRECISIONS = ("float32", "bfloat16")
-_SETTING = (bool, int, float, str)  # what a command line can say and a specification on disk can hold
-_FEWEST_STEPS = 20  # as for a study: fewer make no curve
+_SETTING = (bool, int, float, str)  # types that the command line and study.json support
+_FEWEST_STEPS = 20  # as in a study: fewer steps give no useful curve
 
 
 def task(
@@ -41,28 +41,30 @@ def task(
     skip_checks: Sequence[str] = (),
     **settings: Any,
 ) -> Callable[[type], type[Task]]:
-    """Make a class with `model`, `batches` and `loss` a task, on which optimizers are compared.
+    """Turn a class with methods `model`, `batches` and `loss` into a task on which optimizers can be compared.
 
-    The class goes at the top level of a file, so that worker processes find it again.
+    Define the class at the top level of a file, so that worker processes can find it.
 
     Args:
-        cls: nothing; there to say so when the parentheses were forgotten.
+        cls: do not pass this; it is used to report missing parentheses after the decorator.
         steps: optimizer steps of a full run, at least 20.
-        metric: what configurations are selected by: "val_loss", or "val_" and a key of what `evaluate` returns.
-        mode: "min" or "max", which values of the metric are better; "min" for "val_loss", to be given for any other.
+        metric: metric by which configurations are selected: "val_loss", or "val_" followed by a key that `evaluate`
+            returns.
+        mode: "min" if smaller values of the metric are better, "max" if larger values are; "min" by default for
+            "val_loss", required for any other metric.
         precision: "float32", or "bfloat16" to run model and loss under autocast.
-        accumulate: batches whose gradients are averaged into one step.
-        unit: of the loss, for axes and tables, such as "nats".
-        summary: one line for people; the first line of the class's docstring, or its name, by default.
-        resplit: the data are one pool without an official split, and `batches` takes its examples by
-            `self.split_indices(count)`: every confirmation seed then draws a split of its own.
-        skip_checks: checks of the contract that are not made, by name, such as `("overlap",)`; the report lists them.
-        **settings: what a study may set or vary, with its default, such as `batch_size=64`; each is an attribute,
-            there before `__init__` runs.
+        accumulate: number of batches whose gradients are averaged for one step.
+        unit: unit of the loss for axes and tables, such as "nats".
+        summary: one-line description; by default the first line of the class's docstring, or its name.
+        resplit: set this if the data are one pool without an official split and `batches` selects its examples with
+            `self.split_indices(count)`; every confirmation seed then draws a different split.
+        skip_checks: names of the contract checks to skip, such as `("overlap",)`; the report lists them.
+        **settings: settings that a study may set or vary, with their defaults, such as `batch_size=64`; each is set as
+            an attribute before `__init__` runs.
 
     Raises:
-        ArgumentError: an argument cannot be used, or a method is missing or takes other arguments.
-        ArgumentTypeError: `steps` was not given, or what is decorated is no class.
+        ArgumentError: an argument is invalid, or a method is missing or has the wrong arguments.
+        ArgumentTypeError: `steps` is missing, or the decorated object is not a class.
 
     Example:
         >>> @task(steps=100, batch_size=8)
@@ -92,7 +94,7 @@ def task(
 
     def decorate(cls: type) -> type[Task]:
         _check_class(cls, metric, settings)
-        initialise = cls.__init__  # type: ignore[misc]  # the user's, which takes no settings
+        initialise = cls.__init__  # type: ignore[misc]  # the user's __init__ takes no settings
         first_line = (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
         inherited = cls.settings if issubclass(cls, Task) else {}
         attributes = {
@@ -112,15 +114,15 @@ def task(
 
 
 def name_of(task: str | type[Task]) -> str:
-    """Return the text by which a worker finds a task: a built-in's name, FILE.py:NAME, or package.module:NAME.
+    """Return the text by which a worker finds a task: a built-in name, FILE.py:NAME, or package.module:NAME.
 
-    A class defined in a notebook is called `here:NAME`, which only this process knows.
+    A class defined in a notebook is named `here:NAME` and can be found only in this process.
 
     Args:
-        task: that text, or a class that `fallline.task` made.
+        task: such a text, or a class decorated with `fallline.task`.
 
     Raises:
-        ArgumentTypeError: it is neither.
+        ArgumentTypeError: the argument is neither.
 
     Example:
         >>> from fallline.lab.tasks import Digits
@@ -140,31 +142,33 @@ def _check_arguments(given: Mapping[str, Any], settings: Mapping[str, Any]) -> N
     for key, least in (("steps", _FEWEST_STEPS), ("accumulate", 1)):
         check_integer("task", key, given[key], least, f"pass {least} or more")
     if not (isinstance(given["metric"], str) and given["metric"].removeprefix("val_").isidentifier()):
-        raise ArgumentError(f'task: metric must be "val_" and a name, got metric={given["metric"]!r}; pass "val_loss"')
+        raise ArgumentError(
+            f'task: metric must be "val_" followed by a name, got metric={given["metric"]!r}; pass "val_loss"'
+        )
     if not given["metric"].startswith("val_"):
         raise ArgumentError(
-            f"task: metric must be one of validation, got metric={given['metric']!r}; "
+            f"task: metric must be a validation metric, got metric={given['metric']!r}; "
             f'pass "val_{given["metric"].removeprefix("test_")}"'
         )
     if given["mode"] not in ("min", "max"):
         raise ArgumentError(
             f'task: mode must be "min" or "max", got mode={given["mode"]!r} with metric={given["metric"]!r}; '
-            'pass mode="max" if more is better'
+            'pass mode="max" if larger values are better'
         )
     if given["precision"] not in _PRECISIONS:
         raise ArgumentError(f"task: precision must be one of {', '.join(_PRECISIONS)}, got {given['precision']!r}")
     for key, value in settings.items():
         if key.startswith("_") or keyword.iskeyword(key) or hasattr(Task, key) or key in Task.__annotations__:
-            raise ArgumentError(f"task: a setting must not be called as what every task has, got {key!r}; rename it")
+            raise ArgumentError(f"task: a setting must not have the name of a task attribute, got {key!r}; rename it")
         if type(value) not in _SETTING:
             raise ArgumentError(
                 f"task: the default of a setting must be a bool, int, float or str, got {key}={value!r}; "
-                "pass a number or a name, and make the object from it in a method"
+                "pass a number or a name, and create the object from it in a method"
             )
 
 
 def _known_checks(names: Any) -> tuple[str, ...]:
-    """Return the checks to skip."""
+    """Check the names of the checks to skip, and return them in the order of CHECKS."""
     given = (names,) if isinstance(names, str) else tuple(names)
     for name in given:
         if name not in CHECKS:
@@ -177,7 +181,7 @@ def _known_checks(names: Any) -> tuple[str, ...]:
 
 def _check_class(cls: type, metric: str, settings: Mapping[str, Any]) -> None:
     if not isinstance(cls, type):
-        raise ArgumentTypeError(f"task: @fallline.task must stand above a class, got {cls!r}; write class Mine:")
+        raise ArgumentTypeError(f"task: @fallline.task must decorate a class, got {cls!r}; write it above class Mine:")
     where = f"task {cls.__name__}"
     for name, arguments in _REQUIRED.items():
         if not hasattr(cls, name):
@@ -186,11 +190,11 @@ def _check_class(cls: type, metric: str, settings: Mapping[str, Any]) -> None:
                 f"write def {name}({', '.join(filter(None, ('self', arguments)))})"
             )
     for name, arguments in {**_REQUIRED, **_OPTIONAL, "__init__": ""}.items():
-        if name in dir(cls) and not _takes(cls, name, arguments):
+        if name in dir(cls) and not _accepts(cls, name, arguments):
             signature = ", ".join(filter(None, ("self", arguments)))
             raise ArgumentError(
                 f"{where}: {name} must take ({signature}), got {name}{inspect.signature(getattr(cls, name))}; "
-                "the lab passes these and no others"
+                "the lab passes exactly these arguments"
             )
     if metric != "val_loss" and not hasattr(cls, "evaluate"):
         key = metric.removeprefix("val_")
@@ -206,8 +210,8 @@ def _check_class(cls: type, metric: str, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _takes(cls: type, name: str, arguments: str) -> bool:
-    """Return whether a method can be called as the lab calls it."""
+def _accepts(cls: type, name: str, arguments: str) -> bool:
+    """Return whether a method accepts the arguments that the lab passes."""
     method = getattr(cls, name)
     if name == "__init__" and method is object.__init__:
         return True

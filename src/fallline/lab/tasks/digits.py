@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 grey images of 8 × 8 pixels from the UCI archive, inside scikit-learn's wheel."""
+"""Handwritten digits: 1,797 grayscale images of 8 × 8 pixels from the UCI archive, included in scikit-learn."""
 
 import functools
 from typing import ClassVar
@@ -8,7 +8,7 @@ from torch import nn
 
 from fallline.lab.tasks.images import Batch, Images
 
-_HELD_OUT = 360  # images in each of validation and test; 1,077 are left for training
+_HELD_OUT = 360  # images in each of validation and test; 1,077 remain for training
 
 
 @functools.cache
@@ -22,7 +22,7 @@ def load_pool() -> Batch:
 
 
 class Digits(Images):
-    """Digits under a multilayer perceptron."""
+    """Digits with a multilayer perceptron."""
 
     name: ClassVar[str] = "digits"
     steps: ClassVar[int] = 400
@@ -44,14 +44,14 @@ class Digits(Images):
 
 
 class DigitsCNN(Digits):
-    """Digits under a small convolutional network."""
+    """Digits with a small convolutional network."""
 
     name: ClassVar[str] = "digits-cnn"
     steps: ClassVar[int] = 300
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), CNN of 2 convolutions, cross-entropy, batch 64"
 
     def model(self) -> nn.Module:
-        """Return two 3 × 3 convolutions (16 and 32 channels), a 2 × 2 pooling after each, and a linear layer."""
+        """Return two 3 × 3 convolutions (16 and 32 channels), each followed by 2 × 2 pooling, and a linear layer."""
         return nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),

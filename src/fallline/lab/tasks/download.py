@@ -1,4 +1,4 @@
-"""Where the data of the tasks are, and how what is missing is fetched: checked, resumed, never half there."""
+"""Locate the data sets of the tasks, and download missing files with checksums, resumption and atomic renames."""
 
 import hashlib
 import http.client
@@ -12,20 +12,20 @@ from pathlib import Path
 from fallline.errors import StudyError
 from fallline.folders import DATA_VARIABLE, data_folder
 
-Progress = Callable[[str, int, int], None]  # file, bytes here, bytes in all (0: the server does not say)
+Progress = Callable[[str, int, int], None]  # (file, bytes received, total bytes or 0 if unknown)
 
-_TIMEOUT = 30  # seconds without a byte
+_TIMEOUT = 30  # seconds without data
 _CHUNK = 1 << 18  # bytes
-_FRUITLESS = 3  # attempts in a row that bring nothing new, before giving up
+_FRUITLESS = 3  # consecutive attempts without progress before giving up
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be fetched.
+    """A file that can be downloaded.
 
     Attributes:
-        url: where from; its last part is the file's name.
-        md5: as published by those who made the data; it is to find damage, not malice.
+        url: URL of the file; its last part is the file name.
+        md5: checksum published by the authors of the data; it detects corruption, not tampering.
     """
 
     url: str
@@ -39,12 +39,12 @@ class Remote:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files that belong together.
+    """The files of a data set.
 
     Attributes:
-        name: for messages, and of the folder into which the files are fetched.
+        name: name used in messages, and of the folder to which the files are downloaded.
         remotes: the files.
-        places: folders in which a system's package puts them.
+        places: folders where system packages install the files.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Dataset:
     places: tuple[Path, ...] = ()
 
     def files(self, progress: Progress | None = None) -> list[Path]:
-        """Return the files in the order of `remotes`, fetching what is in none of the folders.
+        """Return the files in the order of `remotes`, and download those that are in none of the folders.
 
-        A file that is there already is taken as it is: its hash is not enforced, since the user may have put another
-        one there on purpose. What the manifest of a study records is the digest of what was read (`Task.data_digest`).
+        The checksum of an existing file is not verified, because the user may have replaced it on purpose. The manifest
+        of a study records the digest of the data that were read (`Task.data_digest`).
 
         Args:
-            progress: called while a file is fetched.
+            progress: called during a download.
 
         Raises:
-            StudyError: a file is missing and cannot be fetched; says what to put where.
+            StudyError: a file is missing and cannot be downloaded; the message names the file and where to put it.
         """
         own = data_folder() / self.name
         for folder in (own, data_folder(), *self.places):
@@ -70,33 +70,33 @@ class Dataset:
         return [fetch(remote, own, progress) for remote in self.remotes]
 
 
-# NOTE [downloads] pooch (1.9) fetches into a temporary file which it deletes when the connection is cut, and has no
-# way to resume from there: 170 MB over a bad line may then never arrive. So this fetches by itself: into NAME.part,
-# which outlives a cut, a Ctrl-C or a kill, and which becomes NAME in one atomic step once its hash is right.
+# NOTE [downloads] pooch (1.9) downloads to a temporary file that it deletes when the connection breaks, and cannot
+# resume, so a download of 170 MB over an unreliable connection may never complete. This module downloads to NAME.part,
+# which survives a broken connection, Ctrl-C and a kill, and renames it atomically to NAME once its checksum is correct.
 
 
 def fetch(remote: Remote, folder: Path, progress: Progress | None = None) -> Path:
-    """Return the file in a folder, fetched if it is not there; several processes may call this at once.
+    """Return the file in a folder, and download it if it is missing; several processes may call this at once.
 
     Args:
-        remote: what to fetch.
-        folder: where to put it; made if it is not there.
-        progress: called with the file's name, the bytes that are here and the bytes in all.
+        remote: the file to download.
+        folder: target folder; created if it does not exist.
+        progress: called with the file name, the bytes received and the total bytes.
 
     Raises:
-        StudyError: no connection, one that is cut again and again, another file than expected, or no room.
+        StudyError: there is no connection, it breaks repeatedly, the checksum is wrong, or the disk is full.
     """
     target, part = folder / remote.name, folder / f"{remote.name}.part"
     if target.is_file():
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / ".lock"):
+        with _file_lock(folder / ".lock"):
             if target.is_file():  # another process was faster
                 return target
             resumed = part.exists()
             _receive(remote, part, progress)
-            if resumed and _md5(part) != remote.md5:  # the beginning may be of another version
+            if resumed and _md5(part) != remote.md5:  # the existing part may be of another version of the file
                 part.unlink()
                 _receive(remote, part, progress)
             if _md5(part) != remote.md5:
@@ -106,8 +106,8 @@ def fetch(remote: Remote, folder: Path, progress: Progress | None = None) -> Pat
             part.replace(target)
     except OSError as error:
         raise StudyError(
-            f"data: {remote.name} must be written to {folder}, got {error.strerror or error}; make room there, or name "
-            f"another folder with --data-dir or {DATA_VARIABLE}"
+            f"data: {remote.name} must be written to {folder}, got {error.strerror or error}; free up disk space, or "
+            f"choose another folder with --data-dir or {DATA_VARIABLE}"
         ) from None
     return target
 
@@ -122,13 +122,13 @@ def _md5(path: Path) -> str:
 
 def _failure(remote: Remote, folder: Path, found: str, more: str = "") -> StudyError:
     return StudyError(
-        f"data: {remote.url} must give {remote.name} with md5 {remote.md5}, got {found}; {more}"
-        f"put the file into {folder}, or name the folder that has it with --data-dir or {DATA_VARIABLE}"
+        f"data: {remote.url} must provide {remote.name} with md5 {remote.md5}, got {found}; {more}"
+        f"put the file into {folder}, or pass the folder that contains it with --data-dir or {DATA_VARIABLE}"
     )
 
 
 def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """Append to the part what it lacks, going on after a cut as long as that brings something new."""
+    """Append the missing bytes to the part file; reconnect after an interruption as long as there is progress."""
     furthest, fruitless = -1, 0
     while True:
         try:
@@ -146,11 +146,11 @@ def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
         furthest = max(furthest, size)
         if fruitless == _FRUITLESS:
             kept = "rerun the same command to resume, or "
-            raise _failure(remote, part.parent, f"a connection that is cut after {size} bytes", kept)
+            raise _failure(remote, part.parent, f"a connection that breaks after {size} bytes", kept)
 
 
 def _attempt(remote: Remote, part: Path, progress: Progress | None) -> bool:
-    """Make one request and return whether it brought all; what came is in the part either way."""
+    """Make one request and return whether the file is complete; received bytes are always kept in the part file."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(remote.url, headers={"User-Agent": "fallline"})
     if have:
@@ -161,26 +161,26 @@ def _attempt(remote: Remote, part: Path, progress: Progress | None) -> bool:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         error.close()
-        return True  # nothing is left to fetch; the hash will tell whether that is so
+        return True  # the part may be complete; the caller verifies its checksum
     except urllib.error.URLError:
         raise
-    except (OSError, http.client.HTTPException):  # cut before the answer
+    except (OSError, http.client.HTTPException):  # connection lost before the response
         return False
     with response:
         return _append(response, part, have, lambda here, total: progress and progress(remote.name, here, total))
 
 
 def _append(response: http.client.HTTPResponse, part: Path, have: int, progress: Callable[[int, int], object]) -> bool:
-    """Write what an answer brings, after the `have` bytes that are there, and return whether it came to its end."""
-    goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-    if not (response.status == http.client.PARTIAL_CONTENT and goes_on):
-        have = 0  # a server that does not know Range sends the whole
+    """Append a response to the part file, which has `have` bytes, and return whether the response was complete."""
+    resumes = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+    if not (response.status == http.client.PARTIAL_CONTENT and resumes):
+        have = 0  # a server without support for Range sends the whole file
     length = int(response.headers.get("Content-Length", 0))
     total = have + length if length else 0
     with part.open("ab" if have else "wb") as file:
         while True:
             try:
-                chunk = response.read1(_CHUNK)  # `read` would throw away what came of a chunk before the cut
+                chunk = response.read1(_CHUNK)  # `read` would discard a chunk that is interrupted
             except (OSError, http.client.HTTPException):
                 return False
             if not chunk:
@@ -191,11 +191,11 @@ def _append(response: http.client.HTTPResponse, part: Path, have: int, progress:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock in a block; the system releases it when the process dies."""
+def _file_lock(lock: Path) -> Iterator[None]:
+    """Hold a file lock within a block; the operating system releases it if the process dies."""
     try:
         import fcntl
-    except ImportError:  # Windows: fetch with one process, by `fallline data NAME`
+    except ImportError:  # Windows has no fcntl: download with one process first, `fallline data NAME`
         yield
         return
     with lock.open("wb") as file:

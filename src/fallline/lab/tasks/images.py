@@ -1,4 +1,4 @@
-"""What tasks of image classification share: shuffled batches, cross-entropy and accuracy."""
+"""Base class of image classification tasks: shuffled batches, cross-entropy and accuracy."""
 
 import hashlib
 from abc import abstractmethod
@@ -13,11 +13,11 @@ from fallline.lab.tasks.base import Task
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-_EVALUATED_AT_ONCE = 500  # images; bounds the memory of an evaluation, and 1,000 take longer each
+_EVALUATED_AT_ONCE = 500  # images; limits the memory of an evaluation, and 1,000 are slower per image
 
 
 def hold_out(data: Batch, count: int, seed: int) -> tuple[Batch, Batch]:
-    """Return images and labels as two parts: all but `count`, and the `count` that the seed chooses.
+    """Split images and labels into two parts: all but `count` examples, and `count` examples chosen by the seed.
 
     Example:
         >>> kept, held_out = hold_out((torch.arange(5), torch.arange(5)), 2, seed=0)
@@ -34,7 +34,7 @@ class Images(Task):
     """Images with one label each.
 
     Attributes:
-        batch_size: images a step.
+        batch_size: images per step.
     """
 
     settings: ClassVar[Mapping[str, Any]] = {"batch_size": 64}
@@ -45,15 +45,15 @@ class Images(Task):
         """Return the images (n, channels, height, width) and the labels (n,) of a split."""
 
     def augment(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return training images, as `load` gives them, with random changes; unchanged by default."""
+        """Return training images from `load` with random augmentation; unchanged by default."""
         return images
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images as the model is to see them: what is loaded as bytes becomes float32 a batch at a time."""
+        """Return a batch of images as model input, for example uint8 converted to float32."""
         return images
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield shuffled training batches without end, or the whole of another split once."""
+        """Yield shuffled training batches indefinitely, or one pass over another split."""
         images, labels = self.load(split)
         if split != "train":
             for chunk, answers in zip(images.split(_EVALUATED_AT_ONCE), labels.split(_EVALUATED_AT_ONCE), strict=True):
@@ -62,7 +62,7 @@ class Images(Task):
         if not 1 <= self.batch_size <= len(labels):
             raise ArgumentError(
                 f"task {self.name}: batch_size must be from 1 to {len(labels)}, the size of the training set, "
-                f"got batch_size={self.batch_size}; {self.settings['batch_size']} is its default"
+                f"got batch_size={self.batch_size}; the default is {self.settings['batch_size']}"
             )
         while True:
             order = torch.randperm(len(labels), generator=generator)
@@ -76,7 +76,7 @@ class Images(Task):
         return nn.functional.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Return the loss and the share of images classified rightly, from one forward pass."""
+        """Return the loss and the fraction of images classified correctly, from one forward pass."""
         images, labels = batch
         logits = model(images)
         return {
@@ -85,7 +85,7 @@ class Images(Task):
         }
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return cross-entropy and accuracy of every image, (n,) each."""
+        """Return the cross-entropy and the accuracy of every image, (n,) each."""
         images, labels = batch
         logits = model(images)
         return {
@@ -103,7 +103,7 @@ class Images(Task):
         return digest.hexdigest()[:16]
 
     def trivial_loss(self) -> float:
-        """Return the validation cross-entropy of always answering with the class frequencies of that split."""
-        # Those of the training set can do worse than a network that has not been trained (digits: 2.313, 2.303).
+        """Return the validation cross-entropy of always predicting the class frequencies of that split."""
+        # The frequencies of the training set can score worse than an untrained network (digits: 2.313 against 2.303).
         frequencies = torch.bincount(self.load("val")[1]).double()
         return float(torch.special.entr(frequencies / frequencies.sum()).sum())

@@ -1,11 +1,11 @@
-"""A small residual network (He et al. 2015, 1512.03385, section 4.2: the form for CIFAR-10)."""
+"""A small residual network for CIFAR-10 (He et al. 2015, 1512.03385, section 4.2)."""
 
 import torch
 from torch import nn
 
 
 class _Block(nn.Module):
-    """Two 3 × 3 convolutions around which the input goes; through a 1 × 1 convolution where shapes differ."""
+    """Two 3 × 3 convolutions with a shortcut, which is a 1 × 1 convolution if the shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class _Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        # The paper's option B: it trains as well as padding with zeros, and is what libraries do.
+        # Option B of the paper: it trains as well as zero padding, and most libraries use it.
         same = stride == 1 and inputs == outputs
         self.shortcut: nn.Module = (
             nn.Identity()
@@ -32,7 +32,7 @@ class _Block(nn.Module):
 def resnet8(classes: int = 10) -> nn.Module:
     """Return a network of 78,042 parameters: a convolution, three blocks of 16, 32 and 64 channels, a linear layer.
 
-    It takes images (n, 3, 32, 32) and gives logits (n, classes).
+    Its input is images (n, 3, 32, 32) and its output logits (n, classes).
     """
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, bias=False),

@@ -1,4 +1,4 @@
-"""A commented task file to start from."""
+"""Write a commented task file as a starting point."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -7,10 +7,10 @@ from fallline.errors import ArgumentError
 
 
 def write_task(path: str | Path) -> str:
-    """Write a commented task that runs as it is, and return the text that names it: FILE.py:Mine.
+    """Write a commented task file that runs unchanged, and return the name of its task: FILE.py:Mine.
 
     Args:
-        path: where to; an existing file is never replaced.
+        path: path of the new file; an existing file is never replaced.
 
     Raises:
         ArgumentError: the name does not end in .py, the file exists, or it cannot be written.

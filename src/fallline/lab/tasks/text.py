@@ -1,4 +1,4 @@
-"""Text, byte by byte: the source of Python's standard library, or a file of the user's."""
+"""Next-byte prediction on the source of Python's standard library or on a file of the user."""
 
 import functools
 import hashlib
@@ -18,19 +18,19 @@ from fallline.lab.tasks.transformer import NORMS, ByteTransformer
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-CONTEXT = 64  # bytes that the model sees
-_SHARE = 0.05  # of the blocks in each of validation and test
-_WINDOWS = {"val": 96, "test": 1024}  # evaluated at most; validation is evaluated twenty times per run
-_WINDOWS_PER_BLOCK = 16  # about 1 KB: neighbouring windows are alike, so that a block counts as one example
-_BLOCKS = 400  # at least, if the text has so many windows
+CONTEXT = 64  # bytes of input to the model
+_SHARE = 0.05  # fraction of the blocks in each of validation and test
+_WINDOWS = {"val": 96, "test": 1024}  # maximum number evaluated; validation runs 20 times per run
+_WINDOWS_PER_BLOCK = 16  # about 1 KB; neighbouring windows are similar, so a block counts as one example
+_BLOCKS = 400  # minimum, if the text has that many windows
 _EVALUATED_AT_ONCE = 64  # windows
 _LIBRARY_BYTES = 2_000_000
-# Not the library's own text, the same everywhere, or there only on some systems.
+# Not part of the library, or present only on some systems.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
 def _pool(text: str) -> torch.Tensor:
-    """Return the text as bytes (blocks, windows per block, 65)."""
+    """Return the text as uint8 (blocks, windows per block, 65)."""
     path = Path(text).expanduser()
     return _blocks(text, path.stat().st_mtime_ns if text and path.exists() else 0)
 
@@ -42,7 +42,7 @@ def _blocks(text: str, changed: int) -> torch.Tensor:
     if len(data) < shortest:
         raise ArgumentError(
             f"task text: text must be a file of at least {shortest} bytes, got {len(data)} in {text!r}; "
-            "pass a longer one"
+            "pass a longer file"
         )
     windows = len(data) // (CONTEXT + 1)
     per_block = max(1, min(_WINDOWS_PER_BLOCK, windows // _BLOCKS))
@@ -63,7 +63,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _library() -> list[Path]:
-    """Return the files of the standard library, by name, up to the bytes that are used."""
+    """Return the first files of the standard library, sorted by name, with at least _LIBRARY_BYTES in total."""
     chosen, size = [], 0
     for path in _sources(Path(sysconfig.get_paths()["stdlib"])):
         chosen.append(path)
@@ -82,12 +82,12 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 
 class Text(Task):
-    """The next byte of a text under a causal transformer.
+    """Predict the next byte of a text with a causal transformer.
 
     Attributes:
-        batch_size: windows of 64 bytes a step.
-        norm: where the blocks have their LayerNorm, "pre" or "post".
-        text: a FILE; "" stands for the source of Python's standard library, which every machine has.
+        batch_size: windows of 64 bytes per step.
+        norm: position of the LayerNorm in the blocks, "pre" or "post".
+        text: path of a text file; "" uses the source of Python's standard library, which every machine has.
     """
 
     name: ClassVar[str] = "text"
@@ -101,10 +101,10 @@ class Text(Task):
     text: str
 
     def __init__(self, **settings: Any) -> None:
-        """Create the task with other settings than its defaults.
+        """Check the settings.
 
         Raises:
-            ArgumentError: a setting is unknown or has no such value; the text cannot be read, or is too short.
+            ArgumentError: a setting is unknown or invalid, or the text cannot be read or is too short.
         """
         if self.norm not in NORMS:
             raise ArgumentError(f"task {self.name}: norm must be one of {', '.join(NORMS)}, got norm={self.norm!r}")
@@ -118,9 +118,9 @@ class Text(Task):
         return ByteTransformer(CONTEXT, width=64, depth=4, heads=4, norm=self.norm)
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield random windows of the training blocks without end, or those of another split once.
+        """Yield random windows of the training blocks indefinitely, or one pass over the windows of another split.
 
-        Validation takes windows from all of its blocks, the test split whole blocks, at most _WINDOWS.
+        Validation uses windows from all of its blocks, the test split uses whole blocks, at most _WINDOWS windows each.
         """
         pool = _pool(self.text)
         blocks = pool[self.split_indices(len(pool), val=_SHARE, test=_SHARE)[split]]
@@ -133,7 +133,7 @@ class Text(Task):
             yield chunk[:, :-1], chunk[:, 1:]
 
     def _training_windows(self, blocks: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield batches of windows at random places within blocks (n, bytes), without end."""
+        """Yield batches of windows at random positions within blocks (n, bytes), indefinitely."""
         offsets = torch.arange(CONTEXT + 1)
         last = blocks.shape[1] - CONTEXT
         while True:
@@ -143,12 +143,12 @@ class Text(Task):
             yield windows[:, :-1], windows[:, 1:]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the mean cross-entropy of the next byte in nats."""
+        """Return the mean cross-entropy of the next byte, in nats."""
         inputs, targets = batch
         return nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Return the loss, the same in bits, and the share of bytes predicted, from one forward pass."""
+        """Return the loss in nats and in bits, and the fraction of bytes predicted correctly, from one forward pass."""
         inputs, targets = batch
         logits = model(inputs).flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, targets.flatten()).item()
@@ -156,7 +156,7 @@ class Text(Task):
         return {"loss": loss, "bits_per_byte": loss / math.log(2), "accuracy": accuracy}
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the metrics of every block of a test batch; of every window where they make no whole blocks."""
+        """Return the metrics of every block of a test batch, or of every window if the batch has partial blocks."""
         inputs, targets = batch
         logits, per_block = model(inputs), _pool(self.text).shape[1]
         shape = (-1, CONTEXT if len(targets) % per_block else per_block * CONTEXT)
@@ -166,17 +166,17 @@ class Text(Task):
         return {"loss": means, "bits_per_byte": means / math.log(2), "accuracy": correct.view(shape).mean(1)}
 
     def size(self, batch: Batch) -> int:
-        """Return how many bytes are predicted."""
+        """Return the number of predicted bytes."""
         return batch[1].numel()
 
     def trivial_loss(self) -> float:
-        """Return the validation cross-entropy of always answering with the byte frequencies of that split."""
+        """Return the validation cross-entropy of always predicting the byte frequencies of that split."""
         targets = torch.cat([targets.flatten() for _, targets in self.batches("val", torch.Generator())])
         frequencies = torch.bincount(targets).double()
         return float(torch.special.entr(frequencies / frequencies.sum()).sum())
 
     def data_files(self, progress: Progress | None = None) -> list[Path]:
-        """Return the user's file, or those of the standard library that are read."""
+        """Return the user's file, or the files of the standard library that are read."""
         return [Path(self.text).expanduser()] if self.text else _library()
 
     def data_digest(self) -> str:
@@ -185,7 +185,7 @@ class Text(Task):
 
 
 class TextPost(Text):
-    """The same under the original transformer, which needs warm-up."""
+    """The task `text` with the original post-norm transformer, which needs warm-up."""
 
     name: ClassVar[str] = "text-post"
     summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, post-norm transformer of 4 blocks"
@@ -193,7 +193,7 @@ class TextPost(Text):
 
 
 def _spread(length: int, count: int) -> torch.Tensor:
-    """Return indices spread evenly over a length, at most `count`.
+    """Return at most `count` indices, evenly spaced over a length.
 
     Example:
         >>> _spread(1000, 3).tolist()

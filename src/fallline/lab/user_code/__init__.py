@@ -1,1 +1,1 @@
-"""The user's files: imported by their place, hashed, and watched for changes."""
+"""Import the user's files, hash them, and detect changes."""

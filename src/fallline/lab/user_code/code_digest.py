@@ -1,4 +1,4 @@
-"""What code does, as a hash; and whether a loaded module does what its file says."""
+"""Hash the behaviour of code, and check whether a loaded module agrees with its file."""
 
 import ast
 import contextlib
@@ -18,9 +18,9 @@ _WRITES = ("STORE_GLOBAL", "STORE_DEREF")
 
 
 def code_digest(thing: Any) -> tuple[str, set[str]]:
-    """Return the hash of what a class or function of a notebook does, and the modules that it uses.
+    """Return a hash of the code of a class or function defined in a notebook, and the modules that it uses.
 
-    Classes, functions and plain values that it names count, as far as no file of the user's has them.
+    The hash includes the classes, functions and plain values that the code uses, unless they are defined in a file.
     """
     used: set[str] = set()
     seen: dict[int, int] = {}
@@ -56,7 +56,7 @@ def code_digest(thing: Any) -> tuple[str, set[str]]:
         cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
         variables |= {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
         values = [function.__defaults__, function.__kwdefaults__]
-        values += [variables[name] for name in sorted(variables.keys() - written)]  # a counter is no code
+        values += [variables[name] for name in sorted(variables.keys() - written)]  # not variables that it assigns
         return [_instructions(code), *map(describe, values)]
 
     described = repr(describe(thing))
@@ -64,7 +64,7 @@ def code_digest(thing: Any) -> tuple[str, set[str]]:
 
 
 def _has_file(name: str) -> bool:
-    """Return whether a module is a file, of the user's or an installed one, or built in."""
+    """Return whether a module was loaded from a file, the user's or an installed one, or is built in."""
     module = sys.modules.get(name)
     return module is not None and (name == "builtins" or getattr(module, "__file__", None) is not None)
 
@@ -72,15 +72,15 @@ def _has_file(name: str) -> bool:
 def _is_filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not cell
-    except ValueError:  # of a variable that has no value yet
+    except ValueError:  # the variable has no value yet
         return False
 
 
 def agrees(module: ModuleType, content: bytes) -> bool:
-    """Return whether the functions and plain values of a loaded module are those of a source, as far as can be seen."""
+    """Return whether the functions and literal values of a loaded module agree with a source, as far as detectable."""
     file = vars(module)["__file__"]
     if not file.endswith(".py") or type(getattr(module.__spec__, "loader", None)) is not SourceFileLoader:
-        return True  # compiled otherwise, as pytest compiles test files
+        return True  # compiled in another way, for example by pytest
     try:
         tree = ast.parse(content)
         codes = {_instructions(code) for code in _codes(compile(content, file, "exec", dont_inherit=True))}
@@ -97,7 +97,7 @@ def agrees(module: ModuleType, content: bytes) -> bool:
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:
-    """Return the values of names that a source sets at its top level, once and to a literal."""
+    """Return the names that a source assigns exactly once, at the top level, to a literal, with their values."""
     found: dict[str, Any] = {}
     stored = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
     once = {name for name, times in stored.items() if times == 1}
@@ -116,11 +116,11 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _instructions(code: CodeType) -> tuple[Any, ...]:
-    """Return what a function does, without where it stands."""
+    """Return the instructions and constants of a function, without its location."""
     constants = (_instructions(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts)
     return (code.co_code, code.co_names, *constants)
 
 
 def _constant(value: Any) -> str:
-    # A set's order differs from process to process.
+    # The order of a set differs between processes.
     return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)

@@ -1,4 +1,4 @@
-"""What users name by where it is: FILE.py:NAME or package.module:NAME, found again in every worker."""
+"""Load the objects that users name by location, FILE.py:NAME or package.module:NAME, in any process."""
 
 import hashlib
 import importlib
@@ -16,18 +16,18 @@ from fallline.errors import ArgumentError, FalllineError
 from fallline.folders import PACKAGE
 from fallline.lab.user_code.imports import RecordingLoader, digest_of, recorded
 
-_HERE = "here"  # the place of what only this process knows: classes of notebooks and prompts
+_HERE = "here"  # place of objects that only this process can find: classes defined in a notebook or at a prompt
 _known_here: dict[str, Any] = {}
 _PACKAGES = tuple(str(path) for path in (PACKAGE, Path(torch.__file__).parent))
 
 
 def is_path(text: str) -> bool:
-    """Return whether a text names an object by where it is, not by a name of ours."""
+    """Return whether a text names an object by its location, in contrast to a built-in name."""
     return ":" in text
 
 
 def is_here(text: str) -> bool:
-    """Return whether a text names an object that only the process that defined it can find."""
+    """Return whether a text names an object that can be found only in the process that defined it."""
     return text.startswith(_HERE + ":")
 
 
@@ -35,11 +35,11 @@ def load_object(what: str, text: str) -> Any:
     """Return the object at FILE.py:NAME, package.module:NAME or here:NAME.
 
     Args:
-        what: the argument, for messages.
-        text: where the object is; a relative FILE is sought in the current folder, a module there too.
+        what: name of the argument, for error messages.
+        text: location of the object; relative files and modules are looked up in the current folder.
 
     Raises:
-        ArgumentError: the file, the module or the object is not there.
+        ArgumentError: the file, the module or the object does not exist.
 
     Example:
         >>> load_object("optimizers", "torch.optim:NAdam").__name__
@@ -59,21 +59,21 @@ def load_object(what: str, text: str) -> Any:
 
 
 def load_module(what: str, text: str) -> ModuleType:
-    """Return the module in which FILE.py:NAME or package.module:NAME is.
+    """Return the module that contains FILE.py:NAME or package.module:NAME.
 
     Raises:
-        ArgumentError: the file or the module is not there.
+        ArgumentError: the file or the module does not exist.
     """
     place = text.rpartition(":")[0]
     return _file(what, text, place) if place.endswith(".py") else _module(what, text, place)
 
 
 def path_of(thing: Any) -> str:
-    """Return the text with which `load_object` finds a class or function, in another process where that is possible.
+    """Return the text with which `load_object` finds a class or function, in other processes too if possible.
 
-    It is FILE.py:NAME for what stands in a script or was loaded from a file (relative to the current folder when it is
-    below it), package.module:NAME for what can be imported, and here:NAME for the rest: what a notebook, a prompt or a
-    function defines is found in this process only.
+    It is FILE.py:NAME for objects in a script or in a module loaded from a file (relative to the current folder for
+    files below it), package.module:NAME for objects that can be imported, and here:NAME for objects that are defined in
+    a notebook, at a prompt or inside a function, which can be found only in this process.
 
     Example:
         >>> path_of(ArgumentError)
@@ -86,7 +86,7 @@ def path_of(thing: Any) -> str:
         if (path := _script(module)) is not None:
             place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
             return f"{place.as_posix()}:{thing.__qualname__}"
-        spec = getattr(module, "__spec__", None)  # `python -m package.module` runs it under another name
+        spec = getattr(module, "__spec__", None)  # `python -m package.module` runs the module under another name
         if spec is not None and spec.origin is not None and module.__name__ != "builtins":
             return f"{spec.name}:{thing.__qualname__}"
     _known_here[thing.__qualname__] = thing
@@ -94,7 +94,7 @@ def path_of(thing: Any) -> str:
 
 
 def folder_name(text: str) -> str:
-    """Return a name for the folder of what a text names, without the path to it.
+    """Return a folder name for the object that a text names, without its path.
 
     Example:
         >>> folder_name("examples/unet_shapes.py:Shapes"), folder_name("digits")
@@ -105,7 +105,7 @@ def folder_name(text: str) -> str:
 
 
 def _script(module: ModuleType) -> Path | None:
-    """Return the file of a module that was run or loaded as a file; None of one that is imported by its name."""
+    """Return the file of a module that was run or loaded as a file; None if it was imported by name."""
     file = getattr(module, "__file__", None)
     if file is None or not (path := Path(file).resolve()).is_file() or path.suffix != ".py":
         return None
@@ -123,15 +123,15 @@ def _at(module: ModuleType, name: str) -> Any:
 def _here(what: str, text: str, name: str) -> Any:
     if name not in _known_here:
         raise ArgumentError(
-            f"{what}: what a notebook, a prompt or a function defines must be used in that process, got {text!r} in "
-            "another; pass jobs=0 to run the trials where it was defined, or move it to the top level of a .py file"
+            f"{what}: an object defined in a notebook, at a prompt or in a function must be used in that process, got "
+            f"{text!r} in another process; pass jobs=0, or move it to the top level of a .py file"
         )
     return _known_here[name]
 
 
 def _module(what: str, text: str, place: str) -> ModuleType:
     if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)  # the command line does not put it there, as `python -m` does
+        sys.path.append(folder)  # `python -m` adds the current folder, the installed command does not
     try:
         with recorded():
             return importlib.import_module(place)
@@ -144,25 +144,25 @@ def _module(what: str, text: str, place: str) -> ModuleType:
 def _file(what: str, text: str, place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
-        raise ArgumentError(f"{what}: {place} must be a file, got {text!r}; it is sought in {Path.cwd()}")
+        raise ArgumentError(f"{what}: {place} must be a file, got {text!r}; relative paths start at {Path.cwd()}")
     try:
         return _execute(path)
-    except FalllineError:  # from a decorator in the file: a sentence already
+    except FalllineError:  # raised by a Fallline decorator in the file, already a readable message
         raise
     except Exception as error:
         raise ArgumentError(f"{what}: {place} must run without an error, got {describe(error, path)}") from error
 
 
 def describe(error: BaseException, *files: Path | None) -> str:
-    """Return an error as `TypeError: message (my_task.py, line 7)`, with the place that `place_of` returns."""
+    """Return an error as `TypeError: message (my_task.py, line 7)`, with the location that `place_of` returns."""
     place = place_of(error, *files)
     return " ".join(f"{type(error).__name__}: {error}".split()) + (f" ({place})" if place else "")
 
 
 def place_of(error: BaseException, *files: Path | None) -> str:
-    """Return the innermost line of an error as `my_task.py, line 7`; "" when it has none.
+    """Return the innermost relevant line of an error as `my_task.py, line 7`; "" if the error has no traceback.
 
-    It is that of `files` if given, else the innermost outside Fallline and PyTorch, else the innermost of all.
+    It is the innermost line in `files`, else the innermost line outside Fallline and PyTorch, else the innermost line.
     """
     frames, known = traceback.extract_tb(error.__traceback__), set(filter(None, files))
     within = [frame for frame in frames if known and Path(frame.filename).resolve() in known]
@@ -175,7 +175,7 @@ def _name(path: Path) -> str:
 
 
 def _execute(path: Path) -> ModuleType:
-    """Return the module in a file, run once in a process unless the file has changed."""
+    """Execute a file as a module; return the loaded module if the file has not changed since."""
     name, content = _name(path), digest_of(path)
     known = sys.modules.get(name)
     loader = getattr(getattr(known, "__spec__", None), "loader", None)
@@ -185,9 +185,9 @@ def _execute(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # a .py file always has one
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up
+    sys.modules[name] = module  # dataclasses and pickle look up the module of a class
     folder = str(path.parent)
-    sys.path.insert(0, folder)  # it may import its neighbours
+    sys.path.insert(0, folder)  # the file may import modules from its folder
     try:
         with recorded():
             loader.exec_module(module)
@@ -197,5 +197,5 @@ def _execute(path: Path) -> ModuleType:
     finally:
         sys.path.remove(folder)
     if folder not in sys.path:
-        sys.path.append(folder)  # and may do so inside its methods, but must shadow nothing of ours
+        sys.path.append(folder)  # its functions may do so later; last on the path, so that it shadows nothing
     return module

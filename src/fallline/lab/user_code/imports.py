@@ -1,8 +1,8 @@
-"""Which files of the user a module imports, and with which content this process has loaded them.
+"""Find the user's files that a module imports, and the content from which this process has loaded them.
 
-NOTE [bytecode]: Python takes a cached .pyc for current when the source has the same size and the same modification
-time in whole seconds. An edit within a second of the last import can then run the old code. User files are therefore
-compiled from their source here, and the digest of that source is kept with the module.
+NOTE [bytecode]: Python considers a cached .pyc current if the source has the same size and the same modification time
+in whole seconds. After an edit within one second of the last import, Python may therefore run the old code. To avoid
+this, user files are compiled from source here, and the digest of the source is stored with the module.
 """
 
 import ast
@@ -25,12 +25,12 @@ _STANDARD = tuple(Path(sysconfig.get_paths()[key]).resolve() for key in ("stdlib
 
 
 def digest(content: bytes) -> str:
-    """Return the hash by which the content of a file is known."""
+    """Return the hash of the content of a file."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def digest_of(path: Path) -> str | None:
-    """Return the hash of a file as it is on disk now, or None when it cannot be read."""
+    """Return the hash of a file as it is on disk now, or None if it cannot be read."""
     try:
         return digest(path.read_bytes())
     except OSError:
@@ -39,10 +39,10 @@ def digest_of(path: Path) -> str | None:
 
 @functools.cache
 def user_file(text: str | None) -> Path | None:
-    """Return the real path of a module's file when it is the user's.
+    """Return the real path of a module's file if it is a user file, else None.
 
-    Files of the standard library, of installed packages and of this package are not; files of packages that are
-    installed in editable mode are.
+    Files of the standard library, of installed packages and of this package are not user files. Files of packages that
+    are installed in editable mode are.
     """
     if text is None or not text.endswith(_SUFFIXES):
         return None
@@ -53,25 +53,25 @@ def user_file(text: str | None) -> Path | None:
 
 
 class RecordingLoader(SourceFileLoader):
-    """Loads a source file without its .pyc, see NOTE [bytecode], and keeps the digest of what it loaded."""
+    """Loads a source file without its .pyc, see NOTE [bytecode], and stores the digest of the source."""
 
     digest: str | None = None
 
     def get_code(self, fullname: str) -> Any:
-        """Compile the file as it is now."""
+        """Compile the current content of the file."""
         content = self.get_data(self.path)
         self.digest = digest(content)
         return self.source_to_code(content, self.path)
 
 
 class _Recorder:
-    """A finder that asks the other finders and gives user files a `RecordingLoader`."""
+    """A finder that delegates to the other finders and assigns user files a `RecordingLoader`."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = _ask_finders(name, path, target)
         if spec is None or type(spec.loader) is not SourceFileLoader or user_file(spec.origin) is None:
-            return None  # the finder that answered will be asked again
+            return None  # Python then asks the other finders itself
         spec.loader = RecordingLoader(spec.loader.name, spec.loader.path)
         return spec
 
@@ -81,7 +81,7 @@ _RECORDER = _Recorder()
 
 @contextlib.contextmanager
 def recorded() -> Iterator[None]:
-    """Load user files that are imported within with a `RecordingLoader`."""
+    """Load user files with a `RecordingLoader` if they are imported within the block."""
     if _RECORDER in sys.meta_path:
         yield
         return
@@ -94,13 +94,13 @@ def recorded() -> Iterator[None]:
 
 
 def modules_used(names: Iterable[str]) -> dict[str, Path]:
-    """Return the user files that modules consist of and import, by the modules' names, directly or not.
+    """Return the user files that modules consist of and import, directly or indirectly, by module name.
 
-    Import statements count wherever they are, inside functions too, except under `if TYPE_CHECKING`. Modules whose
-    classes and functions a module holds count as well, however they came there.
+    All import statements count, including those inside functions, except under `if TYPE_CHECKING`. The modules that
+    define the classes and functions in a module's namespace count too, however they got there.
 
     Args:
-        names: of modules that are loaded.
+        names: names of loaded modules.
     """
     found: dict[str, Path] = {}
     waiting = list(names)
@@ -115,19 +115,19 @@ def modules_used(names: Iterable[str]) -> dict[str, Path]:
             continue
         path = user_file(spec.origin)
         if path is None and (spec.origin is not None or spec.submodule_search_locations is None):
-            continue  # not the user's; a namespace package has no file and may hold modules of the user
+            continue  # not a user file; a namespace package has no file but may contain user modules
         if path is not None:
             found[name] = path
             waiting.extend(_imported(name, path, spec.submodule_search_locations is not None))
         if name in sys.modules:
-            waiting.extend(_held(sys.modules[name]))
+            waiting.extend(_namespace_modules(sys.modules[name]))
         if parent := name.rpartition(".")[0]:
             waiting.append(parent)
     return found
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Return where a module is, loaded or not; nothing is imported."""
+    """Return the spec of a module, loaded or not, without importing it."""
     module = sys.modules.get(name)
     if module is not None:
         spec = getattr(module, "__spec__", None)
@@ -152,19 +152,19 @@ def _ask_finders(name: str, path: Sequence[str] | None, target: ModuleType | Non
     return None
 
 
-def _held(module: ModuleType) -> Iterator[str]:
-    """Yield the modules that define the classes and functions that a module holds."""
+def _namespace_modules(module: ModuleType) -> Iterator[str]:
+    """Yield the modules that define the classes and functions in a module's namespace."""
     for value in list(vars(module).values()):
         if isinstance(value, type):
             yield from (base.__module__ for base in value.__mro__ if isinstance(base.__module__, str))
         elif isinstance(value, FunctionType) and isinstance(value.__module__, str):
             yield value.__module__
         elif isinstance(value, ModuleType) and not value.__name__.startswith(module.__name__ + "."):
-            yield value.__name__  # submodules are attributes because anyone in this process has imported them
+            yield value.__name__  # a submodule becomes an attribute when any code imports it
 
 
 def _imported(name: str, path: Path, is_package: bool) -> list[str]:
-    """Return the absolute names that the import statements of a file may load."""
+    """Return the absolute names of the modules that the import statements of a file may load."""
     try:
         stated = _statements(path.read_bytes()) if path.suffix == ".py" else ()
     except OSError:
@@ -184,7 +184,7 @@ def _imported(name: str, path: Path, is_package: bool) -> list[str]:
 
 @functools.lru_cache(maxsize=1024)
 def _statements(content: bytes) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
-    """Return level, module and names of every import in a source, calls of `import_module("name")` included."""
+    """Return level, module and names of every import in a source, including calls of `import_module("name")`."""
     try:
         waiting: list[ast.AST] = [ast.parse(content)]
     except (SyntaxError, ValueError):

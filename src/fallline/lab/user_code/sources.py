@@ -1,4 +1,4 @@
-"""What a trial ran: the hashes of the user's files that it depends on, checked before the trial and after it."""
+"""Hash the user's files that a trial depends on, and check them before and after the trial."""
 
 import contextlib
 import sys
@@ -18,21 +18,21 @@ from fallline.lab.user_code.imports import (
     user_modules,
 )
 
-_loaded_for: dict[str, set[str]] = {}  # by place: modules that were first imported while it was tried out
-_first_seen: dict[str, tuple[Any, str | None]] = {}  # by module: its spec and the digest of what was loaded, if known
+_loaded_for: dict[str, set[str]] = {}  # by place: modules first imported while it was tried out
+_first_seen: dict[str, tuple[Any, str | None]] = {}  # by module: its spec and the digest of its content, if known
 
 
 def sources_of(place: str) -> dict[str, str]:
-    """Return the hashes of the user's files that a named object depends on, by their paths.
+    """Return the hashes of the user's files that a named object depends on, by path.
 
-    Paths are relative to the current folder for files below it. A name of this package depends on none.
+    Paths are relative to the current folder for files below it. The result is empty for a built-in name.
 
     Args:
-        place: FILE.py:NAME, package.module:NAME or here:NAME; of the last, the code is hashed too.
+        place: FILE.py:NAME, package.module:NAME or here:NAME; for here:NAME, the code is hashed too.
 
     Raises:
-        ArgumentError: there is no such object.
-        StudyError: a file was edited after this process had imported it, so that its code is not that of the file.
+        ArgumentError: the object does not exist.
+        StudyError: a file was edited after this process imported it, so the loaded code differs from the file.
     """
     if not is_path(place):
         return {}
@@ -49,15 +49,15 @@ def sources_of(place: str) -> dict[str, str]:
             found[_name(path)] = content
     if stale := changes(found):
         raise StudyError(
-            f"task: {place} must run the code that is in its files, got {', '.join(stale)}; restart this process "
-            "(in a notebook, the kernel)"
+            f"task: the loaded code of {place} must match its files, got {', '.join(stale)}; restart this process "
+            "(in a notebook, restart the kernel)"
         )
     return found
 
 
 @contextlib.contextmanager
 def imports_for(place: str) -> Iterator[None]:
-    """Count the user's modules that are first imported within as used by what is named, however they are imported."""
+    """Record the user's modules that are first imported within the block as dependencies of `place`."""
     before = set(user_modules())
     try:
         with recorded():
@@ -67,35 +67,35 @@ def imports_for(place: str) -> Iterator[None]:
 
 
 def changes(sources: Mapping[str, str]) -> list[str]:
-    """Return what is not as in these hashes, such as `helper.py was edited`, of what is on disk and what is loaded."""
+    """Return the changes on disk or in memory relative to these hashes, such as `helper.py was edited`."""
     found = []
     loaded: dict[Path, list[str]] = {}
     for name, path in user_modules().items() if sources else ():
         loaded.setdefault(path, []).append(name)
     for source, wanted in sources.items():
-        if is_here(source):  # this process has no other definition of it while a study runs
+        if is_here(source):  # its definition cannot change in this process while a study runs
             continue
         path = Path(source).resolve()
         if (content := digest_of(path)) != wanted:
             found.append(f"{source} was {'removed' if content is None else 'edited'}")
         elif any(_loaded_digest(name, path) != wanted for name in loaded.get(path, ())):
-            found.append(f"{source} was edited after it had been imported")
+            found.append(f"{source} was edited after it was imported")
     return found
 
 
 @contextlib.contextmanager
 def unchanged(sources: Mapping[str, str], trial: str) -> Iterator[None]:
-    """Run a trial within, and see before and after that the user's files are those that its specification names.
+    """Check before and after a block that the user's files match the hashes in a trial's specification.
 
     Args:
         sources: hashes by path.
-        trial: how a message calls it.
+        trial: name of the trial in the error message.
 
     Raises:
-        StudyError: a file is another one, on disk or as this process has loaded it.
+        StudyError: a file has changed, either on disk or as loaded in this process.
     """
     fixed = {s if is_here(s) else str(Path(s).absolute()): content for s, content in sources.items()}
-    names = dict(zip(fixed, sources, strict=True))  # the user's code may change the current folder
+    names = dict(zip(fixed, sources, strict=True))  # absolute, because the user's code may change the current folder
 
     def check(error: Exception | None = None) -> None:
         if found := changes(fixed):
@@ -108,13 +108,13 @@ def unchanged(sources: Mapping[str, str], trial: str) -> Iterator[None]:
         with recorded():
             yield
     except Exception as error:
-        check(error)  # a file that was being edited may be why it failed
+        check(error)  # an edit in progress may be the cause of the failure
         raise
     check()
 
 
 def changed(what: list[str], trial: str) -> StudyError:
-    """Return the error that says that a trial would not be, or has not been, a run of the study's code."""
+    """Return the error for a trial whose code differs from the code of the study."""
     return StudyError(
         f"The code of the study changed while it ran: {'; '.join(what)}. {trial} was not stored. Undo the change and "
         "rerun the command to resume, or rerun it with --fork to use the new code; trials that are equal are reused"
@@ -122,7 +122,7 @@ def changed(what: list[str], trial: str) -> StudyError:
 
 
 def forget_edited() -> bool:
-    """Let modules that Fallline has imported be imported anew if any of their files was edited since; return if so."""
+    """Unload the modules that Fallline has imported if any of their files was edited; return whether one was."""
     ours = {name: path for name, path in user_modules().items() if isinstance(_loader(name), RecordingLoader)}
     if all(_loader(name).digest == digest_of(path) for name, path in ours.items()):
         return False
@@ -141,9 +141,10 @@ def _loader(name: str) -> Any:
 
 
 def _loaded_digest(name: str, path: Path) -> str | None:
-    """Return the digest of the content with which a module was loaded; None when it is not that of today's file.
+    """Return the digest of the content from which a module was loaded; None if it is unknown.
 
-    Of a module that Fallline has not loaded itself, the content at first sight counts, if the code agrees with it.
+    For a module that Fallline did not load itself, this is the content of its file when first seen, provided that it
+    agrees with the loaded code.
     """
     loader = _loader(name)
     if isinstance(loader, RecordingLoader) and loader.digest is not None:
