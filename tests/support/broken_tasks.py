@@ -256,7 +256,7 @@ BROKEN = {
     ),
     AugmentationIgnoresTheGenerator: ("batches", "draw from `generator` alone: torch.randperm"),
     TrainEnds: ("batches", "got an end after 7 of the 40 batches that 40 steps need; put the loop over"),
-    TrainIsEmpty: ("batches", 'batches("train", …) must never end, got no batch'),
+    TrainIsEmpty: ("batches", 'batches("train", …) must yield batches indefinitely, got no batch'),
     ValNeverEnds: (
         "splits",
         'batches("val", …) must end after one pass, got the first batch again as number 5; repeat',

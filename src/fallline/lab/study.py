@@ -129,7 +129,7 @@ class Study:
         return self.record.comparisons
 
     def design(self, arm: str, baseline: str) -> Design:
-        """Return the sources of chance in a comparison of two arms without failed runs."""
+        """Return the sources of randomness in a comparison of two arms without failed runs."""
         return self.record.design(arm, baseline)
 
     def is_decided(self) -> bool:

@@ -151,6 +151,8 @@ def test_verdicts():
     against_a_failure = compare_all(values, "failed", log_ratio=True)
     assert all(r.verdict is Verdict.BETTER for r in against_a_failure.values())  # no arm is blamed for its baseline
     assert against_a_failure["close"].sentence == "close is better than failed (the baseline failed on 2 of 5 seeds)"
+    untuned = compare_all({**values, "untuned": [None] * 5}, "base", log_ratio=True)["untuned"]
+    assert untuned.sentence.startswith("untuned finished on none of the 5 seeds, so")  # it may never have run
     both = compare_all({**values, "other": [None, 1.0, 1.0, 1.0, 1.0]}, "failed", log_ratio=True)["other"]
     assert both.verdict is Verdict.FAILED and "failed on 1 of 5 seeds and failed failed on 2" in both.sentence
 

@@ -14,7 +14,7 @@ from fallline.lab.design.sequential import nominal_level
 CONFIDENCE = 0.95
 POWER = 0.8
 _LARGEST_PERCENT = 1000.0  # from here on a change is reported as a factor
-_EXACT_FROM, _EXACT_TO = 8, 20  # below, the sign-flip p cannot reach .05; above, 2^n sums no longer fit in memory
+_EXACT_FROM, _EXACT_TO = 8, 20  # below, p takes few values; above, 2^n sums do not fit in memory
 
 
 @dataclass(frozen=True)

@@ -238,9 +238,14 @@ def _sentence(
 def _failure_sentence(arm: str, baseline: str, verdict: Verdict, counts: tuple[int, int, int], metric: str) -> str:
     failed, baseline_failed, seeds = counts
     if verdict is Verdict.BETTER:
-        return f"{arm} is better than {baseline} (the baseline failed on {baseline_failed} of {seeds} seeds)"
-    parts = [f"{name} failed on {k} of {seeds} seeds" for name, k in ((arm, failed), (baseline, baseline_failed)) if k]
+        return f"{arm} is better than {baseline} (the baseline {_failures(baseline_failed, seeds)})"
+    parts = [f"{name} {_failures(k, seeds)}" for name, k in ((arm, failed), (baseline, baseline_failed)) if k]
     return f"{' and '.join(parts)}, so {arm} and {baseline} are compared by failures, not by {metric}"
+
+
+def _failures(failed: int, seeds: int) -> str:
+    # An arm whose tuning failed completely has no confirmation runs at all.
+    return f"failed on {failed} of {seeds} seeds" if failed < seeds else f"finished on none of the {seeds} seeds"
 
 
 def _amount(c: Comparison, value: float) -> str:

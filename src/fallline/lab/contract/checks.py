@@ -80,7 +80,11 @@ def check_batches(subject: Subject) -> str | None:
     task = subject.task
     first, again, other = (probing.digests(task, seed) for seed in (0, 0, 1))  # global generators advance meanwhile
     if not first:
-        raise Breach('batches("train", …) must never end', "no batch", "yield the batches inside a while True: loop")
+        raise Breach(
+            'batches("train", …) must yield batches indefinitely',
+            "no batch",
+            "yield the batches inside a while True: loop",
+        )
     if first != again:
         raise Breach(
             "training batches must be the same for the same generator",
@@ -95,7 +99,7 @@ def check_batches(subject: Subject) -> str | None:
     else:
         remedy = "put the loop over the training set inside while True:"
         got = f"an end after {count} of the {needed} batches that {task.steps} steps need"
-        raise Breach('batches("train", …) must never end', got, remedy, fatal=False)
+        raise Breach('batches("train", …) must yield batches indefinitely', got, remedy, fatal=False)
     if first == other:
         return (
             "training batches should come in a different order for another seed of the generator, got the same order; "

@@ -16,8 +16,9 @@ from fallline.lab.report.topics.leaderboard import leaders
 def tables(study: StudyResults) -> dict[str, Records]:
     """Return all tables of the report, by name, as records of unrounded values.
 
-    The names are leaderboard, tuning, pairwise, sensitivity, time_to_target, time_to_targets, hyperparameters,
-    tuning_budget, spikes, costs and failures. A table is left out if the study has no data for it.
+    The names are leaderboard, tuning, pairwise, chance, equal_steps, sensitivity, time_to_target, time_to_targets,
+    hyperparameters, tuning_budget, spikes, landscape, costs and failures. A table is left out if the study has no data
+    for it.
     """
     return {table.name: table.records for table in topics.tables(study)}
 
