@@ -2,8 +2,8 @@
 
     python benchmarks/sequential.py          # 3 minutes on one core
 
-The nominal levels in `fallline.lab.design.sequential` are recomputed from series without a difference. False verdicts
-and power are simulated with paired differences whose true mean is known.
+The nominal levels in `fallline.lab.design.group_sequential` are recomputed from series without a difference. False
+verdicts and power are simulated with paired differences whose true mean is known.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from scipy.special import stdtr
 
 from fallline.lab.analysis.variance import FixedTestSet
 from fallline.lab.analysis.verdicts import Verdict, compare_all
-from fallline.lab.design.sequential import nominal_level
+from fallline.lab.design.group_sequential import nominal_level
 
 LOOKS = (4, 8, 12, 16)
 LEVEL = 0.05

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fallline.lab.design.sequential import nominal_level
+from fallline.lab.design.group_sequential import nominal_level
 from fallline.lab.design.spaces import SPACES
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from fallline.cli import show
-from fallline.cli.draw import KNOWN
+from fallline.cli.schedules import KNOWN
 from fallline.lab.design.spaces import SPACES
 from fallline.optimizers import OPTIMIZERS
 

@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from fallline.cli import compare, draw, exercise, inspect, landscape, lr_range, options, race, show
+from fallline.cli import compare, exercise, landscape, lr_range, options, race, show
 from fallline.cli import data as datasets
+from fallline.cli import lint as linter
 from fallline.cli import report as reports
+from fallline.cli import schedules as schedule_pictures
 from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
@@ -150,8 +152,8 @@ def lint(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find known mistakes in a training set-up; the exit code is 1 if a finding is an error."""
-    found = inspect.findings(target, options.split(ignore))
-    inspect.show(found, as_json)
+    found = linter.findings(target, options.split(ignore))
+    linter.show(found, as_json)
     if any(finding.severity == "error" for finding in found):
         raise typer.Exit(1)
 
@@ -191,4 +193,4 @@ def schedules(
     out: options.Picture = None,
 ) -> None:
     """Draw schedules, and print the learning rates at their corners; by default one of each kind."""
-    draw.schedules(expressions or [], steps, base, out)
+    schedule_pictures.draw(expressions or [], steps, base, out)

@@ -76,7 +76,7 @@ def compare(
     """
     from fallline.lab import comparison
     from fallline.lab import estimate as planning
-    from fallline.lab.design.sequential import Seeds, parse_seeds
+    from fallline.lab.design.group_sequential import Seeds, parse_seeds
     from fallline.lab.design.spec import Spec
     from fallline.lab.executors import Workers, count_workers
     from fallline.lab.stages import read_results

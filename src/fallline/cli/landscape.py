@@ -8,8 +8,7 @@ import typer
 from rich.table import Table
 
 from fallline.cli import options
-from fallline.cli.draw import blocks
-from fallline.cli.show import console, counting, path, say
+from fallline.cli.show import blocks, console, counting, path, say
 from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:

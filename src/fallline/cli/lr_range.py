@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fallline.cli import options
-from fallline.cli.draw import PICTURES, blocks, save
-from fallline.cli.show import console, counting
+from fallline.cli.show import PICTURES, blocks, console, counting, save_chart
 from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def lr_range(
     if out is not None:
         headline = f"Learning rate {result.suggestion:.2g}, from {result.low:.2g} to {result.high:.2g}"
         subject = f"lr-range of {found.name} with {arm.name}, {steps} updates at most"
-        save(result.plot(), out, headline, subject, (f"{verdict}.",), _CAPTION)
+        save_chart(result.plot(), out, headline, subject, (f"{verdict}.",), _CAPTION)
 
 
 def _measure(

@@ -2,10 +2,10 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fallline.landscape import Step
     from fallline.rules.rule import Rule
 
+PICTURES = (".svg", ".png", ".pdf", ".html")
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 # No markup and no emoji, because names of arms, tasks and files may contain `[a]` or `:fire:`.
 console = Console(highlight=False, markup=False, emoji=False)
 
@@ -141,7 +143,7 @@ def status(study: "StudyResults") -> None:
 
 
 def _size(spec: "Spec") -> str:
-    from fallline.lab.design.sequential import seeds_text
+    from fallline.lab.design.group_sequential import seeds_text
 
     times = f" × {spec.searches} searches" if spec.searches > 1 else ""
     return (
@@ -175,6 +177,40 @@ def say(sentence: str, lead: str = "", style: str = "") -> None:
 def path(name: str, target: Path) -> None:
     """Print the path of a file on a separate line, so that it can be copied."""
     console.print(f"{name}: {target}", soft_wrap=True)
+
+
+def save_chart(chart: Any, out: Path, *words: Any) -> None:
+    """Write a chart in the format given by the file name, and print the path.
+
+    Args:
+        chart: an altair chart.
+        out: output file; .html is a page for offline use.
+        *words: texts of the page, see `chart_page`: headline, subject, notes and caption.
+
+    Raises:
+        StudyError: the file cannot be written.
+    """
+    from fallline.lab.report.formats import cannot_write
+    from fallline.lab.report.render import chart_page
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".html":
+            out.write_text(chart_page(chart, *words), encoding="utf-8")
+        else:
+            chart.save(str(out))
+    except OSError as error:
+        raise cannot_write(out, error, "picture") from None
+    path("picture", out)
+
+
+def blocks(values: Sequence[float], height: int) -> list[str]:
+    """Return values from 0 to 1 as lines of block characters, one column per value, top line first."""
+    eighths = [round(8 * height * value) for value in values]
+    return [
+        "".join(_BLOCKS[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
+        for row in reversed(range(height))
+    ]
 
 
 def optimizers() -> None:

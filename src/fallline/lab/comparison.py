@@ -9,7 +9,7 @@ from fallline.lab.analysis.results import StudyResults
 from fallline.lab.contract.contract import Examination
 from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_evaluations, examine_task, notes
 from fallline.lab.design.arms import make_arms
-from fallline.lab.design.sequential import Seeds
+from fallline.lab.design.group_sequential import Seeds
 from fallline.lab.design.spec import Spec, check_analysis
 from fallline.lab.executors import Workers, make_executor
 from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places

@@ -9,7 +9,7 @@ from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats calls these funct
 
 from fallline.errors import ArgumentError
 from fallline.lab.analysis.variance import Design, SeedsOnly, Variance
-from fallline.lab.design.sequential import nominal_level
+from fallline.lab.design.group_sequential import nominal_level
 
 CONFIDENCE = 0.95
 POWER = 0.8

@@ -10,8 +10,8 @@ from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, suggest
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.description import described_task, factors_key, read_space
+from fallline.lab.design.group_sequential import Seeds, check_seeds, looks_of
 from fallline.lab.design.schedules import learning_rates
-from fallline.lab.design.sequential import Seeds, check_seeds, looks_of
 from fallline.lab.tasks import Task, get_task
 
 EQUAL = ("grad-evals", "steps", "trials")

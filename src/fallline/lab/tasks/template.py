@@ -18,7 +18,7 @@ def write_task(path: str | Path) -> str:
     target = Path(path)
     if target.suffix != ".py":
         raise ArgumentError(f"FILE: must end in .py, got {str(path)!r}; pass {str(target.with_suffix('.py'))!r}")
-    text = (files("fallline.lab.tasks") / "my_task.py.txt").read_text(encoding="utf-8")
+    text = (files("fallline.lab.tasks") / "template.py.txt").read_text(encoding="utf-8")
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text.replace("FILE.py", target.as_posix()))

@@ -7,10 +7,10 @@ from typing import Any
 
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.arms import Arm
+from fallline.lab.design.group_sequential import seeds_text
 from fallline.lab.design.optimizers import split_wrapper
 from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import DROPS, STABLE, WARMUP, warmup_steps
-from fallline.lab.design.sequential import seeds_text
 from fallline.lab.report.document import Block, Code, Section, Text, Topic
 from fallline.lab.report.topics.leaderboard import leaders
 from fallline.lab.user_code.import_path import is_path

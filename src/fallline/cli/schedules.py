@@ -1,12 +1,11 @@
-"""Draw schedules in the terminal and as pictures."""
+"""`fallline schedules`: draw schedules in the terminal and as pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fallline import schedules as fs
 from fallline.arguments import check_integer, check_number
-from fallline.cli.show import console, path
+from fallline.cli.show import PICTURES, blocks, console, save_chart
 from fallline.errors import ArgumentError
 from fallline.plotting import plot_schedules
 from fallline.schedules import Schedule
@@ -26,12 +25,10 @@ EXAMPLES = (
     "warmup(10).then(cosine(90))",
 )
 KNOWN = {name: getattr(fs, name) for name in fs.__all__ if name[0].islower() and name != "parse"}
-PICTURES = (".svg", ".png", ".pdf", ".html")
 _WIDTH, _HEIGHT = 64, 6  # characters
-_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | None) -> None:
+def draw(texts: Sequence[str], steps: int | None, base: float, out: Path | None) -> None:
     """Print each schedule as a picture with its corners, or one of each kind; write them to `out` if given."""
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
@@ -51,32 +48,7 @@ def schedules(texts: Sequence[str], steps: int | None, base: float, out: Path | 
         chart = plot_schedules(found, steps or max(schedule.horizon for schedule in found.values()), base)
         headline = next(iter(found)) if len(found) == 1 else f"{len(found)} schedules"
         caption = f"The learning rate of the step after k calls of step(), with a base of {base:g}."
-        save(chart, out, headline, "schedules", (), caption)
-
-
-def save(chart: Any, out: Path, *words: Any) -> None:
-    """Write a chart in the format given by the file name, and print the path.
-
-    Args:
-        chart: an altair chart.
-        out: output file; .html is a page for offline use.
-        *words: texts of the page, see `chart_page`: headline, subject, notes and caption.
-
-    Raises:
-        StudyError: the file cannot be written.
-    """
-    from fallline.lab.report.formats import cannot_write
-    from fallline.lab.report.render import chart_page
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".html":
-            out.write_text(chart_page(chart, *words), encoding="utf-8")
-        else:
-            chart.save(str(out))
-    except OSError as error:
-        raise cannot_write(out, error, "picture") from None
-    path("picture", out)
+        save_chart(chart, out, headline, "schedules", (), caption)
 
 
 def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[str]:
@@ -85,15 +57,6 @@ def picture(schedule: Schedule, steps: int, base: float, height: int) -> list[st
     values = [schedule(int(column * (steps - 1) / max(width - 1, 1)), base) for column in range(width)]
     top = max(*values, *(schedule(k, base) for k in schedule.corners if k < steps)) or 1.0
     return blocks([value / top for value in values], height)
-
-
-def blocks(values: Sequence[float], height: int) -> list[str]:
-    """Return values from 0 to 1 as lines of block characters, one column per value, top line first."""
-    eighths = [round(8 * height * value) for value in values]
-    return [
-        "".join(_BLOCKS[min(max(level - 8 * row, 0), 8)] for level in eighths).rstrip()
-        for row in reversed(range(height))
-    ]
 
 
 def corners(schedule: Schedule, steps: int, base: float) -> str:

@@ -11,8 +11,8 @@ from fallline.lab.analysis.statistics import compare, holm
 from fallline.lab.analysis.variance import FixedTestSet
 from fallline.lab.analysis.verdicts import Verdict, compare_all
 from fallline.lab.design.arms import make_arms
+from fallline.lab.design.group_sequential import looks_of, nominal_level, parse_seeds
 from fallline.lab.design.outcome import Costs, Outcome
-from fallline.lab.design.sequential import looks_of, nominal_level, parse_seeds
 from fallline.lab.design.spec import Spec
 from fallline.lab.stages import count_seeds, read_results
 from fallline.lab.storage.store import Store
