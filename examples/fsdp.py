@@ -52,7 +52,7 @@ def main(folder: Path | None = None, steps: int = STEPS) -> None:
         x = torch.randn(256, 16, generator=torch.Generator().manual_seed(STEPS))
         loss = (model(x) - x.square().mean(1, keepdim=True)).square().mean()
     if rank == 0:
-        print(f"steps {start} to {steps} on {world} processes: loss {loss.item():.6f}, last norm {opt.grad_norm:.6f}")
+        print(f"steps {start} to {steps} on {world} processes: loss {loss.item():.4f}, last norm {opt.grad_norm:.4f}")
     dist.destroy_process_group()
 
 

@@ -243,7 +243,7 @@ def test_the_code_of_a_page_on_the_landscape_prints_and_draws_what_stands_there(
     assert pages.render(page, tmp_path) == text
     (shown,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert [path.name for path in tmp_path.iterdir()] == [shown]
-    assert len(re.findall(r"^## What the numbers do not say$", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^## Limitations$", text, re.MULTILINE)) == 1
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 python examples/landscape/adam_edge.py
 
-Averaged momentum with β1 = 0.9 is stable up to a curvature of 2(1 + β1)/(1 − β1)/lr = 38/lr. For Adam this applies to
-the preconditioned curvature, that of the Hessian divided by √v̂ + eps; the sharpness of the plain Hessian does not
-determine the stability of Adam.
+Gradient descent that steps along a running mean of the gradients (β1 = 0.9) is stable up to a curvature of
+2(1 + β1)/(1 − β1)/lr = 38/lr. For Adam this applies to the preconditioned curvature, that of the Hessian divided by
+√v̂ + eps; the sharpness of the plain Hessian does not determine the stability of Adam.
 """
 
 import torch

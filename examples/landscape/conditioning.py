@@ -1,4 +1,4 @@
-"""Measure how steps grow with the condition number κ: like κ for plain SGD, like √κ with the best momentum.
+"""Measure the number of steps by condition number κ: it grows like κ for plain SGD, like √κ with the best momentum.
 
 python examples/landscape/conditioning.py
 
