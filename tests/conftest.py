@@ -65,7 +65,7 @@ def study(tmp_path_factory):
     import fallline as fl
 
     arms = ["momentum", "adam", "sgd@lr=1e30"]
-    return fl.compare("digits", arms, steps=40, trials=2, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=1)
+    return fl.compare("digits", arms, steps=40, trials=2, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=0)
 
 
 @pytest.fixture(scope="session")

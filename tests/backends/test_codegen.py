@@ -82,6 +82,7 @@ def test_a_second_process_loads_the_kernel_from_disk(tmp_path):
     assert files(tmp_path) == written
 
 
+@pytest.mark.slow
 def test_an_edited_rule_is_what_the_next_process_runs(tmp_path):
     rule, cache = tmp_path / "mine.py", tmp_path / "cache"
     results = []
@@ -159,6 +160,7 @@ def test_a_ticket_stands_for_neighbours_that_are_small(monkeypatch, sizes):
     assert all(end - first == 1 or count < 128 + 256 for (first, end), count in zip(shares, elements, strict=True))
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_agree(tmp_path):
     results = in_new_processes(4, step_named, "rmsprop", tmp_path)
     assert len({tuple(result["values"]) for result in results}) == 1

@@ -18,7 +18,8 @@ slow = pytest.mark.slow
 NAMES = [next(name for name in golden.names() if golden.load(name).case.optimizer == key) for key in CLASSES]
 
 
-@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=slow) for name in NAMES[1:])])
+@slow
+@pytest.mark.parametrize("name", NAMES)
 def test_it_follows_the_golden(name):
     record = golden.load(name)
     assert golden.difference(record, run(record.case, "compile", torch.float64)) <= FLOAT64

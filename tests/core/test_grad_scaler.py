@@ -19,7 +19,7 @@ from support.variants import (
 )
 
 SCALE = 2.0**12  # a power of two: scaling by it is exact
-VARIANTS = ("default", "everything")
+VARIANTS = ("default", pytest.param("everything", marks=pytest.mark.slow))
 
 
 def build(cls, backend, variant):

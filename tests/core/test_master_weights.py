@@ -14,7 +14,7 @@ LOW, HALF = torch.bfloat16, torch.float16
 
 @EVERY_CLASS
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [LOW, HALF])
+@pytest.mark.parametrize("dtype", [LOW, pytest.param(HALF, marks=pytest.mark.slow)])
 def test_the_master_takes_the_float32_steps_and_the_parameter_is_its_copy(cls, backend, dtype):
     options = {"weight_decay": 0.1, "backend": backend, "clip_grad_norm": 3.0, "ema_decay": 0.9}
     low = [parameter(3, 4, dtype=dtype), parameter(5, seed=1, dtype=dtype)]

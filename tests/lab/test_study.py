@@ -14,7 +14,7 @@ TINY = {"steps": 40, "trials": 2, "seeds": 2}
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return fl.compare("digits", ["momentum", "adam"], out=tmp_path_factory.mktemp("tiny"), jobs=1, **TINY)
+    return fl.compare("digits", ["momentum", "adam"], out=tmp_path_factory.mktemp("tiny"), jobs=0, **TINY)
 
 
 @pytest.mark.slow

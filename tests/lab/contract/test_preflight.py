@@ -111,6 +111,7 @@ def test_a_study_in_its_usual_folder_is_not_examined_again_either(mine, examined
     assert examined == ["Mine"]
 
 
+@pytest.mark.slow
 def test_the_report_lists_skipped_checks(mine, tmp_path):
     study = fl.compare(mine(checks='skip_checks=("overlap", "overfit")'), ["sgd"], out=tmp_path / "out", **TINY)
     manifest = json.loads((tmp_path / "out" / "study.json").read_text())["manifest"]

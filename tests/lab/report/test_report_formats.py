@@ -45,7 +45,7 @@ from support.studies import changed, lose_a_seed, renamed, traced
 def study(tmp_path_factory):
     """Two arms that search weight decay too, and one that fails."""
     arms = ["momentum", "adamw", "sgd@lr=1e30"]
-    return fl.compare("digits", arms, steps=20, trials=16, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=1)
+    return fl.compare("digits", arms, steps=20, trials=16, seeds=2, out=tmp_path_factory.mktemp("study"), jobs=0)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fallline.lab.analysis.sensitivity import sensitivity
 from fallline.lab.report.profile import profile, ratios
+from fallline.lab.report.topics.costs import costs
 from fallline.lab.report.topics.time_to_target import first_step, grid, median
 from fallline.lab.report.topics.tuning_budget import best_of
 
@@ -97,3 +99,13 @@ def test_ratios_of_what_should_be_high_are_inverted():
     assert ratios({"a": 0.9, "b": 0.6, "c": 0.0}, "max") == pytest.approx({"a": 1.0, "b": 1.5, "c": math.inf})
     assert ratios({"a": 0.0, "b": 0.1}, "min") == {"a": 1.0, "b": math.inf}
     assert ratios({"a": None, "b": None}) == {"a": math.inf, "b": math.inf}
+
+
+def test_the_note_on_times_names_the_arms_that_were_not_timed_alone(study):
+    timings, together = study.record.timings, "while other trials ran at the same time."
+    for names, said in {
+        tuple(timings): f"the arms in turn, on one thread; those of sgd@lr=1e30 {together}",  # which was not confirmed
+        ("momentum",): f"the arms in turn, on one thread; those of adam, sgd@lr=1e30 {together}",
+        (): f"Times per step were measured {together}",
+    }.items():
+        assert said in costs(replace(study.record, timings={arm: timings[arm] for arm in names})).note

@@ -148,19 +148,6 @@ def test_costs_count_every_trial_also_those_that_failed(study):
     assert "this implementation and this machine" in table.note
 
 
-def test_the_note_on_times_names_the_arms_that_were_not_timed_alone(study):
-    def note(*names):
-        """Return the note of the costs when only these arms have been timed alone."""
-        timings = {arm: timing for arm, timing in study.record.timings.items() if arm in names}
-        return costs(replace(study.record, timings=timings)).note
-
-    alone = "Times per step were measured with the arms in turn, on one thread"
-    together = "while other trials ran at the same time."
-    assert f"{alone}; those of sgd@lr=1e30 {together}" in note(*ARMS)  # none of its configurations was confirmed
-    assert f"{alone}; those of adam, sgd@lr=1e30 {together}" in note("momentum", "sam(sgd)")
-    assert f"Times per step were measured {together}" in note()
-
-
 def test_failures_are_listed_by_stage_with_their_number_and_a_cause(study):
     broken = lose_a_seed(study, "adam")
     rows = {(row["arm"], row["stage"], row["state"]): row for row in failures(broken.record).records}

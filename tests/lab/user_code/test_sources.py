@@ -23,7 +23,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["at the top", *(pytest.param(way, marks=pytest.mark.slow) for way in list(WAYS)[1:])])
 @pytest.mark.parametrize("task", ["mine.py:Mine", pytest.param("mine:Mine", marks=pytest.mark.slow)])
 def test_a_helper_edited_between_two_runs_is_refused_and_a_fork_reuses_nothing(project, way, task):
     write_task(project, **WAYS[way])
