@@ -12,6 +12,7 @@ from support.schedulers import close, lrs, parameter, saved, sgd, train
 def test_step_decay_is_torchs_step_lr(base):
     for options, theirs in [
         ({"step_size": 3, "gamma": 0.1}, torch.optim.lr_scheduler.StepLR(sgd(base), 3, 0.1)),
+        ({"step_size": 3, "gamma": 2.0}, torch.optim.lr_scheduler.StepLR(sgd(base), 3, 2.0)),
         ({"milestones": [2, 5], "gamma": 0.1}, torch.optim.lr_scheduler.MultiStepLR(sgd(base), [2, 5], 0.1)),
     ]:
         optimizer = sgd(base)
