@@ -103,7 +103,7 @@ def stepped_before_optimizer(setup: Setup) -> Found:
     if not isinstance(scheduler, LRScheduler) or any(optimizer.state.values()):
         return
     if isinstance(scheduler, Scheduler):
-        early = scheduler._ignored > 0 and scheduler._ignored == scheduler._calls
+        early = scheduler.last_epoch > 0 and not scheduler._record.stepped
     else:
         early = scheduler.last_epoch > 0 and not getattr(optimizer, "_opt_called", False)
     if early:

@@ -109,7 +109,7 @@ class Setup:
             return None
         k = max(self.scheduler.last_epoch, 0)
         if isinstance(self.scheduler, Scheduler) and "lr" in self.scheduler.schedules:  # computed without stepping
-            return [self.scheduler._at(k + n)["lr"] for n in steps]
+            return [self.scheduler._scaled(k + n)["lr"] for n in steps]
         if type(self.scheduler) is LambdaLR:
             rows = list(zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True))
             return [[float(base * factor(k + n)) for base, factor in rows] for n in steps]
