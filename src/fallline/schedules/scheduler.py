@@ -95,6 +95,7 @@ class Scheduler(KnownKeywords, LRScheduler):
         self._attach()
         self._forget_changes()
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # as PyTorch does for `zero_grad`; traced, each step would be compiled anew
     def step(self, epoch: int | None = None) -> None:
         """Advance by one step, unless a GradScaler skipped the optimizer's last step; with `epoch`, go to `k = epoch`.
 
