@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "formatting": "",
     "dtensor": "",
     "group_values": "",
+    "wrappers": "",
+    "step_record": "wrappers",
     "loss_curves": "",
     "problems": "errors",
     "folders": "",
@@ -34,9 +36,9 @@ MAY_IMPORT = {
     "core": "errors arguments dtensor group_values rules backends",
     "optimizers": "errors rules core",
     "sam": "errors rules core",
-    "schedules": "errors arguments group_values plotting",
-    "recipes": "errors arguments optimizers schedules",
-    "linting": "errors arguments loss_curves optimizers schedules",
+    "schedules": "errors arguments group_values wrappers step_record plotting",
+    "recipes": "errors arguments wrappers optimizers schedules",
+    "linting": "errors arguments wrappers loss_curves optimizers schedules",
     "testing": "errors rules core optimizers",
     "landscape/progress": "",
     "landscape/loss": "errors arguments",
@@ -75,7 +77,7 @@ _LAB = {
 }
 MAY_IMPORT |= _LAB
 MAY_IMPORT |= {
-    "cli": " ".join({*MAY_IMPORT} - {"backends", "backends/fused", "core", "dtensor", "group_values"}),
+    "cli": " ".join({*MAY_IMPORT} - {"backends", "backends/fused", "core", "dtensor", "group_values", "step_record"}),
     "__main__": "cli",
     ".": "errors landscape lab linting optimizers recipes sam schedules",
 }

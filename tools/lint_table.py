@@ -22,6 +22,11 @@ set-up before you start the training. The linter does not train and does not cha
 schedule over the whole training to see its learning rates. `ignore=["decayed-norms"]` disables a check. This page is
 written by `make pages`.
 
+`total_steps` is the number of optimizer steps of the whole training. It stays the same when the script loads a
+checkpoint and continues. The checks look into SAM, DataParallel, DDP, FSDP, `torch.compile`, `SequentialLR`,
+`ChainedScheduler`, and the objects that accelerate and Lightning put around an optimizer or a scheduler. What they
+cannot look into is reported as `not-inspected`.
+
 To measure the recall, each mistake was planted into each of {count} well-known set-ups where it is possible. The column
 *found* shows in how many of them the check found it (in total {recall}). The column *unmodified set-ups* counts the
 findings on the {count} set-ups as published: {said} in all, at most one per set-up, {errors} of them errors. Each of

@@ -1,9 +1,10 @@
 """Read and write values of parameter groups, which are numbers or one-element tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
+from torch.optim import Optimizer
 
 Scalar: TypeAlias = float | torch.Tensor
 
@@ -57,3 +58,78 @@ def write(groups: Sequence[dict[str, Any]], key: str, values: Sequence[float]) -
             group[key] = value
         else:
             group["betas"] = (value, *group["betas"][1:])
+
+
+class ForeignFactors:
+    """The changes that other code makes to scheduled values between two writes, kept as one factor per group.
+
+    PyTorch's chainable schedulers multiply the present value in the same way. While nothing else changes a value, its
+    factor stays exactly 1.
+
+    Attributes:
+        factors: for each value, one factor per group, in the order of the groups; without later ones that are 1.
+
+    Example:
+        >>> groups, changes = [{"lr": 1.0}], ForeignFactors()
+        >>> changes.write(groups, {"lr": [1.0]})
+        >>> groups[0]["lr"] *= 0.5  # by another scheduler
+        >>> changes.find(groups)
+        [('lr', 0)]
+        >>> changes.keep(groups, {"lr": [1.0]}, [("lr", 0)])
+        >>> changes.scale({"lr": [0.25]})
+        {'lr': [0.125]}
+    """
+
+    # Momentum is left out: it must stay below 1, and PyTorch's schedulers set it as it is.
+    KEYS = ("lr", "weight_decay")
+
+    def __init__(self) -> None:
+        self.factors: dict[str, list[float]] = {}
+        self._written: dict[str, list[float]] = {}
+
+    def clear(self) -> None:
+        """Forget the factors and what was written: changes before the next write are not found."""
+        self.factors, self._written = {}, {}
+
+    def on_load(self, optimizer: Optimizer) -> None:
+        """Take the values that a state dict has brought into an optimizer for written ones; a hook of the optimizer."""
+        self._accept(optimizer.param_groups, [*self._written])
+
+    def write(self, groups: Sequence[dict[str, Any]], values: Mapping[str, Sequence[float]]) -> None:
+        """Write the values of every group, and remember what was written, as the dtype of a tensor rounds it."""
+        for key, column in values.items():
+            write(groups, key, column)
+        self._accept(groups, [key for key in values if key in self.KEYS])
+
+    def _accept(self, groups: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
+        self._written |= {key: [number(group[key]) for group in groups] for key in keys}
+
+    def find(self, groups: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+        """Return the values, with the numbers of their groups, that are no longer as they were written."""
+        return [
+            (key, i)
+            for key, column in self._written.items()
+            for i, (group, written) in enumerate(zip(groups, column, strict=False))  # groups can have been added
+            if number(group[key]) != written
+        ]
+
+    def keep(
+        self,
+        groups: Sequence[dict[str, Any]],
+        scheduled: Mapping[str, Sequence[float]],
+        found: Sequence[tuple[str, int]],
+    ) -> None:
+        """Compute the factors of the changes that were found; `scheduled` are the present values without factors."""
+        for key, i in found:
+            column = self.factors.setdefault(key, [])
+            column.extend([1.0] * (i + 1 - len(column)))
+            if scheduled[key][i]:  # a change of a value that is scheduled to be 0 has no factor
+                column[i] = number(groups[i][key]) / scheduled[key][i]
+
+    def scale(self, scheduled: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+        """Return scheduled values multiplied by the factors."""
+        found = {key: [*column] for key, column in scheduled.items()}
+        for key, factors in self.factors.items():
+            for i, factor in enumerate(factors[: len(found[key])]):
+                found[key][i] *= factor
+        return found

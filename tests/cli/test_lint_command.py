@@ -24,6 +24,23 @@ def test_lint_prints_what_why_and_how_and_fails_on_errors(fallline, tmp_path):
     assert fallline("lint", f"{tmp_path}/train.py:whole") == (0, "0 findings\n", "")
 
 
+ALONE = {
+    "a model": ("f = torch.nn.Linear(3, 2)", "model alone (Linear)"),
+    "a class": ("class f(torch.nn.Module):\n    def __init__(self):\n        raise SystemExit", "model alone (f)"),
+    "a function": ("def f():\n    return torch.nn.Linear(3, 2)", "model alone (Linear)"),
+    "an optimizer": ("f = torch.optim.SGD([torch.ones(1)], lr=0.1)", "optimizer alone (SGD)"),
+}
+
+
+@pytest.mark.parametrize(("source", "part"), ALONE.values(), ids=ALONE)
+def test_a_model_alone_is_not_called_and_the_user_is_told_what_to_return(fallline, tmp_path, monkeypatch, source, part):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.py").write_text(f"import torch\n{source}")
+    code, out, err = fallline("lint", "t.py:f")
+    assert (code, out) == (2, "")
+    assert f"must be, or return, (model, optimizer, scheduler, total_steps), got the {part}; write a function" in err
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [

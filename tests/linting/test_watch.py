@@ -11,6 +11,7 @@ import fallline as fl
 from fallline.errors import ArgumentTypeError
 from fallline.linting.running import RUN_CHECKS
 from fallline.loss_curves import spikes
+from support.wrapped import Lightning, Prepared
 
 
 def run(optimizer_of, steps=40, *, zero=True, micro=1, set_to_none=True, clip=None, scaler=None, unscale=True):
@@ -98,6 +99,54 @@ def test_sam_is_no_mistake():
 
             optimizer.step(closure)
     assert watch.record.steps == 10 and watch.findings() == []
+
+
+CLOSURES = {
+    "torch": lambda params: torch.optim.SGD(params, lr=0.01),
+    "ours": lambda params: fl.AdamW(params, lr=1e-3),
+    "torch's LBFGS": lambda params: torch.optim.LBFGS(params, lr=1e-3, max_iter=3),
+    "accelerate's": lambda params: Prepared(torch.optim.SGD(params, lr=0.01)),
+    "Lightning's": lambda params: Lightning(torch.optim.SGD(params, lr=0.01)),
+    "SAM": lambda params: fl.SAM(fl.SGD(params, lr=0.01)),
+}
+
+
+@pytest.mark.parametrize("make", CLOSURES.values(), ids=CLOSURES)
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("by_name", [True, False], ids=["closure=", "positional"])
+def test_gradients_of_closures_are_seen(make, zero, by_name):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    optimizer = make(model.parameters())
+    inner = getattr(optimizer, "_optimizer", optimizer)
+    with fl.watch(optimizer) as watch:
+        for _ in range(10):
+            x = torch.randn(16, 4)
+
+            def closure(x=x):
+                if zero:
+                    inner.zero_grad()
+                loss = (model(x) - x[:, :3]).square().mean()
+                loss.backward()
+                return loss
+
+            inner.step(closure=closure) if by_name else inner.step(closure)
+    assert watch.record.checked == 10
+    assert [finding.id for finding in watch.findings()] == ([] if zero else ["gradients-not-zeroed"])
+
+
+def test_the_scaler_of_a_prepared_optimizer_is_known():
+    found = run(lambda params: torch.optim.SGD(params, lr=0.01), scaler=scaler(), clip=0.1, unscale=False)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    optimizer = Prepared(torch.optim.SGD(model.parameters(), lr=0.01), scaler=scaler())
+    with fl.watch(optimizer) as watch:
+        for _ in range(10):
+            optimizer.zero_grad()
+            optimizer.scaler.scale(model(torch.randn(16, 4)).square().mean()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+    assert [finding.id for finding in watch.findings()] == found == ["clipped-before-unscale"]
 
 
 def test_spikes_are_counted_and_noise_is_not():

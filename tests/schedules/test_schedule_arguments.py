@@ -25,7 +25,7 @@ BAD_VALUES = [
     (lambda: fs.step_decay(), "step_decay: exactly one .*, got step_size=None, milestones=None; "),
     (lambda: fs.step_decay(2, 0.1, [3]), r"step_decay: exactly one .*, got step_size=2, milestones=\[3\]; "),
     (lambda: fs.step_decay(0), "step_decay: step_size must be .*, got step_size=0; "),
-    (lambda: fs.step_decay(2, 1.5), r"step_decay: gamma must be .*, got gamma=1\.5; "),
+    (lambda: fs.step_decay(2, -0.1), r"step_decay: gamma must be .*, got gamma=-0\.1; "),
     (lambda: fs.step_decay(2, math.nan), "step_decay: gamma must be .*, got gamma=nan; "),
     (lambda: fs.step_decay(milestones=[]), r"step_decay: milestones must be .*, got milestones=\[\]; "),
     (lambda: fs.step_decay(milestones=[3, 3]), r"step_decay: milestones must be .*, got milestones=\[3, 3\]; "),

@@ -111,14 +111,6 @@ def test_last_epoch_starts_in_mid_run(build, pure):
     assert (scheduler.last_epoch, lrs(optimizer)) == (5, [pure(5, 0.1)])
 
 
-def test_a_call_puts_the_learning_rate_back_on_the_schedule():
-    optimizer = sgd(1.0)
-    scheduler = fs.Cosine(optimizer, 10)
-    optimizer.param_groups[0]["lr"] = 9.0
-    scheduler.step()
-    assert (scheduler.last_epoch, lrs(optimizer)) == (0, [1.0])
-
-
 @EVERY_SCHEDULE
 def test_tensor_lr_is_filled_in_place(build, pure):
     own, other = torch.tensor(0.1, dtype=torch.float64), torch.tensor(0.02, dtype=torch.float64)

@@ -123,6 +123,17 @@ def lost_updates(setup):
     setup.model = low
 
 
+class Opaque:
+    """A scheduler in an object that no check knows."""
+
+    def __init__(self, scheduler):
+        self.hidden = [scheduler]
+
+
+def hidden_scheduler(setup):
+    setup.scheduler = Opaque(setup.scheduler)
+
+
 def always(setup):
     return True
 
@@ -152,6 +163,7 @@ PLANTS = [
     ("frozen-parameters", frozen_parameters, always),
     ("duplicate-parameters", duplicate_parameters, always),
     ("lost-updates", lost_updates, is_adamw),
+    ("not-inspected", hidden_scheduler, always),
 ]
 
 

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from fallline.cli.show import console
-from fallline.errors import ArgumentError, FalllineError
+from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError
 from fallline.linting import Finding, lint
 
 FIRST = ("model", "optimizer", "scheduler", "total_steps")
@@ -30,8 +30,10 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
     if not file.endswith(".py") or not Path(file).is_file():
         raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; for example train.py:setup")
     made = load_object("lint", target)
+    _refuse_parts(made, target)
     if callable(made):
         made = _call(made, target)
+        _refuse_parts(made, target)
     if isinstance(made, (tuple, list)) and 2 <= len(made) <= 4:
         made = dict(zip(FIRST, made, strict=False))
     if not isinstance(made, Mapping) or "optimizer" not in made or made.keys() - set(FIELDS):
@@ -43,6 +45,22 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
             f"{', '.join(FIELDS)}, got {got}; return such a dict"
         )
     return lint(**{"model": None, **made}, ignore=list(ignore))
+
+
+def _refuse_parts(made: Any, target: str) -> None:
+    """Raise ArgumentTypeError if the object is a model or an optimizer alone, or a class of one."""
+    from torch import nn
+    from torch.optim import Optimizer
+
+    file, _, name = target.rpartition(":")
+    kind = made if isinstance(made, type) else type(made)
+    if issubclass(kind, (nn.Module, Optimizer)):
+        part = "model" if issubclass(kind, nn.Module) else "optimizer"
+        raise ArgumentTypeError(
+            f"lint: {target} must be, or return, (model, optimizer, scheduler, total_steps), got the {part} alone "
+            f"({kind.__name__}); write a function in {file} that returns these without training, and name it in "
+            f"place of {name}"
+        )
 
 
 def _call(made: Callable[..., Any], target: str) -> Any:

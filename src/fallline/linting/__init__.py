@@ -8,15 +8,16 @@ from torch.optim import Optimizer
 
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.linting import decay, parameters, precision, schedule, warmup
+from fallline.linting import decay, parameters, precision, schedule, unseen, warmup
 from fallline.linting.finding import CHECKS, SEVERITIES, Check, Finding
 from fallline.linting.running import RUN_CHECKS
 from fallline.linting.setup import Setup
 from fallline.linting.watch import Watch, watch
+from fallline.wrappers import calls_per_step, unwrap_optimizer, unwrap_scheduler
 
 __all__ = ["CHECKS", "FAMILIES", "RUN_CHECKS", "SEVERITIES", "Check", "Finding", "Watch", "lint", "watch"]
 
-FAMILIES = (parameters, schedule, warmup, decay, precision)  # importing a module declares its checks
+FAMILIES = (parameters, schedule, warmup, decay, precision, unseen)  # importing a module declares its checks
 
 
 def lint(
@@ -33,13 +34,15 @@ def lint(
 ) -> list[Finding]:
     """Return the known mistakes in a training set-up, the most severe first. Nothing is trained or changed.
 
-    To know the learning rates of the whole training, the checks run a copy of the scheduler.
+    To know the learning rates of the whole training, the checks run a copy of the scheduler. They look into SAM, DDP,
+    FSDP, `torch.compile`, and the objects that accelerate prepares; what they cannot look into is a finding.
 
     Args:
         model: the model to train; None skips the checks that compare its parameters with the optimizer's.
         optimizer: any `torch.optim.Optimizer`.
         scheduler: any `LRScheduler`, or None.
-        total_steps: number of remaining optimizer steps; None skips the checks that need it.
+        total_steps: number of optimizer steps of the whole training, including those before a checkpoint; None skips
+            the checks that need it.
         steps_per_epoch: number of optimizer steps per epoch, required with `scheduler_per="epoch"`.
         scheduler_per: "step" or "epoch", how often `scheduler.step()` is called.
         from_scratch: False for fine-tuning, which needs no warm-up and little decay.
@@ -57,14 +60,23 @@ def lint(
         >>> [(finding.id, finding.severity) for finding in fl.lint(model, optimizer)]
         [('coupled-decay', 'error')]
     """
+    optimizer = unwrap_optimizer(optimizer)
     _check_arguments(model, optimizer, total_steps, steps_per_epoch, scheduler_per, ignore)
     if isinstance(previous, Optimizer):
         group = previous.param_groups[0]
-        previous = {"lr": group.get("initial_lr", group["lr"]), "weight_decay": group["weight_decay"]}
+        previous = {"lr": group.get("initial_lr", group["lr"]), "weight_decay": group.get("weight_decay", 0)}
     elif previous is not None and "lr" not in previous:
         raise ArgumentError(f"lint: previous must have lr and weight_decay, got {previous=!r}; pass the old optimizer")
     setup = Setup(
-        model, optimizer, scheduler, total_steps, steps_per_epoch, scheduler_per == "epoch", from_scratch, previous
+        model,
+        optimizer,
+        unwrap_scheduler(scheduler),
+        total_steps,
+        steps_per_epoch,
+        scheduler_per == "epoch",
+        from_scratch,
+        previous,
+        calls_per_step(scheduler),
     )
     found = [finding for name, check in CHECKS.items() if name not in ignore for finding in check(setup)]
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))

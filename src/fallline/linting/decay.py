@@ -1,7 +1,10 @@
 """Checks of weight decay."""
 
+from typing import Any
+
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Setup
+from fallline.wrappers import dimensions, hidden_parameters
 
 
 @check(
@@ -12,7 +15,11 @@ from fallline.linting.setup import Setup
 def coupled_decay(setup: Setup) -> Found:
     """Find L2 regularization in a variant of Adam, which divides it by the denominator."""
     for name, group in setup.named_groups():
-        if setup.kind in ("Adam", "NAdam", "RAdam", "Adamax") and group["weight_decay"] and setup.mode(group) == "l2":
+        if (
+            setup.kind in ("Adam", "NAdam", "RAdam", "Adamax")
+            and group.get("weight_decay", 0)
+            and setup.mode(group) == "l2"
+        ):
             yield (
                 f"{name} ({setup.kind}) has weight_decay={group['weight_decay']:g} as L2 regularization, which is "
                 "divided by the denominator, so parameters with large gradients are hardly decayed",
@@ -31,7 +38,10 @@ def lr_changed_without_decay(setup: Setup) -> Found:
         return
     old_lr, old_decay = float(setup.previous["lr"]), float(setup.previous.get("weight_decay", 0))
     for name, group in setup.named_groups():
-        lr, decay = float(group["initial_lr"] if "initial_lr" in group else group["lr"]), float(group["weight_decay"])
+        lr, decay = (
+            float(group["initial_lr"] if "initial_lr" in group else group["lr"]),
+            float(group.get("weight_decay", 0)),
+        )
         moved = max(lr, old_lr) > 1.5 * min(lr, old_lr)
         if decay and decay == old_decay and moved and setup.mode(group) == "decoupled":
             yield (
@@ -48,10 +58,10 @@ def lr_changed_without_decay(setup: Setup) -> Found:
 )
 def decay_time_scale(setup: Setup) -> Found:
     """Find a weight decay that has no effect within the run, or that averages over only a small part of it."""
-    if setup.total_steps is None or setup.curve is None or not setup.from_scratch:
+    if setup.total_steps is None or setup.curve is None or setup.steps[0] > 0 or not setup.from_scratch:
         return
     for name, group in setup.named_groups():
-        strength = max(setup.curve) * float(group["weight_decay"])
+        strength = max(setup.curve) * float(group.get("weight_decay", 0))
         if not strength or setup.mode(group) != "decoupled":
             continue
         ratio = 1 / strength / setup.total_steps
@@ -71,7 +81,16 @@ def decay_time_scale(setup: Setup) -> Found:
 )
 def decayed_norms(setup: Setup) -> Found:
     """Find weight decay on biases and normalization parameters."""
-    names = [(name, sum(p.dim() <= 1 for p in g["params"])) for name, g in setup.named_groups() if g["weight_decay"]]
+    hidden = (
+        hidden_parameters(setup.model).values() if setup.model is not None else ()
+    )  # it is not known what they hold
+    dims = dimensions(setup.model) if setup.model is not None else {}
+
+    def is_small(param: Any) -> bool:
+        dim = dims.get(id(param), param.dim())
+        return dim <= 1 and param.requires_grad and not any(param is flat for flat in hidden)
+
+    names = [(name, sum(map(is_small, g["params"]))) for name, g in setup.named_groups() if g.get("weight_decay")]
     if found := [f"{count} tensor{'s' * (count > 1)} of {name}" for name, count in names if count]:
         yield (
             f"weight decay is applied to biases, norms or other 1-d tensors ({', '.join(found)})",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Setup
+from fallline.wrappers import named_parameters
 
 _TORCH = "an optimizer updates only the parameters that were passed to it"
 
@@ -19,7 +20,9 @@ def missing_parameters(setup: Setup) -> Found:
     if setup.model is None:
         return
     held = {id(p) for group in setup.groups for p in group["params"]}
-    missing = [name for name, p in setup.model.named_parameters() if p.requires_grad and id(p) not in held]
+    names = {id(p): name for name, p in setup.model.named_parameters()}
+    names |= {id(p): name for name, p, _ in named_parameters(setup.model)}  # without the prefixes of wrappers
+    missing = [names[id(p)] for p in setup.model.parameters() if p.requires_grad and id(p) not in held]
     if missing:
         yield f"{len(missing)} trainable parameters are not in the optimizer: {_list(missing)}", "add or freeze them"
 

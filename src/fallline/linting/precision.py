@@ -16,7 +16,7 @@ HALF_ULP = 2.0**-9  # relative size of half an ulp in bfloat16, at the upper end
 def lost_updates(setup: Setup) -> Found:
     """Find bfloat16 weights whose updates are below half an ulp."""
     for name, group in setup.named_groups():
-        low = [p for p in group["params"] if p.dtype == torch.bfloat16 and p.numel()]
+        low = [p for p in group["params"] if p.dtype == torch.bfloat16 and p.requires_grad and p.numel()]
         exact = group.get("stochastic_rounding") or group.get("master_weights")
         if not low or exact or not (setup.is_adam or setup.kind == "Lion"):
             continue

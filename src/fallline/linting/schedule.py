@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from fallline.linting.finding import Found, check
 from fallline.linting.setup import Group, Setup, is_cyclic, length, looked_at
 from fallline.schedules import Scheduler
+from fallline.wrappers import single_schedulers, wrapped_optimizers
 
 
 @check("error", "torch's CosineAnnealingLR is periodic: it rises again after T_max", "Warm restarts are intended.")
@@ -34,11 +35,9 @@ def wrong_length(setup: Setup) -> Found:
     """Find a schedule that ends long before or long after the training."""
     if setup.scheduler is None or setup.calls is None or not isinstance(setup.scheduler, LRScheduler):
         return
-    done = max(setup.scheduler.last_epoch, 0)
-    end = length(setup.scheduler)
+    end, all_calls = length(setup.scheduler), setup.calls
     if end is None:
-        end = _simulated_end(setup, done)
-    all_calls = setup.calls + done if setup.lrs and done else setup.calls
+        end = _simulated_end(setup)
     if end is None or abs(end - all_calls) <= max(0.02 * all_calls, 2):
         return
     if setup.per_epoch and setup.steps_per_epoch and abs(end - (setup.total_steps or 0)) <= max(0.02 * end, 2):
@@ -48,7 +47,7 @@ def wrong_length(setup: Setup) -> Found:
             f"call scheduler.step() after each optimizer.step(), or set its length to {all_calls}",
         )
         return
-    consequence = _after(setup, end - done) if end < all_calls else "the learning rate never reaches its final value"
+    consequence = _after(setup, end) if end < all_calls else "the learning rate never reaches its final value"
     yield (
         f"the schedule takes {end} {setup.unit}, and the training {all_calls}: {consequence}",
         f"set the length of the schedule to {all_calls} {setup.unit}",
@@ -56,7 +55,7 @@ def wrong_length(setup: Setup) -> Found:
 
 
 def _after(setup: Setup, end: int) -> str:
-    """Return a description of the schedule after `end` more calls."""
+    """Return a description of the schedule after `end` calls."""
     last = f"for the last {(setup.calls or 0) - end} {setup.unit}"
     if isinstance(setup.scheduler, OneCycleLR):
         return f"{last} scheduler.step() raises an error"
@@ -69,13 +68,13 @@ def _after(setup: Setup, end: int) -> str:
     return f"{last} the learning rate stays at {after[0]:.2g}"
 
 
-def _simulated_end(setup: Setup, done: int) -> int | None:
+def _simulated_end(setup: Setup) -> int | None:
     """Return the call at which a schedule without a known length reaches 0 for good, within twice the training."""
-    steps = looked_at(2 * (setup.calls or 0))
-    curve = [max(row) for row in setup.ahead(steps) or []]
+    steps, rows = setup.rates(looked_at(2 * (setup.calls or 0)))
+    curve = [max(row) for row in rows or []]
     if not curve or curve[-1] != 0 or max(curve) == 0:
         return None
-    return done + max(k for k, lr in zip(steps, curve, strict=True) if lr > 0) + 1
+    return max(k for k, lr in zip(steps, curve, strict=True) if lr > 0) + 1
 
 
 @check(
@@ -83,7 +82,7 @@ def _simulated_end(setup: Setup, done: int) -> int | None:
 )
 def first_step_at_zero(setup: Setup) -> Found:
     """Find a first step whose learning rate is 0."""
-    if setup.curve and len(setup.curve) > 1 and setup.curve[0] == 0 and max(setup.curve) > 0:
+    if setup.curve and len(setup.curve) > 1 and setup.steps[0] == setup.curve[0] == 0 and max(setup.curve) > 0:
         steps = next(k for k, lr in zip(setup.steps, setup.curve, strict=True) if lr > 0)
         lost = (setup.steps_per_epoch or 1) * steps if setup.per_epoch else steps
         yield (
@@ -99,14 +98,16 @@ def first_step_at_zero(setup: Setup) -> Found:
 )
 def stepped_before_optimizer(setup: Setup) -> Found:
     """Find a scheduler that was stepped before the first step of the optimizer."""
-    scheduler, optimizer = setup.scheduler, setup.optimizer
-    if not isinstance(scheduler, LRScheduler) or any(optimizer.state.values()):
+    if not isinstance(setup.scheduler, LRScheduler) or any(setup.updater.state.values()):
         return
-    if isinstance(scheduler, Scheduler):
-        early = scheduler._ignored > 0 and scheduler._ignored == scheduler._calls
-    else:
-        early = scheduler.last_epoch > 0 and not getattr(optimizer, "_opt_called", False)
-    if early:
+    ours = [one for one in single_schedulers(setup.scheduler) if isinstance(one, Scheduler)]
+    if ours:
+        stepped = any(one._record.stepped for one in ours)
+    else:  # more than one call without a step is a scheduler that was loaded
+        stepped = setup.done > 1 or any(
+            getattr(one, "_opt_called", False) for one in wrapped_optimizers(setup.optimizer)
+        )
+    if setup.done > 0 and not stepped:
         yield (
             "scheduler.step() was called before the first optimizer.step(): the first learning rate was skipped",
             "call optimizer.step(), then scheduler.step()",

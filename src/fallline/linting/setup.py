@@ -1,18 +1,17 @@
 """Input of the checks: model, optimizer, and the schedule simulated over the whole training."""
 
-import copy
 import functools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from fallline.linting.copied_schedule import run_copy
 from fallline.schedules import Scheduler
+from fallline.wrappers import single_schedulers, updaters
 
 Group = dict[str, Any]
 _ENDS, _BETWEEN = 3000, 5000  # numbers of calls of a long schedule that are sampled at each end and in between
@@ -24,7 +23,7 @@ class Setup:
     """The arguments of `lint`, and properties derived from them.
 
     Attributes:
-        calls: number of future calls of the scheduler, `total_steps` or the number of epochs; None if unknown.
+        calls_per_step: number of calls of the scheduler per optimizer step (or per epoch), above 1 under accelerate.
     """
 
     model: nn.Module | None
@@ -35,24 +34,32 @@ class Setup:
     per_epoch: bool
     from_scratch: bool
     previous: Mapping[str, Any] | None
+    calls_per_step: int = 1
 
     @property
     def calls(self) -> int | None:
-        """The number of future calls of the scheduler."""
-        if self.total_steps is None or not self.per_epoch:
-            return self.total_steps
-        return -(-self.total_steps // (self.steps_per_epoch or self.total_steps))
+        """The number of calls of the scheduler in the whole training; None if it is not known."""
+        if self.total_steps is None:
+            return None
+        per_epoch = self.steps_per_epoch or self.total_steps
+        return self.calls_per_step * (-(-self.total_steps // per_epoch) if self.per_epoch else self.total_steps)
 
     @property
     def unit(self) -> str:
-        """The unit in which the scheduler counts: epochs or steps."""
-        return "epochs" if self.per_epoch else "steps"
+        """The unit in which the scheduler counts: epochs, steps, or calls if there are several per step."""
+        return "calls" if self.calls_per_step > 1 else "epochs" if self.per_epoch else "steps"
+
+    @functools.cached_property
+    def done(self) -> int:
+        """The number of calls of the scheduler so far."""
+        own = getattr(self.scheduler, "last_epoch", None)  # ChainedScheduler has none
+        parts = [getattr(one, "last_epoch", 0) for one in single_schedulers(self.scheduler)]
+        return max(own if isinstance(own, int) else max(parts), 0)
 
     @functools.cached_property
     def updater(self) -> Optimizer:
-        """The optimizer that updates the parameters: the one inside a wrapper such as SAM, or the optimizer itself."""
-        inner = getattr(self.optimizer, "base", None)
-        return inner if isinstance(inner, Optimizer) else self.optimizer
+        """The optimizer that updates the parameters: the one inside wrappers such as SAM, or the optimizer itself."""
+        return updaters(self.optimizer)[0]
 
     @property
     def kind(self) -> str:
@@ -84,14 +91,21 @@ class Setup:
         return "decoupled" if decoupled else "l2"
 
     @functools.cached_property
-    def steps(self) -> list[int]:
-        """The calls of the scheduler that are sampled, from now (0) to the end; all, if they are not too many."""
-        return looked_at(self.calls or 0)
+    def _sampled(self) -> tuple[list[int], list[list[float]] | None]:
+        return self.rates(looked_at(self.calls or 0)) if self.calls is not None else ([0], None)
 
-    @functools.cached_property
+    @property
+    def steps(self) -> list[int]:
+        """The calls of the scheduler that are sampled, from the start of the training to its end.
+
+        They start at `done` if the rates before a checkpoint cannot be computed.
+        """
+        return self._sampled[0]
+
+    @property
     def lrs(self) -> list[list[float]] | None:
         """The learning rates of all groups at each of `steps`; None if they are not known."""
-        return None if self.calls is None else self.ahead(self.steps)
+        return self._sampled[1]
 
     @functools.cached_property
     def curve(self) -> list[float] | None:
@@ -101,65 +115,37 @@ class Setup:
         peaks = [max(column) for column in zip(*self.lrs, strict=True)]
         return [row[peaks.index(max(peaks))] for row in self.lrs]
 
-    def ahead(self, steps: Sequence[int]) -> list[list[float]] | None:
-        """Return the learning rates of all groups at the given future calls of the scheduler, in increasing order."""
-        if self.scheduler is None:
-            return [[float(group["lr"]) for group in self.optimizer.param_groups]] * len(steps)
-        if isinstance(self.scheduler, ReduceLROnPlateau) or not isinstance(self.scheduler, LRScheduler):
-            return None
-        k = max(self.scheduler.last_epoch, 0)
-        if isinstance(self.scheduler, Scheduler) and "lr" in self.scheduler.schedules:  # computed without stepping
-            return [self.scheduler._at(k + n)["lr"] for n in steps]
-        if type(self.scheduler) is LambdaLR:
-            rows = list(zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True))
-            return [[float(base * factor(k + n)) for base, factor in rows] for n in steps]
-        return _run_copy(self.scheduler, self.optimizer, steps)
+    def rates(self, steps: Sequence[int]) -> tuple[list[int], list[list[float]] | None]:
+        """Return given calls, in increasing order, and the learning rates of all groups then; None if unknown.
+
+        Calls before a checkpoint are left out if the scheduler cannot be run from the start.
+        """
+        scheduler = self.scheduler
+        if scheduler is None:
+            return [*steps], [[float(group["lr"]) for group in self.groups]] * len(steps)
+        single = single_schedulers(scheduler)
+        if not isinstance(scheduler, LRScheduler) or any(map(follows_a_metric, single)):
+            return [*steps], None
+        if isinstance(scheduler, Scheduler) and "lr" in scheduler.schedules:  # computed without stepping
+            return [*steps], [scheduler._scaled(n)["lr"] for n in steps]
+        if type(scheduler) is LambdaLR:
+            rows = list(zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True))
+            return [*steps], [[float(base * factor(n)) for base, factor in rows] for n in steps]
+        if self.done and (found := run_copy(scheduler, self.optimizer, steps, 0, self.done)):
+            return [*steps], found
+        left = [n for n in steps if n >= self.done] or [self.done]
+        return left, run_copy(scheduler, self.optimizer, left, self.done)
+
+
+def follows_a_metric(scheduler: Any) -> bool:
+    """Return whether the learning rates of a scheduler depend on the training."""
+    return isinstance(scheduler, ReduceLROnPlateau)
 
 
 def looked_at(calls: int) -> list[int]:
     """Return at most a few thousand integers below `calls`: all at both ends, and some in between."""
     ends = {*range(min(calls, _ENDS)), *range(max(calls - _ENDS, 0), calls)}
     return sorted(ends | set(range(0, calls, max(calls // _BETWEEN, 1))))
-
-
-def _run_copy(scheduler: LRScheduler, optimizer: Optimizer, steps: Sequence[int]) -> list[list[float]] | None:
-    """Return the learning rates that a copy of a scheduler sets; None if the scheduler cannot be copied."""
-    stub = _Stub(optimizer)
-    inner = {id(value): stub for value in vars(optimizer).values() if isinstance(value, Optimizer)}
-    found: list[list[float]] = []
-    wanted = set(steps)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a copied scheduler warns that its optimizer has not stepped
-        try:
-            scheduler = copy.deepcopy(scheduler, {id(optimizer): stub, **inner})
-        except (TypeError, RuntimeError):
-            return None
-        for k in range(max(steps, default=-1) + 1):
-            if k in wanted:
-                found.append([float(group["lr"]) for group in stub.param_groups])
-            stub.step()
-            try:
-                scheduler.step()
-            except ValueError:  # raised by torch's OneCycleLR after its end
-                break
-    return found + found[-1:] * (len(steps) - len(found))
-
-
-class _Stub(Optimizer):
-    """An optimizer with the same groups and options, and dummy parameters."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        groups = optimizer.param_groups
-        super().__init__([{"params": [nn.Parameter(torch.zeros(()))]} for _ in groups], {})
-        for own, group in zip(self.param_groups, groups, strict=True):
-            own.update({key: _plain(value) for key, value in group.items() if key not in ("params", "param_names")})
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Do nothing."""
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else copy.deepcopy(value)
 
 
 _LENGTHS = {
@@ -176,6 +162,9 @@ def length(scheduler: Any) -> int | None:
     if isinstance(scheduler, Scheduler):
         ends = [schedule.length for schedule in scheduler.schedules.get("lr", [])]
         return max((end for end in ends if end is not None), default=None)
+    if type(scheduler).__name__ == "ChainedScheduler":
+        parts = [length(part) for part in scheduler._schedulers]
+        return None if None in parts else max(part for part in parts if part is not None)
     if type(scheduler).__name__ == "SequentialLR":
         last = length(scheduler._schedulers[-1])
         return None if last is None else scheduler._milestones[-1] + last

@@ -9,7 +9,7 @@ NEAR = 0.999  # fraction of the peak that counts as the peak
 
 def warmup_calls(setup: Setup) -> int | None:
     """Return the number of calls before the learning rate reaches its peak; None if it is not known."""
-    if not setup.curve or setup.scheduler is None:
+    if not setup.curve or setup.scheduler is None or setup.steps[0] > 0:
         return 0 if setup.scheduler is None else None
     peak = max(setup.curve)
     return next(k for k, lr in zip(setup.steps, setup.curve, strict=True) if lr >= NEAR * peak)
@@ -23,7 +23,7 @@ def short_warmup(setup: Setup) -> Found:
         return
     if setup.total_steps is None or calls is None:
         return
-    steps = calls * (setup.steps_per_epoch or 1) if setup.per_epoch else calls
+    steps = calls // setup.calls_per_step * ((setup.steps_per_epoch or 1) if setup.per_epoch else 1)
     beta2 = max(float(group["betas"][1]) for group in setup.groups)
     wanted = min(2 / (1 - beta2), 0.05 * setup.total_steps)
     if steps < 0.9 * wanted - 1:

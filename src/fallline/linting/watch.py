@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from fallline.errors import ArgumentTypeError
 from fallline.linting.finding import Finding
 from fallline.linting.running import RUN_CHECKS, Record
+from fallline.wrappers import unwrap_optimizer, updaters
 
 
 class Watch:
@@ -36,15 +37,14 @@ class Watch:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.record = Record()
         self._optimizer = optimizer
-        self._scaler = scaler
-        inner = getattr(optimizer, "base", None)
-        self._updater = inner if isinstance(inner, Optimizer) else optimizer
+        self._scaler = scaler if scaler is not None else getattr(optimizer, "scaler", None)  # accelerate's
+        self._updater = updaters(optimizer)[0]
         # One parameter is enough, and the smallest is the cheapest.
         self._param = min(params, key=torch.Tensor.numel) if params else None
         self._arrived: torch.Tensor | None = None
         self._before: torch.Tensor | None = None
         self._handles = [
-            self._updater.register_step_pre_hook(self._on_step),
+            self._updater.register_step_pre_hook(self._before_step),
             self._updater.register_step_post_hook(self._after_step),
         ]
         if self._param is not None:
@@ -73,7 +73,12 @@ class Watch:
     def _on_gradient(self, grad: torch.Tensor) -> None:
         self._arrived = grad.detach().clone() if self._arrived is None else self._arrived + grad.detach()
 
-    def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if not _has_closure(args, kwargs):  # a closure computes the gradients inside the step
+            self._compare(optimizer)
+
+    def _compare(self, optimizer: Optimizer) -> None:
+        """Compare the gradient with what the backward passes since the last step have added to it."""
         grad = self._param.grad if self._param is not None else None
         if grad is None or self._arrived is None:
             return
@@ -90,6 +95,8 @@ class Watch:
         self._before = given.clone()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if _has_closure(args, kwargs):
+            self._compare(optimizer)
         self._arrived = None
         self.record.steps += 1
         limit, norm = optimizer.param_groups[0].get("clip_grad_norm"), getattr(optimizer, "grad_norm", None)
@@ -98,11 +105,17 @@ class Watch:
             self.record.clipped += float(norm) > limit
 
 
+def _has_closure(args: Any, kwargs: Any) -> bool:
+    """Return whether a step, whose arguments a hook gets, has a closure; the first argument is the optimizer."""
+    return any(argument is not None for argument in (*args[1:], kwargs.get("closure")))
+
+
 def watch(optimizer: Optimizer, scaler: Any = None) -> Watch:
     """Watch a training for mistakes that appear only while it runs: loss spikes, clipping, gradients not zeroed.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`.
+        optimizer: any `torch.optim.Optimizer`; inside a wrapper such as SAM, the one that updates the parameters is
+            watched.
         scaler: the `torch.amp.GradScaler`, if there is one.
 
     Returns:
@@ -123,6 +136,7 @@ def watch(optimizer: Optimizer, scaler: Any = None) -> Watch:
         >>> [finding.id for finding in watch.findings()]
         ['gradients-not-zeroed']
     """
+    optimizer = unwrap_optimizer(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise ArgumentTypeError(f"watch: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
     return Watch(optimizer, scaler)

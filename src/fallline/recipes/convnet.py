@@ -33,7 +33,7 @@ def convnet(
     and 3).
 
     Args:
-        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        model: the model to train; it may be wrapped in DDP, FSDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
         lr: base learning rate; default 0.1, for batches of 256.
         weight_decay: weight decay of filters and matrices; default 1e-4.

@@ -32,7 +32,7 @@ def fine_tuning(
     first. The schedule keeps the ratios between layers.
 
     Args:
-        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        model: the model to train; it may be wrapped in DDP, FSDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
         lr: learning rate of the last layer; default 5e-5.
         weight_decay: weight decay of matrices; default 0.01.

@@ -1,14 +1,14 @@
 """Parameter groups for weight decay and layer-wise learning rates, from module types instead of parameter names."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.wrappers import dimensions, hidden_parameters, named_parameters, unwrap_model, walk
 
 Group = dict[str, Any]
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -17,30 +17,20 @@ EMBEDDINGS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Found:
-    """A trainable parameter with all its names and all modules that own it (several if it is tied)."""
+    """A trainable parameter with all its names, all modules that own it (several if it is tied) and its dimensions."""
 
     param: nn.Parameter
     names: tuple[str, ...]
     owners: tuple[nn.Module, ...]
+    dim: int
 
     def is_decayed(self, decay_embeddings: bool, no_decay: Collection[str]) -> bool:
         """Return whether it is decayed: a matrix or filter, not of a normalization layer, and not in `no_decay`."""
-        if self.param.dim() <= 1 or any(isinstance(owner, NORMS) for owner in self.owners):
+        if self.dim <= 1 or any(isinstance(owner, NORMS) for owner in self.owners):
             return False
         if any(name in no_decay or name.rpartition(".")[2] in no_decay for name in self.names):
             return False
         return decay_embeddings or not any(isinstance(owner, EMBEDDINGS) for owner in self.owners)
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside DataParallel, DistributedDataParallel and `torch.compile`."""
-    while True:
-        if isinstance(model, (DataParallel, DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def trainable(model: nn.Module) -> list[Found]:
@@ -51,21 +41,20 @@ def trainable(model: nn.Module) -> list[Found]:
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"recipes: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
+    if hidden := hidden_parameters(model):
+        raise ArgumentError(
+            f"recipes: model must show the parameters of its layers, got the flat {next(iter(hidden))}; wrap it with "
+            "use_orig_params=True (FSDP1) or fully_shard (FSDP2)"
+        )
     found: dict[int, Found] = {}
-    for prefix, module in _modules(unwrap(model), ""):
-        for name, param in module.named_parameters(recurse=False):
-            if param.requires_grad:
-                old = found.get(id(param), Found(param, (), ()))
-                found[id(param)] = Found(param, (*old.names, prefix + name), (*old.owners, module))
+    dims = dimensions(model)
+    for name, param, module in named_parameters(model):
+        if param.requires_grad:
+            old = found.get(id(param), Found(param, (), (), dims[id(param)]))
+            found[id(param)] = replace(old, names=(*old.names, name), owners=(*old.owners, module))
     if not found:
         raise ArgumentError("recipes: model must have trainable parameters, got none; set requires_grad=True on them")
     return list(found.values())
-
-
-def _modules(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    yield prefix, module
-    for name, child in module.named_children():
-        yield from _modules(unwrap(child), f"{prefix}{name}.")
 
 
 def parameter_groups(
@@ -77,7 +66,7 @@ def parameter_groups(
     not decayed; a matrix that is tied to an embedding counts as an embedding. Frozen parameters are left out.
 
     Args:
-        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        model: the model to train; it may be wrapped in DDP, FSDP or `torch.compile`.
         weight_decay: weight decay of the group "decayed".
         decay_embeddings: whether `nn.Embedding` is decayed too.
         no_decay: names of further parameters without weight decay, in full ("encoder.pos_embed") or the last part
@@ -118,7 +107,7 @@ def layer_groups(
     rates.
 
     Args:
-        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        model: the model to train; it may be wrapped in DDP, FSDP or `torch.compile`.
         lr: learning rate of the last layer.
         weight_decay: weight decay of the decayed parameters, as in `parameter_groups`.
         layer_decay: factor of the learning rate per layer, in (0, 1].
@@ -141,7 +130,7 @@ def layer_groups(
         raise ArgumentError(f"recipes: layer_decay must be in (0, 1], got {layer_decay=}; 0.75 is usual")
     found = trainable(model)
     _check_names(found, no_decay)
-    layers = list(blocks) if blocks is not None else _blocks(unwrap(model))
+    layers = list(blocks) if blocks is not None else _blocks(model)
     number = {id(p): i for i, block in enumerate(layers, start=1) for p in block.parameters()}
     order = [number.get(id(f.param)) for f in found]
     first = next((i for i, layer in enumerate(order) if layer is not None), len(order))
@@ -162,8 +151,8 @@ def layer_groups(
 def _blocks(model: nn.Module) -> list[nn.Module]:
     """Return the children of the largest `ModuleList` or `Sequential` whose children are all of one class."""
     lists = [
-        [unwrap(child) for child in module.children()]
-        for _, module in _modules(model, "")
+        [unwrap_model(child) for child in module.children()]
+        for _, module in walk(model)
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 1
     ]
     alike = [children for children in lists if len({type(child) for child in children}) == 1]

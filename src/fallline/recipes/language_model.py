@@ -34,7 +34,7 @@ def language_model(
     lr: in GPT-3 it falls from 6e-4 at 125 M parameters to 1e-4 at 13 B (arXiv:2005.14165, table 2.1).
 
     Args:
-        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        model: the model to train; it may be wrapped in DDP, FSDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
         lr: base learning rate; default 3e-4.
         weight_decay: weight decay of matrices; default 0.1.

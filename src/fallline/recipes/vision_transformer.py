@@ -32,7 +32,7 @@ def vision_transformer(
     of about 100 images. Small models on small data sets need a larger lr; search it with `fallline compare`.
 
     Args:
-        model: the model to train; it may be wrapped in DDP or `torch.compile`.
+        model: the model to train; it may be wrapped in DDP, FSDP or `torch.compile`.
         total_steps: optimizer steps of the whole run, >= 1.
         lr: base learning rate; default 1e-4.
         weight_decay: weight decay of matrices and filters; default 0.05.

@@ -1,9 +1,7 @@
 """The `LRScheduler` that applies pure schedules to the groups of an optimizer."""
 
-import warnings
-import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.optim import Optimizer
@@ -11,35 +9,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fallline.arguments import KnownKeywords, check_integer, check_number
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError
-from fallline.group_values import KEYS, has, read, write
+from fallline.group_values import KEYS, ForeignFactors, has, read
 from fallline.schedules.base import Schedule
-
-
-class _UpdateRecorder:
-    """Step hook of an optimizer that records whether an update was made."""
-
-    def __init__(self) -> None:
-        self.stepped = False
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # GradScaler calls torch's fused optimizers even for skipped steps, and passes them `found_inf`.
-        found_inf = getattr(optimizer, "found_inf", None)
-        self.stepped = self.stepped or found_inf is None or not found_inf.item()
-
-
-def _updaters(optimizer: Optimizer) -> list[Optimizer]:
-    """Return the optimizers that write the parameters: those inside a wrapper such as SAM, or `optimizer` itself."""
-    inner = [value for value in vars(optimizer).values() if isinstance(value, Optimizer)]
-    return [updater for wrapped in inner for updater in _updaters(wrapped)] or [optimizer]
+from fallline.step_record import StepRecord
+from fallline.wrappers import is_scheduled_by_torch, updaters
 
 
 class Scheduler(KnownKeywords, LRScheduler):
     """PyTorch `LRScheduler` for pure schedules: it sets the lr of every group to `schedule(k, initial_lr)`.
 
-    `k` is `last_epoch`, the number of calls of `step()` (per batch or per epoch) that followed an update of the
-    optimizer. So a call after a step that GradScaler skipped does not change `k` and the learning rates, nor does a
-    second call after the same update. A tensor lr is filled in place. Learning rates are set, not scaled: the scheduler
-    works in a `SequentialLR`, but in a `ChainedScheduler` it overwrites the values of the schedulers before it.
+    `k` is `last_epoch`, the number of calls of `step()` (per batch or per epoch), except those that followed a step
+    which a GradScaler is known to have skipped. A tensor lr is filled in place. If other code changes an lr between two
+    calls (PyTorch's `ExponentialLR`, `ReduceLROnPlateau`, an assignment), the change is kept as a factor, as with
+    PyTorch's chainable schedulers. Two schedulers of this class on one optimizer raise a StateError, unless they are
+    parts of a `SequentialLR`.
 
     Args:
         optimizer: any `torch.optim.Optimizer`; the base learning rate of a group is its `initial_lr`, or its current
@@ -91,43 +74,52 @@ class Scheduler(KnownKeywords, LRScheduler):
                 f"{name}: every group must hold initial_lr to resume a run, got last_epoch={last_epoch}; "
                 "load the state of the optimizer first, or leave last_epoch out and load the state of the scheduler"
             )
+        self._record, self._foreign = StepRecord(name, stepped=last_epoch >= 0), ForeignFactors()
         self.optimizer = optimizer
-        self._recorder = _UpdateRecorder()
-        self._calls = self._ignored = 0
-        self._register_hooks()
+        # A PyTorch scheduler that has set an lr at its construction cannot be told from one that is no longer used.
+        found_lr = is_scheduled_by_torch(optimizer) and any(
+            float(group["lr"]) != float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups
+        )
         self._initial_step()
+        self._found_lr = found_lr
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer whose groups are scheduled; it can be replaced by another one with the same groups."""
+        found: Optimizer = self.__dict__["optimizer"]
+        return found
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self.__dict__["optimizer"] = optimizer
+        self._attach()
+        self._forget_changes()
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # as PyTorch does for `zero_grad`; traced, each step would be compiled anew
     def step(self, epoch: int | None = None) -> None:
-        """Advance by one step if the optimizer made an update since the last call; with `epoch`, go to `k = epoch`.
+        """Advance by one step, unless a GradScaler skipped the optimizer's last step; with `epoch`, go to `k = epoch`.
 
         Raises:
             ArgumentTypeError, ArgumentError: `epoch` is not an int (for example, it is a metric), or is negative.
+            StateError: another scheduler of Fallline schedules the same values of this optimizer.
         """
+        skipped = self._record.skipped
+        self._record.mark_call()
         if epoch is not None:
-            self._move(check_integer(type(self).__name__, "epoch", epoch, 0))
-            return
-        stepped = self._recorder.stepped
-        self._calls += 1
-        self._ignored += not stepped
-        # GradScaler skips a few steps at the start, then one in thousands. If half of the calls have no effect, the
-        # cause is the training loop.
-        if not stepped and self._ignored == 5 and self._calls <= 10:
-            warnings.warn(
-                f"{type(self).__name__}.step() did not advance in {self._ignored} of {self._calls} calls, because "
-                "optimizer.step() was not called since the previous call. Call it once after each update, use step(k) "
-                f"to go to a step, and plot with the pure schedule {next(iter(self.schedules.values()))[0]!r}.",
-                UserWarning,
-                stacklevel=2,
-            )
-        self._move(self.last_epoch + stepped)
+            self._place(check_integer(type(self).__name__, "epoch", epoch, 0))
+        elif self.last_epoch < 0:  # SequentialLR in a SequentialLR starts its first part so
+            self._place(0)
+        else:
+            self._keep_changes()
+            self._move(self.last_epoch + (not skipped))
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the learning rate of every group at the current `k`."""
-        values = self._at(self.last_epoch)
+        values = self._scaled(self.last_epoch)
         return [*values["lr"]] if "lr" in values else [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return `k`, base and current values of every group, and whether an update was made since the last `step`.
+        """Return `k`, base and current values of every group, factors of other code, and whether a step was skipped.
 
         It contains only plain numbers, which `torch.load(..., weights_only=True)` can load.
         """
@@ -137,38 +129,76 @@ class Scheduler(KnownKeywords, LRScheduler):
             "bases": {key: self._bases(key) for key in self.schedules},
             # They can differ from the schedule: in a SequentialLR, another scheduler may be active.
             "values": {key: [float(read(group, key)) for group in groups] for key in self.schedules},
-            "stepped": self._recorder.stepped,
+            "factors": {key: [*column] for key, column in self._foreign.factors.items()},
+            "skipped": self._record.skipped,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load a state dict, and set the learning rates of the optimizer to the saved values.
 
-        It can be called before or after the `load_state_dict` of the optimizer.
+        It can be called before or after the `load_state_dict` of the optimizer. A state dict without "factors" and
+        "skipped", of an earlier version, can be loaded too.
 
         Raises:
             StateError: keys or groups do not match, or a value is invalid; nothing has changed.
         """
-        k, bases, values = _validate(type(self).__name__, state_dict, list(self.schedules), self.optimizer.param_groups)
-        for key, column in bases.items():
+        groups = self.optimizer.param_groups
+        k, columns = _validate(type(self).__name__, state_dict, list(self.schedules), len(groups))
+        for key, column in columns["bases"].items():
             for group, base in zip(self.optimizer.param_groups, column, strict=True):
                 group[f"initial_{key}"] = base
-        self._set(k, values)
-        self._recorder.stepped = bool(state_dict["stepped"])
+        self._forget_changes()
+        self._foreign.factors = columns["factors"]
+        self._set(k, columns["values"])
+        self._record.skipped = bool(state_dict.get("skipped", False))
+        self._record.stepped |= k > 0
+        self._record.share_turn(self._updaters, self.schedules)  # the active part of a SequentialLR is not known here
 
     def _initial_step(self) -> None:  # SequentialLR calls this and `_update_lr`
-        self._move(self.last_epoch + 1)
+        self._place(self.last_epoch + 1)
 
     def _update_lr(self, epoch: int | None = None) -> None:
-        self._move(self.last_epoch + 1 if epoch is None else epoch)
+        self._place(self.last_epoch + 1 if epoch is None else epoch)
+
+    def _place(self, k: int) -> None:
+        """Go to step `k` and set every value to that of the schedule, whatever other code has set."""
+        self._record.take_turn(self._updaters, self.schedules)
+        self._forget_changes()
+        self._move(k)
+
+    def _forget_changes(self) -> None:
+        self._found_lr = False
+        self._foreign.clear()
+
+    def _keep_changes(self) -> None:
+        """Keep the changes of other code as factors; raise StateError if the values have two schedulers for certain."""
+        groups = self.optimizer.param_groups
+        found = self._foreign.find(groups)
+        if later := self._record.find_later(self._updaters, self.schedules):
+            self._refuse(*later)
+        if self._found_lr and any(key == "lr" for key, _ in found):
+            self._refuse("lr", "a change by a scheduler of PyTorch that was constructed first")
+        if found:
+            self._foreign.keep(groups, self._at(self.last_epoch), found)
+
+    def _refuse(self, key: str, other: str) -> NoReturn:
+        raise StateError(
+            f"{type(self).__name__}: {key} must have no other scheduler of Fallline, and none that was constructed "
+            f"before this one, got {other}; chain the schedules with .then() and pass them to Scheduler, or put both "
+            "schedulers in a SequentialLR"
+        )
 
     def _move(self, k: int) -> None:
-        self._set(k, self._at(k))
-        self._recorder.stepped = False
+        self._set(k, self._scaled(k))
+
+    def _scaled(self, k: int) -> dict[str, list[float]]:
+        """Return the values of every group at step `k`, with the factors of other code."""
+        return self._foreign.scale(self._at(k))
 
     def _at(self, k: int) -> dict[str, list[float]]:
         """Return the scheduled values of every group at step `k`."""
         return {
-            key: [self._schedule_of(key, number)(k, base) for number, base in enumerate(self._bases(key))]
+            key: [self._schedule_of(key, number).value(k, base) for number, base in enumerate(self._bases(key))]
             for key in self.schedules
         }
 
@@ -178,9 +208,8 @@ class Scheduler(KnownKeywords, LRScheduler):
     def _set(self, k: int, values: Mapping[str, list[float]]) -> None:
         self.last_epoch = k
         self._step_count = k + 1
-        for key, column in values.items():
-            write(self.optimizer.param_groups, key, column)
         groups = self.optimizer.param_groups
+        self._foreign.write(groups, values)
         self.base_lrs: list[float | torch.Tensor] = [float(group.get("initial_lr", group["lr"])) for group in groups]
         self._last_lr: list[float | torch.Tensor] = [float(group["lr"]) for group in groups]
 
@@ -197,15 +226,18 @@ class Scheduler(KnownKeywords, LRScheduler):
             group[initial] = float(group[initial])  # a number is not aliased and needs no GPU synchronization
         return [group[initial] for group in groups]
 
-    def _register_hooks(self) -> None:
-        # Skipped steps cannot be detected otherwise: GradScaler does not call `step`, and the scheduler has no access
-        # to the scaler. So a hook records each update. It does not refer to the scheduler, and is removed with it.
-        for optimizer in _updaters(self.optimizer):
-            weakref.finalize(self, optimizer.register_step_post_hook(self._recorder).remove)
+    def _attach(self) -> None:
+        for finalizer in self.__dict__.pop("_hooks", ()):
+            finalizer()
+        self._updaters = updaters(self.optimizer)
+        self._hooks = self._record.attach(self.optimizer, self, self._foreign.on_load)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_hooks", "_updaters")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._register_hooks()  # PyTorch's optimizers drop their hooks when they are copied or pickled
+        self._attach()  # PyTorch's optimizers drop their hooks when they are copied or pickled
 
 
 def _by_key(name: str, schedule: Any, optimizer: Optimizer) -> dict[str, list[Schedule]]:
@@ -236,30 +268,32 @@ def _by_key(name: str, schedule: Any, optimizer: Optimizer) -> dict[str, list[Sc
 
 
 def _validate(
-    name: str, state: Mapping[str, Any], keys: list[str], groups: list[dict[str, Any]]
-) -> tuple[int, dict[str, list[float]], dict[str, list[float]]]:
-    """Return k, bases and values of a state dict; raise StateError if it does not match the scheduler."""
-    if set(state) != {"last_epoch", "bases", "values", "stepped"}:
+    name: str, state: Mapping[str, Any], keys: list[str], groups: int
+) -> tuple[int, dict[str, dict[str, list[float]]]]:
+    """Return k, and bases, values and factors of a state dict; raise StateError if it does not match the scheduler."""
+    required, optional = {"last_epoch", "bases", "values"}, {"factors", "skipped", "stepped"}
+    if not required <= set(state) <= required | optional:
         raise StateError(
-            f"{name}: state must have last_epoch, bases, values and stepped, got {', '.join(state)}; "
+            f"{name}: state must have last_epoch, bases, values, factors and skipped, got {', '.join(state)}; "
             "load the state_dict() of a Fallline scheduler"
         )
-    columns = []
+    columns: dict[str, dict[str, list[float]]] = {}
     try:
         k = check_integer(name, "last_epoch", state["last_epoch"], -1)
-        for part in ("bases", "values"):
-            if set(state[part]) != set(keys):
+        for part in ("bases", "values", "factors"):
+            found = state.get(part, {})
+            if set(found) - set(keys) or (part != "factors" and set(found) != set(keys)):
                 raise ArgumentError(
-                    f"{name}: {part} must be those of {', '.join(keys)}, got {', '.join(state[part])}; "
+                    f"{name}: {part} must be those of {', '.join(keys)}, got {', '.join(found)}; "
                     "construct the same scheduler before loading"
                 )
-            columns.append({key: [check_number(name, part, value) for value in state[part][key]] for key in keys})
-            for key, column in columns[-1].items():
-                if len(column) != len(groups):
+            columns[part] = {key: [check_number(name, part, value) for value in found[key]] for key in found}
+            for key, column in columns[part].items():
+                if len(column) != groups and part != "factors":
                     raise ArgumentError(
-                        f"{name}: state must fit the optimizer's {len(groups)} groups, got {len(column)} {part} of "
+                        f"{name}: state must fit the optimizer's {groups} groups, got {len(column)} {part} of "
                         f"{key}; create the same groups before loading"
                     )
     except (ArgumentError, ArgumentTypeError) as error:
         raise StateError(str(error)) from None
-    return k, columns[0], columns[1]
+    return k, columns

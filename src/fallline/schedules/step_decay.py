@@ -18,7 +18,7 @@ class step_decay(Schedule):
 
     Args:
         step_size: steps between two decays, >= 1; give either this or `milestones`.
-        gamma: the factor, in [0, 1].
+        gamma: the factor, >= 0; above 1, the learning rate grows.
         milestones: the steps of the decays, increasing, each >= 1.
 
     Raises:
@@ -47,7 +47,7 @@ class step_decay(Schedule):
             )
         if self.step_size is not None:
             self._integer("step_size", 1)
-        self._number("gamma", maximum=1.0)
+        self._number("gamma")
         if self.milestones is not None:
             self._set("milestones", _increasing(self.milestones))
 
