@@ -1,6 +1,9 @@
 """The Hessian of the mean loss of a model, represented by its products with vectors."""
 
+import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,8 +37,8 @@ class Measured(Operator):
 
     @property
     def loss(self) -> float:
-        """The mean loss at the parameters where it was last measured."""
-        return self.objective.value
+        """The mean loss at the current parameters, computed by a forward pass over the data."""
+        return self.objective.mean_loss()
 
     def gradient(self) -> torch.Tensor:
         """Return the gradient of the mean loss at the current parameters, of shape (n,)."""
@@ -53,9 +56,10 @@ class Measured(Operator):
 class Hessian(Measured):
     """The matrix of second derivatives of a mean loss with respect to the parameters of a model.
 
-    Each product is computed at the current parameters, and the model is left unchanged. If the data are a single batch,
-    the graph of its gradient is kept, so that a product costs about two gradients instead of four. The graph takes
-    twice the memory of a training step, until the operator is deleted.
+    Each product is computed at the current state of the model, and the model is left unchanged. If the data are a
+    single batch, the solvers keep the graph of its gradient until they return, so that a product costs about two
+    gradients instead of four, and the graph takes twice the memory of a training step. Call products of your own within
+    `keep_graph()` to do the same.
 
     At construction, the gradient over all data is computed, which detects losses that cannot be measured, and one
     product is compared with a finite difference, which detects operations whose second derivative is silently wrong.
@@ -109,14 +113,37 @@ class Hessian(Measured):
         # forward passes each (benchmarks/products.py). The first gradient, computed above, takes an untypical time.
         self.seconds = 3 * (2 if self.objective.single else 4) * (time.perf_counter() - began)
         self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
+        self._depth = 0  # number of `keep_graph` blocks that have been entered
         self._kept: list[torch.Tensor] | None = None
-        self._key: Any = None
+        self._several = False  # whether the data of this block have more than one batch, so that no graph is kept
+
+    @contextmanager
+    def keep_graph(self) -> Iterator[None]:
+        """Keep the graph of the gradient until the end of the block, if the data are a single batch.
+
+        A product then costs about two gradients instead of four. Nothing is kept outside of a block, because a loss may
+        read anything: frozen weights, attributes, global variables. Do not change any of it within the block.
+
+        Example:
+            >>> model, x = nn.Linear(1, 1, bias=False), torch.ones(1, 1)
+            >>> H = Hessian(model, lambda model, x: model(x).pow(2).mean(), x)
+            >>> with H.keep_graph():
+            ...     products = [H @ torch.tensor([v]) for v in (1.0, 2.0)]
+            >>> [product.item() for product in products]
+            [2.0, 4.0]
+        """
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._kept, self._several = None, False
 
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         objective, parts = self.objective, self.objective.split(vector)
         try:
-            if objective.single and self.hvp == "double-backward":
-                gradients = self._gradients()
+            if self._depth and self.hvp == "double-backward" and (gradients := self._gradients()) is not None:
                 with objective.measuring(reads=False):
                     return through_graph(objective, gradients, parts, keep=True)
             product = PRODUCTS[self.hvp]
@@ -126,17 +153,12 @@ class Hessian(Measured):
             self._kept = None  # an interrupted product may have freed part of the graph
             raise
 
-    def _gradients(self) -> Parts:
-        """Return the gradients of the single batch with their graph, kept until a parameter or buffer changes."""
-        key = self._fingerprint()
-        if self._kept is None or key != self._key:
-            self._kept = None  # before the next graph is built: two might not fit into memory
+    def _gradients(self) -> Parts | None:
+        """Return the gradients of the only batch with their graph; None if there are several batches."""
+        if self._kept is None and not self._several:
             with self.objective.measuring():
-                _, batch, _ = next(self.objective.batches())
-                self._kept, self._key = gradients_with_graph(self.objective, batch), key
+                batches = list(itertools.islice(self.objective.batches(), 2))
+                self._several = len(batches) > 1
+                if not self._several:
+                    self._kept = gradients_with_graph(self.objective, batches[0][1])
         return self._kept
-
-    def _fingerprint(self) -> Any:
-        """Return values that change with parameters and buffers: also sums, as writes to `.data` keep the version."""
-        tensors = [*self.objective.params, *self.objective.model.buffers()]
-        return [(t.data_ptr(), t._version, t.detach().sum().item()) for t in tensors if t.numel()]

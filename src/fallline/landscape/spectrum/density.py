@@ -82,16 +82,19 @@ def spectral_density(
     n = operator.shape[0]
     steps = min(steps, n)
     meter, generator = Meter(operator, probes * steps, steps, progress), seeded("spectral_density", seed)
-    found = []
-    for _ in range(probes):
-        basis = Lanczos(meter, steps, generator)
-        while not basis.full:
-            basis.step()
-            if basis.broken:  # the basis spans an invariant subspace that contains the probe: the quadrature is exact
-                break
-        values, vectors, _ = basis.ritz()
-        found.append((values, vectors[0].square()))
+    with operator.keep_graph():
+        found = [_quadrature(Lanczos(meter, steps, generator)) for _ in range(probes)]
     return _summary(found, _ZERO if torch.finfo(operator.dtype).eps > 1e-10 else _ZERO**2, meter.done)
+
+
+def _quadrature(basis: Lanczos) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return nodes and weights of the measure of a probe."""
+    while not basis.full:
+        basis.step()
+        if basis.broken:  # the basis spans an invariant subspace that contains the probe: the quadrature is exact
+            break
+    values, vectors, _ = basis.ritz()
+    return values, vectors[0].square()
 
 
 def _summary(found: list[tuple[torch.Tensor, torch.Tensor]], zero: float, matvecs: int) -> Density:

@@ -107,7 +107,9 @@ def eigsh(
     if start is not None and (not isinstance(start, torch.Tensor) or start.dim() not in (1, 2) or len(start) != n):
         got = tuple(start.shape) if isinstance(start, torch.Tensor) else type(start).__name__
         raise ArgumentError(f"eigsh: start must have shape ({n},) or ({n}, j), got {got}; pass vectors of H, or None")
-    return _Search(operator, k, which, tol, seed, limit, _vectors(n, k, operator.dtype, memory), progress).run(start)
+    search = _Search(operator, k, which, tol, seed, limit, _vectors(n, k, operator.dtype, memory), progress)
+    with operator.keep_graph():
+        return search.run(start)
 
 
 def _vectors(n: int, k: int, dtype: torch.dtype, memory: int) -> int:
