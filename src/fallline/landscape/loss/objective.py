@@ -39,6 +39,7 @@ class Objective:
         dtype, device: dtype and device of flat vectors.
         single: whether there was only one batch when the gradient was last computed.
         value: the mean loss at that time.
+        reached: names of the parameters of which a gradient has been found since then.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Objective:
             self._reset_random_numbers()
         self.single = False
         self.value = math.nan
-        self._reached = False  # whether the loss had a gradient with respect to any of the parameters
+        self.reached: set[str] = set()
 
     def _choose(self, params: Params | None) -> tuple[list[nn.Parameter], list[str]]:
         every = {name.replace("_orig_mod.", ""): p for name, p in self.model.named_parameters()}
@@ -170,7 +171,7 @@ class Objective:
             raise GradientError(
                 f"{self.owner}: gradients must be dense, got a sparse one for {sparse[0]}; build it with sparse=False"
             )
-        self._reached |= any(g is not None for g in found)
+        self.reached.update(name for name, g in zip(self.names, found, strict=True) if g is not None)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
 
     def mean(self, part: Callable[[int, Any], torch.Tensor]) -> torch.Tensor:
@@ -201,10 +202,10 @@ class Objective:
             self.single = number == 0
             return torch.cat([flat, loss.detach().reshape(1).to(self.device, self.dtype)])
 
-        self._reached = False
+        self.reached = set()
         with self.measuring():
             both = self.mean(part)
-        if not self._reached:
+        if not self.reached:
             raise LossError(
                 f"{self.owner}: loss must depend on the parameters, got one that is independent of {self.names[0]} and "
                 "all others; pass the model that loss_fn runs, and parameters of that model"

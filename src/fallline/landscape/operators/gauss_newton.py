@@ -8,7 +8,8 @@ from torch import nn
 from fallline.errors import ArgumentError, LossError
 from fallline.landscape.loss.averaging import LossFn, Weight
 from fallline.landscape.loss.objective import Objective, Params
-from fallline.landscape.operators.checks import check_deterministic
+from fallline.landscape.operators.checks import check_deterministic, mixed_direction
+from fallline.landscape.operators.dependence import check_gradient
 from fallline.landscape.operators.hessian import Measured
 
 
@@ -45,8 +46,9 @@ class GaussNewton(Measured):
         mode: str = "eval",
     ) -> None:
         super().__init__(Objective("GaussNewton", model, loss_fn, data, params, weight, mode))
-        self.objective.gradient()
+        gradient = self.objective.gradient()
         check_deterministic(self.objective)
+        check_gradient(self.objective, mixed_direction(gradient))
         self.objective.recovery.attempt(lambda: self @ torch.zeros(self.shape[0]))  # also times a product
         self.matvecs = 0
 

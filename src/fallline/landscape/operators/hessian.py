@@ -13,7 +13,8 @@ from fallline.errors import ArgumentError
 from fallline.landscape.loss.averaging import LossFn, Weight
 from fallline.landscape.loss.objective import Objective, Params
 from fallline.landscape.operators.base import Operator
-from fallline.landscape.operators.checks import check_deterministic, choose_product
+from fallline.landscape.operators.checks import check_deterministic, choose_product, mixed_direction
+from fallline.landscape.operators.dependence import check_gradient
 from fallline.landscape.operators.products import PRODUCTS, Parts, gradients_with_graph, through_graph
 
 
@@ -76,8 +77,8 @@ class Hessian(Measured):
         hvp: "auto", "double-backward", "jvp" or "finite-difference".
 
     Raises:
-        LossError: the loss is not a scalar, is not finite, has no graph, or differs between two evaluations; or there
-            are no data.
+        LossError: the loss is not a scalar, is not finite, has no graph, differs between two evaluations, or changes
+            with a parameter of which autograd returns no gradient; or there are no data.
         GradientError: `hvp` names a method that does not work for this model, or gradients are sparse.
         ArgumentError, ArgumentTypeError: another argument is invalid.
 
@@ -112,7 +113,9 @@ class Hessian(Measured):
         # Estimate until a product has been timed: it costs about four gradients, or two with a kept graph, of three
         # forward passes each (benchmarks/products.py). The first gradient, computed above, takes an untypical time.
         self.seconds = 3 * (2 if self.objective.single else 4) * (time.perf_counter() - began)
-        self.hvp, self.disagreement = choose_product(self.objective, gradient, hvp)
+        vector = mixed_direction(gradient)
+        check_gradient(self.objective, vector)
+        self.hvp, self.disagreement = choose_product(self.objective, vector, hvp)
         self._depth = 0  # number of `keep_graph` blocks that have been entered
         self._kept: list[torch.Tensor] | None = None
         self._several = False  # whether the data of this block have more than one batch, so that no graph is kept
