@@ -37,6 +37,8 @@ class Objective:
         params, names: the parameters that the loss is a function of.
         n: total number of elements of the parameters.
         dtype, device: dtype and device of flat vectors.
+        eps: machine epsilon of the least precise type in which the loss is computed, as far as it is known.
+        convert: function that is applied to every batch.
         single: whether there was only one batch when the gradient was last computed.
         value: the mean loss at that time.
         reached: names of the parameters of which a gradient has been found since then.
@@ -68,7 +70,9 @@ class Objective:
         self.dtype = torch.float32
         for i, p in enumerate(self.params):
             self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
+        self.eps = torch.finfo(self.dtype).eps
         self.device = self.params[0].device
+        self.convert: Callable[[Any], Any] = lambda batch: batch
         batches = as_batches(owner, data)
         self._reset_random_numbers = random_numbers(batches)
         try:
@@ -150,7 +154,7 @@ class Objective:
             ArgumentError: a weight is not a positive number.
         """
         for number, batch in enumerate(batches_of(self.owner, self.data)):
-            yield number, batch, weight_of(self.owner, batch, self.weight)
+            yield number, self.convert(batch), weight_of(self.owner, batch, self.weight)
 
     def loss(self, batch: Any, number: int = 0) -> torch.Tensor:
         """Return the loss of a batch, a scalar with a graph.

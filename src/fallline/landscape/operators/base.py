@@ -33,17 +33,31 @@ class Operator(ABC):
         shape: (n, n).
         dtype, device: dtype and device of the vectors.
         matvecs: number of products computed so far.
+        largest: largest norm of a product so far, relative to that of its vector.
         seconds: time of the last product; None before the first.
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = (n, n), dtype, device
         self.matvecs = 0
+        self.largest = 0.0
         self.seconds: float | None = None
 
     @abstractmethod
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the product with a vector of shape (n,), which has the dtype and device of the operator."""
+
+    @property
+    def eps(self) -> float:
+        """Rounding of the products, relative to the largest one."""
+        return float(torch.finfo(self.dtype).eps)
+
+    def reference(self, vector: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+        """Return a more accurate product, and a bound of its error; None if products have the precision of the dtype.
+
+        The solvers that state error bounds call it with the vectors that they return.
+        """
+        return None
 
     @contextmanager
     def keep_graph(self) -> Iterator[None]:
@@ -75,6 +89,9 @@ class Operator(ABC):
         result = self._product(vector)
         self.seconds = time.perf_counter() - began
         self.matvecs += 1
+        length = float(torch.linalg.vector_norm(vector))
+        if length > 0:
+            self.largest = max(self.largest, float(torch.linalg.vector_norm(result)) / length)
         return result
 
     def to_scipy(self) -> Any:

@@ -86,20 +86,17 @@ def mixed_direction(gradient: torch.Tensor) -> torch.Tensor:
 def _compare(objective: Objective, name: str, vector: torch.Tensor) -> tuple[str, float]:
     """Return the problem of one method on the first batch, or "", and the smallest relative difference."""
 
-    def measure(product: Any, batch: Any = None, **options: float) -> torch.Tensor:
+    def measure(product: Any, **options: float) -> torch.Tensor:
         with objective.measuring():
-            if batch is None:
-                _, batch, _ = next(objective.batches())
+            _, batch, _ = next(objective.batches())
             return product(objective, batch, objective.split(vector), **options)  # type: ignore[no-any-return]
 
     objective.recovery.attempt(lambda: measure(PRODUCTS[name]))
     if name == "finite-difference":
         return "", 0.0
-    with objective.measuring():
-        _, batch, _ = next(objective.batches())
     try:
-        with doubled(objective) as convert:
-            return _agreement(objective, lambda way, **options: measure(way, convert(batch), **options), name)
+        with doubled(objective):
+            return _agreement(objective, measure, name)
     except (RuntimeError, TypeError, LossError):  # not computable in float64: compare in the model's own precision
         wrong, least = _agreement(objective, measure, name)
         if wrong:
@@ -113,14 +110,15 @@ def _agreement(objective: Objective, measure: Callable[..., torch.Tensor], name:
     least, worst = math.inf, ""
     for shrink in _STEPS:
         other = measure(finite_difference, shrink=shrink)
-        noise = _ROUNDING * torch.finfo(objective.dtype).eps ** (2 / 3) / shrink * size
+        noise = _ROUNDING * objective.eps ** (2 / 3) / shrink * size
         difference = (found - other).norm().item()
         relative = difference / max(found.norm().item(), other.norm().item(), 1e-300)
         if not relative >= least:
             least, worst = relative, _farthest(objective, found - other)
         if relative <= _AGREE or difference <= noise:
             return "", relative
-    return f"the product differs from a finite difference by {least:.0%}, with the largest error in {worst}", least
+    share = f"{least:.0%}" if least >= 0.01 else f"{100 * least:.1g}%"
+    return f"the product differs from a finite difference by {share}, with the largest error in {worst}", least
 
 
 def _farthest(objective: Objective, difference: torch.Tensor) -> str:

@@ -1,7 +1,6 @@
 """Checks that the gradient is that of the loss: a part of the loss without a graph contributes nothing to curvature."""
 
 import math
-from typing import Any
 
 import torch
 
@@ -29,13 +28,11 @@ def check_gradient(objective: Objective, vector: torch.Tensor) -> None:
         LossError: the loss changes with a parameter for which autograd returned no gradient.
     """
     _check_reached(objective)
-    with objective.measuring():
-        _, batch, _ = next(objective.batches())
     try:
-        with doubled(objective) as convert:
-            found = _slopes(objective, convert(batch), vector)
+        with doubled(objective):
+            found = _slopes(objective, vector)
     except (RuntimeError, TypeError, LossError):  # not computable in float64
-        found = _slopes(objective, batch, vector)
+        found = _slopes(objective, vector)
     if found is not None:
         slope, change = found
         warn(
@@ -74,18 +71,20 @@ def _changes(objective: Objective, params: list[torch.nn.Parameter]) -> bool:
     return not abs(there - here) <= rounding  # also True for NaN
 
 
-def _slopes(objective: Objective, batch: Any, vector: torch.Tensor) -> tuple[float, float] | None:
+def _slopes(objective: Objective, vector: torch.Tensor) -> tuple[float, float] | None:
     """Return the slope of the loss along a direction by its gradient and by a difference, or None if they agree."""
 
     def loss(distance: float) -> float:
         with objective.measuring(), torch.no_grad(), displaced(objective.params, parts, distance):
+            _, batch, _ = next(objective.batches())
             return float(objective.loss(batch))
 
     parts = objective.split(vector)
     with objective.measuring():
+        _, batch, _ = next(objective.batches())
         gradient = objective.flatten(objective.gradients(objective.loss(batch)))
     slope = float(gradient.double() @ vector.double())
-    eps = torch.finfo(objective.dtype).eps
+    eps = objective.eps
     size = float(torch.linalg.vector_norm(objective.flatten(objective.params).double()))
     jitter = abs(loss(0.0) - loss(0.0))
     least, change = math.inf, slope

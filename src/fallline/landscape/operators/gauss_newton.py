@@ -10,6 +10,7 @@ from fallline.landscape.loss.averaging import LossFn, Weight
 from fallline.landscape.loss.objective import Objective, Params
 from fallline.landscape.operators.checks import check_deterministic, mixed_direction
 from fallline.landscape.operators.dependence import check_gradient
+from fallline.landscape.operators.doubled import check_precision
 from fallline.landscape.operators.hessian import Measured
 
 
@@ -47,12 +48,16 @@ class GaussNewton(Measured):
     ) -> None:
         super().__init__(Objective("GaussNewton", model, loss_fn, data, params, weight, mode))
         gradient = self.objective.gradient()
+        check_precision(self.objective)
         check_deterministic(self.objective)
         check_gradient(self.objective, mixed_direction(gradient))
         self.objective.recovery.attempt(lambda: self @ torch.zeros(self.shape[0]))  # also times a product
         self.matvecs = 0
 
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
+        return self._mean_product(vector)
+
+    def _mean_product(self, vector: torch.Tensor) -> torch.Tensor:
         objective, parts = self.objective, self.objective.split(vector.to(self.device))
         with objective.measuring():
             return objective.mean(lambda number, batch: self._batch_product(batch, number, parts))

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, LossError
 from fallline.landscape.loss.averaging import LossFn, Weight
 from fallline.landscape.loss.objective import Objective, Params
 from fallline.landscape.operators.base import Operator
 from fallline.landscape.operators.checks import check_deterministic, choose_product, mixed_direction
 from fallline.landscape.operators.dependence import check_gradient
+from fallline.landscape.operators.doubled import check_precision, doubled, precision
 from fallline.landscape.operators.products import PRODUCTS, Parts, gradients_with_graph, through_graph
+
+_ROUNDING = 30.0  # ulps of the largest product that a product loses in low precision
 
 
 class Measured(Operator):
@@ -45,6 +49,36 @@ class Measured(Operator):
         """Return the gradient of the mean loss at the current parameters, of shape (n,)."""
         return self.objective.gradient()
 
+    @property
+    def eps(self) -> float:
+        """Rounding of the products, by the least precise type in which the loss was computed at construction."""
+        return self.objective.eps
+
+    @abstractmethod
+    def _mean_product(self, vector: torch.Tensor) -> torch.Tensor:
+        """Return the product with a vector (n,), computed in the precision of the objective."""
+
+    def _remainder(self, vector: torch.Tensor) -> float:
+        """Return the error of a product that is computed in float64."""
+        return 0.0
+
+    @property
+    def _inexact(self) -> bool:
+        """Whether products have errors beyond the rounding of their dtype."""
+        return torch.finfo(precision(self.objective)).eps > torch.finfo(self.dtype).eps
+
+    def reference(self, vector: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+        """Return the product computed in float64, and a bound of its error; None if products have no further error."""
+        if not self._inexact:
+            return None
+        try:
+            with doubled(self.objective):
+                return self._mean_product(vector.double()), self._remainder(vector.double())
+        except (RuntimeError, TypeError, LossError):  # not computable in float64
+            product = self._mean_product(vector)
+            eps = torch.finfo(precision(self.objective)).eps
+            return product, self._remainder(vector) + _ROUNDING * eps * self.largest
+
     def flatten(self, tensors: Any) -> torch.Tensor:
         """Return tensors shaped like the parameters, in the same order, as a vector (n,)."""
         return self.objective.flatten(tensors)
@@ -67,8 +101,8 @@ class Hessian(Measured):
 
     Args:
         model: any module. A DistributedDataParallel wrapper or compilation is bypassed, with a warning.
-        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar. It must not use autocast: products
-            in half precision have only two or three digits, which the error bounds do not reflect.
+        loss_fn: `loss_fn(model, batch)` returns the mean loss of a batch, a scalar. It should not use autocast, because
+            products in half precision have only two or three digits; error bounds contain this and are wide.
         data: batches that can be read repeatedly: a list or a DataLoader. A tuple, dict or tensor is one batch.
         params: parameters or their names, or a mapping from names to parameters; by default all trainable ones.
         weight: `weight(batch)` returns the number of items (or tokens) that the mean loss of a batch averages over; by
@@ -108,6 +142,7 @@ class Hessian(Measured):
             raise ArgumentError(f"Hessian: hvp must be one of auto, {', '.join(PRODUCTS)}, got {hvp=}; leave it out")
         super().__init__(Objective("Hessian", model, loss_fn, data, params, weight, mode))
         gradient = self.objective.gradient()
+        check_precision(self.objective)
         began = time.perf_counter()
         check_deterministic(self.objective)
         # Estimate until a product has been timed: it costs about four gradients, or two with a kept graph, of three
@@ -149,12 +184,31 @@ class Hessian(Measured):
             if self._depth and self.hvp == "double-backward" and (gradients := self._gradients()) is not None:
                 with objective.measuring(reads=False):
                     return through_graph(objective, gradients, parts, keep=True)
-            product = PRODUCTS[self.hvp]
-            with objective.measuring():
-                return objective.mean(lambda number, batch: product(objective, batch, parts))
+            return self._mean_product(vector)
         except BaseException:
             self._kept = None  # an interrupted product may have freed part of the graph
             raise
+
+    def _mean_product(self, vector: torch.Tensor, **options: float) -> torch.Tensor:
+        objective, parts, product = self.objective, self.objective.split(vector), PRODUCTS[self.hvp]
+        with objective.measuring():
+            return objective.mean(lambda number, batch: product(objective, batch, parts, **options))
+
+    @property
+    def eps(self) -> float:
+        """Rounding of the products; that of finite differences is the power 2/3 of that of the gradients."""
+        return super().eps ** (2 / 3) if self.hvp == "finite-difference" else super().eps
+
+    @property
+    def _inexact(self) -> bool:
+        return self.hvp == "finite-difference" or super()._inexact
+
+    def _remainder(self, vector: torch.Tensor) -> float:
+        if self.hvp != "finite-difference":
+            return 0.0
+        # Half the step has a quarter of the truncation error and twice the rounding error.
+        change = self._mean_product(vector) - self._mean_product(vector, shrink=0.5)
+        return 3 * float(torch.linalg.vector_norm(change))
 
     def _gradients(self) -> Parts | None:
         """Return the gradients of the only batch with their graph; None if there are several batches."""

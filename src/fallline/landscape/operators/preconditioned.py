@@ -39,6 +39,16 @@ class Preconditioned(Operator):
         self.inner, self.seconds = inner, inner.seconds
         self._scale = diagonal.detach().double().rsqrt().to(inner.device, inner.dtype)
 
+    @property
+    def eps(self) -> float:
+        """Rounding of the products of the inner operator."""
+        return self.inner.eps
+
+    def reference(self, vector: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+        """Return a more accurate product; see `Operator.reference`."""
+        found = self.inner.reference(self._scale * vector)
+        return None if found is None else (self._scale * found[0], float(self._scale.max()) * found[1])
+
     @contextmanager
     def keep_graph(self) -> Iterator[None]:
         """Keep the graph of the inner operator; see `Operator.keep_graph`."""

@@ -139,12 +139,11 @@ def _kind(values: list[float], bounds: list[float], least: float, converged: boo
 
 def _least(H: Operator, scale: float) -> float:
     """Return the default tolerance: curvature of at most this magnitude counts as zero."""
-    eps = torch.finfo(H.dtype).eps
-    rounding = _ROUNDING * eps * scale
+    rounding = _ROUNDING * H.eps * scale
     if not isinstance(H, Measured):
         return rounding
     size = sum(float(p.detach().double().square().sum()) for p in H.objective.params)
-    return max(rounding, 2 * math.sqrt(eps) * abs(H.loss) / max(size, 1.0))
+    return max(rounding, 2 * math.sqrt(H.eps) * abs(H.loss) / max(size, 1.0))
 
 
 def _stationary(H: Operator, norm: float | None, largest: float) -> bool | None:
