@@ -39,6 +39,7 @@ _HEADLINES = {
     "minimum": "A minimum, as far as curvature tells",
     "flat": "Flat: no curvature beyond rounding",
     "undetermined": "Undetermined: the smallest curvature cannot be told from zero",
+    "not stationary": "Not a critical point: the gradient is not small",
 }
 
 
@@ -152,7 +153,8 @@ def records(found: Curvature) -> Records:
         add("limit of stability", edge.limit, None, None, f"of {found.optimizer} at lr = {found.lr:g}, full batches")
         add("part of the limit", edge.ratio, None, None, "1 is the edge of stability")
     add("‖gradient‖", point.gradient, None, None, "")
-    add("condition number", point.condition, None, None, "undefined at a saddle" if point.kind == "saddle" else "")
+    negative = "undefined with negative curvature" if point.curvature == "negative" else ""
+    add("condition number", point.condition, None, None, negative)
     add("trace", found.trace.estimate, *found.trace.ci95, f"95 % interval, {found.trace.method}")
     add("negative eigenvalues", density.negative_mass, *density.negative_ci95, "part of all, 95 % interval")
     add("a missed eigenvalue", point.eigen.miss_probability, None, None, "probability that one further out was missed")
