@@ -104,6 +104,13 @@ class _Call(nn.Module):
         return self.loss(self.model, batch)
 
 
+def in_block(H: Hessian, vector: torch.Tensor) -> Callable[[], Any]:
+    """Return a product within a `keep_graph` block that ends with the process, as every product of a solver is."""
+    block = H.keep_graph()
+    block.__enter__()
+    return lambda: (H @ vector, block)  # the block would end when it is garbage-collected
+
+
 def contenders(name: str, size: int) -> dict[str, Callable[[], Any]]:
     """Return a gradient and the methods for a product, all on one batch."""
     task = get_task(name, batch_size=size)
@@ -112,11 +119,12 @@ def contenders(name: str, size: int) -> dict[str, Callable[[], Any]]:
     batch = next(iter(task.batches("train", torch.Generator().manual_seed(0))))
     params = list(model.parameters())
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        kept = Hessian(model, task.loss, batch, weight=task.size)
+        kept, alone = (Hessian(model, task.loss, batch, weight=task.size) for _ in range(2))
         vector = torch.randn(kept.shape[0])
         found: dict[str, Callable[[], Any]] = {
             "gradient": lambda: torch.autograd.grad(task.loss(model, batch), params),
-            "kept graph": lambda: kept @ vector,
+            "in a solver, with a kept graph": in_block(kept, vector),
+            "single product": lambda: alone @ vector,
         }
         halves = [tuple(part[: len(part) // 2] for part in batch), tuple(part[len(part) // 2 :] for part in batch)]
         split = Hessian(model, task.loss, halves, weight=task.size)

@@ -90,9 +90,9 @@ def test_a_study_prints_ranks_verdicts_and_warnings(study):
 
 
 def test_a_race_prints_a_line_an_arm():
-    found = race("ravine", ["sgd", "momentum@lr=1e-4"], steps=60)
+    found = race("ravine", ["sgd", "momentum@lr=1e-4"], steps=200)
     assert str(found).splitlines() == [
-        "ravine, 60 steps",
+        "ravine, 200 steps",
         f"sgd at lr {found.ranking[0].lr:.3g}: {found.ranking[0].reached} steps to the goal",
         "momentum@lr=1e-4 at lr 0.0001: the goal is not reached",
     ]

@@ -15,10 +15,10 @@ from fallline.lab.report.style import ArmStyle, arm_styles
 from fallline.optimizers import OPTIMIZERS
 from fallline.problems import PROBLEMS, Problem
 
-STEPS = 40
+STEPS = 60
 LRS = tuple(10 ** (k / 8) for k in range(-24, 5))  # 0.001 to 3.2, eight a decade
-LEVELS = tuple(2.0**k for k in range(-5, 7))  # of the contour lines; each twice the one inside
-SCALE, LINE, MARGIN = 145, 22, 16  # pixels: of a unit, of a line of the legend, around it
+LEVELS = tuple(7.2 * 2.0**-k for k in range(8))  # of the contour lines; each twice the one inside
+SCALE, LINE, MARGIN = 94, 22, 16  # pixels: of a unit, of a line of the legend, around it
 PAPER, RIM, INK, DIM, CONTOUR = "#ffffff", "#d0d7de", "#1c2024", "#5b6570", "#c3ccd6"
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
 

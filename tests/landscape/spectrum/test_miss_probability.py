@@ -41,7 +41,7 @@ def test_chains_that_broke_down_combine_as_fisher_says():
     stats = pytest.importorskip("scipy.stats")
     d, at = 100, 30.0
     chains = {"size": 2, "breaks": [True, True], "betas": [1.0, 2.0], "T": torch.zeros(2, 2)}
-    basis = SimpleNamespace(**chains, dimension=d, eps=1e-16, scale=1.0)
+    basis = SimpleNamespace(**chains, dimension=d, eps=1e-16, noise=1e-16, scale=1.0)
     # A product from a vector of its own bounds the component of any vector along the missed one by 1/√(1 + (at/β)²); of
     # a random vector in d dimensions, √(d − 1) times it is Student's t of d − 1 degrees of freedom, near 0.
     alone = [

@@ -8,6 +8,7 @@ from fallline.lab.race.runs import GOAL, LRS, Descents, Run
 from fallline.problems import Problem
 
 LEVELS, GRID = 12, 97  # number of level lines, each at half the value of the next; points per side of the grid
+CLOSED, FINE = 8, 257  # the same if the lines around the start are closed, because those of a ravine are long and thin
 FAR = 100  # distance from the picture, in sizes of the picture, at which the drawing of a path stops
 
 Row = tuple[str, str, str, str]
@@ -15,13 +16,24 @@ COLUMNS = ("optimizer", "lr", "steps to the goal", "value at the end")
 
 
 def contours(problem: Problem) -> list[np.ndarray]:
-    """Return the level lines of a surface over its domain, including those through its saddles."""
-    x, y = (np.linspace(*limits, GRID) for limits in problem.domain)
-    points = torch.from_numpy(np.stack(np.meshgrid(x, y), -1))
-    values = problem(points).numpy()
+    """Return the level lines of a surface over its domain, including those through its saddles.
+
+    If the line through the start is closed within the domain, only closed lines are drawn.
+    """
+    x, y, values = _heights(problem, GRID)
     levels = [float(values.max()) / 2**k for k in range(1, LEVELS + 1)]
+    rim = min(float(edge.min()) for edge in (values[0], values[-1], values[:, 0], values[:, -1]))
+    if rim > float(problem(torch.tensor(problem.start, dtype=torch.float64))):
+        x, y, values = _heights(problem, FINE)
+        levels = [0.98 * rim / 2**k for k in range(CLOSED)]
     levels += [float(problem(torch.tensor(saddle, dtype=torch.float64))) for saddle in problem.saddles]
     return [line for level in levels for line in level_lines(x, y, values, level)]
+
+
+def _heights(problem: Problem, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a grid over the domain of a surface, and the values on it."""
+    x, y = (np.linspace(*limits, size) for limits in problem.domain)
+    return x, y, problem(torch.from_numpy(np.stack(np.meshgrid(x, y), -1))).numpy()
 
 
 def visible_points(run: Run, problem: Problem) -> np.ndarray:

@@ -42,6 +42,7 @@ _HEADLINES = {
     "minimum": "Minimum: the curvature is positive in all directions found",
     "flat": "Flat: the curvature is zero within the rounding error",
     "undetermined": "Undetermined: the smallest curvature cannot be distinguished from zero",
+    "not stationary": "Not stationary: the gradient is too large for a critical point",
 }
 
 
@@ -156,7 +157,8 @@ def records(found: Curvature) -> Records:
         add("stability limit", edge.limit, None, None, where)
         add("sharpness ÷ limit", edge.ratio, None, None, "1 is the edge of stability")
     add("‖gradient‖", point.gradient, None, None, "")
-    add("condition number", point.condition, None, None, "undefined at a saddle" if point.kind == "saddle" else "")
+    negative = "undefined with negative curvature" if point.curvature == "negative" else ""
+    add("condition number", point.condition, None, None, negative)
     add("trace", found.trace.estimate, *found.trace.ci95, f"95 % interval, {found.trace.method}")
     add("negative eigenvalues", density.negative_mass, *density.negative_ci95, "fraction of all, 95 % interval")
     missed = "probability that the search missed a larger or smaller eigenvalue"

@@ -1,6 +1,5 @@
 """The mean loss of a model over data, as a deterministic function of its parameters."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, LossError
+from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, LossError, StateError
 from fallline.landscape.loss.averaging import (
     LossFn,
     Weight,
@@ -38,8 +37,11 @@ class Objective:
         params, names: the parameters that the loss is a function of.
         n: total number of elements of the parameters.
         dtype, device: dtype and device of flat vectors.
-        single: whether there is only one batch.
-        value: the mean loss at its last evaluation with a gradient.
+        eps: machine epsilon of the least precise type in which the loss is computed, as far as it is known.
+        convert: function that is applied to every batch.
+        single: whether there was only one batch when the gradient was last computed.
+        value: the mean loss at that time.
+        reached: names of the parameters of which a gradient has been found since then.
     """
 
     def __init__(
@@ -61,16 +63,25 @@ class Objective:
         self.recovery = Recovery(owner)
         self.model = self.recovery.unwrap(model)
         self.params, self.names = self._choose(params)
+        present = set(self.model.parameters())
+        self._own = {p: name for p, name in zip(self.params, self.names, strict=True) if p in present}
         self.sizes = [p.numel() for p in self.params]
         self.n = sum(self.sizes)
         self.dtype = torch.float32
         for i, p in enumerate(self.params):
             self.dtype = torch.promote_types(self.dtype, p.dtype) if i else p.dtype
+        self.eps = torch.finfo(self.dtype).eps
         self.device = self.params[0].device
-        self.data, self._reset_random_numbers = _repeatable(as_batches(owner, data))
-        self.single = isinstance(self.data, list) and len(self.data) == 1
+        self.convert: Callable[[Any], Any] = lambda batch: batch
+        batches = as_batches(owner, data)
+        self._reset_random_numbers = random_numbers(batches)
+        try:
+            self.data = list(batches) if isinstance(batches, Iterator) else batches
+        finally:
+            self._reset_random_numbers()
+        self.single = False
         self.value = math.nan
-        self._reached = False  # whether the loss had a gradient with respect to any of the parameters
+        self.reached: set[str] = set()
 
     def _choose(self, params: Params | None) -> tuple[list[nn.Parameter], list[str]]:
         every = {name.replace("_orig_mod.", ""): p for name, p in self.model.named_parameters()}
@@ -116,7 +127,15 @@ class Objective:
 
         Args:
             reads: whether the block reads data and computes the loss, which draws random numbers.
+
+        Raises:
+            StateError: the model has replaced a parameter, so that its loss no longer depends on that of construction.
         """
+        if gone := self._own.keys() - set(self.model.parameters()):
+            raise StateError(
+                f"{self.owner}: parameters must be those that the model had at construction, got a new "
+                f"{self._own[gone.pop()]}, as after load_state_dict(assign=True); create the {self.owner} again"
+            )
         with ExitStack() as stack:
             stack.enter_context(unchanged(self.model, self.params, self.data))
             if any(module.training != (self.mode == "train") for module in self.model.modules()):
@@ -135,7 +154,7 @@ class Objective:
             ArgumentError: a weight is not a positive number.
         """
         for number, batch in enumerate(batches_of(self.owner, self.data)):
-            yield number, batch, weight_of(self.owner, batch, self.weight)
+            yield number, self.convert(batch), weight_of(self.owner, batch, self.weight)
 
     def loss(self, batch: Any, number: int = 0) -> torch.Tensor:
         """Return the loss of a batch, a scalar with a graph.
@@ -156,7 +175,7 @@ class Objective:
             raise GradientError(
                 f"{self.owner}: gradients must be dense, got a sparse one for {sparse[0]}; build it with sparse=False"
             )
-        self._reached |= any(g is not None for g in found)
+        self.reached.update(name for name, g in zip(self.names, found, strict=True) if g is not None)
         return [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.params, strict=True)]
 
     def mean(self, part: Callable[[int, Any], torch.Tensor]) -> torch.Tensor:
@@ -184,12 +203,13 @@ class Objective:
                     f"{self.owner}: gradients must be finite, got NaN or Inf in that of {name} for batch {number}; "
                     "the loss itself is finite, so look for a square root or logarithm at 0"
                 )
+            self.single = number == 0
             return torch.cat([flat, loss.detach().reshape(1).to(self.device, self.dtype)])
 
-        self._reached = False
+        self.reached = set()
         with self.measuring():
             both = self.mean(part)
-        if not self._reached:
+        if not self.reached:
             raise LossError(
                 f"{self.owner}: loss must depend on the parameters, got one that is independent of {self.names[0]} and "
                 "all others; pass the model that loss_fn runs, and parameters of that model"
@@ -215,20 +235,3 @@ class Objective:
         """Return a vector (n,) as tensors shaped like the parameters."""
         parts = zip(vector.split(self.sizes), self.params, strict=True)
         return [part.view(p.shape).to(p.device, p.dtype) for part, p in parts]
-
-
-def _repeatable(data: Iterable[Any]) -> tuple[Any, Callable[[], None]]:
-    """Return data that can be read repeatedly, and a function that resets the random numbers that reading them draws.
-
-    A single batch is returned as a list.
-    """
-    reset = random_numbers(data)
-    try:
-        if isinstance(data, Iterator):
-            data = list(data)
-        if not isinstance(data, list):
-            first = list(itertools.islice(data, 2))
-            data = first if len(first) == 1 else data
-    finally:
-        reset()
-    return data, reset

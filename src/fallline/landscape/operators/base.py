@@ -3,6 +3,8 @@
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -31,17 +33,40 @@ class Operator(ABC):
         shape: (n, n).
         dtype, device: dtype and device of the vectors.
         matvecs: number of products computed so far.
+        largest: largest norm of a product so far, relative to that of its vector.
         seconds: time of the last product; None before the first.
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = (n, n), dtype, device
         self.matvecs = 0
+        self.largest = 0.0
         self.seconds: float | None = None
 
     @abstractmethod
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the product with a vector of shape (n,), which has the dtype and device of the operator."""
+
+    @property
+    def eps(self) -> float:
+        """Rounding of the products, relative to the largest one."""
+        return float(torch.finfo(self.dtype).eps)
+
+    def reference(self, vector: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+        """Return a more accurate product, and a bound of its error; None if products have the precision of the dtype.
+
+        The solvers that state error bounds call it with the vectors that they return.
+        """
+        return None
+
+    @contextmanager
+    def keep_graph(self) -> Iterator[None]:
+        """Keep the graph that the products share, if they share one, until the end of the block.
+
+        Within the block, products are those at the point where the first of them was computed: do not change the model
+        or the data there. Every solver of this package, and a product with a matrix, is such a block.
+        """
+        yield
 
     def __matmul__(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the product with a vector (n,) or with a matrix (n, k), which counts as k products.
@@ -57,16 +82,22 @@ class Operator(ABC):
         if not math.isfinite(vector.sum()) and not bool(vector.isfinite().all()):  # the sum is faster to check
             raise ArgumentError(f"{name}: a vector must be finite, got NaN or Inf; check how it was computed")
         if vector.dim() == 2:
-            columns = [self @ column for column in vector.unbind(1)]
+            with self.keep_graph():
+                columns = [self @ column for column in vector.unbind(1)]
             return torch.stack(columns, 1) if columns else vector
         began = time.perf_counter()
         result = self._product(vector)
         self.seconds = time.perf_counter() - began
         self.matvecs += 1
+        length = float(torch.linalg.vector_norm(vector))
+        if length > 0:
+            self.largest = max(self.largest, float(torch.linalg.vector_norm(result)) / length)
         return result
 
     def to_scipy(self) -> Any:
         """Return a `scipy.sparse.linalg.LinearOperator`, whose vectors are NumPy arrays. Requires SciPy.
+
+        Call the solvers of SciPy within `keep_graph()`, so that they do not build a graph for every product.
 
         Example:
             >>> import scipy.sparse.linalg

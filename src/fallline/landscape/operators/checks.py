@@ -1,16 +1,15 @@
 """Checks before curvature is measured: the loss is deterministic, and its second derivative is correct."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fallline.errors import GradientError, LossError
-from fallline.landscape.loss.batches import map_tensors
 from fallline.landscape.loss.fallbacks import warn
 from fallline.landscape.loss.objective import Objective
+from fallline.landscape.operators.doubled import doubled
 from fallline.landscape.operators.products import PRODUCTS, finite_difference
 
 _STEPS = (1.0, 0.1, 0.01)  # relative steps of the finite difference: only long ones cross kinks, as of ReLU
@@ -42,12 +41,12 @@ def check_same(where: str, one: float, other: float, dtype: torch.dtype) -> None
         )
 
 
-def choose_product(objective: Objective, gradient: torch.Tensor, wanted: str) -> tuple[str, float]:
+def choose_product(objective: Objective, vector: torch.Tensor, wanted: str) -> tuple[str, float]:
     """Return the first method that works and agrees with a finite difference, and the relative difference.
 
     Args:
         objective: the loss.
-        gradient: flat gradient of the loss; half of the direction of the comparison.
+        vector: unit vector along which the comparison is made, as of `mixed_direction`.
         wanted: "auto", or the only method to try.
 
     Raises:
@@ -55,7 +54,6 @@ def choose_product(objective: Objective, gradient: torch.Tensor, wanted: str) ->
     """
     reasons: list[str] = []
     names = list(PRODUCTS) if wanted == "auto" else [wanted]
-    vector = _direction(gradient)
     for name in names:
         try:
             reason, disagreement = _compare(objective, name, vector)
@@ -74,7 +72,7 @@ def choose_product(objective: Objective, gradient: torch.Tensor, wanted: str) ->
     )
 
 
-def _direction(gradient: torch.Tensor) -> torch.Tensor:
+def mixed_direction(gradient: torch.Tensor) -> torch.Tensor:
     """Return a unit vector that combines the gradient with a random direction, which involves every parameter."""
     draw = torch.randn(len(gradient), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     random = (draw / draw.norm()).to(gradient.device, gradient.dtype)
@@ -88,20 +86,17 @@ def _direction(gradient: torch.Tensor) -> torch.Tensor:
 def _compare(objective: Objective, name: str, vector: torch.Tensor) -> tuple[str, float]:
     """Return the problem of one method on the first batch, or "", and the smallest relative difference."""
 
-    def measure(product: Any, batch: Any = None, **options: float) -> torch.Tensor:
+    def measure(product: Any, **options: float) -> torch.Tensor:
         with objective.measuring():
-            if batch is None:
-                _, batch, _ = next(objective.batches())
+            _, batch, _ = next(objective.batches())
             return product(objective, batch, objective.split(vector), **options)  # type: ignore[no-any-return]
 
     objective.recovery.attempt(lambda: measure(PRODUCTS[name]))
     if name == "finite-difference":
         return "", 0.0
-    with objective.measuring():
-        _, batch, _ = next(objective.batches())
     try:
-        with doubled(objective) as convert:
-            return _agreement(objective, lambda way, **options: measure(way, convert(batch), **options), name)
+        with doubled(objective):
+            return _agreement(objective, measure, name)
     except (RuntimeError, TypeError, LossError):  # not computable in float64: compare in the model's own precision
         wrong, least = _agreement(objective, measure, name)
         if wrong:
@@ -115,40 +110,15 @@ def _agreement(objective: Objective, measure: Callable[..., torch.Tensor], name:
     least, worst = math.inf, ""
     for shrink in _STEPS:
         other = measure(finite_difference, shrink=shrink)
-        noise = _ROUNDING * torch.finfo(objective.dtype).eps ** (2 / 3) / shrink * size
+        noise = _ROUNDING * objective.eps ** (2 / 3) / shrink * size
         difference = (found - other).norm().item()
         relative = difference / max(found.norm().item(), other.norm().item(), 1e-300)
         if not relative >= least:
             least, worst = relative, _farthest(objective, found - other)
         if relative <= _AGREE or difference <= noise:
             return "", relative
-    return f"the product differs from a finite difference by {least:.0%}, with the largest error in {worst}", least
-
-
-@contextmanager
-def doubled(objective: Objective) -> Iterator[Callable[[Any], Any]]:
-    """Convert the model to float64 within the block, and yield a function that converts a batch."""
-    tensors = list({*objective.model.parameters(), *objective.model.buffers(), *objective.params})
-    held = [(t, t.data) for t in tensors if t.is_floating_point()]
-    grads = [(p, p.grad) for p in tensors if p.grad is not None]
-    dtype = objective.dtype
-    try:
-        for p, _ in grads:
-            p.grad = None  # `.grad` must have the dtype of its parameter
-        for t, value in held:
-            t.data = value.double()
-        objective.dtype = torch.float64
-        yield _to_double
-    finally:
-        objective.dtype = dtype
-        for t, value in held:
-            t.data = value
-        for p, grad in grads:
-            p.grad = grad
-
-
-def _to_double(batch: Any) -> Any:
-    return map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, batch)
+    share = f"{least:.0%}" if least >= 0.01 else f"{100 * least:.1g}%"
+    return f"the product differs from a finite difference by {share}, with the largest error in {worst}", least
 
 
 def _farthest(objective: Objective, difference: torch.Tensor) -> str:

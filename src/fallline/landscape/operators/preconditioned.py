@@ -1,5 +1,8 @@
 """The Hessian in the units of an adaptive optimizer's steps."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from fallline.errors import ArgumentError
@@ -35,6 +38,22 @@ class Preconditioned(Operator):
         super().__init__(inner.shape[0], inner.dtype, inner.device)
         self.inner, self.seconds = inner, inner.seconds
         self._scale = diagonal.detach().double().rsqrt().to(inner.device, inner.dtype)
+
+    @property
+    def eps(self) -> float:
+        """Rounding of the products of the inner operator."""
+        return self.inner.eps
+
+    def reference(self, vector: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+        """Return a more accurate product; see `Operator.reference`."""
+        found = self.inner.reference(self._scale * vector)
+        return None if found is None else (self._scale * found[0], float(self._scale.max()) * found[1])
+
+    @contextmanager
+    def keep_graph(self) -> Iterator[None]:
+        """Keep the graph of the inner operator; see `Operator.keep_graph`."""
+        with self.inner.keep_graph():
+            yield
 
     def _product(self, vector: torch.Tensor) -> torch.Tensor:
         return self._scale * (self.inner @ (self._scale * vector))

@@ -64,7 +64,7 @@ def finite_difference(objective: Objective, batch: Any, vector: Parts, shrink: f
     if norm == 0:
         return torch.zeros(objective.n, dtype=objective.dtype, device=objective.device)
     size = float(torch.linalg.vector_norm(objective.flatten(objective.params).double()))
-    h = shrink * torch.finfo(objective.dtype).eps ** (1 / 3) * max(1.0, size) / norm
+    h = shrink * objective.eps ** (1 / 3) * max(1.0, size) / norm
     sides, restore_random_numbers = [], random_numbers()
     for distance in (h, -h):
         restore_random_numbers()  # the same dropout on both sides

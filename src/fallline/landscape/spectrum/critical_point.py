@@ -1,4 +1,4 @@
-"""Classification of the current point (minimum, saddle, flat or undetermined) by its curvature."""
+"""Classification of the current point (minimum, saddle, flat, undetermined or not stationary)."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from fallline.landscape.operators.hessian import Measured
 from fallline.landscape.progress import Progress
 from fallline.landscape.spectrum.eigsh import Eigen, eigsh
 
-KINDS = ("minimum", "saddle", "flat", "undetermined")
+KINDS = ("minimum", "saddle", "flat", "undetermined", "not stationary")
+_CURVATURES = {"minimum": "positive", "saddle": "negative", "flat": "zero", "undetermined": "undetermined"}
+_GAIN = 1e-3  # largest change of the loss by a Newton step along the gradient at a critical point, relative to the loss
 _ROUNDING = 30.0  # ulps of the largest curvature: smaller curvature counts as zero
 _ENDS = 3  # eigenvalues computed at each end
 
@@ -22,21 +24,23 @@ class Point:
     """The curvature at a point, and its classification.
 
     Attributes:
-        kind: "minimum" (all curvature is positive), "saddle" (some is negative), "flat" (all is zero) or "undetermined"
-            (the smallest eigenvalue cannot be distinguished from 0, for example because of dead units).
+        kind: "minimum" (all curvature is positive), "saddle" (some is negative), "flat" (all is zero), "undetermined"
+            (the smallest eigenvalue cannot be distinguished from 0, for example because of dead units), or "not
+            stationary" (the gradient is too large for a critical point).
+        curvature: "positive", "negative", "zero" or "undetermined", also where the point is not stationary.
         smallest, largest: the eigenvalues λmin and λmax.
         smallest_bound, largest_bound: upper bounds of the distance to the nearest eigenvalue.
         gradient: norm of the gradient; None if it is not known.
-        stationary: whether ‖g‖²/(2·λmax), the change of the loss in a Newton-like step, is at most a thousandth of the
-            loss; None if it is not known. If False, the point is not a critical point, and `kind` describes only the
-            curvature.
-        condition: λmax over the smallest eigenvalue found whose bound excludes 0; None at a saddle, or if there is no
-            such eigenvalue.
+        stationary: whether ‖g‖²/(2·|g'·H·g|/‖g‖²), the change of the loss in a Newton step along the gradient, is at
+            most a thousandth of the loss. None if the gradient or the loss is not known; `kind` then assumes it.
+        condition: λmax over the smallest eigenvalue found whose bound excludes 0; None with negative curvature, or if
+            there is no such eigenvalue.
         tolerance: curvature of at most this magnitude counts as zero.
         eigen: all eigenvalues that were computed.
     """
 
     kind: str
+    curvature: str
     smallest: float
     smallest_bound: float
     largest: float
@@ -53,13 +57,17 @@ class Point:
         smallest = format_measurement(self.smallest, self.smallest_bound)
         ends = f"λmin = {smallest}, λmax = {format_measurement(self.largest, self.largest_bound)}"
         known = "" if self.gradient is None else f"; ‖g‖ = {self.gradient:.2g}"
-        if self.stationary is not None:
-            known += ", stationary" if self.stationary else ", not stationary"
-        if self.kind == "saddle":
-            ratio = "undefined at a saddle"
+        if self.stationary:
+            known += ", stationary"
+        what = self.kind
+        if self.kind == "not stationary":
+            sign = {"zero": "no", "undetermined": "undetermined"}.get(self.curvature, self.curvature)
+            what = f"not stationary; {sign} curvature"
+        if self.curvature == "negative":
+            ratio = "undefined at a saddle" if self.kind == "saddle" else "undefined with negative curvature"
         else:
             ratio = "not determined" if self.condition is None else f"{self.condition:.2g}"
-        return f"{self.kind}: {ends}{known}; condition number {ratio}"
+        return f"{what}: {ends}{known}; condition number {ratio}"
 
     def __str__(self) -> str:
         return self.sentence
@@ -75,10 +83,11 @@ def classify_point(
     max_matvecs: int | None = None,
     progress: Progress | None = None,
 ) -> Point:
-    """Classify a point as minimum, saddle, flat or undetermined by its curvature.
+    """Classify a point as minimum, saddle, flat or undetermined by its curvature, or as not stationary by its gradient.
 
-    A saddle is certain if there is one direction of negative curvature: λmin plus its bound is below 0. The absence of
-    such a direction is only as certain as that `eigsh` has not missed one, so "minimum" requires that it `converged`.
+    Negative curvature is certain if there is one direction of it: λmin plus its bound is below 0. Its absence is only
+    as certain as that `eigsh` has not missed such a direction, so "minimum" requires that it `converged`. If the
+    operator has a loss, the gradient is compared with the curvature along it, which takes one more product.
 
     Args:
         H: a Hessian, an operator, or a symmetric matrix as a tensor.
@@ -103,24 +112,27 @@ def classify_point(
         got = tuple(grad.shape) if isinstance(grad, torch.Tensor) else type(grad).__name__
         raise ArgumentError(f"classify_point: grad must have shape ({n},), got {got}; pass H.flatten(grads)")
     k = min(2 * _ENDS, n)
-    norm = None if grad is None else float(torch.linalg.vector_norm(grad.double()))
-    if norm is None and isinstance(operator, Measured):
-        norm = float(torch.linalg.vector_norm(operator.gradient().double()))
-    found = eigsh(operator, k, "BE", tol, seed, max_matvecs=max_matvecs, progress=progress)
-    values, bounds = found.values.tolist(), found.bound.tolist()
-    scale = max(map(abs, values))
-    least = _least(operator, scale) if tolerance is None else tolerance
+    with operator.keep_graph():
+        found = eigsh(operator, k, "BE", tol, seed, max_matvecs=max_matvecs, progress=progress)
+        values, bounds = found.values.tolist(), found.bound.tolist()
+        loss = operator.loss if isinstance(operator, Measured) else None
+        least = _least(operator, max(map(abs, values)), loss) if tolerance is None else tolerance
+        if grad is None and isinstance(operator, Measured):
+            grad = operator.gradient()
+        norm = None if grad is None else float(torch.linalg.vector_norm(grad.double()))
+        stationary = None if grad is None or loss is None else _is_stationary(operator, grad, loss, least)
     kind = _kind(values, bounds, least, found.converged)
     excluded = [value for value, bound in zip(values, bounds, strict=True) if value - bound > least]
     condition = values[-1] / min(excluded) if kind in ("minimum", "undetermined") and excluded[:-1] else None
     return Point(
-        kind,
+        "not stationary" if stationary is False else kind,
+        _CURVATURES[kind],
         values[0],
         bounds[0],
         values[-1],
         bounds[-1],
         norm,
-        _stationary(operator, norm, values[-1]),
+        stationary,
         condition,
         least,
         found,
@@ -137,17 +149,23 @@ def _kind(values: list[float], bounds: list[float], least: float, converged: boo
     return "minimum" if values[0] - bounds[0] > least else "undetermined"
 
 
-def _least(H: Operator, scale: float) -> float:
+def _least(H: Operator, scale: float, loss: float | None) -> float:
     """Return the default tolerance: curvature of at most this magnitude counts as zero."""
-    eps = torch.finfo(H.dtype).eps
-    rounding = _ROUNDING * eps * scale
-    if not isinstance(H, Measured):
+    rounding = _ROUNDING * H.eps * scale
+    if not isinstance(H, Measured) or loss is None:
         return rounding
     size = sum(float(p.detach().double().square().sum()) for p in H.objective.params)
-    return max(rounding, 2 * math.sqrt(eps) * abs(H.loss) / max(size, 1.0))
+    return max(rounding, 2 * math.sqrt(H.eps) * abs(loss) / max(size, 1.0))
 
 
-def _stationary(H: Operator, norm: float | None, largest: float) -> bool | None:
-    if norm is None or not isinstance(H, Measured):
-        return None
-    return norm == 0 or (largest > 0 and norm**2 / (2 * largest) <= 1e-3 * abs(H.loss))
+def _is_stationary(H: Operator, grad: torch.Tensor, loss: float, least: float) -> bool:
+    """Return whether a Newton step along the gradient would change the loss by at most a small part of it.
+
+    The curvature along the gradient decides, not λmax: one steep direction must not make every gradient look small.
+    """
+    norm = float(torch.linalg.vector_norm(grad.double()))
+    if norm == 0:
+        return True
+    unit = grad.to(H.device, H.dtype) / norm
+    along = max(abs(float(unit.double() @ (H @ unit).double())), least)
+    return along > 0 and norm**2 / (2 * along) <= _GAIN * abs(loss)

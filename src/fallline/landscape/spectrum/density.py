@@ -1,6 +1,7 @@
 """The spectral density of a symmetric operator by stochastic Lanczos quadrature."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,14 @@ from fallline.arguments import check_integer
 from fallline.formatting import format_measurement
 from fallline.landscape.operators.base import Meter, Symmetric, as_operator, seeded
 from fallline.landscape.progress import Progress
-from fallline.landscape.spectrum.intervals import mean_interval
+from fallline.landscape.spectrum.intervals import share_interval
 from fallline.landscape.spectrum.lanczos import Lanczos
+from fallline.landscape.spectrum.quadrature import Quadrature, quadrature
 
 _GRID = 512  # points of the curve
 _WIDTH = 0.01  # standard deviation of the kernel at each node, relative to the width of the spectrum
 _ZERO = 1e-4  # magnitudes that count as zero, relative to the largest, in float32; the square of it in float64
+_ROUNDING = 30.0  # the same in units of the rounding of the products, if these are less precise
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Density:
         nodes, weights: the quadrature nodes of all probes, and their weights, which sum to 1. The mean of a smooth
             function f over all eigenvalues is about Σ weights·f(nodes).
         negative_mass: share of the eigenvalues that are negative by more than `zero`.
-        negative_ci95: 95 % t-interval of that share over the probes. It does not include the error of the quadrature
-            near zero.
+        negative_ci95: 95 % interval of that share. It contains the chance of the probes and the error of the quadrature
+            near zero, which more steps make smaller.
         zero: magnitudes up to this value count as zero.
         width: standard deviation of the normal kernel that smooths the curve.
         matvecs: number of products.
@@ -62,7 +65,7 @@ def spectral_density(
 
     Args:
         H: an operator, or a symmetric matrix as a tensor.
-        probes: number of random vectors, at least 2; the confidence interval is over them.
+        probes: number of random vectors, at least 2.
         steps: number of products per probe, at least 2; more steps give a finer resolution.
         seed: seed of the random vectors.
         progress: callback that receives a `Step` before the first product and after every product.
@@ -82,28 +85,24 @@ def spectral_density(
     n = operator.shape[0]
     steps = min(steps, n)
     meter, generator = Meter(operator, probes * steps, steps, progress), seeded("spectral_density", seed)
-    found = []
-    for _ in range(probes):
-        basis = Lanczos(meter, steps, generator)
-        while not basis.full:
-            basis.step()
-            if basis.broken:  # the basis spans an invariant subspace that contains the probe: the quadrature is exact
-                break
-        values, vectors, _ = basis.ritz()
-        found.append((values, vectors[0].square()))
-    return _summary(found, _ZERO if torch.finfo(operator.dtype).eps > 1e-10 else _ZERO**2, meter.done)
+    with operator.keep_graph():
+        found = [quadrature(Lanczos(meter, steps, generator)) for _ in range(probes)]
+    small = max(_ZERO if torch.finfo(operator.dtype).eps > 1e-10 else _ZERO**2, _ROUNDING * operator.eps)
+    return _summary(found, n, small, meter.done)
 
 
-def _summary(found: list[tuple[torch.Tensor, torch.Tensor]], zero: float, matvecs: int) -> Density:
-    nodes = torch.cat([values for values, _ in found])
-    weights = torch.cat([part for _, part in found]) / len(found)
+def _summary(found: list[Quadrature], n: int, small: float, matvecs: int) -> Density:
+    rules = [quadrature.gauss for quadrature in found]
+    nodes = torch.cat([values for values, _ in rules])
+    weights = torch.cat([part for _, part in rules]) / len(rules)
     largest = nodes.abs().max().item()
     spread = max(nodes.max().item() - nodes.min().item(), 1e-3 * largest) or 1e-30
     width = _WIDTH * spread
     grid = torch.linspace(nodes.min().item() - 4 * width, nodes.max().item() + 4 * width, _GRID, dtype=torch.float64)
     bumps = torch.exp(-((grid[:, None] - nodes) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
-    negative = [float(part[values < -zero * largest].sum()) for values, part in found]
-    mass, _, (low, high) = mean_interval(negative)
-    return Density(
-        grid, bumps @ weights, nodes, weights, mass, (max(0.0, low), min(1.0, high)), zero * largest, width, matvecs
-    )
+    zero = small * largest
+    bounds = [quadrature.mass_below(-zero) for quadrature in found]
+    low, high = (statistics.fmean(ends) for ends in zip(*bounds, strict=True))
+    mass = float(weights[nodes < -zero].sum())
+    interval = share_interval(min(low, mass), max(high, mass), len(found), n)
+    return Density(grid, bumps @ weights, nodes, weights, mass, interval, zero, width, matvecs)

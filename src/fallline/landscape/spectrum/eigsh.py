@@ -28,10 +28,12 @@ class Eigen:
         values: (k,) float64; in descending order for LA and LM, in ascending order for SA and BE.
         vectors: (n, k), orthonormal.
         residuals: (k,), ‖H·x − value·x‖ for each pair.
-        bound: (k,), the residual plus an allowance for rounding; there is an eigenvalue within it of each value.
+        bound: (k,), the residual plus the error of the product and an allowance for rounding; there is an eigenvalue
+            within it of each value.
         converged: whether every residual is within the tolerance, and the search for missed eigenvalues found none and
             ended with a `miss_probability` of at most 0.001.
-        matvecs: number of products.
+        matvecs: number of products, without the k reference products in float64 that measure the error of finite
+            differences and of losses computed in a lower precision than their parameters.
         miss_probability: probability that the search missed an eigenvalue that belongs among these and lies farther
             than `resolution` beyond the last one.
         resolution: distance from the last value within which a missed eigenvalue cannot be distinguished from it.
@@ -107,7 +109,9 @@ def eigsh(
     if start is not None and (not isinstance(start, torch.Tensor) or start.dim() not in (1, 2) or len(start) != n):
         got = tuple(start.shape) if isinstance(start, torch.Tensor) else type(start).__name__
         raise ArgumentError(f"eigsh: start must have shape ({n},) or ({n}, j), got {got}; pass vectors of H, or None")
-    return _Search(operator, k, which, tol, seed, limit, _vectors(n, k, operator.dtype, memory), progress).run(start)
+    search = _Search(operator, k, which, tol, seed, limit, _vectors(n, k, operator.dtype, memory), progress)
+    with operator.keep_graph():
+        return search.run(start)
 
 
 def _vectors(n: int, k: int, dtype: torch.dtype, memory: int) -> int:
@@ -248,6 +252,16 @@ class _Search:
     def _miss(self, basis: Lanczos) -> float:
         return min(1.0, sum(miss_probability(basis, end) for end in self._thresholds() if math.isfinite(end)))
 
+    def _errors(self, vectors: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+        """Return the errors of products where these are less precise than their dtype, and 0 elsewhere."""
+        errors = torch.zeros(vectors.shape[1], dtype=torch.float64)
+        for k, (vector, product) in enumerate(zip(vectors.unbind(1), products.unbind(1), strict=True)):
+            found = self.H.reference(vector.to(self.H.dtype))
+            if found is None:
+                break
+            errors[k] = float(torch.linalg.vector_norm(product - found[0].double())) + found[1]
+        return errors
+
     def _result(self) -> Eigen:
         vectors = self.locked
         assert vectors is not None  # the first round has locked vectors
@@ -263,12 +277,13 @@ class _Search:
         values, double, moved = values[order.to(values.device)], double @ turn, moved @ turn
         residuals = torch.linalg.vector_norm(moved - double * values, dim=0).cpu()
         rounding = _ROUNDING * torch.finfo(self.H.dtype).eps * self.scale
+        errors = self._errors(double, moved)
         within = bool((residuals <= self.tol * self.scale + rounding).all())
         return Eigen(
             values=values.cpu(),
             vectors=double.to(self.H.dtype),
             residuals=residuals,
-            bound=residuals + rounding,
+            bound=residuals + errors + rounding,
             converged=within and len(values) == self.k and self.miss <= MISS,
             matvecs=self.meter.done,
             miss_probability=self.miss,

@@ -46,7 +46,7 @@ class Lanczos:
         self.betas: list[float] = []  # beta of each step
         self.breaks: list[bool] = []  # whether a step ended a chain, because its beta was rounding
         self.broken = False  # the last product was in the span of the basis: a random direction comes next
-        self.eps = torch.finfo(H.dtype).eps
+        self.eps, self.noise = torch.finfo(H.dtype).eps, H.eps  # rounding of the basis, and of the products
         first = self.draw() if start is None else self._orthogonal(start.to(H.device, H.dtype), 0)
         norm = _norm(first)
         self._next = first / norm if norm > 0 else self.draw()

@@ -45,7 +45,7 @@ def _chain(basis: Lanczos, first: int, last: int, at: float) -> float:
         total, beta = total + now * now, after
         if total > 1e200:
             break
-    component = max(1 / math.sqrt(total), 4 * basis.eps * math.sqrt(basis.size))  # rounding adds any component
+    component = max(1 / math.sqrt(total), 4 * basis.noise * math.sqrt(basis.size))  # rounding adds any component
     d = basis.dimension - first
     if d <= 2:
         return 2 / math.pi * math.asin(min(1.0, component)) if d == 2 else float(component >= 1)

@@ -86,11 +86,16 @@ def trace(
     rest = matvecs - 2 * sketch
     if rest < 2:
         raise ArgumentError(f"trace: matvecs must be at least 6 for hutch++, got {matvecs=}; use hutchinson")
-    meter = Meter(operator, matvecs, 2 * sketch + 3, progress)
+    with operator.keep_graph():
+        return _estimate(operator, Meter(operator, matvecs, 2 * sketch + 3, progress), sketch, rest, generator)
+
+
+def _estimate(H: Operator, meter: Meter, sketch: int, rest: int, generator: torch.Generator) -> Trace:
+    """Return the estimate from `2·sketch` products for the dominant subspace and `rest` products outside of it."""
 
     def signs() -> torch.Tensor:
-        draw = torch.randint(0, 2, (n,), generator=generator, dtype=torch.int8)
-        return (2 * draw - 1).to(operator.device, operator.dtype)
+        draw = torch.randint(0, 2, H.shape[:1], generator=generator, dtype=torch.int8)
+        return (2 * draw - 1).to(H.device, H.dtype)
 
     basis, exact = None, 0.0
     if sketch:
@@ -109,7 +114,8 @@ def trace(
 
 def _exact(H: Operator, meter: Meter) -> Trace:
     unit = torch.eye(H.shape[0], dtype=H.dtype, device=H.device)
-    found = sum(_dot(column, meter.product(column)) for column in unit)
+    with H.keep_graph():
+        found = sum(_dot(column, meter.product(column)) for column in unit)
     return Trace(found, 0.0, (found, found), meter.done, "exact")
 
 
