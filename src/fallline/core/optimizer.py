@@ -10,7 +10,8 @@ import torch
 
 from fallline.backends import BACKENDS
 from fallline.core.common_options import expand_signature
-from fallline.core.options import COMMON, NUMBERS, check_options, check_params, parameter_list
+from fallline.core.numbers import numbers_of
+from fallline.core.options import COMMON, check_options, check_params, parameter_list, plain_options
 from fallline.core.state_dict import pack, unpack
 from fallline.core.step_plan import Cohort, Plan, make_plan
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
@@ -86,6 +87,7 @@ class Optimizer(torch.optim.Optimizer):
         own = {option: value for option, value in options.items() if option not in self._shared}
         shared = {option: options.get(option, default) for option, default in self._shared.items()}
         defaults = {**COMMON, "weight_decay_mode": self.rule.weight_decay_modes[0], **own, **shared}
+        defaults = plain_options(name, self.rule, defaults)
         if backend not in BACKENDS:
             raise ArgumentError(
                 f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"
@@ -107,6 +109,7 @@ class Optimizer(torch.optim.Optimizer):
                 a leaf or has an unsupported dtype.
         """
         if isinstance(param_group, Mapping):
+            param_group = plain_options(type(self).__name__, self.rule, param_group)
             group = {**self.defaults, **param_group}
             self._check_group(group)
             param_group = {"base_lr": number(group["lr"]), **param_group}
@@ -156,12 +159,12 @@ class Optimizer(torch.optim.Optimizer):
             grads = self._gradients(plan, updates)
             if grads is None:
                 raise RuntimeError("gradients changed while the optimizer was stepping; call step() from one thread")
+        numbers = [self._numbers(cohort) for cohort in plan.cohorts]  # raises before anything is written
         if plan.steps is not None:
             plan.steps += 1
             plan.ages = plan.steps.clone()
         for cohort in plan.cohorts:
             cohort.age += 1
-        numbers = [self._numbers(cohort) for cohort in plan.cohorts]
         norms = self._norms(plan, grads, numbers)
         if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
@@ -192,22 +195,9 @@ class Optimizer(torch.optim.Optimizer):
         return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
 
     def _numbers(self, cohort: Cohort) -> dict[str, Any]:
-        """Return all numbers that the update of these parameters can read."""
-        group = self.param_groups[cohort.group]
-        keep = group.get("differentiable")
-        numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
-        for name in (*NUMBERS, *self.rule.ranges):
-            value = group[name]
-            if isinstance(value, (tuple, list)):
-                stem = name.removesuffix("s")
-                numbers |= {f"{stem}{i}": v if keep else number(v) for i, v in enumerate(value, start=1)}
-            else:
-                numbers[name] = value if keep else number(value)
-        base = number(group.get("initial_lr", group["base_lr"]))
-        numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
-        scale = getattr(self, "grad_scale", None)
-        numbers["grad_scale"] = None if scale is None else number(scale)
-        return numbers
+        """Return all numbers that the next update of these parameters can read."""
+        group, scale = self.param_groups[cohort.group], getattr(self, "grad_scale", None)
+        return numbers_of(type(self).__name__, self.rule, group, cohort.age + 1, cohort.first, scale)
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
@@ -235,7 +225,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it."""
-        return pack(super().state_dict())
+        return pack(type(self).__name__, self.rule, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of Fallline or of the class of the same name in `torch.optim`.

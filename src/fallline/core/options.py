@@ -8,7 +8,8 @@ import torch
 
 from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
-from fallline.rules.rule import FRACTION, POSITIVE, Rule
+from fallline.group_values import plain
+from fallline.rules.rule import FRACTION, POSITIVE, Rule, pair
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
@@ -21,6 +22,16 @@ COMMON: dict[str, Any] = {
 NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 STATE_DTYPES = (None, torch.float32, torch.bfloat16)
+
+
+def plain_options(name: str, rule: Rule, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as groups hold them: NumPy scalars as Python numbers, and hyperparameters like betas as tuples.
+
+    Raises:
+        ArgumentError: a hyperparameter that must be two numbers is something else.
+    """
+    found = {key: value if key == "params" else plain(value) for key, value in options.items()}
+    return found | {key: tuple(map(plain, pair(name, key, found[key]))) for key in rule.pairs if key in found}
 
 
 def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> None:
@@ -108,7 +119,8 @@ def _in_order(name: str, params: Any) -> list[Any]:
             f"{name}: params must be an iterable of tensors, of (name, tensor) pairs or of groups, got a "
             f"{type(params).__name__}; pass model.parameters() or [tensor]"
         )
-    return list(params)
+    # torch recognizes a group only if it is a dict, which OmegaConf's DictConfig is not
+    return [dict(param) if isinstance(param, Mapping) else param for param in params]
 
 
 def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fallline.core.options import plain_options
 from fallline.dtensor import fitted
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
@@ -16,9 +17,16 @@ from fallline.rules.update import update_for
 _EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 
 
-def pack(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Add the keys that PyTorch's classes need to load a state dict with the same meaning."""
+def pack(name: str, rule: Rule, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Add the keys that PyTorch's classes need to load a state dict with the same meaning.
+
+    Args:
+        name: class name of the optimizer, for messages.
+        rule: update rule of the optimizer.
+        state_dict: the state dict as PyTorch's base class makes it; its groups are changed.
+    """
     for group in state_dict.get("param_groups", ()):  # a user's hook may have returned anything
+        group |= plain_options(name, rule, group)
         # torch.optim.Adam uses this key for decoupled decay; without it, it would apply L2.
         group["decoupled_weight_decay"] = group["weight_decay_mode"] == "decoupled"
     return state_dict
@@ -84,7 +92,8 @@ def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Ma
                 f"{name}: parameter names must match, got {theirs!r} in the state dict where group {index} has "
                 f"{mine!r}; pass the parameters in the order they were saved in"
             )
-    options = {k: deepcopy(v) for k, v in saved.items() if k not in (*_EXECUTION, "params", "decoupled_weight_decay")}
+    kept = {k: v for k, v in saved.items() if k not in (*_EXECUTION, "params", "decoupled_weight_decay")}
+    options = deepcopy(plain_options(name, rule, kept))
     if saved.get("decoupled_weight_decay"):
         options.setdefault("weight_decay_mode", "decoupled")
     return {**own, **options}

@@ -9,6 +9,7 @@ import torch
 from torch.amp import GradScaler
 
 from fallline.errors import ArgumentTypeError, StateError
+from fallline.group_values import plain
 from fallline.rules.rule import NON_NEGATIVE
 from fallline.sam.batchnorm import frozen_batchnorm
 from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation
@@ -78,6 +79,7 @@ class SAM(torch.optim.Optimizer):
                 "fallline.SGD(model.parameters(), lr=0.1)"
             )
         NON_NEGATIVE.check("SAM", "rho", rho)
+        rho, adaptive = plain(rho), plain(adaptive)
         if not isinstance(adaptive, bool):
             raise ArgumentTypeError(f"SAM: adaptive must be True or False, got {adaptive!r}; pass one of them")
         if model is not None and not isinstance(model, torch.nn.Module):
