@@ -47,6 +47,10 @@ class TaskWarning(UserWarning):
     """A task satisfies its contract, but something in it looks wrong."""
 
 
+class StateWarning(UserWarning):
+    """A loaded state dict switches off options of the optimizer; the message names them."""
+
+
 class LandscapeWarning(UserWarning):
     """A measurement differs from how the model is trained, or leaves something out; the message states what."""
 

@@ -1,7 +1,7 @@
 """The compile backend: runs the passes of an update with `torch.compile`, with one graph for tensors of all sizes."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ _WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "whe
 _WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positions": positions}
 
 
-def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the compile backend supports this parameter."""
-    return one_memory([param, grad, *(value for key, value in state.items() if key != "step")])
+def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Sequence[torch.Tensor]) -> bool:
+    """Return whether the compile backend supports this parameter with the states that the update uses."""
+    return one_memory([param, grad, *state])
 
 
 class CompiledBucket(TracedBucket):
@@ -33,7 +33,8 @@ class CompiledBucket(TracedBucket):
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether every parameter has its gradient and state, all with the same memory layout."""
         return all_present(self, grads) and all(
-            can_serve(param, grad, state) for param, grad, state in zip(self.params, grads, self.states, strict=True)
+            can_serve(param, grad, [state[key] for key in self.update.state])
+            for param, grad, state in zip(self.params, grads, self.states, strict=True)
         )
 
     def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:

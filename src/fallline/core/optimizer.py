@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
@@ -11,10 +12,18 @@ import torch
 from fallline.backends import BACKENDS
 from fallline.core.common_options import expand_signature
 from fallline.core.numbers import numbers_of
-from fallline.core.options import COMMON, check_options, check_params, parameter_list, plain_options
+from fallline.core.options import (
+    COMMON,
+    check_options,
+    check_params,
+    check_spelling,
+    parameter_list,
+    plain_options,
+    switched_off,
+)
 from fallline.core.state_dict import pack, unpack
 from fallline.core.step_plan import Cohort, Plan, make_plan
-from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
+from fallline.errors import ArgumentError, ArgumentTypeError, StateError, StateWarning, suggest
 from fallline.group_values import Scalar as Scalar  # re-exported for the optimizers, like Params
 from fallline.group_values import number, refill
 from fallline.rules.rule import EMA, Rule
@@ -110,7 +119,10 @@ class Optimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, Mapping):
             param_group = plain_options(type(self).__name__, self.rule, param_group)
+            if param_group.pop("decoupled_weight_decay", False):  # in the groups of torch.optim.Adam and AdamW
+                param_group.setdefault("weight_decay_mode", "decoupled")
             group = {**self.defaults, **param_group}
+            check_spelling(type(self).__name__, self.defaults, param_group, {k for g in self.param_groups for k in g})
             self._check_group(group)
             param_group = {"base_lr": number(group["lr"]), **param_group}
             if "params" in group:  # otherwise torch raises an error below
@@ -206,7 +218,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: there are no averages: no group has an `ema_decay`, or no step has been taken.
         """
-        averaged = [(p, s[EMA]) for p, s in self.state.items() if s.get(EMA) is not None]
+        owned = [(p, self.state[p]) for group in self.param_groups for p in group["params"] if p in self.state]
+        averaged = [(p, s[EMA]) for p, s in owned if s.get(EMA) is not None]
         if not averaged:
             raise ArgumentError(
                 f"{type(self).__name__}: ema_decay must have been given and a step taken, got no averages; "
@@ -231,7 +244,8 @@ class Optimizer(torch.optim.Optimizer):
         """Load a state dict of Fallline or of the class of the same name in `torch.optim`.
 
         The loaded state keeps the dtype in which it was saved. Execution options (backend, foreach, fused) of this
-        optimizer do not change.
+        optimizer do not change, and options that the state dict lacks keep their values. Entries of schedulers and
+        wrappers are kept. A StateWarning names options that were on and that the state dict switches off.
 
         Raises:
             StateError: groups, names or shapes do not match; the optimizer is unchanged.
@@ -248,12 +262,20 @@ class Optimizer(torch.optim.Optimizer):
         except ArgumentError as error:
             self.defaults["clip_grad_norm"] = kept
             raise StateError(f"{error}; or check whether it was saved by another optimizer") from None
+        off = switched_off(self.param_groups, groups)
         rates = refill([own["lr"] for own in self.param_groups], [group["lr"] for group in groups])
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+        if off:
+            warnings.warn(
+                f"{type(self).__name__}: the state dict was saved without options that were switched on, and loading "
+                f"it has switched off {', '.join(off)}. Set them in param_groups again to use them.",
+                StateWarning,
+                stacklevel=2,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "backend": self.backend, "grad_norm": self.grad_norm}

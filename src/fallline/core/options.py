@@ -1,7 +1,7 @@
 """Checks of the options and parameters of a parameter group, made when the group is added."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,27 @@ def plain_options(name: str, rule: Rule, options: Mapping[str, Any]) -> dict[str
     return found | {key: tuple(map(plain, pair(name, key, found[key]))) for key in rule.pairs if key in found}
 
 
+def check_spelling(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ArgumentError if a key of a group that a user adds looks like a misspelled option.
+
+    Users ("name"), schedulers and other libraries may store other keys in a group, but a key similar to an option is a
+    typo, unless it only qualifies the option, as "weight_decay_mult" and "max_momentum" do.
+
+    Args:
+        name: name of the optimizer, for the message.
+        defaults: all options of the optimizer with their default values.
+        group: the group as the user has written it.
+        known: other keys that are allowed, because a group has them already.
+    """
+    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"} - {*known}:
+        near = difflib.get_close_matches(str(key), defaults, n=1, cutoff=0.8)
+        if near and f"_{near[0]}_" not in f"_{key}_":
+            raise ArgumentError(
+                f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
+                + suggest(key, defaults)
+            )
+
+
 def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> None:
     """Raise ArgumentError if the options of a group are invalid.
 
@@ -43,13 +64,6 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
         defaults: all options of the optimizer with their default values.
         group: all options of one group.
     """
-    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"}:
-        # Users ("name") and schedulers may store other keys in a group, but a key similar to an option is a typo.
-        if not key.startswith("initial_") and difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
-            raise ArgumentError(
-                f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
-                + suggest(key, defaults)
-            )
     if isinstance(group["lr"], torch.Tensor) and group["lr"].numel() != 1:
         raise ArgumentError(
             f"{name}: a tensor lr must have one element, got lr of shape {tuple(group['lr'].shape)}; "
@@ -93,6 +107,21 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
             raise ArgumentError(
                 f"{name}: {option} needs an exact state ({reason}), got state_dtype={dtype}; leave one of them out"
             )
+
+
+# Options that a user switches on and that a state dict can switch off again.
+_SWITCHES = ("clip_grad_norm", "clip_grad_value", "ema_decay", "state_dtype", "master_weights", "stochastic_rounding")
+
+
+def switched_off(groups: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the options, as "name=value", that are on in a group but off in the loaded group that replaces it."""
+    found = {
+        f"{option}={own[option]}": None
+        for own, new in zip(groups, loaded, strict=True)
+        for option in _SWITCHES
+        if own[option] not in (None, False) and new[option] in (None, False)
+    }
+    return list(found)
 
 
 def parameter_list(name: str, params: Any) -> list[Any]:

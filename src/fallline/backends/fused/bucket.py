@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import is_, itemgetter
 from types import ModuleType
@@ -30,9 +30,9 @@ SHARE = 65536
 PARALLEL = 16 << 20
 
 
-def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the fused backend supports this parameter."""
-    tensors = [param, grad, *(value for key, value in state.items() if key != "step")]
+def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Sequence[torch.Tensor]) -> bool:
+    """Return whether the fused backend supports this parameter with the states that the update uses."""
+    tensors = [param, grad, *state]
     return param.device.type == "cpu" and grad.dtype == param.dtype and one_memory(tensors)
 
 
