@@ -48,7 +48,8 @@ def refill(kept: Sequence[Scalar], values: Sequence[Scalar]) -> list[Scalar]:
             filled[id(old)] = number(value)
             found.append(old.fill_(filled[id(old)]))
         else:
-            found.append(old if filled[id(old)] == number(value) else torch.full_like(old, number(value)))
+            with torch.inference_mode(False):  # a rate made in inference mode could not be filled outside of it
+                found.append(old if filled[id(old)] == number(value) else torch.full_like(old, number(value)))
     return found
 
 

@@ -52,7 +52,7 @@ class CompiledBucket(TracedBucket):
     ) -> list[torch.Tensor]:
         first = self.params[0]
         real = torch.float64 if first.dtype == torch.float64 else torch.float32
-        rows = torch.tensor(scalars, dtype=real).to(first.device)
+        rows = torch.tensor(scalars, dtype=real, device=first.device)
         function = _function(sweep, self.update.state, real, tuple(self.rounded()))
         each_key = [None] * len(grads) if keys is None else keys.to(first.device).unbind()
         return [

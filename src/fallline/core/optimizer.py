@@ -204,7 +204,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _make_plan(self, updates: list[Update]) -> Plan:
         """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
-        return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
+        with torch.inference_mode(False):  # state made in inference mode could not be updated outside of it
+            return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
 
     def _numbers(self, cohort: Cohort) -> dict[str, Any]:
         """Return all numbers that the next update of these parameters can read."""
@@ -253,7 +254,8 @@ class Optimizer(torch.optim.Optimizer):
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
-        state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
+        with torch.inference_mode(False):  # see _make_plan
+            state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
         kept = self.defaults["clip_grad_norm"]  # the one option that all groups share, so it is loaded as the default
         self.defaults["clip_grad_norm"] = groups[0]["clip_grad_norm"]
         try:

@@ -40,8 +40,13 @@ def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -
         if key in update.state and state.get(key) is None:
             state[key] = param.detach().to(_state_dtype(param), copy=True)
     if update.counts_steps and "step" not in state:
-        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["step"] = new_step(0.0)
     return bool(missing)
+
+
+def new_step(value: float | list[float]) -> torch.Tensor:
+    """Return a step counter, or a vector of them, on the CPU, whatever the default device is."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def _state_dtype(param: torch.Tensor) -> torch.dtype:

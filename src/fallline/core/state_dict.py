@@ -9,6 +9,7 @@ import torch
 
 from fallline.core.decay_mode import decay_entries, decay_options
 from fallline.core.options import plain_options
+from fallline.core.state import new_step
 from fallline.dtensor import fitted, is_sharded
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
@@ -146,7 +147,7 @@ def _fit_state(
         if k not in own:
             state[k] = _copy(value, param)
         elif k == "step":
-            state[k] = torch.tensor(float(value), dtype=torch.float32)
+            state[k] = new_step(float(value))
         elif not isinstance(value, torch.Tensor) or value.shape != param.shape:
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
             raise StateError(

@@ -10,7 +10,7 @@ import torch
 
 from fallline.backends import bucket_for
 from fallline.backends.bucket import Bucket
-from fallline.core.state import check_gradient, complete_state
+from fallline.core.state import check_gradient, complete_state, new_step
 from fallline.dtensor import is_sharded
 from fallline.errors import ArgumentError, GradientError
 from fallline.rules.update import Update
@@ -76,7 +76,7 @@ def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:
     """Make every `step` a view of one vector, so that a thousand counters advance in one operation."""
     if not states:
         return None
-    steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float32)
+    steps = new_step([float(state["step"]) for state in states])
     for state, step in zip(states, steps, strict=True):
         old = state["step"]
         if isinstance(old, torch.Tensor) and not old.is_inference():
