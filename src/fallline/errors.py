@@ -48,7 +48,7 @@ class TaskWarning(UserWarning):
 
 
 class StateWarning(UserWarning):
-    """A loaded state dict switches off options of the optimizer; the message names them."""
+    """An optimizer stops doing what it was asked to do, for example because a state dict switches off options."""
 
 
 class LandscapeWarning(UserWarning):
