@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "backends/fused": "errors folders rules backends",
     "core": "errors arguments dtensor group_values rules backends",
     "optimizers": "errors rules core",
-    "sam": "errors group_values rules core",
+    "sam": "errors dtensor group_values rules core",
     "schedules": "errors arguments group_values plotting",
     "recipes": "errors arguments optimizers schedules",
     "linting": "errors arguments loss_curves optimizers schedules",

@@ -173,8 +173,13 @@ def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
                 f"{type(tensor.grad_fn).__name__} of shape {tuple(tensor.shape)}; pass the tensor from which it was "
                 "computed, or its detach().requires_grad_()"
             )
-    _check_dtypes(name, {tensor.dtype for tensor in tensors}, group)
+    _check_dtypes(name, {tensor.dtype for tensor in tensors if not _is_frozen(tensor)}, group)
     return params
+
+
+def _is_frozen(tensor: torch.Tensor) -> bool:
+    """Return whether a parameter has a dtype that no update supports and is not trained, such as quantized weights."""
+    return isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad and tensor.dtype not in DTYPES
 
 
 def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from fallline.core.options import DTYPES
 from fallline.dtensor import is_sharded
 from fallline.errors import GradientError
 from fallline.rules.rule import EMA, MASTER
@@ -18,6 +19,11 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
         raise GradientError(
             f"{name}: gradients must be dense, got one of layout {grad.layout} for a parameter of shape "
             f"{tuple(param.shape)}; use torch.nn.Embedding(sparse=False) or torch.optim.SparseAdam"
+        )
+    if param.dtype not in DTYPES:  # the parameter was frozen when its group was added
+        raise GradientError(
+            f"{name}: a parameter with a gradient must be float32, float64, bfloat16, float16 or complex, got one of "
+            f"{param.dtype}; convert it before you train it"
         )
     if grad.is_complex() and not param.is_complex():
         raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")

@@ -127,7 +127,8 @@ def make_plan(
     places = places or {p: n for n, p in enumerate(p for group in groups for p in group["params"])}
     for index, param in active:
         _check_shards(name, groups[index], param)
-        own = state[param]
+        # torch.distributed.checkpoint would save an empty state, and then miss it in a checkpoint without one
+        own = state[param] if updates[index].state or updates[index].counts_steps else state.get(param, {})
         first = complete_state(own, param, updates[index])
         age = float(own["step"]) if updates[index].counts_steps else 0.0
         row = cohorts.setdefault((index, age, first), len(cohorts))

@@ -3,6 +3,7 @@
 import copy
 import warnings
 import weakref
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -127,18 +128,20 @@ class _Updates:
         _check(opt, group)
         part = self._part(param)
         part.param_groups = [{**group, "params": [param]}]
-        state = opt.state[param]
+        state = opt.state.get(param)
         if part.state.get(param) is not state:
-            part.state = {param: state}  # type: ignore[assignment]
+            part.state = defaultdict(dict, {} if state is None else {param: state})
         with torch.no_grad():
             part._update()
+        if state is None and param in part.state:
+            opt.state[param] = part.state[param]
         param.grad = None
 
     def _part(self, param: torch.Tensor) -> Optimizer:
         """Return the optimizer of a single parameter, which shares its options and state with the full optimizer."""
         if param not in self._parts:
             part = copy.copy(self._opt)
-            part._plan, part._places, part.state = None, self._places, {}  # type: ignore[assignment]
+            part._plan, part._places, part.state = None, self._places, defaultdict(dict)
             self._parts[param] = part
         return self._parts[param]
 
