@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fallline.backends.bucket import all_present
 from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import one_memory
@@ -32,7 +31,7 @@ class CompiledBucket(TracedBucket):
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether every parameter has its gradient and state, all with the same memory layout."""
-        return all_present(self, grads) and all(
+        return super().fits(grads) and all(
             can_serve(param, grad, [state[key] for key in self.update.state])
             for param, grad, state in zip(self.params, grads, self.states, strict=True)
         )

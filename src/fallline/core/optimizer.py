@@ -172,18 +172,12 @@ class Optimizer(torch.optim.Optimizer):
             if grads is None:
                 raise RuntimeError("gradients changed while the optimizer was stepping; call step() from one thread")
         numbers = [self._numbers(cohort) for cohort in plan.cohorts]  # raises before anything is written
-        if plan.steps is not None:
-            plan.steps += 1
-            plan.ages = plan.steps.clone()
-        for cohort in plan.cohorts:
-            cohort.age += 1
+        plan.advance()
         norms = self._norms(plan, grads, numbers)
         if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
         for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
             bucket.step(bucket_grads, numbers, norms)
-        for cohort in plan.cohorts:
-            cohort.first = False
 
     def _norms(self, plan: Plan, grads: list[list[torch.Tensor]], numbers: list[dict[str, Any]]) -> list[float]:
         """Return the norms over all parameters that the updates need; each can depend on the norms before it."""

@@ -36,12 +36,21 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
     return True
 
 
-def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
-    """Create missing state of a parameter; return whether any was missing, not counting copies of the parameter."""
+def complete_state(name: str, state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
+    """Create missing state of a parameter; return whether any was missing, not counting copies of the parameter.
+
+    Raises:
+        GradientError: the parameter has become complex, or real, since the optimizer called `name` made its state.
+    """
     missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
         dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+    if any(state[key].is_complex() != param.is_complex() for key in update.state if state.get(key) is not None):
+        raise GradientError(
+            f"{name}: the state of a parameter must be complex if the parameter is, got a parameter of {param.dtype} "
+            "with state of another kind; delete its entry in optimizer.state after you convert it"
+        )
     for key in (EMA, MASTER):
         if key in update.state and state.get(key) is None:
             state[key] = param.detach().to(_state_dtype(param), copy=True)
