@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from torch._compile import _disable_dynamo
 
 from fallline.backends import BACKENDS
 from fallline.core.common_options import expand_signature
@@ -134,6 +135,10 @@ class Optimizer(torch.optim.Optimizer):
         """Raise ArgumentError if the options of a group are invalid; subclasses add their own checks."""
         check_options(type(self).__name__, self.rule, self.defaults, group)
 
+    # NOTE [untraced]: a step writes through memory addresses, reads numbers out of tensors and keeps a plan, which
+    # torch.compile cannot trace. Inside a compiled function it runs as usual, at the cost of one graph break.
+    # `torch.compiler.disable` imports the compiler at once; PyTorch's own optimizers use this decorator instead.
+    @_disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; `.grad` is read but not modified.
 

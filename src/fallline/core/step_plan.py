@@ -181,7 +181,8 @@ def _sort(
     seen: Counter[torch.Tensor] = Counter()
     for (index, param), turn in zip(active, turns_of([param for _, param in active]), strict=True):
         _check_shards(name, groups[index], param)
-        update = updates[index]
+        update, grad = updates[index], param.grad
+        assert grad is not None, "only parameters with a gradient are active"
         # torch.distributed.checkpoint would save an empty state, and then miss it in a checkpoint without one
         own = state[param] if update.state or update.counts_steps else state.get(param, {})
         first = complete_state(name, own, param, update)
@@ -190,7 +191,7 @@ def _sort(
             continue
         age = float(own["step"]) + before if update.counts_steps else 0.0
         row = cohorts.setdefault((index, age, first, strides[param]), len(cohorts))
-        kind, make = bucket_for(backend_of(groups[index], backend), update, param, param.grad, own)
+        kind, make = bucket_for(backend_of(groups[index], backend), update, param, grad, own)
         key = (max(turn, before), kind)
         if key not in buckets:
             buckets[key] = make(update)

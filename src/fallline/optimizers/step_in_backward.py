@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
@@ -54,6 +55,7 @@ class _Hook:
         self.updates = weakref.ref(updates)
         self._warned = False
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def __call__(self, param: torch.Tensor) -> None:
         updates = self.updates()
         if updates is not None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.amp import GradScaler
 
 from fallline.dtensor import is_sharded, local
@@ -148,6 +149,7 @@ class SAM(torch.optim.Optimizer):
             group.setdefault(RHO, rho)
             group.setdefault(ADAPTIVE, adaptive)
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def first_step(self, zero_grad: bool = False) -> None:
         """Add the perturbation along the gradients to the parameters.
 
@@ -169,6 +171,7 @@ class SAM(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def second_step(self, zero_grad: bool = False) -> None:
         """Restore the parameters, and make the step of the base with the current gradients.
 
@@ -186,6 +189,7 @@ class SAM(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a whole step with a closure, or the second phase after `first_step()` without a closure.
 
