@@ -48,6 +48,27 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def real_number(value: Any) -> float:
+    """Return a number, a NumPy scalar or an array or tensor of one element as a Python int or float.
+
+    Raises:
+        TypeError: `value` is not a real number; text such as "0.1" or b"1" is none, although float() accepts it.
+
+    Example:
+        >>> import numpy as np
+        >>> real_number(np.float32(0.5)), real_number(np.array([3]))
+        (0.5, 3)
+    """
+    if type(value) is float or type(value) is int:  # the usual case, once per hyperparameter and step
+        return value
+    item = value.item() if hasattr(value, "item") else value  # float() of a tensor that requires grad warns
+    if isinstance(item, (int, float)):
+        return item
+    if isinstance(item, (str, bytes)) or not hasattr(type(item), "__float__"):  # np.str_ has __float__
+        raise TypeError(f"{type(value).__name__} is not a real number")
+    return float(item)
+
+
 class KnownKeywords:
     """Mixin that rejects unknown keyword arguments; the error lists the known ones."""
 

@@ -47,6 +47,10 @@ class TaskWarning(UserWarning):
     """A task satisfies its contract, but something in it looks wrong."""
 
 
+class StateWarning(UserWarning):
+    """An optimizer stops doing what it was asked to do, for example because a state dict switches off options."""
+
+
 class LandscapeWarning(UserWarning):
     """A measurement differs from how the model is trained, or leaves something out; the message states what."""
 

@@ -6,14 +6,26 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim import Optimizer
 
+from fallline.arguments import real_number
+
 Scalar: TypeAlias = float | torch.Tensor
 
 KEYS = ("lr", "weight_decay", "momentum")  # the values that can be scheduled
 
 
 def number(value: Scalar) -> float:
-    """Return a scalar as a number."""
-    return value.item() if isinstance(value, torch.Tensor) else value
+    """Return a scalar as a number; see `fallline.arguments.real_number`."""
+    return real_number(value)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as it is stored in a group: NumPy scalars, and arrays of one element, as Python numbers.
+
+    Tensors are kept, because users change them in place. A state dict must contain no NumPy values, because
+    `torch.load(weights_only=True)` refuses them.
+    """
+    alone = hasattr(value, "item") and not isinstance(value, torch.Tensor) and getattr(value, "size", 0) == 1
+    return value.item() if alone else value
 
 
 def refill(kept: Sequence[Scalar], values: Sequence[Scalar]) -> list[Scalar]:
@@ -37,7 +49,8 @@ def refill(kept: Sequence[Scalar], values: Sequence[Scalar]) -> list[Scalar]:
             filled[id(old)] = number(value)
             found.append(old.fill_(filled[id(old)]))
         else:
-            found.append(old if filled[id(old)] == number(value) else torch.full_like(old, number(value)))
+            with torch.inference_mode(False):  # a rate made in inference mode could not be filled outside of it
+                found.append(old if filled[id(old)] == number(value) else torch.full_like(old, number(value)))
     return found
 
 

@@ -5,12 +5,14 @@ The optimizer keeps a plan of its step. A deep copy has none, so it steps from w
 
 import copy
 import inspect
+import warnings
 import weakref
 from collections import defaultdict
 
 import pytest
 import torch
 
+from fallline.errors import StateWarning
 from fallline.optimizers import OPTIMIZERS
 from support.variants import (
     CASES,
@@ -78,7 +80,9 @@ def replace_state(opt):
 
 def load_own_start(opt):
     fresh = type(opt)([parameter(*p.shape) for p in params(opt)])
-    opt.load_state_dict(fresh.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StateWarning)  # the options of `opt` are switched off
+        opt.load_state_dict(fresh.state_dict())
 
 
 def reorder(opt):

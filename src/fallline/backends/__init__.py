@@ -30,11 +30,12 @@ def bucket_for(
         )
     if backend == "auto":
         backend = "fused" if param.device.type == "cpu" else "foreach"
-    dtypes = (param.device, param.dtype, *(state[key].dtype for key in update.state))
+    used = [state[key] for key in update.state]  # a state can hold entries of wrappers and of options that are off
+    dtypes = (param.device, param.dtype, *(tensor.dtype for tensor in used))
     if backend == "fused":
         from fallline.backends.fused import bucket as fused
 
-        if fused.can_serve(param, grad, state):
+        if fused.can_serve(param, grad, used):
             return (update, backend, dtypes, param.is_contiguous()), fused.FusedBucket
     elif backend == "foreach":
         from fallline.backends import foreach
@@ -44,7 +45,7 @@ def bucket_for(
     elif backend == "compile":
         from fallline.backends import compile as compiled
 
-        if compiled.can_serve(param, grad, state):
+        if compiled.can_serve(param, grad, used):
             return (update, backend, dtypes), compiled.CompiledBucket
     from fallline.backends.reference import ReferenceBucket
 

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
 
-from fallline.backends.layout import dtype_name
+from fallline.backends.layout import dtype_name, kinds
 from fallline.backends.rounding import keys, rounded_columns
 from fallline.rules.update import Update
 
@@ -32,6 +33,7 @@ class Bucket(ABC):
     rows: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     origins: list[int | torch.Tensor] = field(default_factory=list)
+    _kinds: list[set[Any]] | None = None
 
     def add(
         self, param: torch.Tensor, state: dict[str, Any], row: int, place: int, origin: int | torch.Tensor = 0
@@ -54,9 +56,19 @@ class Bucket(ABC):
         own = [numbers[row] for row in self.rows]
         return keys([row["rounding_seed"] for row in own], self.places, [row["step"] for row in own])
 
-    @abstractmethod
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether the bucket is still valid for these gradients and for its parameters and states."""
+        """Return whether the bucket is still valid for these gradients and for its parameters and states.
+
+        The first call, which follows the construction, records what the bucket depends on; see `kinds`.
+        """
+        try:
+            columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
+        except KeyError:
+            return False
+        found = kinds(self.params, grads, columns)
+        if self._kinds is None:
+            self._kinds = found
+        return found is not None and found == self._kinds
 
     @abstractmethod
     def sum_of_squares(
@@ -79,9 +91,3 @@ class Bucket(ABC):
     def put_back(self, key: str) -> None:
         """Copy the state `key` of every parameter to the parameter."""
         torch._foreach_copy_(self.params, [state[key] for state in self.states])
-
-
-def all_present(bucket: Bucket, grads: Sequence[torch.Tensor]) -> bool:
-    """Return whether every parameter has a dense gradient and its state."""
-    dense = all(g is not None and g.layout is torch.strided for g in grads)
-    return dense and all(state.get(key) is not None for state in bucket.states for key in bucket.update.state)

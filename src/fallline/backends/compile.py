@@ -1,13 +1,12 @@
 """The compile backend: runs the passes of an update with `torch.compile`, with one graph for tensors of all sizes."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from fallline.backends.bucket import all_present
 from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import one_memory
@@ -17,9 +16,9 @@ _WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "whe
 _WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positions": positions}
 
 
-def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the compile backend supports this parameter."""
-    return one_memory([param, grad, *(value for key, value in state.items() if key != "step")])
+def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Sequence[torch.Tensor]) -> bool:
+    """Return whether the compile backend supports this parameter with the states that the update uses."""
+    return one_memory([param, grad, *state])
 
 
 class CompiledBucket(TracedBucket):
@@ -32,8 +31,9 @@ class CompiledBucket(TracedBucket):
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether every parameter has its gradient and state, all with the same memory layout."""
-        return all_present(self, grads) and all(
-            can_serve(param, grad, state) for param, grad, state in zip(self.params, grads, self.states, strict=True)
+        return super().fits(grads) and all(
+            can_serve(param, grad, [state[key] for key in self.update.state])
+            for param, grad, state in zip(self.params, grads, self.states, strict=True)
         )
 
     def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class CompiledBucket(TracedBucket):
     ) -> list[torch.Tensor]:
         first = self.params[0]
         real = torch.float64 if first.dtype == torch.float64 else torch.float32
-        rows = torch.tensor(scalars, dtype=real).to(first.device)
+        rows = torch.tensor(scalars, dtype=real, device=first.device)
         function = _function(sweep, self.update.state, real, tuple(self.rounded()))
         each_key = [None] * len(grads) if keys is None else keys.to(first.device).unbind()
         return [

@@ -7,7 +7,6 @@ from typing import Any, Union
 import numpy as np
 import torch
 
-from fallline.backends.bucket import all_present
 from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
@@ -90,9 +89,17 @@ def can_serve(param: torch.Tensor) -> bool:
 class ForeachBucket(TracedBucket):
     """Runs each operation of the update over all tensors at once."""
 
+    _addresses: list[int] | None = None
+
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether every parameter has a dense gradient and its state, the only requirements."""
-        return all_present(self, grads)
+        """Return whether the tensors have the same dtypes and parameters that had memories of their own have not moved.
+
+        Results are written at the end, so two parameters on one memory must not be in the same bucket.
+        """
+        addresses = list(map(torch.Tensor.data_ptr, self.params))
+        if self._addresses is None:
+            self._addresses = addresses
+        return addresses == self._addresses and super().fits(grads)
 
     def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
         """Run a pass that sums squares; synchronizes with the device once."""

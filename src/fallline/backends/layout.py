@@ -1,6 +1,7 @@
 """Checks of the memory layout of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -12,6 +13,28 @@ FLOATS = (torch.float32, torch.float64, *HALF)
 def dtype_name(tensor: torch.Tensor) -> str:
     """Return the name of a tensor's dtype, such as "float32" for torch.float32."""
     return str(tensor.dtype).removeprefix("torch.")
+
+
+_dtype, _device, _layout = (vars(torch._C.TensorBase)[name].__get__ for name in ("dtype", "device", "layout"))
+
+
+def kinds(params: Iterable[Any], grads: Iterable[Any], states: Iterable[Iterable[Any]]) -> list[set[Any]] | None:
+    """Return everything about the tensors of a bucket that every backend takes for granted, or None if one is missing.
+
+    A plan depends on these: dtypes and device decide which backend can serve a parameter, in which dtype it computes,
+    and what is rounded. The layout of a gradient shows whether it is sparse. Each set is made by one loop in C, because
+    this runs before every step.
+
+    Args:
+        params: the parameters.
+        grads: their gradients.
+        states: for each key of the state, the tensors of all parameters.
+    """
+    try:
+        dtypes = [set(map(_dtype, column)) for column in (params, grads, *states)]
+        return [set(map(_device, params)), set(map(_layout, grads)), *dtypes]
+    except TypeError:  # None is no tensor
+        return None
 
 
 def one_memory(tensors: Sequence[torch.Tensor]) -> bool:
@@ -29,6 +52,7 @@ def one_memory(tensors: Sequence[torch.Tensor]) -> bool:
             and t.device == first.device
             and t.layout is torch.strided
             and not t.is_neg()
+            and not t._is_zerotensor()
             and t.shape == first.shape
             and (t.dtype == torch.float64) == (first.dtype == torch.float64)
             for t in tensors

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fallline.backends.bucket import Bucket, all_present
+from fallline.backends.bucket import Bucket
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
 from fallline.rules.rule import TENSOR
@@ -12,10 +12,6 @@ from fallline.rules.rule import TENSOR
 
 class ReferenceBucket(Bucket):
     """Runs the update directly on each tensor; the other backends are tested against its results."""
-
-    def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        """Return whether every parameter has a dense gradient and its state, the only requirements."""
-        return all_present(self, grads)
 
     def sum_of_squares(
         self, grads: Sequence[torch.Tensor], numbers: Sequence[Mapping[str, float]], norms: Sequence[float]

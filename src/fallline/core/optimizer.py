@@ -2,18 +2,29 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 import torch
+from torch._compile import _disable_dynamo
 
 from fallline.backends import BACKENDS
 from fallline.core.common_options import expand_signature
-from fallline.core.options import COMMON, NUMBERS, check_options, check_params, parameter_list
+from fallline.core.numbers import numbers_of
+from fallline.core.options import (
+    COMMON,
+    check_options,
+    check_params,
+    check_spelling,
+    parameter_list,
+    plain_options,
+    switched_off,
+)
 from fallline.core.state_dict import pack, unpack
 from fallline.core.step_plan import Cohort, Plan, make_plan
-from fallline.errors import ArgumentError, ArgumentTypeError, StateError, suggest
+from fallline.errors import ArgumentError, ArgumentTypeError, StateError, StateWarning, suggest
 from fallline.group_values import Scalar as Scalar  # re-exported for the optimizers, like Params
 from fallline.group_values import number, refill
 from fallline.rules.rule import EMA, Rule
@@ -86,6 +97,7 @@ class Optimizer(torch.optim.Optimizer):
         own = {option: value for option, value in options.items() if option not in self._shared}
         shared = {option: options.get(option, default) for option, default in self._shared.items()}
         defaults = {**COMMON, "weight_decay_mode": self.rule.weight_decay_modes[0], **own, **shared}
+        defaults = plain_options(name, self.rule, defaults)
         if backend not in BACKENDS:
             raise ArgumentError(
                 f"{name}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}; leave it out for 'auto'"
@@ -107,7 +119,11 @@ class Optimizer(torch.optim.Optimizer):
                 a leaf or has an unsupported dtype.
         """
         if isinstance(param_group, Mapping):
+            param_group = plain_options(type(self).__name__, self.rule, param_group)
+            if param_group.pop("decoupled_weight_decay", False):  # in the groups of torch.optim.Adam and AdamW
+                param_group.setdefault("weight_decay_mode", "decoupled")
             group = {**self.defaults, **param_group}
+            check_spelling(type(self).__name__, self.defaults, param_group, {k for g in self.param_groups for k in g})
             self._check_group(group)
             param_group = {"base_lr": number(group["lr"]), **param_group}
             if "params" in group:  # otherwise torch raises an error below
@@ -119,6 +135,10 @@ class Optimizer(torch.optim.Optimizer):
         """Raise ArgumentError if the options of a group are invalid; subclasses add their own checks."""
         check_options(type(self).__name__, self.rule, self.defaults, group)
 
+    # NOTE [untraced]: a step writes through memory addresses, reads numbers out of tensors and keeps a plan, which
+    # torch.compile cannot trace. Inside a compiled function it runs as usual, at the cost of one graph break.
+    # `torch.compiler.disable` imports the compiler at once; PyTorch's own optimizers use this decorator instead.
+    @_disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; `.grad` is read but not modified.
 
@@ -156,19 +176,13 @@ class Optimizer(torch.optim.Optimizer):
             grads = self._gradients(plan, updates)
             if grads is None:
                 raise RuntimeError("gradients changed while the optimizer was stepping; call step() from one thread")
-        if plan.steps is not None:
-            plan.steps += 1
-            plan.ages = plan.steps.clone()
-        for cohort in plan.cohorts:
-            cohort.age += 1
-        numbers = [self._numbers(cohort) for cohort in plan.cohorts]
+        numbers = [self._numbers(cohort) for cohort in plan.cohorts]  # raises before anything is written
+        plan.advance()
         norms = self._norms(plan, grads, numbers)
         if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
         for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
             bucket.step(bucket_grads, numbers, norms)
-        for cohort in plan.cohorts:
-            cohort.first = False
 
     def _norms(self, plan: Plan, grads: list[list[torch.Tensor]], numbers: list[dict[str, Any]]) -> list[float]:
         """Return the norms over all parameters that the updates need; each can depend on the norms before it."""
@@ -189,25 +203,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def _make_plan(self, updates: list[Update]) -> Plan:
         """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
-        return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
+        with torch.inference_mode(False):  # state made in inference mode could not be updated outside of it
+            return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
 
     def _numbers(self, cohort: Cohort) -> dict[str, Any]:
-        """Return all numbers that the update of these parameters can read."""
-        group = self.param_groups[cohort.group]
-        keep = group.get("differentiable")
-        numbers: dict[str, Any] = {"step": cohort.age, "first": cohort.first}
-        for name in (*NUMBERS, *self.rule.ranges):
-            value = group[name]
-            if isinstance(value, (tuple, list)):
-                stem = name.removesuffix("s")
-                numbers |= {f"{stem}{i}": v if keep else number(v) for i, v in enumerate(value, start=1)}
-            else:
-                numbers[name] = value if keep else number(value)
-        base = number(group.get("initial_lr", group["base_lr"]))
-        numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
-        scale = getattr(self, "grad_scale", None)
-        numbers["grad_scale"] = None if scale is None else number(scale)
-        return numbers
+        """Return all numbers that the next update of these parameters can read."""
+        group, scale = self.param_groups[cohort.group], getattr(self, "grad_scale", None)
+        return numbers_of(type(self).__name__, self.rule, group, cohort.age + 1, cohort.first, scale)
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
@@ -216,7 +218,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             ArgumentError: there are no averages: no group has an `ema_decay`, or no step has been taken.
         """
-        averaged = [(p, s[EMA]) for p, s in self.state.items() if s.get(EMA) is not None]
+        owned = [(p, self.state[p]) for group in self.param_groups for p in group["params"] if p in self.state]
+        averaged = [(p, s[EMA]) for p, s in owned if s.get(EMA) is not None]
         if not averaged:
             raise ArgumentError(
                 f"{type(self).__name__}: ema_decay must have been given and a step taken, got no averages; "
@@ -235,13 +238,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it."""
-        return pack(super().state_dict())
+        return pack(type(self).__name__, self.rule, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of Fallline or of the class of the same name in `torch.optim`.
 
         The loaded state keeps the dtype in which it was saved. Execution options (backend, foreach, fused) of this
-        optimizer do not change.
+        optimizer do not change, and options that the state dict lacks keep their values. Entries of schedulers and
+        wrappers are kept. A StateWarning names options that were on and that the state dict switches off.
 
         Raises:
             StateError: groups, names or shapes do not match; the optimizer is unchanged.
@@ -249,7 +253,8 @@ class Optimizer(torch.optim.Optimizer):
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
-        state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
+        with torch.inference_mode(False):  # see _make_plan
+            state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
         kept = self.defaults["clip_grad_norm"]  # the one option that all groups share, so it is loaded as the default
         self.defaults["clip_grad_norm"] = groups[0]["clip_grad_norm"]
         try:
@@ -258,12 +263,20 @@ class Optimizer(torch.optim.Optimizer):
         except ArgumentError as error:
             self.defaults["clip_grad_norm"] = kept
             raise StateError(f"{error}; or check whether it was saved by another optimizer") from None
+        off = switched_off(self.param_groups, groups)
         rates = refill([own["lr"] for own in self.param_groups], [group["lr"] for group in groups])
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
         self.__setstate__({"state": state, "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+        if off:
+            warnings.warn(
+                f"{type(self).__name__}: the state dict was saved without options that were switched on, and loading "
+                f"it has switched off {', '.join(off)}. Set them in param_groups again to use them.",
+                StateWarning,
+                stacklevel=2,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "backend": self.backend, "grad_norm": self.grad_norm}

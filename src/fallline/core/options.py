@@ -1,14 +1,15 @@
 """Checks of the options and parameters of a parameter group, made when the group is added."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
-from fallline.rules.rule import FRACTION, POSITIVE, Rule
+from fallline.group_values import plain
+from fallline.rules.rule import FRACTION, POSITIVE, Rule, pair
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
@@ -23,6 +24,37 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.com
 STATE_DTYPES = (None, torch.float32, torch.bfloat16)
 
 
+def plain_options(name: str, rule: Rule, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as groups hold them: NumPy scalars as Python numbers, and hyperparameters like betas as tuples.
+
+    Raises:
+        ArgumentError: a hyperparameter that must be two numbers is something else.
+    """
+    found = {key: value if key == "params" else plain(value) for key, value in options.items()}
+    return found | {key: tuple(map(plain, pair(name, key, found[key]))) for key in rule.pairs if key in found}
+
+
+def check_spelling(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ArgumentError if a key of a group that a user adds looks like a misspelled option.
+
+    Users ("name"), schedulers and other libraries may store other keys in a group, but a key similar to an option is a
+    typo, unless it only qualifies the option, as "weight_decay_mult" and "max_momentum" do.
+
+    Args:
+        name: name of the optimizer, for the message.
+        defaults: all options of the optimizer with their default values.
+        group: the group as the user has written it.
+        known: other keys that are allowed, because a group has them already.
+    """
+    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"} - {*known}:
+        near = difflib.get_close_matches(str(key), defaults, n=1, cutoff=0.8)
+        if near and f"_{near[0]}_" not in f"_{key}_":
+            raise ArgumentError(
+                f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
+                + suggest(key, defaults)
+            )
+
+
 def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Mapping[str, Any]) -> None:
     """Raise ArgumentError if the options of a group are invalid.
 
@@ -32,13 +64,6 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
         defaults: all options of the optimizer with their default values.
         group: all options of one group.
     """
-    for key in group.keys() - defaults.keys() - {"params", "param_names", "base_lr"}:
-        # Users ("name") and schedulers may store other keys in a group, but a key similar to an option is a typo.
-        if not key.startswith("initial_") and difflib.get_close_matches(key, defaults, n=1, cutoff=0.8):
-            raise ArgumentError(
-                f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
-                + suggest(key, defaults)
-            )
     if isinstance(group["lr"], torch.Tensor) and group["lr"].numel() != 1:
         raise ArgumentError(
             f"{name}: a tensor lr must have one element, got lr of shape {tuple(group['lr'].shape)}; "
@@ -84,6 +109,21 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
             )
 
 
+# Options that a user switches on and that a state dict can switch off again.
+_SWITCHES = ("clip_grad_norm", "clip_grad_value", "ema_decay", "state_dtype", "master_weights", "stochastic_rounding")
+
+
+def switched_off(groups: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the options, as "name=value", that are on in a group but off in the loaded group that replaces it."""
+    found = {
+        f"{option}={own[option]}": None
+        for own, new in zip(groups, loaded, strict=True)
+        for option in _SWITCHES
+        if own[option] not in (None, False) and new[option] in (None, False)
+    }
+    return list(found)
+
+
 def parameter_list(name: str, params: Any) -> list[Any]:
     """Return the `params` argument of an optimizer as a list; it must not be empty, but a group may be.
 
@@ -108,7 +148,8 @@ def _in_order(name: str, params: Any) -> list[Any]:
             f"{name}: params must be an iterable of tensors, of (name, tensor) pairs or of groups, got a "
             f"{type(params).__name__}; pass model.parameters() or [tensor]"
         )
-    return list(params)
+    # torch recognizes a group only if it is a dict, which OmegaConf's DictConfig is not
+    return [dict(param) if isinstance(param, Mapping) else param for param in params]
 
 
 def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
@@ -132,8 +173,13 @@ def check_params(name: str, group: Mapping[str, Any]) -> list[Any]:
                 f"{type(tensor.grad_fn).__name__} of shape {tuple(tensor.shape)}; pass the tensor from which it was "
                 "computed, or its detach().requires_grad_()"
             )
-    _check_dtypes(name, {tensor.dtype for tensor in tensors}, group)
+    _check_dtypes(name, {tensor.dtype for tensor in tensors if not _is_frozen(tensor)}, group)
     return params
+
+
+def _is_frozen(tensor: torch.Tensor) -> bool:
+    """Return whether a parameter has a dtype that no update supports and is not trained, such as quantized weights."""
+    return isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad and tensor.dtype not in DTYPES
 
 
 def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any]) -> None:

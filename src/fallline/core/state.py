@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from fallline.core.options import DTYPES
 from fallline.dtensor import is_sharded
 from fallline.errors import GradientError
 from fallline.rules.rule import EMA, MASTER
@@ -19,6 +20,11 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
             f"{name}: gradients must be dense, got one of layout {grad.layout} for a parameter of shape "
             f"{tuple(param.shape)}; use torch.nn.Embedding(sparse=False) or torch.optim.SparseAdam"
         )
+    if param.dtype not in DTYPES:  # the parameter was frozen when its group was added
+        raise GradientError(
+            f"{name}: a parameter with a gradient must be float32, float64, bfloat16, float16 or complex, got one of "
+            f"{param.dtype}; convert it before you train it"
+        )
     if grad.is_complex() and not param.is_complex():
         raise GradientError(f"{name}: a real parameter needs a real gradient, got {grad.dtype} for {param.dtype}")
     if is_sharded(grad) != is_sharded(param):
@@ -30,18 +36,32 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
     return True
 
 
-def complete_state(state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
-    """Create missing state of a parameter; return whether any was missing, not counting copies of the parameter."""
+def complete_state(name: str, state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
+    """Create missing state of a parameter; return whether any was missing, not counting copies of the parameter.
+
+    Raises:
+        GradientError: the parameter has become complex, or real, since the optimizer called `name` made its state.
+    """
     missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
         dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+    if any(state[key].is_complex() != param.is_complex() for key in update.state if state.get(key) is not None):
+        raise GradientError(
+            f"{name}: the state of a parameter must be complex if the parameter is, got a parameter of {param.dtype} "
+            "with state of another kind; delete its entry in optimizer.state after you convert it"
+        )
     for key in (EMA, MASTER):
         if key in update.state and state.get(key) is None:
             state[key] = param.detach().to(_state_dtype(param), copy=True)
     if update.counts_steps and "step" not in state:
-        state["step"] = torch.zeros((), dtype=torch.float32)
+        state["step"] = new_step(0.0)
     return bool(missing)
+
+
+def new_step(value: float | list[float]) -> torch.Tensor:
+    """Return a step counter, or a vector of them, on the CPU, whatever the default device is."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def _state_dtype(param: torch.Tensor) -> torch.dtype:

@@ -7,27 +7,47 @@ from typing import Any
 
 import torch
 
-from fallline.dtensor import fitted
+from fallline.core.decay_mode import decay_entries, decay_options
+from fallline.core.options import plain_options
+from fallline.core.state import new_step
+from fallline.dtensor import fitted, is_sharded
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
 from fallline.rules.update import update_for
 
 # These options select how a step is executed in this process, so loading does not change them.
 _EXECUTION = ("foreach", "fused", "capturable", "differentiable")
+# Options that keep something in the state, which is created when a checkpoint was saved without it.
+_ADDED = {EMA: "ema_decay", MASTER: "master_weights"}
+# State of other optimizers, of PyTorch, of Fallline and of Sophia. It shows that another optimizer was saved; any other
+# unknown key belongs to a wrapper around the optimizer, such as Lookahead, and is kept.
+_STATE_OF_RULES = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "mu_product", "square_avg", "grad_avg"}
+_STATE_OF_RULES |= {"momentum_buffer", "acc_delta", "row_var", "col_var", "hessian"}
+# Modules that torch.compile, DistributedDataParallel, FSDP and checkpointing insert into the names of parameters.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
-def pack(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Add the keys that PyTorch's classes need to load a state dict with the same meaning."""
+def pack(name: str, rule: Rule, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Add the keys that PyTorch's classes need to load a state dict with the same meaning.
+
+    Args:
+        name: class name of the optimizer, for messages.
+        rule: update rule of the optimizer.
+        state_dict: the state dict as PyTorch's base class makes it; its groups are changed.
+    """
     for group in state_dict.get("param_groups", ()):  # a user's hook may have returned anything
-        # torch.optim.Adam uses this key for decoupled decay; without it, it would apply L2.
-        group["decoupled_weight_decay"] = group["weight_decay_mode"] == "decoupled"
+        group |= plain_options(name, rule, group)
+        group |= decay_entries(name, rule, group)
     return state_dict
 
 
 def unpack(
     name: str, rule: Rule, own_groups: Sequence[dict[str, Any]], state_dict: Mapping[str, Any]
-) -> tuple[defaultdict[torch.Tensor, dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[defaultdict[Any, dict[str, Any]], list[dict[str, Any]]]:
     """Return copies of the state and the groups in a state dict, matched to the parameters of an optimizer.
+
+    Only what the optimizer itself uses is checked. Other entries, which schedulers and wrappers store in groups and in
+    the state, are kept.
 
     Args:
         name: class name of the optimizer, for messages.
@@ -51,20 +71,28 @@ def unpack(
         )
     groups = [_fit_group(name, rule, i, *pair) for i, pair in enumerate(zip(own_groups, saved_groups, strict=True))]
     owners = {
-        key: (param, group)
+        key: (param, group, saved)
         for group, saved in zip(groups, saved_groups, strict=True)
         for key, param in zip(saved["params"], group["params"], strict=True)
     }
-    state: defaultdict[torch.Tensor, dict[str, Any]] = defaultdict(dict)
+    state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
     for key, saved_state in state_dict["state"].items():
-        if key not in owners:
+        if key in owners:
+            param, group, saved = owners[key]
+            state[param] = _fit_state(name, rule, key, param, group, saved, saved_state)
+        elif _is_of_parameter(rule, key, saved_state):
             raise StateError(
                 f"{name}: state must belong to a parameter of a group, got state for parameter {key!r}; "
                 "check whether it was saved with more parameters"
             )
-        param, group = owners[key]
-        state[param] = _fit_state(name, rule, key, param, group, saved_state)
+        else:
+            state[key] = _copy(saved_state, None)
     return state, groups
+
+
+def _is_of_parameter(rule: Rule, key: Any, saved: Any) -> bool:
+    """Return whether an entry of the state belongs to a parameter; wrappers such as TRAC add entries of their own."""
+    return isinstance(key, int) or (isinstance(saved, Mapping) and not saved.keys().isdisjoint(rule.state))
 
 
 def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,33 +107,47 @@ def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Ma
             f"{len(saved['params'])}; build the optimizer with the parameters it was saved with"
         )
     for mine, theirs in zip(own.get("param_names", ()), saved.get("param_names", ()), strict=False):
-        if mine != theirs:
+        if _without_wrappers(mine) != _without_wrappers(theirs):
             raise StateError(
                 f"{name}: parameter names must match, got {theirs!r} in the state dict where group {index} has "
                 f"{mine!r}; pass the parameters in the order they were saved in"
             )
-    options = {k: deepcopy(v) for k, v in saved.items() if k not in (*_EXECUTION, "params", "decoupled_weight_decay")}
-    if saved.get("decoupled_weight_decay"):
-        options.setdefault("weight_decay_mode", "decoupled")
-    return {**own, **options}
+    options = {**saved, **decay_options(rule, own, saved)}
+    named = ("param_names",) if "param_names" in own else ()  # its own names, which may have other wrappers
+    kept = {k: v for k, v in options.items() if k not in (*_EXECUTION, *named, "params", "decoupled_weight_decay")}
+    return {**own, **deepcopy(plain_options(name, rule, kept))}
+
+
+def _without_wrappers(name: str) -> list[str]:
+    """Return the parts of a parameter's name without those that come from wrappers around modules."""
+    return [part for part in name.split(".") if part not in _WRAPPERS]
 
 
 def _fit_state(
-    name: str, rule: Rule, key: Any, param: torch.Tensor, group: Mapping[str, Any], saved: Mapping[str, Any]
+    name: str,
+    rule: Rule,
+    key: Any,
+    param: torch.Tensor,
+    group: Mapping[str, Any],
+    saved_group: Mapping[str, Any],
+    saved: Mapping[str, Any],
 ) -> dict[str, Any]:
-    present = {k: v for k, v in saved.items() if v is not None}  # PyTorch stores a momentum buffer of None
-    known = [*rule.state, "step", EMA, MASTER]
-    needed = [*update_for(rule, group).state, *(["step"] if rule.counts_steps else [])]
-    wrong = [k for k in present if k not in known] or [k for k in needed if present and k not in present]
-    if wrong:
+    own = {*rule.state, "step", EMA, MASTER}
+    present = {k: v for k, v in saved.items() if v is not None or k not in own}  # PyTorch stores a buffer of None
+    lazy = [k for k, option in _ADDED.items() if not saved_group.get(option)]
+    needed = [k for k in update_for(rule, group).state if k not in lazy] + ["step"] * rule.counts_steps
+    started = not own.isdisjoint(present)
+    if (_STATE_OF_RULES - own) & present.keys() or any(started and k not in present for k in needed):
         raise StateError(
             f"{name}: the state of parameter {key!r} must hold {', '.join(needed) or 'nothing'}, got "
             f"{', '.join(present)}; check whether it was saved by another optimizer"
         )
     state: dict[str, Any] = {}
     for k, value in present.items():
-        if k == "step":
-            state[k] = torch.tensor(float(value), dtype=torch.float32)
+        if k not in own:
+            state[k] = _copy(value, param)
+        elif k == "step":
+            state[k] = new_step(float(value))
         elif not isinstance(value, torch.Tensor) or value.shape != param.shape:
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
             raise StateError(
@@ -115,3 +157,16 @@ def _fit_state(
         else:
             state[k] = fitted(value, param)
     return state
+
+
+def _copy(value: Any, param: torch.Tensor | None) -> Any:
+    """Return a copy of a wrapper's entry; in the state of a parameter, tensors move to its device, as in PyTorch."""
+    if isinstance(value, torch.Tensor):
+        if param is None or (is_sharded(value) and value.shape != param.shape):
+            return value.detach().clone()
+        return fitted(value, param) if value.shape == param.shape else value.detach().to(param.device, copy=True)
+    if isinstance(value, Mapping):  # the keys are kept, because they can be parameters
+        return {key: _copy(entry, param) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copy(entry, param) for entry in value)
+    return deepcopy(value)

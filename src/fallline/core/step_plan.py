@@ -1,5 +1,6 @@
 """The step plan of an optimizer: its parameters sorted into buckets, and a check whether the plan is still valid."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -10,7 +11,8 @@ import torch
 
 from fallline.backends import bucket_for
 from fallline.backends.bucket import Bucket
-from fallline.core.state import check_gradient, complete_state
+from fallline.core.memory import turns_of
+from fallline.core.state import check_gradient, complete_state, new_step
 from fallline.dtensor import is_sharded
 from fallline.errors import ArgumentError, GradientError
 from fallline.rules.update import Update
@@ -18,11 +20,15 @@ from fallline.rules.update import Update
 
 @dataclass
 class Cohort:
-    """A set of parameters of one group that have received the same number of updates (`age`)."""
+    """A set of parameters of one group that have received the same number of updates (`age`).
+
+    A parameter that is listed several times is updated several times in a step, which is its `stride`.
+    """
 
     group: int
     age: float
     first: bool
+    stride: int
 
 
 @dataclass
@@ -40,6 +46,8 @@ class Plan:
         steps: those steps in one vector; None if there are none.
         views: the elements of `steps`, each the `step` of one state.
         ages: the values that this plan last wrote to `steps`.
+        strides: by how much a step advances each of the `steps`.
+        empty: the parameters without elements; they have a state and a step count, but no bucket.
     """
 
     updates: list[Update]
@@ -52,6 +60,8 @@ class Plan:
     steps: torch.Tensor | None
     views: list[torch.Tensor]
     ages: torch.Tensor | None
+    strides: torch.Tensor | int
+    empty: list[torch.Tensor]
 
     def holds(
         self, updates: list[Update], groups: Sequence[Mapping[str, Any]], state: Mapping[torch.Tensor, dict[str, Any]]
@@ -60,10 +70,20 @@ class Plan:
         return (
             updates == self.updates
             and not any(p.grad is not None for p in self.idle)
+            and all(p.grad is not None and p.numel() == 0 for p in self.empty)
             and all(_same(group["params"], params) for group, params in zip(groups, self.params, strict=True))
             and _same(state.values(), self.states)  # users may clear the state or replace its dicts
             and (self.steps is None or self._steps_hold())
         )
+
+    def advance(self) -> None:
+        """Advance all step counts by one step."""
+        if self.steps is not None:
+            self.steps += self.strides
+            self.ages = self.steps.clone()
+        for cohort in self.cohorts:
+            cohort.age += cohort.stride
+            cohort.first = False
 
     def _steps_hold(self) -> bool:
         assert self.steps is not None and self.ages is not None
@@ -76,7 +96,7 @@ def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:
     """Make every `step` a view of one vector, so that a thousand counters advance in one operation."""
     if not states:
         return None
-    steps = torch.tensor([float(state["step"]) for state in states], dtype=torch.float32)
+    steps = new_step([float(state["step"]) for state in states])
     for state, step in zip(states, steps, strict=True):
         old = state["step"]
         if isinstance(old, torch.Tensor) and not old.is_inference():
@@ -122,33 +142,61 @@ def make_plan(
         for param in group["params"]
         if param.grad is not None and check_gradient(name, param)
     ]
-    buckets: dict[Any, Bucket] = {}
-    cohorts: dict[tuple[int, float, bool], int] = {}
+    strides = Counter(param for _, param in active)
     places = places or {p: n for n, p in enumerate(p for group in groups for p in group["params"])}
-    for index, param in active:
-        _check_shards(name, groups[index], param)
-        own = state[param]
-        first = complete_state(own, param, updates[index])
-        age = float(own["step"]) if updates[index].counts_steps else 0.0
-        row = cohorts.setdefault((index, age, first), len(cohorts))
-        key, make = bucket_for(backend_of(groups[index], backend), updates[index], param, param.grad, own)
-        if key not in buckets:
-            buckets[key] = make(updates[index])
-        buckets[key].add(param, own, row, places[param])
-    counting = [state[param] for index, param in active if updates[index].counts_steps]
+    buckets, cohorts = _sort(name, groups, state, updates, backend, places, active, strides)
+    counted = dict.fromkeys(param for index, param in active if updates[index].counts_steps)
+    counting = [state[param] for param in counted]
     steps = share_steps(counting)
+    repeated = len(strides) < len(active)
     return Plan(
         updates=list(updates),
         params=[list(group["params"]) for group in groups],
         idle=[p for group in groups for p in group["params"] if p.grad is None],
-        buckets=list(buckets.values()),
-        cohorts=[Cohort(*key) for key in cohorts],
+        buckets=buckets,
+        cohorts=cohorts,
         states=list(state.values()),
         counting=counting,
         steps=steps,
         views=[own["step"] for own in counting],
         ages=None if steps is None else steps.clone(),
+        strides=torch.tensor([strides[param] for param in counted], device="cpu") if repeated else 1,
+        empty=[param for _, param in active if param.numel() == 0],
     )
+
+
+def _sort(
+    name: str,
+    groups: Sequence[dict[str, Any]],
+    state: MutableMapping[torch.Tensor, dict[str, Any]],
+    updates: Sequence[Update],
+    backend: str,
+    places: Mapping[torch.Tensor, int],
+    active: Sequence[tuple[int, torch.Tensor]],
+    strides: Mapping[torch.Tensor, int],
+) -> tuple[list[Bucket], list[Cohort]]:
+    """Sort the parameters with a gradient (`active`, with the index of their group) into buckets and cohorts."""
+    buckets: dict[Any, Bucket] = {}
+    cohorts: dict[tuple[int, float, bool, int], int] = {}
+    seen: Counter[torch.Tensor] = Counter()
+    for (index, param), turn in zip(active, turns_of([param for _, param in active]), strict=True):
+        _check_shards(name, groups[index], param)
+        update, grad = updates[index], param.grad
+        assert grad is not None, "only parameters with a gradient are active"
+        # torch.distributed.checkpoint would save an empty state, and then miss it in a checkpoint without one
+        own = state[param] if update.state or update.counts_steps else state.get(param, {})
+        first = complete_state(name, own, param, update)
+        before, seen[param] = seen[param], seen[param] + 1
+        if param.numel() == 0:  # an operation costs a tensor without elements as much as a small one
+            continue
+        age = float(own["step"]) + before if update.counts_steps else 0.0
+        row = cohorts.setdefault((index, age, first, strides[param]), len(cohorts))
+        kind, make = bucket_for(backend_of(groups[index], backend), update, param, grad, own)
+        key = (max(turn, before), kind)
+        if key not in buckets:
+            buckets[key] = make(update)
+        buckets[key].add(param, own, row, places[param])
+    return list(buckets.values()), [Cohort(*key) for key in cohorts]
 
 
 def backend_of(group: Mapping[str, Any], backend: str) -> str:

@@ -1,35 +1,106 @@
 """Optimizer steps during the backward pass: each gradient is used and freed as soon as it is computed."""
 
 import copy
+import warnings
+import weakref
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from fallline.core.optimizer import Optimizer
-from fallline.errors import ArgumentError, ArgumentTypeError, StateError
+from fallline.errors import ArgumentError, ArgumentTypeError, StateError, StateWarning
 
 _NAME = "step_in_backward"
 
 
+# NOTE [weak hooks]: PyTorch holds the hooks of a parameter in C++, where the garbage collector does not see them. A
+# hook that reaches the parameter keeps it for ever, with the model, the optimizer and its state. So hooks reach the
+# optimizer by a weak reference. The optimizer owns what updates the parameters, and this refers back to it weakly.
+
+
 class StepInBackward:
-    """Handle returned by `step_in_backward`, with methods to accumulate gradients and to remove the hooks."""
+    """Handle returned by `step_in_backward`, with methods to accumulate gradients and to remove the hooks.
+
+    The hooks work without the handle, as long as the optimizer exists.
+    """
 
     def __init__(self, opt: Optimizer) -> None:
-        self._opt = opt
-        self._accumulating = False
+        self._opt = opt  # a user may keep the handle alone
+        self._updates = _Updates(opt)
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Accumulate gradients in `.grad` for the duration of the block; the next backward pass after it updates."""
+        before, self._updates.paused = self._updates.paused, True
+        try:
+            yield
+        finally:
+            self._updates.paused = before
+
+    def remove(self) -> None:
+        """Remove the hooks, so that backward passes no longer update parameters."""
+        self._updates.remove()
+
+
+class _Hook:
+    """The hook of all parameters of an optimizer; see NOTE [weak hooks]."""
+
+    def __init__(self, updates: "_Updates") -> None:
+        self.updates = weakref.ref(updates)
+        self._warned = False
+
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
+    def __call__(self, param: torch.Tensor) -> None:
+        updates = self.updates()
+        if updates is not None:
+            updates.make(param)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{_NAME}: the optimizer no longer exists, so backward passes do not update its parameters. Keep a "
+                "reference to the optimizer or to the handle, or call remove() on the handle when training is over.",
+                StateWarning,
+                stacklevel=2,
+            )
+
+
+class _Updates:
+    """The updates of single parameters, made by copies of the optimizer that share its options and state."""
+
+    def __init__(self, opt: Optimizer) -> None:
+        self._opt_ref = weakref.ref(opt)
+        self.paused = False
         self._parts: dict[torch.Tensor, Optimizer] = {}
         self._groups: list[dict[str, Any]] = []
         self._owners: dict[torch.Tensor, dict[str, Any]] = {}
         self._places: dict[torch.Tensor, int] = {}
         self._find_groups()
+        hook = _Hook(self)
         self._handles: list[RemovableHandle] = [
-            opt.register_step_pre_hook(_refuse_scaler),
-            *(p.register_post_accumulate_grad_hook(self._update) for p in self._owners if p.requires_grad),
+            opt.register_step_pre_hook(self._refuse_scaler),  # by this reference the optimizer owns the updates
+            *(p.register_post_accumulate_grad_hook(hook) for p in self._owners if p.requires_grad),
         ]
+
+    @property
+    def _opt(self) -> Optimizer:
+        opt = self._opt_ref()
+        assert opt is not None, "the optimizer owns its updates"
+        return opt
+
+    def _refuse_scaler(self, opt: torch.optim.Optimizer, args: Any, keywords: Any) -> None:
+        """Raise StateError if a GradScaler calls `step`, because its scaled gradients have already been applied."""
+        if hasattr(opt, "found_inf"):
+            raise StateError(
+                f"{_NAME}: step() must not be called by a GradScaler, because its scaled gradients have already been "
+                "applied to the parameters, got its call; load the parameters again, and use bfloat16, which needs no "
+                "scaling, or do not use step_in_backward"
+            )
 
     def _find_groups(self) -> None:
         """Find the group and the index of each parameter again if the list of groups has changed."""
@@ -39,24 +110,16 @@ class StepInBackward:
             self._places = {param: place for place, param in enumerate(self._owners)}
             self._parts.clear()
 
-    @contextmanager
-    def accumulate(self) -> Iterator[None]:
-        """Accumulate gradients in `.grad` for the duration of the block; the next backward pass after it updates."""
-        before, self._accumulating = self._accumulating, True
-        try:
-            yield
-        finally:
-            self._accumulating = before
-
     def remove(self) -> None:
-        """Remove the hooks, so that backward passes no longer update parameters."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._parts.clear()
 
-    def _update(self, param: torch.Tensor) -> None:
-        if self._accumulating:
+    def make(self, param: torch.Tensor) -> None:
+        """Update one parameter whose gradient has been accumulated, and free the gradient."""
+        if self.paused:
             return
         opt = self._opt
         opt._plan = None  # its ages are out of date after this update; the plan of a part notices steps of `opt` itself
@@ -67,18 +130,20 @@ class StepInBackward:
         _check(opt, group)
         part = self._part(param)
         part.param_groups = [{**group, "params": [param]}]
-        state = opt.state[param]
+        state = opt.state.get(param)
         if part.state.get(param) is not state:
-            part.state = {param: state}  # type: ignore[assignment]
+            part.state = defaultdict(dict, {} if state is None else {param: state})
         with torch.no_grad():
             part._update()
+        if state is None and param in part.state:
+            opt.state[param] = part.state[param]
         param.grad = None
 
     def _part(self, param: torch.Tensor) -> Optimizer:
         """Return the optimizer of a single parameter, which shares its options and state with the full optimizer."""
         if param not in self._parts:
             part = copy.copy(self._opt)
-            part._plan, part._places, part.state = None, self._places, {}  # type: ignore[assignment]
+            part._plan, part._places, part.state = None, self._places, defaultdict(dict)
             self._parts[param] = part
         return self._parts[param]
 
@@ -104,6 +169,7 @@ def step_in_backward(model: torch.nn.Module, opt: Optimizer) -> StepInBackward:
 
     Returns:
         A handle: use `with handle.accumulate():` to accumulate gradients, and `handle.remove()` to remove the hooks.
+        The hooks do not keep the model or the optimizer alive; keep a reference to the optimizer or to the handle.
 
     Raises:
         ArgumentTypeError: `opt` is SAM, which needs all gradients at once, or not a Fallline optimizer.
@@ -156,7 +222,7 @@ def _check_arguments(model: Any, opt: Any) -> None:
 
 
 def _is_ours(hook: Any) -> bool:
-    return isinstance(getattr(hook, "__self__", None), StepInBackward)
+    return isinstance(hook, _Hook) and hook.updates() is not None
 
 
 # Options that need more than one gradient at a time, or the gradient after the update, and the reason for rejection.
@@ -176,14 +242,4 @@ def _check(opt: Optimizer, group: dict[str, Any]) -> None:
         raise ArgumentError(
             f"{_NAME}: the rule must take no norm over all parameters, because they are updated one after the other, "
             f"got {opt.rule.name}; call opt.step() instead"
-        )
-
-
-def _refuse_scaler(opt: torch.optim.Optimizer, args: Any, keywords: Any) -> None:
-    """Raise StateError if a GradScaler calls `step`, because its scaled gradients have already been applied."""
-    if hasattr(opt, "found_inf"):
-        raise StateError(
-            f"{_NAME}: step() must not be called by a GradScaler, because its scaled gradients have already been "
-            "applied to the parameters, got its call; load the parameters again, and use bfloat16, which needs no "
-            "scaling, or do not use step_in_backward"
         )

@@ -2,10 +2,11 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from fallline.arguments import real_number
 from fallline.errors import ArgumentError, ArgumentTypeError
 
 WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
@@ -36,18 +37,12 @@ class Range:
         if value is None and self.optional:
             return
         try:
-            number = _float(value)
+            number = float(real_number(value))
         except (TypeError, ValueError, RuntimeError):
             raise ArgumentTypeError(f"{owner}: {name} must be {self}, got {value!r}; pass a number") from None
         above = self.low < number if self.open else self.low <= number
         if not (math.isfinite(number) and above and number < self.below):
             raise ArgumentError(f"{owner}: {name} must be {self}, got {number:g}; choose a value in that range")
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, str):
-        raise TypeError("a string is not a number")  # float() would accept "0.1", but an update cannot
-    return float(value.item() if hasattr(value, "item") else value)  # float() of a tensor that requires grad warns
 
 
 NON_NEGATIVE = Range()
@@ -77,6 +72,7 @@ class Rule:
         arguments: the numbers that the function takes by keyword.
         flags: the boolean options that the function takes by keyword.
         takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
+        pairs: the hyperparameters that are two numbers, such as `betas`, which the function takes as beta1 and beta2.
     """
 
     name: str
@@ -93,6 +89,7 @@ class Rule:
     arguments: tuple[str, ...] = field(init=False)
     flags: tuple[str, ...] = field(init=False)
     takes_norms: bool = field(init=False)
+    pairs: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
@@ -101,13 +98,16 @@ class Rule:
         object.__setattr__(self, "arguments", tuple(numbers))
         object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
         object.__setattr__(self, "flags", tuple(p.name for p in named if p.annotation is bool))
+        pairs = tuple(name for name in self.ranges if f"{name.removesuffix('s')}1" in numbers)
+        object.__setattr__(self, "pairs", pairs)
         object.__setattr__(self, "counts_steps", self.counts_steps or "step" in self.arguments)
 
     def check(self, owner: str, group: Mapping[str, Any]) -> None:
         """Raise ArgumentError for the first hyperparameter of `group` that is out of range."""
         for name, allowed in {"lr": NON_NEGATIVE, "weight_decay": NON_NEGATIVE, **self.ranges}.items():
-            if f"{name.removesuffix('s')}1" in self.arguments:  # betas are beta1 and beta2 in a rule
-                _check_pair(owner, name, group[name], allowed)
+            if name in self.pairs:
+                for index, value in enumerate(pair(owner, name, group[name])):
+                    allowed.check(owner, f"{name}[{index}]", value)
             else:
                 allowed.check(owner, name, group[name])
         self.check_mode(owner, group)
@@ -141,15 +141,22 @@ class Rule:
             for name in wanted
         }
         preconditioner, constant = self.stability(**found)
-        lr = _float(group["lr"])
-        return preconditioner, _float(constant) / lr if lr else math.inf
+        lr = real_number(group["lr"])
+        return preconditioner, real_number(constant) / lr if lr else math.inf
 
 
-def _check_pair(owner: str, name: str, values: Any, allowed: Range) -> None:
-    if not isinstance(values, (tuple, list)) or len(values) != 2:
-        raise ArgumentError(f"{owner}: {name} must be two numbers, got {name}={values!r}; pass (0.9, 0.999)")
-    for index, value in enumerate(values):
-        allowed.check(owner, f"{name}[{index}]", value)
+def pair(owner: str, name: str, values: Any) -> tuple[Any, Any]:
+    """Return the two values of a hyperparameter such as `betas`, which any iterable that has a length may hold.
+
+    Raises:
+        ArgumentError: `values` is not such an iterable, is text, or does not have two elements.
+    """
+    try:  # not isinstance: OmegaConf's lists are no list, and NumPy's arrays are no Sequence
+        unordered = isinstance(values, (str, bytes, Set, Mapping)) or len(values) != 2
+        first, second = [None] if unordered else list(values)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{owner}: {name} must be two numbers, got {name}={values!r}; pass (0.9, 0.999)") from None
+    return first, second
 
 
 def rule(

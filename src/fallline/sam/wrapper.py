@@ -6,9 +6,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.amp import GradScaler
 
+from fallline.dtensor import is_sharded, local
 from fallline.errors import ArgumentTypeError, StateError
+from fallline.group_values import plain
 from fallline.rules.rule import NON_NEGATIVE
 from fallline.sam.batchnorm import frozen_batchnorm
 from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation
@@ -78,6 +81,7 @@ class SAM(torch.optim.Optimizer):
                 "fallline.SGD(model.parameters(), lr=0.1)"
             )
         NON_NEGATIVE.check("SAM", "rho", rho)
+        rho, adaptive = plain(rho), plain(adaptive)
         if not isinstance(adaptive, bool):
             raise ArgumentTypeError(f"SAM: adaptive must be True or False, got {adaptive!r}; pass one of them")
         if model is not None and not isinstance(model, torch.nn.Module):
@@ -93,11 +97,15 @@ class SAM(torch.optim.Optimizer):
         self._frozen = ExitStack()
 
     def __getstate__(self) -> dict[str, Any]:
+        self._check_finished("copying", "a copy")
+        return {"base": self.base, "model": self.model}
+
+    def _check_finished(self, what: str, got: str) -> None:
+        """Raise StateError between the two phases, when the parameters are not those that are trained."""
         if self._perturbed:
             raise StateError(
-                "SAM: copying needs a finished step, got a copy between the two phases; call second_step() first"
+                f"SAM: {what} needs a finished step, got {got} between the two phases; call second_step() first"
             )
-        return {"base": self.base, "model": self.model}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -120,17 +128,28 @@ class SAM(torch.optim.Optimizer):
         self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state dict of the base, whose groups contain `sam_rho` and `sam_adaptive`."""
+        """Return the state dict of the base, whose groups contain `sam_rho` and `sam_adaptive`.
+
+        Raises:
+            StateError: the parameters are perturbed, so that a checkpoint of the model would be wrong.
+        """
+        self._check_finished("saving", "state_dict()")
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of SAM or of the base optimizer into the base."""
+        """Load a state dict of SAM or of the base optimizer into the base.
+
+        Raises:
+            StateError: the parameters are perturbed, so that the next phase would undo what is loaded into the model.
+        """
+        self._check_finished("loading", "load_state_dict()")
         kept = [(group[RHO], group[ADAPTIVE]) for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         for group, (rho, adaptive) in zip(self.param_groups, kept, strict=True):
             group.setdefault(RHO, rho)
             group.setdefault(ADAPTIVE, adaptive)
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def first_step(self, zero_grad: bool = False) -> None:
         """Add the perturbation along the gradients to the parameters.
 
@@ -152,6 +171,7 @@ class SAM(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def second_step(self, zero_grad: bool = False) -> None:
         """Restore the parameters, and make the step of the base with the current gradients.
 
@@ -169,6 +189,7 @@ class SAM(torch.optim.Optimizer):
         if zero_grad:
             self.zero_grad()
 
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a whole step with a closure, or the second phase after `first_step()` without a closure.
 
@@ -182,8 +203,8 @@ class SAM(torch.optim.Optimizer):
             StateError: there is neither a closure nor a first phase, or both.
         """
         if closure is None:
-            if not self._perturbed and all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups):
-                self.base.step()  # torch.distributed.checkpoint makes such a step to create the state
+            if not self._perturbed and self._creates_state():
+                self.base.step()
             elif not self._perturbed:
                 raise StateError(
                     "SAM: step() needs a closure or a first_step() before it, got neither; pass a closure that clears "
@@ -207,6 +228,21 @@ class SAM(torch.optim.Optimizer):
         self._restore()
         self.base.step()
         return loss
+
+    def _creates_state(self) -> bool:
+        """Return whether this is the step by which torch.distributed.checkpoint creates the state of an optimizer.
+
+        It has no state, a learning rate of 0 and gradients of 0. A learning rate of 0 alone is the first step of a
+        warm-up, in which a missing closure is a mistake as in any other step.
+        """
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        grads = [local(grad) if is_sharded(grad) else grad for grad in grads]
+        return (
+            not self.state
+            and bool(grads)
+            and all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups)
+            and not any(bool(grad.any()) for grad in grads)
+        )
 
     def _restore(self) -> None:
         self._perturbed = False

@@ -2,7 +2,7 @@
 
 import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import is_, itemgetter
 from types import ModuleType
@@ -30,9 +30,9 @@ SHARE = 65536
 PARALLEL = 16 << 20
 
 
-def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    """Return whether the fused backend supports this parameter."""
-    tensors = [param, grad, *(value for key, value in state.items() if key != "step")]
+def can_serve(param: torch.Tensor, grad: torch.Tensor, state: Sequence[torch.Tensor]) -> bool:
+    """Return whether the fused backend supports this parameter with the states that the update uses."""
+    tensors = [param, grad, *state]
     return param.device.type == "cpu" and grad.dtype == param.dtype and one_memory(tensors)
 
 
@@ -40,6 +40,7 @@ class FusedBucket(TracedBucket):
     """Runs a generated kernel over a table of addresses."""
 
     _kernels: tuple[Any, ...] = ()
+    _dtype: torch.dtype
     _grads: list[weakref.ref[torch.Tensor]]  # weak references, so that zero_grad() frees the memory at once
     _grad_addresses: Addresses
 
@@ -62,7 +63,7 @@ class FusedBucket(TracedBucket):
         except (RuntimeError, TypeError, KeyError):  # sparse gradient, no gradient, no state
             return False
         if moved is not None:
-            if not self._layout_fits(grads):
+            if not (moved.values.all() and self._layout_fits(grads)):  # a ZeroTensor has no memory
                 return False
             self._table[:, 1] = moved.values
             self._grad_addresses = moved
@@ -115,6 +116,7 @@ class FusedBucket(TracedBucket):
     def _prepare(self, grads: Sequence[torch.Tensor]) -> None:
         columns = [[state[key] for state in self.states] for key in self.update.state]
         tensors = [self.params, list(grads), *columns]
+        self._dtype = self.params[0].dtype
         self._kernels = compile_update(self.update, tuple(dtype_name(column[0]) for column in tensors))
         addresses = [[t.data_ptr() for t in column] for column in tensors]
         # The last two columns are for rounding: the key, and the position of the first element.
@@ -146,7 +148,7 @@ class FusedBucket(TracedBucket):
                 return False
         elif not [g.stride() for g in grads] == [p.stride() for p in self.params] == self._strides:
             return False
-        return {g.dtype for g in grads} == {self.params[0].dtype} and not any(map(torch.Tensor.is_neg, grads))
+        return {g.dtype for g in grads} == {self._dtype} and not any(map(torch.Tensor.is_neg, grads))
 
 
 def _shares(work: np.ndarray) -> np.ndarray:

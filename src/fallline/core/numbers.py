@@ -1,0 +1,51 @@
+"""The numbers that the update of a set of parameters reads, taken from the options of their group."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fallline.core.options import NUMBERS
+from fallline.errors import ArgumentTypeError
+from fallline.group_values import number
+from fallline.rules.rule import Rule, pair
+
+
+def numbers_of(
+    owner: str, rule: Rule, group: Mapping[str, Any], step: float, first: bool, scale: Any = None
+) -> dict[str, Any]:
+    """Return all numbers that an update can read, by the names in the rule (`betas` gives beta1 and beta2).
+
+    Args:
+        owner: name of the optimizer, for messages.
+        rule: its update rule.
+        group: the options of the group; users may have changed them since the group was added.
+        step: the number of updates of the parameters, including this one.
+        first: whether their state was created in this step.
+        scale: the scale of a GradScaler, by which the gradients still have to be divided.
+
+    Raises:
+        ArgumentTypeError: an option is not a number.
+    """
+    keep = bool(group.get("differentiable"))  # autograd records tensors
+    numbers: dict[str, Any] = {"step": step, "first": first}
+    for name in (*NUMBERS, *rule.ranges):
+        if name in rule.pairs:
+            stem = name.removesuffix("s")
+            for index, value in enumerate(pair(owner, name, group[name])):
+                numbers[f"{stem}{index + 1}"] = value if keep else _number(owner, f"{name}[{index}]", value)
+        else:
+            numbers[name] = group[name] if keep else _number(owner, name, group[name])
+    base = _number(owner, "base_lr", group.get("initial_lr", group["base_lr"]))
+    numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
+    numbers["grad_scale"] = None if scale is None else number(scale)
+    return numbers
+
+
+def _number(owner: str, name: str, value: Any) -> Any:
+    if value is None:  # an option that is off
+        return None
+    try:
+        return number(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentTypeError(
+            f"{owner}: {name} must be a number, got {name}={value!r}; set a number in the group"
+        ) from None

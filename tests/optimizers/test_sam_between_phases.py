@@ -1,0 +1,70 @@
+"""Between the two phases of SAM the parameters are not those that are trained, and nothing takes them for it."""
+
+import copy
+
+import pytest
+import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+import fallline as fl
+from fallline.errors import StateError
+from support.messages import check_message
+from support.sam_runs import EVERY_BASE
+from support.variants import params_of, same_bits, set_grads
+
+
+def values(opt):
+    return [p.detach().clone() for group in opt.param_groups for p in group["params"]]
+
+
+@EVERY_BASE
+@pytest.mark.parametrize("call", ["state_dict", "load_state_dict", "deepcopy"])
+def test_saving_and_loading_wait_for_the_second_phase(base, call):
+    opt, twin = fl.SAM(base(params_of())), fl.SAM(base(params_of()))
+    saved = copy.deepcopy(opt.state_dict())
+    calls = {
+        "state_dict": opt.state_dict,
+        "load_state_dict": lambda: opt.load_state_dict(saved),
+        "deepcopy": lambda: copy.deepcopy(opt),
+    }
+    for each in (opt, twin):
+        set_grads(each.param_groups[0]["params"], 0)
+        each.first_step()
+        set_grads(each.param_groups[0]["params"], 1)
+    with pytest.raises(StateError) as error:
+        calls[call]()
+    check_message(error, "SAM", "a finished step", "between the two phases", r"call second_step\(\) first")
+    opt.second_step(), twin.second_step()
+    assert same_bits(values(opt), values(twin))
+    calls[call]()
+
+
+@EVERY_BASE
+def test_a_learning_rate_of_zero_does_not_replace_a_phase(base):
+    """As in the first step of a warm-up from 0; without a phase the base would step along the first gradient."""
+    opt = fl.SAM(base(params_of()))
+    opt.param_groups[0]["lr"] = 0.0
+    for _ in range(2):
+        set_grads(opt.param_groups[0]["params"], 0)
+        with pytest.raises(StateError) as error:
+            opt.step()
+        check_message(error, "SAM", r"step() needs a closure or a first_step()", "neither", "pass a closure")
+        assert not opt.state
+        opt.zero_grad()
+    with pytest.raises(StateError):
+        opt.step()  # without any gradient
+
+
+@EVERY_BASE
+def test_a_distributed_checkpoint_still_creates_the_state(base):
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    opt, fresh = fl.SAM(base(model.parameters())), fl.SAM(base(other.parameters()))
+    for step in range(2):
+        set_grads(model.parameters(), 2 * step)
+        opt.first_step()
+        set_grads(model.parameters(), 2 * step + 1)
+        opt.second_step()
+    set_optimizer_state_dict(other, fresh, get_optimizer_state_dict(model, opt))
+    for param, copied in zip(model.parameters(), other.parameters(), strict=True):
+        for key, value in opt.state[param].items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(fresh.state[copied][key]))
