@@ -10,10 +10,10 @@ demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write
 	$(BIN)/fallline compare digits --optimizers momentum,adam,adamw
 
 test: $(STAMP)  ## the fast suite
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs  ## what takes longer
-	$(BIN)/python -m pytest -q -n auto -m slow
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 check: $(STAMP)  ## lint, format, types, and that generated files are not stale
 	$(BIN)/ruff check .

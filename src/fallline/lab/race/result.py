@@ -102,7 +102,7 @@ def race(
 
     Example:
         >>> found = race("ravine", ["sgd", "momentum"], steps=100)
-        >>> [run.arm for run in found.ranking]  # κ is 30 there, and the best momentum for it 0.48, not 0.9
-        ['sgd', 'momentum']
+        >>> [run.arm for run in found.ranking]  # the condition number of the ravine is 100
+        ['momentum', 'sgd']
     """
     return Race(run_all(surface, optimizers, steps, lr))

@@ -76,7 +76,7 @@ def spectral_density(
     Example:
         >>> found = spectral_density(torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64)), probes=50)
         >>> low, high = found.negative_ci95
-        >>> low < 0.25 < high
+        >>> low <= 0.25 <= high
         True
     """
     operator = as_operator("spectral_density", H)
