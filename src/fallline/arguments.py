@@ -78,7 +78,7 @@ class KnownKeywords:
         for name in keywords:
             if name not in known:
                 raise ArgumentTypeError(
-                    f"{cls.__name__}: keywords must be among {', '.join(known) or '(none)'}, "
+                    f"{cls.__name__}: keyword arguments must be one of {', '.join(known) or '(none)'}, "
                     f"got {name}={keywords[name]!r}; {suggest(name, known)}"
                 )
         return super().__new__(cls)

@@ -61,7 +61,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["compare", "--optimizers", "adamw@lr=x"], "optimizers: lr must be a number, or LOW..HIGH"),
         (["compare", "--searches", "0"], "got searches=0; pass 1"),
         (["compare", "--equal", "x"], "got 'x'; grad-evals is the default"),
-        (["compare", "--vary", "lr"], "got 'lr'; for example --vary warmup=0,0.05"),
+        (["compare", "--vary", "lr"], "got 'lr'; try --vary warmup=0,0.05"),
         (
             ["compare", "--vary", "lr=1,2", "--vary", "lr=3,4"],
             "vary: each name must be given once, got lr twice; leave",
@@ -72,14 +72,14 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         ),
         (
             ["compare", "--vary", "nesterov=yes,no"],
-            "must be True or False, got 'yes'; for example --vary nesterov=",
+            "must be True or False, got 'yes'; try --vary nesterov=",
         ),
         (
             ["compare", "--vary", "lr=True,False"],
-            "values of lr must be numbers, got True; for example --vary lr=0.1,0.2",
+            "values of lr must be numbers, got True; try --vary lr=0.1,0.2",
         ),
-        (["compare", "--vary", "steps=20,x"], "steps must be whole numbers, got 'x'; for example --vary steps=200,400"),
-        (["compare", "--vary", "lx=1,2"], "got 'lx'; for example --vary lr=0.001,0.01"),
+        (["compare", "--vary", "steps=20,x"], "steps must be whole numbers, got 'x'; try --vary steps=200,400"),
+        (["compare", "--vary", "lx=1,2"], "got 'lx'; try --vary lr=0.001,0.01"),
         (["compare", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
         (["lr-range", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
         (["landscape", "--device", "gpu"], "of this machine, got 'gpu'; leave it out for cpu"),
@@ -152,7 +152,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(fallline, words, tmp_p
 
 def test_a_format_that_is_unknown_is_told_before_the_verdict(fallline):
     code, out, err = fallline("report", "nowhere", "--format", "htm")
-    assert (code, out) == (2, "") and "got 'htm'; for example html,md,csv" in err
+    assert (code, out) == (2, "") and "got 'htm'; try html,md,csv" in err
 
 
 @pytest.mark.parametrize(

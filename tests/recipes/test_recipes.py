@@ -203,7 +203,7 @@ def test_batch_size_rules():
 
 BAD = [
     (lambda m: recipes.convnet(m, 100, scale_lr="linear"), "batch_size must be given .*, got batch_size=None; "),
-    (lambda m: recipes.convnet(m, 100, scale_lr="cubic", batch_size=1), "rule must be among .*, got rule='cubic'; "),
+    (lambda m: recipes.convnet(m, 100, scale_lr="cubic", batch_size=1), "rule must be one of .*, got rule='cubic'; "),
     (lambda m: recipes.convnet(m, 0), "total_steps must be .*, got total_steps=0; "),
     (lambda m: recipes.language_model(m, 0), "total_steps must be .*, got total_steps=0; "),
     (lambda m: recipes.convnet(m, 100, lr=-1.0), r"lr must be .*, got -?1?.*"),

@@ -68,9 +68,12 @@ BAD_TYPES = [
     (lambda: fs.step_decay(milestones=[1.5]), r"step_decay: milestones\[0\] must be .*, got milestones\[0\]=1\.5; "),
     (
         lambda: fs.cosine(10, eta_min=0),
-        "cosine: keywords must be among total_steps, min_lr, min_lr_ratio, got eta_min=0; ",
+        "cosine: keyword arguments must be one of total_steps, min_lr, min_lr_ratio, got eta_min=0; ",
     ),
-    (lambda: fs.Cosine(sgd(), T_max=9), "Cosine: keywords must be among optimizer, total_steps, .*, got T_max=9; "),
+    (
+        lambda: fs.Cosine(sgd(), T_max=9),
+        "Cosine: keyword arguments must be one of optimizer, .*, got T_max=9; ",
+    ),
     (lambda: fs.Constant(parameter()), "Constant: optimizer must be .*, got optimizer=.*; "),
     (lambda: fs.Scheduler(sgd(), math.cos), "Scheduler: schedule must be .*, got schedule=.*; "),
     (lambda: fs.Constant(sgd()).step(0.25), r"Constant: epoch must be .*, got epoch=0\.25; "),

@@ -53,7 +53,7 @@ def exercise(
 
 
 def reproduce(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
     trial: Annotated[str, typer.Option(help="Id of the trial, or its first characters; results.csv lists the ids.")],
 ) -> None:
     """Rerun one trial of a study and compare every number; the exit code is 1 if any of them differs."""

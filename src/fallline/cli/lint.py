@@ -28,7 +28,7 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
 
     file, _, _ = target.rpartition(":")
     if not file.endswith(".py") or not Path(file).is_file():
-        raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; for example train.py:setup")
+        raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; try train.py:setup")
     made = load_object("lint", target)
     _refuse_parts(made, target)
     if callable(made):

@@ -17,7 +17,7 @@ Settings: TypeAlias = Annotated[
 TextFile: TypeAlias = Annotated[Path | None, typer.Option(help="Text file for the tasks text and text-post.")]
 DataDir: TypeAlias = Annotated[Path | None, typer.Option(help="Directory of the data sets.")]
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu, or cuda:N.")]
-StudySteps: TypeAlias = Annotated[int | None, typer.Option(help="Optimizer steps per run; the task's by default.")]
+StudySteps: TypeAlias = Annotated[int | None, typer.Option(help="Steps per run; by default those of the task.")]
 StudySeed: TypeAlias = Annotated[int, typer.Option(help="Seed of all random numbers of the study.")]
 StudyFolder: TypeAlias = Annotated[
     Path | None, typer.Option(help="Folder of the study; by default named after its specification.")
@@ -62,7 +62,7 @@ def parse_variations(texts: Sequence[str]) -> Mapping[str, list[Any]]:
         if len(split(values)) < 2:
             raise ArgumentError(
                 f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; "
-                "for example --vary warmup=0,0.05"
+                "try --vary warmup=0,0.05"
             )
         _check_new("vary", name, found)
         found[name] = [_value(part) for part in split(values)]
@@ -75,7 +75,7 @@ def parse_settings(texts: Sequence[str], file: Path | None) -> Mapping[str, Any]
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ArgumentError(f"set: must be NAME=VALUE, got {text!r}; for example --set batch_size=128")
+            raise ArgumentError(f"set: must be NAME=VALUE, got {text!r}; try --set batch_size=128")
         _check_new("set", name, found)
         found[name] = _value(value)
     return found

@@ -25,7 +25,9 @@ def race(
     ] = None,
     out: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Output file: .html for an animation, .svg, .png or .pdf; repeatable."),
+        typer.Option(
+            metavar="FILE", help="Output file: .html is an animation; .svg, .png and .pdf are pictures; repeatable."
+        ),
     ] = None,
 ) -> None:
     """Compare optimizers that descend a surface, for example to see SGD zigzag in a ravine or stall on a plateau.

@@ -85,8 +85,8 @@ class Optimizer(torch.optim.Optimizer):
         for name in keywords:
             if name not in known:
                 raise ArgumentTypeError(
-                    f"{cls.__name__}: keywords must be among {', '.join(known)}, got {name}={keywords[name]!r}; "
-                    + suggest(name, known)
+                    f"{cls.__name__}: keyword arguments must be one of {', '.join(known)}, "
+                    f"got {name}={keywords[name]!r}; {suggest(name, known)}"
                 )
 
     def __init__(self, params: Params, **options: Any) -> None:

@@ -50,7 +50,7 @@ def check_spelling(name: str, defaults: Mapping[str, Any], group: Mapping[str, A
         near = difflib.get_close_matches(str(key), defaults, n=1, cutoff=0.8)
         if near and f"_{near[0]}_" not in f"_{key}_":
             raise ArgumentError(
-                f"{name}: a group's options must be among {', '.join(defaults)}, got {key}={group[key]!r}; "
+                f"{name}: a group's options must be one of {', '.join(defaults)}, got {key}={group[key]!r}; "
                 + suggest(key, defaults)
             )
 

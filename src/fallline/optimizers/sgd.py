@@ -119,5 +119,5 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ArgumentError(
                 "SGD: nesterov=True needs momentum > 0 and dampening == 0, got "
-                f"momentum={group['momentum']:g}, dampening={group['dampening']:g}; for example momentum=0.9"
+                f"momentum={group['momentum']:g}, dampening={group['dampening']:g}; try momentum=0.9"
             )

@@ -98,7 +98,7 @@ def scale_lr(lr: float, batch_size: int, reference: int, rule: str) -> float:
     """
     if rule not in RULES:
         raise ArgumentError(
-            f"scale_lr: rule must be among {', '.join(RULES)}, got {rule=}; linear for SGD, sqrt for Adam"
+            f"scale_lr: rule must be one of {', '.join(RULES)}, got {rule=}; linear for SGD, sqrt for Adam"
         )
     sizes = [check_integer("scale_lr", n, v, 1) for n, v in (("batch_size", batch_size), ("reference", reference))]
     ratio = sizes[0] / sizes[1]

@@ -40,7 +40,7 @@ def _schedule(node: ast.expr, known: Mapping[str, Callable[..., Schedule]], text
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     if name not in known:
         hint = suggest(name, known, "see: fallline schedules")
-        raise ArgumentError(f"schedule: must be among {', '.join(known)}, got {name or text!r}; {hint}")
+        raise ArgumentError(f"schedule: must be one of {', '.join(known)}, got {name or text!r}; {hint}")
     values: list[Any] = [ast.literal_eval(value) for value in node.args]
     return known[name](*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
 

@@ -56,7 +56,7 @@ class warmup_stable_decay(Schedule):
         self._floor()
         if self.shape not in SHAPES:
             raise ArgumentError(
-                f"warmup_stable_decay: shape must be among {', '.join(SHAPES)}, got shape={self.shape!r}; "
+                f"warmup_stable_decay: shape must be one of {', '.join(SHAPES)}, got shape={self.shape!r}; "
                 "leave it out for 'linear'"
             )
         rest = self.stable_steps + self.decay_steps

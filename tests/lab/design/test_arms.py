@@ -232,7 +232,7 @@ def test_what_is_no_schedule_is_told_before_anything_runs(own, schedule, got):
         ("own.py:NoRate", "must take a keyword lr, got none"),
         ("sam(sam(sgd))", "must be sam.NAME. or asam.NAME., wrapped only once, got"),
         ("swa(sgd)", "must be sam.NAME. or asam.NAME., wrapped only once, got"),
-        ("sam()", "must be among .* got 'sam..'"),
+        ("sam()", "must be one of .* got 'sam..'"),
         ("sam", r"got 'sam'; did you mean sam\(momentum\)"),
         ("adam@lr=1@lr=2", "lr must be given once, got 'adam@lr=1@lr=2'; leave one of them out"),
         ("adam@lr=1e-3..1@lr=2", "lr must be given once"),

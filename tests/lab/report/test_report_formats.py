@@ -118,7 +118,7 @@ def test_csv_holds_the_records_unrounded(study, written):
 
 @pytest.mark.parametrize("formats", [["html", "docx"], []])
 def test_an_unknown_format_is_one_sentence(study, tmp_path, formats):
-    with pytest.raises(ArgumentError, match=r"format: must be among html, md, csv, png, svg, pdf, got ('docx'|none);"):
+    with pytest.raises(ArgumentError, match=r"format: must be one of html, md, csv, png, svg, pdf, got ('docx'|none);"):
         write_formats(study.record, tmp_path, formats)
     assert list(tmp_path.iterdir()) == []
 
@@ -200,7 +200,7 @@ def test_a_profile_of_two_studies_is_refused(study, tmp_path):
     studies = [on_task(study, "digits", tmp_path / name) for name in "aab"]
     with pytest.raises(ArgumentError, match="a profile needs at least 3 studies, one per task, got 2"):
         write_profile(studies[1:], tmp_path / "profile.html")
-    with pytest.raises(ArgumentError, match="each study must be named only once"):
+    with pytest.raises(ArgumentError, match="each study may be given only once"):
         write_profile(studies, tmp_path / "profile.html")
 
 

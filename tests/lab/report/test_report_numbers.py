@@ -102,10 +102,12 @@ def test_ratios_of_what_should_be_high_are_inverted():
 
 
 def test_the_note_on_times_names_the_arms_that_were_not_timed_alone(study):
-    timings, together = study.record.timings, "while other trials ran at the same time."
+    timings, together = study.record.timings, "while other trials ran."
     for names, said in {
-        tuple(timings): f"the arms in turn, on one thread; those of sgd@lr=1e30 {together}",  # which was not confirmed
-        ("momentum",): f"the arms in turn, on one thread; those of adam, sgd@lr=1e30 {together}",
-        (): f"Times per step were measured {together}",
+        tuple(
+            timings
+        ): f"with alternating runs of the arms, but that of sgd@lr=1e30 {together}",  # which was not confirmed
+        ("momentum",): f"with alternating runs of the arms, but that of adam, sgd@lr=1e30 {together}",
+        (): f"The time per step was measured {together}",
     }.items():
         assert said in costs(replace(study.record, timings={arm: timings[arm] for arm in names})).note

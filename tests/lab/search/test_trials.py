@@ -238,7 +238,7 @@ def test_a_specification_survives_json_and_its_digest_ignores_the_order_of_arms(
         (lambda: spec(["sdg"]), "got 'sdg'; did you mean sgd"),
         (lambda: spec(["adam@lr=abc"]), "lr must be a number.*got 'adam@lr=abc'"),
         (lambda: spec(["adam@foo=1"]), "among lr, weight_decay.*got 'adam@foo=1'"),
-        (lambda: spec(schedules=["cosin"]), "schedules: must be among constant, step, cosine, .*got 'cosin'"),
+        (lambda: spec(schedules=["cosin"]), "schedules: must be one of constant, step, cosine, .*got 'cosin'"),
         (lambda: Spec("digit", 40, make_arms(["adam"], ["cosine"])), "task: must be one of digits.*got 'digit'"),
     ],
 )

@@ -126,13 +126,11 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
         kind, example = ("a number, or LOW..HIGH with 0 < LOW < HIGH", "0.001")
         if isinstance(_default(arm.optimizer, name), bool):
             kind, example = ("True or False", "True")
-        raise ArgumentError(
-            f"optimizers: {name} must be {kind}, got {text!r}; for example {arm.optimizer}@{name}={example}"
-        )
+        raise ArgumentError(f"optimizers: {name} must be {kind}, got {text!r}; try {arm.optimizer}@{name}={example}")
     if number is None or name not in known:
         raise ArgumentError(
             f"optimizers: the text after @ must be NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
-            f"got {text!r}; for example {arm.optimizer}@lr=0.001"
+            f"got {text!r}; try {arm.optimizer}@lr=0.001"
         )
     return replace(arm, fixed={**arm.fixed, name: number})
 
@@ -172,23 +170,21 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
         return replace(arm, settings={**arm.settings, name: value})
     if name == "steps":
         if not is_number(value) or not float(value).is_integer():
-            raise ArgumentError(f"vary: steps must be whole numbers, got {value!r}; for example --vary steps=200,400")
+            raise ArgumentError(f"vary: steps must be whole numbers, got {value!r}; try --vary steps=200,400")
         return replace(arm, steps=int(value))
     known = _fixable_names(arm.optimizer)
     if name not in known:
         raise ArgumentError(
             f"vary: must name a setting of the task ({', '.join(settings) or 'it has none'}) or a hyperparameter of "
             f"{arm.optimizer} ({', '.join(known)}), got {name!r}; "
-            + suggest(name, [*settings, *known], "for example --vary lr=0.001,0.01")
+            + suggest(name, [*settings, *known], "try --vary lr=0.001,0.01")
         )
     if name in {*arm.fixed, *arm.ranges}:
         raise ArgumentError(f"vary: {name} must be given once, got it in {arm.name!r} too; leave one of them out")
     if not _fits(arm.optimizer, name, value):
         switch = isinstance(_default(arm.optimizer, name), bool)
         kind, example = ("True or False", "True,False") if switch else ("numbers", "0.1,0.2")
-        raise ArgumentError(
-            f"vary: values of {name} must be {kind}, got {value!r}; for example --vary {name}={example}"
-        )
+        raise ArgumentError(f"vary: values of {name} must be {kind}, got {value!r}; try --vary {name}={example}")
     return replace(arm, fixed={**arm.fixed, name: value})
 
 

@@ -60,7 +60,7 @@ def get_space(name: str) -> Space:
     if name not in SPACES:
         hint = f"did you mean {name}(momentum)?" if name in _RHO else suggest(name, SPACES, "see `fallline list`")
         raise ArgumentError(
-            f"optimizers: must be among {', '.join(SPACES)}, sam(NAME), asam(NAME), package.module:CLASS or "
+            f"optimizers: must be one of {', '.join(SPACES)}, sam(NAME), asam(NAME), package.module:CLASS or "
             f"FILE.py:CLASS, got {name!r}; {hint}"
         )
     return SPACES[name]
@@ -99,8 +99,7 @@ def _user_space(name: str) -> Space:
     cls = load_object("optimizers", name)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ArgumentError(
-            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; for example "
-            "torch.optim:NAdam"
+            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; try torch.optim:NAdam"
         )
     signature = dict(keywords(name))
     if "lr" not in signature:

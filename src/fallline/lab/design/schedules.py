@@ -35,7 +35,7 @@ def check_schedule(schedule: str) -> None:
     """
     if schedule not in SCHEDULES and not is_path(schedule):
         raise ArgumentError(
-            f"schedules: must be among {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; "
+            f"schedules: must be one of {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; "
             + suggest(schedule, SCHEDULES, "cosine is the default")
         )
     if is_path(schedule):
@@ -73,7 +73,7 @@ def learning_rates(schedule: str, steps: int, warmup: float = WARMUP) -> list[fl
     except Exception as error:  # raised by the user's schedule
         raise ArgumentError(
             f"schedules: {schedule} must take (steps, warmup_steps) and return a function of the step, got "
-            f"{describe(error)}; for example lambda k: 1 - k / steps"
+            f"{describe(error)}; try lambda k: 1 - k / steps"
         ) from error
     if length is not None and length > steps:
         raise ArgumentError(

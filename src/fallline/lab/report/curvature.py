@@ -119,8 +119,9 @@ def list_caveats(found: Curvature) -> list[str]:
 def _surfaces(found: Curvature) -> Figures:
     one = next(iter(found.surfaces.values()))
     caption = (
-        f"The loss on planes through the weights (marked by a cross), {len(one.x)} × {len(one.y)} cells, over the same "
-        f"{found.items:,} items. " + " ".join(_PLANES[name] for name in found.surfaces)
+        f"The loss on planes through the weights (marked by a cross), on a grid of {len(one.x)} × {len(one.y)} cells. "
+        f"Each cell is the mean over the same {found.items:,} items. "
+        + " ".join(_PLANES[name] for name in found.surfaces)
     )
     charts = {f"surface-{name}": relief(found, name) for name in found.surfaces}
     return Figures(charts, caption, legend=False, beside=len(charts) > 1)

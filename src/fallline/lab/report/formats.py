@@ -53,7 +53,7 @@ def check_formats(formats: Sequence[str]) -> None:
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         got = ", ".join(map(repr, unknown)) or "none"
-        raise ArgumentError(f"format: must be among {', '.join(FORMATS)}, got {got}; for example html,md,csv")
+        raise ArgumentError(f"format: must be one of {', '.join(FORMATS)}, got {got}; try html,md,csv")
 
 
 def cannot_write(path: Path, error: OSError, what: str = "report") -> StudyError:

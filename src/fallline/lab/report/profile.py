@@ -112,7 +112,7 @@ def _field(studies: Sequence[StudyResults]) -> tuple[list[str], list[str]]:
         )
     folders = [study.folder.resolve() for study in studies]
     if len(set(folders)) < len(folders):
-        raise ArgumentError("report: each study must be named only once, got one of them twice; remove the duplicate")
+        raise ArgumentError("report: each study may be given only once, got a folder twice; remove the duplicate")
     arms = [arm for arm in studies[0].arms if all(arm in study.arms for study in studies)]
     if len(arms) < 2:
         raise ArgumentError(

@@ -109,7 +109,7 @@ def as_direction(where: str, given: Any, params: Mapping[str, torch.Tensor]) -> 
         if strange := [tensor for tensor in tensors if not isinstance(tensor, torch.Tensor)]:
             raise ArgumentTypeError(
                 f"{where}: a direction, or a point of a path, must be a state dict, a list of tensors or a flat "
-                f"tensor, got a {type(strange[0]).__name__}; list(model.parameters()) is one"
+                f"tensor, got a {type(strange[0]).__name__}; pass, for example, list(model.parameters())"
             )
         found = [tensor.detach() for tensor in tensors]
     shapes = [tuple(tensor.shape) for tensor in found]

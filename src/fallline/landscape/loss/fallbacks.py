@@ -69,7 +69,10 @@ class Recovery:
             ArgumentError: the model is sharded, or has such a wrapper around one of its submodules.
         """
         if isinstance(model, nn.parallel.DistributedDataParallel):
-            warn(self._owner, "a DistributedDataParallel model is measured unwrapped, on the data of this process only")
+            warn(
+                self._owner,
+                "the module inside DistributedDataParallel is measured, on the data of this process only",
+            )
             model = model.module
         elif isinstance(model, nn.DataParallel):
             model = model.module

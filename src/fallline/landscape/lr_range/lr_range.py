@@ -90,7 +90,7 @@ def lr_range(
         data: a batch (tensor, tuple, dict), a list of batches or a loader, which is read repeatedly if necessary. An
             iterator is advanced as far as necessary.
         low, high: the first and last learning rate, in the group with the highest rate.
-        steps: number of updates, evenly spaced in log lr.
+        steps: number of updates; the learning rate grows by the same factor in each.
         accumulate: number of batches per update; their gradients are averaged by weight.
         scaler: a `torch.amp.GradScaler`; use autocast inside `loss_fn`.
         step: a custom training step: `step(batch)` runs forward and backward, calls `optimizer.step()` and

@@ -41,7 +41,7 @@ def costs(study: StudyResults) -> Table:
     note = (
         f"Total over all trials of the study: {trials} trials, of which {failed} failed, "
         f"{format_number(sum(row['seconds'] for row in rows), '.1f')} s. "
-        f"{_timing(rows)} They hold for this implementation and this machine. Memory includes "
+        f"{_timing(rows)} It holds for this implementation and this machine. Memory includes "
         "parameters, gradients, optimizer state and the tensors saved for the backward pass."
     )
     return Table("costs", rows, columns, note)
@@ -51,9 +51,9 @@ def _timing(rows: Records) -> str:
     """Return the sentence on how the times per step were measured."""
     others = [row["arm"] for row in rows if not row["timed_alone"] and not math.isnan(row["step_ms"])]
     if not any(row["timed_alone"] for row in rows):
-        return "Times per step were measured while other trials ran at the same time."
-    exception = f"; those of {', '.join(others)} while other trials ran at the same time" if others else ""
-    return f"Times per step were measured with the arms in turn, on one thread{exception}."
+        return "The time per step was measured while other trials ran."
+    exception = f", but that of {', '.join(others)} while other trials ran" if others else ""
+    return f"The time per step was measured on one thread, with alternating runs of the arms{exception}."
 
 
 def _flat(row: Row) -> dict[str, Any]:
