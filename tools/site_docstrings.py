@@ -22,11 +22,21 @@ class Fallline(Extension):
             if each.docstring:
                 each.docstring.value = rewritten(each.docstring.value)
         packages = [each for each in everything if isinstance(each, Module) and each.exports]
+        for package in packages:
+            describe_stubs(package)
         # All exports are looked up before any is replaced.
         exported = [(each, str(name), target(each, str(name))) for each in packages for name in each.exports or ()]
         for package, name, found in exported:
             if found and found.is_module and name in found.members:
                 package.set_member(name, Alias(name, found.members[name], parent=package))
+
+
+def describe_stubs(package: Module) -> None:
+    """Give the classes that a stub declares in a package the docstrings of the classes in its modules."""
+    for name, stub in package.classes.items():
+        if not stub.is_alias and not stub.docstring:
+            sources = (module.members.get(name) for module in package.modules.values() if not module.is_alias)
+            stub.docstring = next((found.docstring for found in sources if found is not None), None)
 
 
 def rewritten(text: str) -> str:
