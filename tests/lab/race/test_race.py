@@ -210,7 +210,8 @@ addEventListener("load", () => {
     copy.drawImage(stage, 0, 0);
     const data = copy.getImageData(0, 0, stage.width, stage.height).data;
     let count = 0;
-    for (let k = 0; k < data.length; k += 4) count += data[k] < 60 && data[k + 2] > 120;  // sgd's blue
+    // The blue of sgd, (0, 114, 178), and not a blend of the green of another run, (0, 158, 115).
+    for (let k = 0; k < data.length; k += 4) count += data[k] < 60 && data[k + 1] < 140 && data[k + 2] > 120;
     return count;
   };
   let tries = 0;
