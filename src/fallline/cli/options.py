@@ -61,8 +61,7 @@ def parse_variations(texts: Sequence[str]) -> Mapping[str, list[Any]]:
         name, _, values = text.partition("=")
         if len(split(values)) < 2:
             raise ArgumentError(
-                f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; "
-                "try --vary warmup=0,0.05"
+                f"vary: must be NAME=VALUE,VALUE… with two values or more, got {text!r}; try --vary warmup=0,0.05"
             )
         _check_new("vary", name, found)
         found[name] = [_value(part) for part in split(values)]
