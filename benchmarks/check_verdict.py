@@ -67,7 +67,9 @@ def main() -> int:
         mean, error = statistics.mean(d), statistics.stdev(d) / math.sqrt(len(d))
         covered = c.low <= mean <= c.high
         missed += not covered
-        shown = [Comparison.told(x, "+") if c.log_ratio else f"{x:+.4g}" for x in (mean, mean - error, mean + error)]
+        shown = [
+            Comparison.format_change(x, "+") if c.log_ratio else f"{x:+.4g}" for x in (mean, mean - error, mean + error)
+        ]
         print(f"study: {result.sentence}")
         reversed_signs = sum(x * mean < 0 for x in d)
         print(

@@ -28,7 +28,7 @@ def local_like(tensor: Any, param: Any) -> torch.Tensor:
     return local(tensor)
 
 
-def fitted(value: Any, param: Any) -> torch.Tensor:
+def place_like(value: Any, param: Any) -> torch.Tensor:
     """Return a copy of `value`, a plain tensor or a DTensor, that is placed on the processes as `param` is.
 
     A plain tensor must be the same on all processes, so that nothing has to be communicated.

@@ -6,7 +6,7 @@ from fallline.errors import ArgumentError
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.outcome import Timing
 from fallline.lab.design.spec import Spec
-from fallline.lab.estimate import estimate, fit, fitted, parse_duration
+from fallline.lab.estimate import estimate, fit, fit_to_budget, parse_duration
 from fallline.lab.storage.store import Store
 
 # A step of 10 ms and an evaluation of 100 ms: 400 steps and 20 evaluations are 6 s.
@@ -58,9 +58,9 @@ def test_too_short_a_time_says_what_is_needed(monkeypatch):
 
 def test_a_study_that_has_begun_keeps_its_size_however_fast_the_machine_is_now(monkeypatch, tmp_path):
     monkeypatch.setattr("fallline.lab.estimate.measure", lambda *_: {"momentum": TIMING, "adam": TIMING})
-    first, folder = fitted(spec, 115, 2, tmp_path / "study")
+    first, folder = fit_to_budget(spec, 115, 2, tmp_path / "study")
     Store(folder).claim(first, {}, {}, fork=False)
     faster = Timing((0.1, 0.1, 0.1), (0.1, 0.1, 0.1), 0.1, 0.001, 1.0, 0, 0)
     monkeypatch.setattr("fallline.lab.estimate.measure", lambda *_: {"momentum": faster, "adam": faster})
-    assert fitted(spec, 115, 2, tmp_path / "other")[0] != first
-    assert fitted(spec, 115, 2, tmp_path / "study") == (first, folder)
+    assert fit_to_budget(spec, 115, 2, tmp_path / "other")[0] != first
+    assert fit_to_budget(spec, 115, 2, tmp_path / "study") == (first, folder)

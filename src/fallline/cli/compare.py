@@ -125,7 +125,7 @@ def compare(
                 "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
             )
         seconds = planning.parse_duration(budget)
-        spec, out = planning.fitted(specify, seconds, count_workers(**workers), out)
+        spec, out = planning.fit_to_budget(specify, seconds, count_workers(**workers), out)
     if status:
         folder = out or comparison.default_folder(spec)
         show.status(read_results(Store(folder, writable=False), read_spec(folder, "out"), baseline, margin))

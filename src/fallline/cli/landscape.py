@@ -104,7 +104,7 @@ def _show(found: "Curvature") -> None:
     numbers = table(found)
     for column in numbers.columns[:3]:
         shown.add_column(column.title, justify="left" if column.kind == "text" else "right", overflow="fold")
-    for row in numbers.shown:
+    for row in numbers.visible_records:
         shown.add_row(*(column(row).text for column in numbers.columns[:3]))
     console.print(shown)
     console.print()

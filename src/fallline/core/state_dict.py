@@ -10,7 +10,7 @@ import torch
 from fallline.core.decay_mode import decay_entries, decay_options
 from fallline.core.options import plain_options
 from fallline.core.state import new_step
-from fallline.dtensor import fitted, is_sharded
+from fallline.dtensor import is_sharded, place_like
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
 from fallline.rules.update import update_for
@@ -155,7 +155,7 @@ def _fit_state(
                 "load it into the model it was saved with"
             )
         else:
-            state[k] = fitted(value, param)
+            state[k] = place_like(value, param)
     return state
 
 
@@ -164,7 +164,7 @@ def _copy(value: Any, param: torch.Tensor | None) -> Any:
     if isinstance(value, torch.Tensor):
         if param is None or (is_sharded(value) and value.shape != param.shape):
             return value.detach().clone()
-        return fitted(value, param) if value.shape == param.shape else value.detach().to(param.device, copy=True)
+        return place_like(value, param) if value.shape == param.shape else value.detach().to(param.device, copy=True)
     if isinstance(value, Mapping):  # the keys are kept, because they can be parameters
         return {key: _copy(entry, param) for key, entry in value.items()}
     if type(value) in (list, tuple):

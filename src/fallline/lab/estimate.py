@@ -128,7 +128,7 @@ def fit(make_spec: Callable[[int, int, float], Spec], seconds: float, workers: i
     )
 
 
-def fitted(
+def fit_to_budget(
     make_spec: Callable[[int, int, float], Spec], seconds: float, workers: int, out: Path | None
 ) -> tuple[Spec, Path]:
     """Return the largest study that fits a time budget, and its folder; if the folder holds one already, return that.

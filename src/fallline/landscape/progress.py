@@ -49,7 +49,7 @@ class Clock:
         """Restart the timer."""
         self._began = time.perf_counter()
 
-    def tell(self, done: int, timed: int, total: int | None = None) -> None:
+    def report(self, done: int, timed: int, total: int | None = None) -> None:
         """Report that `done` units are done and `timed` units have run since `start`; `total` updates the total."""
         if self._progress is None:
             return

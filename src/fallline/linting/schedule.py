@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from fallline.linting.finding import Found, check
-from fallline.linting.setup import Group, Setup, is_cyclic, length, looked_at
+from fallline.linting.setup import Group, Setup, is_cyclic, length, sample_calls
 from fallline.schedules import Scheduler
 from fallline.wrappers import single_schedulers, wrapped_optimizers
 
@@ -70,7 +70,7 @@ def _after(setup: Setup, end: int) -> str:
 
 def _simulated_end(setup: Setup) -> int | None:
     """Return the call at which a schedule without a known length reaches 0 for good, within twice the training."""
-    steps, rows = setup.rates(looked_at(2 * (setup.calls or 0)))
+    steps, rows = setup.rates(sample_calls(2 * (setup.calls or 0)))
     curve = [max(row) for row in rows or []]
     if not curve or curve[-1] != 0 or max(curve) == 0:
         return None

@@ -92,7 +92,7 @@ class Setup:
 
     @functools.cached_property
     def _sampled(self) -> tuple[list[int], list[list[float]] | None]:
-        return self.rates(looked_at(self.calls or 0)) if self.calls is not None else ([0], None)
+        return self.rates(sample_calls(self.calls or 0)) if self.calls is not None else ([0], None)
 
     @property
     def steps(self) -> list[int]:
@@ -142,7 +142,7 @@ def follows_a_metric(scheduler: Any) -> bool:
     return isinstance(scheduler, ReduceLROnPlateau)
 
 
-def looked_at(calls: int) -> list[int]:
+def sample_calls(calls: int) -> list[int]:
     """Return at most a few thousand integers below `calls`: all at both ends, and some in between."""
     ends = {*range(min(calls, _ENDS)), *range(max(calls - _ENDS, 0), calls)}
     return sorted(ends | set(range(0, calls, max(calls // _BETWEEN, 1))))

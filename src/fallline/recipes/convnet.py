@@ -6,7 +6,7 @@ from torch import nn
 
 from fallline.optimizers import SGD
 from fallline.recipes.groups import parameter_groups
-from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps, scaled
+from fallline.recipes.recipe import Choice, Recipe, choose, in_steps, scale_rate
 from fallline.schedules import WarmupCosine
 
 _GOYAL = "Goyal et al. 2017, section 5.1"
@@ -54,10 +54,10 @@ def convnet(
         >>> recipe.optimizer.param_groups[0]["initial_lr"]
         0.4
     """
-    lr, rates = scaled(chosen(lr, 0.1, "lr", f"{_GOYAL}: at batch 256"), batch_size, 256, scale_lr)
-    weight_decay, decay = chosen(weight_decay, 1e-4, "weight_decay", _GOYAL)
-    momentum, heavy = chosen(momentum, 0.9, "momentum", f"{_GOYAL}: Nesterov's")
-    warmup_steps, warm = chosen(warmup_steps, 0.05, "warmup_steps", f"{_GOYAL}: 5 of 90 epochs")
+    lr, rates = scale_rate(choose(lr, 0.1, "lr", f"{_GOYAL}: at batch 256"), batch_size, 256, scale_lr)
+    weight_decay, decay = choose(weight_decay, 1e-4, "weight_decay", _GOYAL)
+    momentum, heavy = choose(momentum, 0.9, "momentum", f"{_GOYAL}: Nesterov's")
+    warmup_steps, warm = choose(warmup_steps, 0.05, "warmup_steps", f"{_GOYAL}: 5 of 90 epochs")
     undecayed = Choice("undecayed", "biases, norms, 1-d", _TRICKS)
     groups = parameter_groups(model, weight_decay, no_decay=no_decay)
     warm = in_steps(warm, total_steps)

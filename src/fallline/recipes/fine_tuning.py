@@ -6,7 +6,7 @@ from torch import nn
 
 from fallline.optimizers import AdamW
 from fallline.recipes.groups import layer_groups, parameter_groups
-from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps
+from fallline.recipes.recipe import Choice, Recipe, choose, in_steps
 from fallline.schedules import Linear
 
 _BERT = "BERT, Devlin et al. 2018, appendix A.3"
@@ -54,11 +54,11 @@ def fine_tuning(
         >>> [group["initial_lr"] for group in optimizer.param_groups]
         [1.25e-05, 2.5e-05, 5e-05]
     """
-    lr, rate = chosen(lr, 5e-5, "lr", f"{_BERT}: the largest of 2e-5 to 5e-5")
-    weight_decay, decay = chosen(weight_decay, 0.01, "weight_decay", f"{_BERT}, A.2")
-    betas, moments = chosen(betas, (0.9, 0.999), "betas", f"{_BERT}, A.2")
-    warmup_steps, warm = chosen(warmup_steps, 0.1, "warmup_steps", "BERT's code: warmup_proportion")
-    layer_decay, fall = chosen(layer_decay, 0.8, "layer_decay", "ELECTRA, Clark et al. 2020, table 7")
+    lr, rate = choose(lr, 5e-5, "lr", f"{_BERT}: the largest of 2e-5 to 5e-5")
+    weight_decay, decay = choose(weight_decay, 0.01, "weight_decay", f"{_BERT}, A.2")
+    betas, moments = choose(betas, (0.9, 0.999), "betas", f"{_BERT}, A.2")
+    warmup_steps, warm = choose(warmup_steps, 0.1, "warmup_steps", "BERT's code: warmup_proportion")
+    layer_decay, fall = choose(layer_decay, 0.8, "layer_decay", "ELECTRA, Clark et al. 2020, table 7")
     undecayed = Choice("undecayed", "biases, norms, 1-d" + ", embeddings" * (not decay_embeddings), "BERT's code")
     if layer_decay == 1:  # no blocks are needed, so this works for any model
         groups = parameter_groups(model, weight_decay, decay_embeddings=decay_embeddings, no_decay=no_decay)

@@ -7,7 +7,7 @@ from torch import nn
 from fallline.arguments import check_integer
 from fallline.optimizers import AdamW
 from fallline.recipes.groups import parameter_groups
-from fallline.recipes.recipe import YOURS, Choice, Recipe, chosen, in_steps, scaled
+from fallline.recipes.recipe import YOURS, Choice, Recipe, choose, in_steps, scale_rate
 from fallline.schedules import WarmupCosine
 
 _LLAMA = "LLaMA, Touvron et al. 2023, section 2.2"
@@ -59,13 +59,15 @@ def language_model(
         warmup_cosine(warmup_steps=2000, total_steps=100000, min_lr=0.0, min_lr_ratio=0.1)
     """
     total_steps = check_integer("language_model", "total_steps", total_steps, 1)
-    lr, rates = scaled(chosen(lr, 3e-4, "lr", f"{_LLAMA}: 7 B and 13 B, 4 M tokens"), batch_size, 4_000_000, scale_lr)
-    weight_decay, decay = chosen(weight_decay, 0.1, "weight_decay", _LLAMA)
-    betas, moments = chosen(betas, (0.9, 0.95), "betas", _LLAMA)
+    lr, rates = scale_rate(
+        choose(lr, 3e-4, "lr", f"{_LLAMA}: 7 B and 13 B, 4 M tokens"), batch_size, 4_000_000, scale_lr
+    )
+    weight_decay, decay = choose(weight_decay, 0.1, "weight_decay", _LLAMA)
+    betas, moments = choose(betas, (0.9, 0.95), "betas", _LLAMA)
     clip = Choice("clip_grad_norm", clip_grad_norm, _LLAMA if clip_grad_norm == 1.0 else YOURS)
     usual = 2000 if total_steps >= 40_000 else 0.05
-    warmup_steps, warm = chosen(warmup_steps, usual, "warmup_steps", f"{_LLAMA}: 2,000; at most 5 % of the run")
-    min_lr_ratio, end = chosen(min_lr_ratio, 0.1, "min_lr_ratio", _LLAMA)
+    warmup_steps, warm = choose(warmup_steps, usual, "warmup_steps", f"{_LLAMA}: 2,000; at most 5 % of the run")
+    min_lr_ratio, end = choose(min_lr_ratio, 0.1, "min_lr_ratio", _LLAMA)
     undecayed = Choice("undecayed", "biases, norms, 1-d" + ", embeddings" * (not decay_embeddings), "usual practice")
     groups = parameter_groups(model, weight_decay, decay_embeddings=decay_embeddings, no_decay=no_decay)
     warm = in_steps(warm, total_steps)

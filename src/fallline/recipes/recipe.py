@@ -67,7 +67,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def chosen(given: Any, default: Any, name: str, source: str) -> tuple[Any, Choice]:
+def choose(given: Any, default: Any, name: str, source: str) -> tuple[Any, Choice]:
     """Return the value of a hyperparameter (the user's if given, else the published one) and its `Choice`."""
     value = default if given is None else given
     return value, Choice(name, value, source if given is None else YOURS)
@@ -105,7 +105,7 @@ def scale_lr(lr: float, batch_size: int, reference: int, rule: str) -> float:
     return check_number("scale_lr", "lr", lr) * (ratio if rule == "linear" else math.sqrt(ratio))
 
 
-def scaled(
+def scale_rate(
     lr: tuple[float, Choice], batch_size: int | None, reference: int, rule: str | None
 ) -> tuple[float, list[Choice]]:
     """Return the learning rate of a recipe, scaled if `rule` is given, and the choices that explain it."""

@@ -7,7 +7,7 @@ from torch import nn
 from fallline.arguments import check_integer
 from fallline.optimizers import AdamW
 from fallline.recipes.groups import parameter_groups
-from fallline.recipes.recipe import Choice, Recipe, chosen, in_steps, scaled
+from fallline.recipes.recipe import Choice, Recipe, choose, in_steps, scale_rate
 from fallline.schedules import WarmupCosine
 
 _DEIT = "DeiT, Touvron et al. 2020, table 9"
@@ -56,10 +56,10 @@ def vision_transformer(
     """
     total_steps = check_integer("vision_transformer", "total_steps", total_steps, 1)
     usual = round(max(total_steps * 5 / 300, min(0.05 * total_steps, 2000)))  # Adam's second moments need the minimum
-    lr, rates = scaled(chosen(lr, 1e-4, "lr", f"{_DEIT}: 5e-4 at 512, so at 102"), batch_size, 102, scale_lr)
-    weight_decay, decay = chosen(weight_decay, 0.05, "weight_decay", _DEIT)
-    betas, moments = chosen(betas, (0.9, 0.999), "betas", f"{_DEIT}: the defaults of AdamW")
-    warmup_steps, warm = chosen(warmup_steps, usual, "warmup_steps", f"{_DEIT}: 5 of 300 epochs; 5 % of short runs")
+    lr, rates = scale_rate(choose(lr, 1e-4, "lr", f"{_DEIT}: 5e-4 at 512, so at 102"), batch_size, 102, scale_lr)
+    weight_decay, decay = choose(weight_decay, 0.05, "weight_decay", _DEIT)
+    betas, moments = choose(betas, (0.9, 0.999), "betas", f"{_DEIT}: the defaults of AdamW")
+    warmup_steps, warm = choose(warmup_steps, usual, "warmup_steps", f"{_DEIT}: 5 of 300 epochs; 5 % of short runs")
     undecayed = Choice("undecayed", "biases, norms, 1-d, listed", "DeiT's code")
     warm = in_steps(warm, total_steps)
     optimizer = AdamW(parameter_groups(model, weight_decay, no_decay=no_decay), lr=lr, betas=betas)

@@ -51,9 +51,9 @@ def test_the_ranges_are_the_published_ones_searched_in_log(arm):
 def test_dimensions_come_in_at_the_published_budgets(arm, trials):
     space = get_space(arm)
     expected = [d.name for d in space.dimensions if trials >= FROM.get(d.name, 64)]
-    assert [d.name for d in space.searched(trials, {}, {})] == expected
-    assert "lr" not in [d.name for d in space.searched(trials, {"lr": 0.1}, {})]
-    assert [d.name for d in space.searched(1, {}, {"warmup": (0.0, 0.1)})] == ["lr", "warmup"]
+    assert [d.name for d in space.dimensions_for(trials, {}, {})] == expected
+    assert "lr" not in [d.name for d in space.dimensions_for(trials, {"lr": 0.1}, {})]
+    assert [d.name for d in space.dimensions_for(1, {}, {"warmup": (0.0, 0.1)})] == ["lr", "warmup"]
 
 
 def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():

@@ -92,7 +92,7 @@ def test_markdown_says_what_the_page_says(study, written):
     assert [section.title for section in report.sections] == re.findall(r"^## (.*)$", text, re.M)
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", text)) == {f"figures/{name}.svg" for name in report.charts}
     assert all((folder / link).exists() for link in re.findall(r"\]\((.*?)\)", text))
-    shown = sum(len(table.shown) + 2 for table in report.tables)
+    shown = sum(len(table.visible_records) + 2 for table in report.tables)
     assert len(re.findall(r"^\|", text, re.M)) == shown  # a line a row, a head and its rule
 
 

@@ -37,7 +37,7 @@ def study(tmp_path_factory):
 
 
 def row_of(table, arm):
-    (row,) = [row for row in table.shown if row["arm"] == arm]
+    (row,) = [row for row in table.visible_records if row["arm"] == arm]
     return {column.title.replace("\n", " "): column(row) for column in table.columns}
 
 

@@ -81,7 +81,7 @@ def test_extensions_draw_a_decade_further_with_points_of_their_own():
 def test_arms_share_the_points_of_extensions_too():
     places = []
     for search in tuned(spec("adam", "momentum"), endless).values():  # both are extended upwards, twice
-        (dimension,) = search.arm.space.searched(8, {}, {})
+        (dimension,) = search.arm.space.dimensions_for(8, {}, {})
         ends = [(1, 9, dimension.low, dimension.high), (9, 13, dimension.high, 10 * dimension.high)]
         ends.append((13, 17, 10 * dimension.high, 100 * dimension.high))
         rates = [(math.log(p["lr"] / a) / math.log(b / a)) for i, k, a, b in ends for p in search.points[i:k]]

@@ -51,7 +51,7 @@ def _disagreements(study: StudyResults) -> list[str]:
     corrected = holm([compare(test.tolist(), val.tolist(), log_ratio=False).p for test, val in differences])
     for (one, other), (test, val), p in zip(pairs, differences, corrected, strict=True):
         if p < DISAGREEMENT:
-            texts = [Comparison.told(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
+            texts = [Comparison.format_change(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
             found.append(
                 f"validation and test disagree significantly on {other} against {one} ({texts[0]} on validation, "
                 f"{texts[1]} on test, corrected p = {p:.2g}): one of the two sets is small or was drawn differently"

@@ -84,15 +84,15 @@ class Comparison:
             return math.inf
 
     @staticmethod
-    def told(log_ratio: float, sign: str = "") -> str:
+    def format_change(log_ratio: float, sign: str = "") -> str:
         """Return a log ratio as text: a change in percent, or a factor if it is 11 or more.
 
         The text has enough digits that only an exact 0 is shown as 0 (up to six decimals).
 
         Example:
-            >>> Comparison.told(0.00021, "+"), Comparison.told(-0.1), Comparison.told(0.0)
+            >>> Comparison.format_change(0.00021, "+"), Comparison.format_change(-0.1), Comparison.format_change(0.0)
             ('+0.02 %', '−9.5 %', '0.0 %')
-            >>> Comparison.told(math.log(116.61), "+"), Comparison.told(750.0)
+            >>> Comparison.format_change(math.log(116.61), "+"), Comparison.format_change(750.0)
             ('×117', '×5.3e+325')
         """
         percent = Comparison.percent(log_ratio)

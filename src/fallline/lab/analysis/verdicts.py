@@ -249,4 +249,4 @@ def _failures(failed: int, seeds: int) -> str:
 
 
 def _amount(c: Comparison, value: float) -> str:
-    return c.told(value, "+") if c.log_ratio else f"{value:+.4g}".replace("-", "−")  # as in the tables
+    return c.format_change(value, "+") if c.log_ratio else f"{value:+.4g}".replace("-", "−")  # as in the tables

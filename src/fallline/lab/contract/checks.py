@@ -235,7 +235,7 @@ def check_overfit(subject: Subject) -> str | None:
     """
     known = subject.task.trivial_loss()
     trivial = math.inf if known is None else known
-    found = probing.memorise(subject.task, trivial)
+    found = probing.overfit_batch(subject.task, trivial)
     if found.steps < OVERFIT_STEPS:  # the batch was fitted, or the task is too slow for this check
         return None
     drop = (found.start - found.best) / abs(found.start) if found.start else math.inf

@@ -179,7 +179,7 @@ def share_by_chance(other: Examples, equality: float) -> float:
 
 
 @dataclass
-class Memorised:
+class Overfit:
     """The result of training on a single batch.
 
     Attributes:
@@ -199,10 +199,10 @@ class Memorised:
     probabilities: bool = False
 
 
-def memorise(task: Task, trivial: float) -> Memorised:
+def overfit_batch(task: Task, trivial: float) -> Overfit:
     """Train on a single batch until its loss is halved and below `trivial`."""
     batch = next(read(task, "train"))
-    found, began = Memorised(), time.monotonic()
+    found, began = Overfit(), time.monotonic()
     for lr in LEARNING_RATES:
         model = make(task).train()
         initial = _sizes_of_gradients(task, model, batch)

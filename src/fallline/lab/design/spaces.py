@@ -82,7 +82,7 @@ class Space:
             object.__setattr__(self, "dimensions", (*self.dimensions, _WARMUP))
             object.__setattr__(self, "defaults", {**self.defaults, "warmup": WARMUP})
 
-    def searched(self, trials: int, fixed: Mapping[str, Any], ranges: Mapping[str, Any]) -> tuple[Dimension, ...]:
+    def dimensions_for(self, trials: int, fixed: Mapping[str, Any], ranges: Mapping[str, Any]) -> tuple[Dimension, ...]:
         """Return the dimensions that a search with this many trials varies, and those with a range of the user."""
         enough = (d for d in self.dimensions if trials >= _FROM_TRIALS[d.axis] or d.name in ranges)
         return tuple(d for d in enough if d.name not in fixed)

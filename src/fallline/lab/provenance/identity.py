@@ -64,7 +64,9 @@ def describe_study(spec: Spec) -> dict[str, Any]:
     """Return the parts of the user's files that a report of the study needs, see `describe`."""
     factors = {}
     for arm in spec.arms:
-        searched = [d.choices for d in arm.space.searched(spec.trials, arm.fixed, arm.ranges) if d.name == "warmup"]
+        searched = [
+            d.choices for d in arm.space.dimensions_for(spec.trials, arm.fixed, arm.ranges) if d.name == "warmup"
+        ]
         warmups = {{**arm.space.defaults, **arm.fixed}["warmup"], *(value for values in searched for value in values)}
         for stage, warmup in itertools.product(("tune", "confirm", "equal-steps"), sorted(warmups)):
             if is_path(arm.schedule):

@@ -9,7 +9,7 @@ from pathlib import Path
 from fallline.lab.design.trial import Trial
 from fallline.lab.provenance.manifest import digest_of_data
 from fallline.lab.tasks import Task, get_task
-from fallline.lab.user_code.sources import changed, unchanged
+from fallline.lab.user_code.sources import code_change_error, unchanged
 
 _MOST = 10_000  # largest number of entries of a data folder that are checked
 
@@ -37,7 +37,7 @@ def as_specified(trial: Trial) -> Iterator[None]:
 def _check_versions(trial: Trial, name: str) -> None:
     different = [f"{key} changed from {v} to {version(key)}" for key, v in trial.versions.items() if version(key) != v]
     if different:
-        raise changed(different, name)
+        raise code_change_error(different, name)
 
 
 def _check_data(trial: Trial, name: str) -> Stamp:
@@ -49,7 +49,7 @@ def _check_data(trial: Trial, name: str) -> Stamp:
     key = json.dumps([trial.task, trial.settings, trial.data], sort_keys=True)
     if stamp and _verified.get(key) != stamp:
         if digest_of_data(task) != trial.data:
-            raise changed(["the data were edited"], name)
+            raise code_change_error(["the data were edited"], name)
         _verified[key] = stamp
     return stamp
 

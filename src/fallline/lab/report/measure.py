@@ -105,4 +105,4 @@ def change(c: Comparison, value: float, form: str = "+") -> str:
         value: its difference, an end of its interval, or its smallest detectable difference.
         form: "+" to show the sign, or "".
     """
-    return c.told(value, form) if c.log_ratio else f"{value:{form}.4f}".replace("-", "−")
+    return c.format_change(value, form) if c.log_ratio else f"{value:{form}.4f}".replace("-", "−")

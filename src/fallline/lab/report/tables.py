@@ -92,7 +92,7 @@ class Table:
     rows: Records | None = None
 
     @property
-    def shown(self) -> Records:
+    def visible_records(self) -> Records:
         """The rows that readers see."""
         return self.records if self.rows is None else self.rows
 
@@ -113,7 +113,7 @@ def to_markdown(table: Table) -> str:
         [plain(column.title.replace("\n", " ")) for column in table.columns],
         ["--:" if column.kind == "number" else ":--" for column in table.columns],
     ]
-    for row in table.shown:
+    for row in table.visible_records:
         cells = [column(row) for column in table.columns]
         lines.append([plain(f"{cell.text} ({cell.small})" if cell.small else cell.text) for cell in cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -104,7 +104,7 @@ def _search_key(origin: int) -> tuple[int, ...]:
 
 
 def _first_round(spec: Spec, arm: Arm) -> Search:
-    ranges = arm.space.searched(spec.trials, arm.fixed, arm.ranges)
+    ranges = arm.space.dimensions_for(spec.trials, arm.fixed, arm.ranges)
     defaults = {**arm.space.defaults, **arm.fixed}
     search = Search(arm, ranges, (defaults,), (0,))
     return _draw(spec, search, ranges, ranges, spec.trials)

@@ -101,7 +101,7 @@ def unchanged(sources: Mapping[str, str], trial: str) -> Iterator[None]:
         if found := changes(fixed):
             for path, name in names.items():
                 found = [text.replace(path, name, 1) for text in found]
-            raise changed(found, trial) from error
+            raise code_change_error(found, trial) from error
 
     check()
     try:
@@ -113,7 +113,7 @@ def unchanged(sources: Mapping[str, str], trial: str) -> Iterator[None]:
     check()
 
 
-def changed(what: list[str], trial: str) -> StudyError:
+def code_change_error(what: list[str], trial: str) -> StudyError:
     """Return the error for a trial whose code differs from the code of the study."""
     return StudyError(
         f"The code of the study changed while it ran: {'; '.join(what)}. {trial} was not stored. Undo the change and "

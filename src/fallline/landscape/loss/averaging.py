@@ -61,17 +61,17 @@ def check_functions(where: str, loss_fn: Any, weight: Any) -> None:
     """
     if not callable(loss_fn):
         raise ArgumentTypeError(
-            f"{where}: loss_fn must be a function of model and batch, got {shown(loss_fn)}; "
+            f"{where}: loss_fn must be a function of model and batch, got {describe_value(loss_fn)}; "
             "pass a function that returns the mean loss"
         )
     if weight is not None and not callable(weight):
         raise ArgumentTypeError(
-            f"{where}: weight must be a function of a batch, got {shown(weight)}; "
+            f"{where}: weight must be a function of a batch, got {describe_value(weight)}; "
             "pass a function that returns the number of items"
         )
 
 
-def shown(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Return the text of a value for an error message: its repr if it is short and simple, otherwise its type."""
     plain = value is None or isinstance(value, bool | int | float | str)
     return repr(value) if plain else f"a {type(value).__name__}"
@@ -133,7 +133,7 @@ def weight_of(where: str, batch: Any, weight: Weight | None) -> float:
     if weight is None:
         raise ArgumentError(f"{where}: every batch must have a row, got an empty one; leave it out of the data")
     raise ArgumentError(
-        f"{where}: weight must return a finite number > 0 for every batch, got {shown(found)}; "
+        f"{where}: weight must return a finite number > 0 for every batch, got {describe_value(found)}; "
         "count its items or tokens"
     )
 
@@ -146,8 +146,8 @@ def check_loss(where: str, loss: Any) -> torch.Tensor:
     """
     if not isinstance(loss, torch.Tensor):
         raise LossError(
-            f"{where}: loss_fn must return a tensor, got {shown(loss)}; return only the mean loss of the batch, "
-            "without .item()"
+            f"{where}: loss_fn must return a tensor, got {describe_value(loss)}; return only the mean loss of the "
+            "batch, without .item()"
         )
     if loss.numel() != 1 or not loss.is_floating_point():
         raise LossError(

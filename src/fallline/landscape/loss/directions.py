@@ -13,7 +13,7 @@ Direction: TypeAlias = list[torch.Tensor]  # a tensor for each parameter
 VECTORS = ("zero", "element", "tensor")
 
 
-def chosen(where: str, model: nn.Module, params: Iterable[Any] | None) -> dict[str, torch.Tensor]:
+def select_parameters(where: str, model: nn.Module, params: Iterable[Any] | None) -> dict[str, torch.Tensor]:
     """Return the selected parameters by name; by default all trainable ones.
 
     Raises:

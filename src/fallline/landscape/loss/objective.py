@@ -18,7 +18,7 @@ from fallline.landscape.loss.averaging import (
     check_functions,
     check_graph,
     check_loss,
-    shown,
+    describe_value,
     weight_of,
 )
 from fallline.landscape.loss.fallbacks import Recovery
@@ -97,7 +97,11 @@ class Objective:
         if not chosen:
             raise ArgumentError(f"{self.owner}: params must have a parameter, got none; unfreeze some")
         if strange := [p for p in chosen if not isinstance(p, torch.Tensor) or not p.is_leaf]:
-            got = f"a tensor of shape {tuple(p.shape)}" if isinstance(p := strange[0], torch.Tensor) else shown(p)
+            got = (
+                f"a tensor of shape {tuple(p.shape)}"
+                if isinstance(p := strange[0], torch.Tensor)
+                else describe_value(p)
+            )
             raise ArgumentError(
                 f"{self.owner}: params must be a list of names or parameters of the model, got {got} in it; "
                 "see model.named_parameters()"

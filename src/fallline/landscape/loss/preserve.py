@@ -78,7 +78,7 @@ def displaced(params: Sequence[torch.Tensor], direction: Sequence[torch.Tensor],
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
+def restored_generators() -> Iterator[None]:
     """Restore the random number generators after the block, so that the next block draws the same numbers."""
     with _undone([random_numbers()]):
         yield

@@ -18,7 +18,7 @@ from fallline.landscape.loss.averaging import (
     check_finite,
     check_graph,
     check_loss,
-    shown,
+    describe_value,
     updater_of,
     weight_of,
 )
@@ -82,7 +82,7 @@ class RisingRate:
                     f"lr_range: loss must be finite before the first update, got {loss}; check that batch and the "
                     "initial weights"
                 )
-            clock.tell(k, k)
+            clock.report(k, k)
             if k == 0:  # the first update takes longer: it loads kernels and creates the state
                 clock.start()
             if not math.isfinite(loss) or self._has_diverged(losses):
@@ -198,5 +198,7 @@ def _number(loss: Any) -> float:
     if isinstance(loss, torch.Tensor):
         return float(check_loss("lr_range", loss).detach())
     if not isinstance(loss, int | float):
-        raise ArgumentTypeError(f"lr_range: step must return the loss of its batch, got {shown(loss)}; add return loss")
+        raise ArgumentTypeError(
+            f"lr_range: step must return the loss of its batch, got {describe_value(loss)}; add return loss"
+        )
     return float(loss)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fallline.errors import ArgumentError, ArgumentTypeError, LossError
-from fallline.landscape.loss.averaging import LossFn, Weight, shown
+from fallline.landscape.loss.averaging import LossFn, Weight, describe_value
 from fallline.landscape.loss.objective import Objective, Params
 from fallline.landscape.operators.checks import check_deterministic, mixed_direction
 from fallline.landscape.operators.dependence import check_gradient
@@ -56,7 +56,7 @@ class GaussNewton(Measured):
     ) -> None:
         if outputs is not None and not callable(outputs):
             raise ArgumentTypeError(
-                f"GaussNewton: outputs must be a function of the model's output, got {shown(outputs)}; "
+                f"GaussNewton: outputs must be a function of the model's output, got {describe_value(outputs)}; "
                 "for example lambda out: out.logits"
             )
         self._select = outputs

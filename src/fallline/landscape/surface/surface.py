@@ -27,13 +27,13 @@ from fallline.landscape.loss.directions import (
     VECTORS,
     Direction,
     as_direction,
-    chosen,
     dot,
     filter_normalised,
     norm,
     principal,
+    select_parameters,
 )
-from fallline.landscape.loss.preserve import restoring, undrawn
+from fallline.landscape.loss.preserve import restored_generators, restoring
 from fallline.landscape.operators.base import seeded
 from fallline.landscape.operators.checks import check_same
 from fallline.landscape.operators.hessian import Hessian
@@ -156,7 +156,7 @@ def surface(
     check_functions("surface", loss_fn, weight)
     _check(directions, n, mode, vectors, path)
     model = getattr(model, "_orig_mod", model)  # a compiled model would recompile for every cell
-    moved = chosen("surface", model, params)
+    moved = select_parameters("surface", model, params)
     with restoring(model, data=data):
         model.train(mode == "train")
         kind = directions if isinstance(directions, str) else "given"
@@ -206,17 +206,17 @@ def _measured(
     for batch in batches_of("surface", data):
         weights.append(weight_of("surface", batch, weight))
         losses.append([])
-        with undrawn():
+        with restored_generators():
             centre = check_loss("surface", functional_call(loss, _state(loss.model, moved, pair, (0.0, 0.0)), (batch,)))
         check_finite("surface", centre, len(losses) - 1, loss.model)
         if len(losses) == 1:  # the time of this pass is the first estimate
-            clock.tell(0, 1)
+            clock.report(0, 1)
         for cell in cells:
-            with undrawn():
+            with restored_generators():
                 value = functional_call(loss, _state(loss.model, moved, pair, cell), (batch,))
             losses[-1].append(float(check_loss("surface", value)))
             done = (len(losses) - 1) * len(cells) + len(losses[-1])
-            clock.tell(done, done + len(losses), len(cells) * max(batches, len(losses)))
+            clock.report(done, done + len(losses), len(cells) * max(batches, len(losses)))
         check_same("surface", float(centre), losses[-1][len(cells) // 2], centre.dtype)
     total = math.fsum(weights)
     with np.errstate(invalid="ignore"):  # a cell with Inf − Inf is masked

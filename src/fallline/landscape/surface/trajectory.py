@@ -10,7 +10,7 @@ from torch import nn
 
 from fallline.errors import ArgumentError
 from fallline.formatting import format_measurement
-from fallline.landscape.loss.directions import Direction, as_direction, chosen, dot, norm, principal
+from fallline.landscape.loss.directions import Direction, as_direction, dot, norm, principal, select_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def trajectory(
         >>> abs(found.points[:, 0]).round(3).tolist(), round(found.explained[0], 3)
         ([10.0, 5.0, 0.0], 1.0)
     """
-    found = chosen("trajectory", model, params)
+    found = select_parameters("trajectory", model, params)
     if not isinstance(path, Sequence) or len(path) < 3:
         got = len(path) if isinstance(path, Sequence) else type(path).__name__
         raise ArgumentError(f"trajectory: path must have at least 3 points, got {got}; record more of them in a list")

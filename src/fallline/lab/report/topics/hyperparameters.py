@@ -11,7 +11,7 @@ from fallline.lab.design.spaces import Dimension
 from fallline.lab.report.document import Block, Figures, Section, Tabled, Topic
 from fallline.lab.report.encodings import HEIGHT, Rows, finish, label, log_axis, log_scale, tip
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.report.topics.sensitivity import scatter, searched, tuning_rows
+from fallline.lab.report.topics.sensitivity import find_dimensions, scatter, tuning_rows
 
 _CAPTION = (
     "Validation result of every tuning trial against the other hyperparameters that were searched. Trials of an arm "
@@ -63,7 +63,7 @@ def hyperparameters(study: StudyResults) -> Table:
 def axis_charts(study: StudyResults) -> dict[str, alt.LayerChart]:
     """Return a chart of the validation metric against each searched hyperparameter other than the learning rate."""
     charts = {}
-    for name, dimension in searched(study).items():
+    for name, dimension in find_dimensions(study).items():
         if name == "lr":
             continue
         rows = [row for row in tuning_rows(study) if name in row["searched"]]

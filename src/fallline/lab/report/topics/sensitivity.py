@@ -40,7 +40,7 @@ from fallline.lab.search.trials import trials_again, tuning_trials
 _LANE = 14  # height in pixels of the lane with the failures of an arm
 
 
-def searched(study: StudyResults) -> dict[str, Dimension]:
+def find_dimensions(study: StudyResults) -> dict[str, Dimension]:
     """Return the hyperparameters that any arm searched, learning rate first, with the range of one such arm."""
     found = {d.name: d for search in study.searches.values() for d in search.ranges}
     return {name: found[name] for name in sorted(found, key=lambda name: (name != "lr", name))}
@@ -48,7 +48,7 @@ def searched(study: StudyResults) -> dict[str, Dimension]:
 
 def describe_searched(study: StudyResults, without: str = "") -> str:
     """Return the searched hyperparameters as text, for example "the learning rate, weight decay and beta1"."""
-    names = [name for name in searched(study) if name != without]
+    names = [name for name in find_dimensions(study) if name != without]
     texts = [name.replace("_", " ") if name != "lr" else "the learning rate" for name in names]
     return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
@@ -138,7 +138,7 @@ def sensitivity_table(study: StudyResults) -> Table:
 
 def learning_rates(study: StudyResults) -> alt.LayerChart:
     """Return a chart of the validation metric at the end of every tuning trial against its learning rate."""
-    also = [label(name, name.replace("_", " ")) for name in searched(study) if name != "lr"]
+    also = [label(name, name.replace("_", " ")) for name in find_dimensions(study) if name != "lr"]
     rows = tuning_rows(study)
     rates = [row["lr"] for row in rows]
     x = alt.X("lr:Q", scale=log_scale(rates), title="learning rate", axis=log_axis(rates, grid=False))
