@@ -64,7 +64,7 @@ _LAB = {
     "lab/contract": "errors optimizers landscape/loss lab/user_code lab/isolation lab/tasks lab/design lab/storage",
     "lab/executors": "errors arguments lab/user_code lab/isolation lab/design lab/storage lab/provenance lab/run",
     "lab/analysis": "errors lab/design lab/search",
-    "lab/report": "errors formatting plotting lab/design lab/storage lab/run lab/analysis lab/report/topics",
+    "lab/report": "errors folders formatting plotting lab/design lab/storage lab/run lab/analysis lab/report/topics",
     "lab/report/topics": "errors formatting optimizers lab/user_code lab/design lab/search lab/analysis lab/report",
     "lab/race": "errors arguments formatting optimizers problems lab/design lab/run lab/report",
     "lab/stages": "errors lab/design lab/storage lab/search lab/executors lab/analysis",

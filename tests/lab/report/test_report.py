@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fallline.errors import StudyError
 from fallline.lab.design.outcome import Outcome
 from fallline.lab.design.schedules import learning_rates
-from fallline.lab.report import best_code
+from fallline.lab.report import best_code, render
 from fallline.lab.report.encodings import log_axis, log_scale
 from fallline.lab.report.headline import answer, headline
 from fallline.lab.report.style import arm_styles
@@ -183,3 +183,20 @@ def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, decades):
 def test_a_path_that_cannot_be_written_is_one_sentence(study, tmp_path):
     with pytest.raises(StudyError, match=r"report: the file must be writable, got '.*nowhere/report.html'"):
         study.report(tmp_path / "nowhere" / "report.html")
+
+
+def test_the_bundled_script_is_cached_and_a_damaged_file_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("FALLLINE_CACHE_DIR", str(tmp_path / "cache"))
+    made = []
+    monkeypatch.setattr(render.vl_convert, "javascript_bundle", lambda snippet: made.append(snippet) or "a </script b")
+    script = render._javascript.__wrapped__()
+    assert "a <\\/script b" in script
+    assert render._javascript.__wrapped__() == script
+    assert len(made) == 1
+    [file] = (tmp_path / "cache").iterdir()
+    file.write_text(script[: len(script) // 2])
+    assert render._javascript.__wrapped__() == script
+    assert len(made) == 2
+    assert file.read_text() == script
+    monkeypatch.setenv("FALLLINE_CACHE_DIR", str(file))  # a file cannot hold the cache
+    assert render._javascript.__wrapped__() == script

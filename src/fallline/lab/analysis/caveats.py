@@ -11,7 +11,6 @@ from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison, compare, holm, paired_differences
 from fallline.lab.design.param_groups import SCALED
 from fallline.lab.search.selection import Search
-from fallline.lab.search.trials import tuning_trials
 
 DISAGREEMENT = 0.01  # significance level at which validation and test are reported to disagree
 
@@ -62,7 +61,7 @@ def _disagreements(study: StudyResults) -> list[str]:
 def _without_effect(study: StudyResults, search: Search) -> str | None:
     """Return a warning if tuning trials with different hyperparameters are bit-for-bit identical, else None."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    trials = tuning_trials(study.spec, search)
+    trials = study.tuning_trials(search.arm.name)
     for trial, point in zip(trials, search.points, strict=True):
         with contextlib.suppress(ArgumentError):  # not run yet
             outcome = study.outcome(trial)
@@ -112,7 +111,7 @@ def _skipped_checks(study: StudyResults) -> list[str]:
 
 def _all_failed(study: StudyResults, search: Search) -> str:
     """Return a sentence about a search in which every trial failed: how the trials failed, and what to do."""
-    trials = tuning_trials(study.spec, search)
+    trials = study.tuning_trials(search.arm.name)
     failures = [failure for trial in trials if (failure := study.outcome(trial).failure) is not None]
     states = ", ".join(f"{count} {state}" for state, count in Counter(f["state"] for f in failures).most_common())
     rates = sorted(point["lr"] for point in search.points)

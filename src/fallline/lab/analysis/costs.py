@@ -6,15 +6,14 @@ from typing import Any
 
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.outcome import Costs
-from fallline.lab.search.trials import trials_again, tuning_trials
 
 
 def summarize_costs(study: StudyResults) -> list[dict[str, Any]]:
     """Return one record per arm; the keys are those of `Study.costs`."""
     rows, timings = [], study.timings
-    for arm, search in study.searches.items():
+    for arm in study.searches:
         stages = ("confirm", "equal-steps")
-        tuning = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
+        tuning = [*study.tuning_trials(arm), *study.repeated_trials(arm)]
         trials = [*tuning, *(t for s in stages for t in study.confirmation_trials(arm, s))]
         found = [c for t in trials if (c := study.costs.get(t.id)) is not None]
         spent = {name: math.fsum(getattr(c, name) for c in found) for name in ("seconds", "evaluation_s")}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.outcome import TRACEBACK, Failure, Outcome
 from fallline.lab.design.trial import Trial
-from fallline.lab.search.trials import trials_again, tuning_trials
 
 
 def shared_failure(outcomes: Sequence[Outcome]) -> Failure | None:
@@ -19,8 +18,8 @@ def shared_failure(outcomes: Sequence[Outcome]) -> Failure | None:
 def describe_failures(study: StudyResults) -> list[str]:
     """Return one sentence per arm with failures: how many runs failed, how, when, why, and where the traceback is."""
     found = []
-    for arm, search in study.searches.items():
-        tuning = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
+    for arm in study.searches:
+        tuning = [*study.tuning_trials(arm), *study.repeated_trials(arm)]
         groups = (
             ("confirmation runs", study.confirmation_trials(arm)),
             ("runs at equal steps", study.confirmation_trials(arm, "equal-steps")),

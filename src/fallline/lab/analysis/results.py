@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ class StudyResults:
     @functools.cached_property
     def tuning(self) -> list[Trial]:
         """The tuning trials of all arms; the trials of the finalists on further seeds come last."""
-        searches = self.searches.values()
-        return [trial for trials in (tuning_trials, trials_again) for s in searches for trial in trials(self.spec, s)]
+        return [
+            t for trials in (self.tuning_trials, self.repeated_trials) for arm in self.searches for t in trials(arm)
+        ]
 
     @property
     def confirmations(self) -> list[Trial]:
@@ -123,15 +124,25 @@ class StudyResults:
         """Return the outcomes of an arm's confirmation runs, by seed; empty if every tuning trial failed."""
         return [self.outcome(trial) for trial in self.confirmation_trials(arm, stage)]
 
+    def tuning_trials(self, arm: str) -> list[Trial]:
+        """Return an arm's tuning trials, ordered by index; the default configuration comes first."""
+        return self._find_trials(arm, "tune", lambda search: tuning_trials(self.spec, search))
+
+    def repeated_trials(self, arm: str) -> list[Trial]:
+        """Return the trials of an arm's finalists on further seeds."""
+        return self._find_trials(arm, "again", lambda search: trials_again(self.spec, search))
+
     def confirmation_trials(self, arm: str, stage: str = "confirm") -> list[Trial]:
         """Return an arm's confirmation trials, by seed; empty if every tuning trial failed."""
-        key = (arm, stage)
-        if key not in self._confirmations:
-            self._confirmations[key] = confirm(self.spec, self.searches[arm], stage, self.seeds)
-        return self._confirmations[key]
+        return self._find_trials(arm, stage, lambda search: confirm(self.spec, search, stage, self.seeds))
+
+    def _find_trials(self, arm: str, stage: str, make: Callable[[Search], list[Trial]]) -> list[Trial]:
+        if (arm, stage) not in self._trials:
+            self._trials[arm, stage] = make(self.searches[arm])
+        return self._trials[arm, stage]
 
     @functools.cached_property
-    def _confirmations(self) -> dict[tuple[str, str], list[Trial]]:
+    def _trials(self) -> dict[tuple[str, str], list[Trial]]:
         return {}  # by arm and stage; a lookup is cheaper than computing the ids of the trials, which are hashes
 
     @functools.cached_property
@@ -219,7 +230,7 @@ class StudyResults:
 
     def _row(self, arm: str) -> dict[str, Any]:
         search = self.searches[arm]
-        tuning = [self.outcome(trial) for trial in tuning_trials(self.spec, search)]
+        tuning = [self.outcome(trial) for trial in self.tuning_trials(arm)]
         row: dict[str, Any] = {
             "arm": arm,
             "verdict": "baseline" if arm == self.baseline else str(self.comparisons[arm].verdict),

@@ -19,9 +19,18 @@ Rows = list[dict[str, Any]]
 _LABEL = "format(datum.value, datum.value < 9e-5 || datum.value > 9e4 ? '~e' : '~r')"  # 1e-5, 0.001, 1000
 
 
+class SharedRows(alt.InlineData):  # type: ignore[misc]  # altair is not typed here
+    """The data of a chart, which its copies share; altair copies a chart in each of its methods."""
+
+    _class_is_valid_at_instantiation = False  # altair would validate the rows of every copy
+
+    def __deepcopy__(self, memo: Any = None) -> "SharedRows":
+        return self
+
+
 def data(rows: Rows) -> alt.InlineData:
     """Return rows as the data of a chart."""
-    return alt.InlineData(values=rows)  # altair moves the data to the top level, where layers share it
+    return SharedRows(values=rows)  # altair moves the data to the top level, where layers share it
 
 
 def visible(rows: Rows) -> alt.Chart:

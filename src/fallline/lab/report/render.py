@@ -1,8 +1,10 @@
 """Render a document as one HTML page that works without a network, or as Markdown."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -10,16 +12,20 @@ import altair as alt
 import jinja2
 import vl_convert
 
+from fallline.folders import cache_folder
 from fallline.formatting import unbroken
 from fallline.lab.report.document import Document, Figures, Section
 from fallline.lab.report.style import CONFIG, arm_styles
 from fallline.lab.report.tables import to_markdown
 from fallline.lab.report.text import breakable, plain
+from fallline.lab.storage.atomic_files import write_atomically
+
+_LAST_LINE = "\n// end of the bundle\n"
 
 
 def to_html(report: Document) -> str:
     """Return a document as an HTML page that does not use the network."""
-    charts = {name: _json(chart.to_dict()) for name, chart in report.charts.items()}
+    charts = {name: _json(chart.to_dict(validate=False)) for name, chart in report.charts.items()}
     theme, javascript = _json(CONFIG), _javascript()
     template = _environment(autoescape=True).get_template("page.html.j2")
     return template.render(
@@ -74,9 +80,21 @@ def _environment(autoescape: bool) -> jinja2.Environment:
 
 @functools.cache
 def _javascript() -> str:
-    """Return one script with Vega, Vega-Lite and vega-embed; it sets `window.vegaEmbed`."""
+    """Return one script with Vega, Vega-Lite and vega-embed; it sets `window.vegaEmbed`.
+
+    To bundle it takes two seconds, so it is kept in the cache folder, with a name that contains the version.
+    """
+    path = cache_folder() / f"vega-embed-{version('vl-convert-python')}.js"
+    with contextlib.suppress(OSError, UnicodeError):
+        script = path.read_text(encoding="utf-8")
+        if script.endswith(_LAST_LINE):  # a file on a full disk may be cut
+            return script
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-    return script.replace("</script", "<\\/script")
+    script = script.replace("</script", "<\\/script") + _LAST_LINE
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, script)
+    return script
 
 
 def _json(chart: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from fallline.lab.analysis.costs import summarize_costs
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.document import Section, Topic, tabulate
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.search.trials import trials_again, tuning_trials
 
 
 def costs(study: StudyResults) -> Table:
@@ -76,8 +75,8 @@ def _megabytes(size: float) -> str:
 
 def _ledger(study: StudyResults) -> Records:
     rows = Records()
-    for arm, search in study.searches.items():
-        trials = [*tuning_trials(study.spec, search), *trials_again(study.spec, search)]
+    for arm in study.searches:
+        trials = [*study.tuning_trials(arm), *study.repeated_trials(arm)]
         tuning = [study.outcome(trial) for trial in trials]
         confirmation = [o for stage in ("confirm", "equal-steps") for o in study.confirmation(arm, stage)]
         rows.append(

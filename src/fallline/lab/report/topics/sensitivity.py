@@ -35,7 +35,6 @@ from fallline.lab.report.encodings import (
 from fallline.lab.report.measure import Measure, measure
 from fallline.lab.report.tables import ARM, Column, Records, Row, Table
 from fallline.lab.search.selection import AGAIN, Search
-from fallline.lab.search.trials import trials_again, tuning_trials
 
 _LANE = 14  # height in pixels of the lane with the failures of an arm
 
@@ -75,15 +74,15 @@ def untrained(study: StudyResults) -> float:
 def tuning_metrics(study: StudyResults, search: Search) -> list[float | None]:
     """Return the validation metric of an arm's tuning trials, by index; None if the trial failed."""
     metric = measure(study).metric
-    outcomes = [study.outcome(trial) for trial in tuning_trials(study.spec, search)]
+    outcomes = [study.outcome(trial) for trial in study.tuning_trials(search.arm.name)]
     return [None if o.failure else o.metrics[metric] for o in outcomes]
 
 
 def repeated(study: StudyResults, search: Search) -> dict[int, list[float | None]]:
     """Return, by index, the validation metrics of configurations run on several seeds; None for a failed run."""
-    metric, trials = measure(study).metric, trials_again(study.spec, search)
+    metric, trials = measure(study).metric, study.repeated_trials(search.arm.name)
     found: dict[int, list[float | None]] = {index: [] for index in search.finalists}
-    for trial in [*(t for t in tuning_trials(study.spec, search) if t.index in found), *trials]:
+    for trial in [*(t for t in study.tuning_trials(search.arm.name) if t.index in found), *trials]:
         outcome = study.outcome(trial)
         found[trial.index].append(None if outcome.failure else outcome.metrics[metric])
     return found
@@ -199,7 +198,7 @@ def tuning_rows(study: StudyResults) -> Rows:
     rows: Rows = []
     for arm, search in study.searches.items():
         several = repeated(study, search)
-        for trial, point in zip(tuning_trials(study.spec, search), search.points, strict=True):
+        for trial, point in zip(study.tuning_trials(arm), search.points, strict=True):
             outcome = study.outcome(trial)
             row = {"arm": arm, "default": trial.index == 0, "selected": trial.index == search.best}
             names = [name for name in ("default", "selected") if row[name]]

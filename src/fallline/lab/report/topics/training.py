@@ -28,7 +28,6 @@ from fallline.lab.report.encodings import (
     visible,
 )
 from fallline.lab.report.measure import Measure, measure
-from fallline.lab.search.trials import tuning_trials
 
 DECAYED = 0.005  # a decay is over when the learning rate exceeds its last value by at most this part of the peak
 _STRIP_POINTS = 400
@@ -114,7 +113,7 @@ def _shapes(study: StudyResults) -> dict[tuple[str, int, float], list[float]]:
     """Return the learning rate factors of every schedule, length and warm-up in the confirmation runs."""
     shapes = {}
     for search in study.searches.values():
-        trial = (study.confirmation_trials(search.arm.name) or tuning_trials(study.spec, search))[0]
+        trial = (study.confirmation_trials(search.arm.name) or study.tuning_trials(search.arm.name))[0]
         warmup = trial.warmup
         shapes[trial.schedule, trial.steps, warmup] = study.spec.factors(trial.schedule, trial.steps, warmup)
     return shapes

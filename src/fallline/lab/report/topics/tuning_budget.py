@@ -29,7 +29,6 @@ from fallline.lab.report.encodings import (
 from fallline.lab.report.measure import measure
 from fallline.lab.report.tables import ARM, Column, Records, Table
 from fallline.lab.report.topics.sensitivity import tuning_metrics, untrained
-from fallline.lab.search.trials import tuning_trials
 
 _CAPTION = (
     "Expected best validation result of k random trials, computed exactly over all subsets of k of the search points "
@@ -92,7 +91,7 @@ def budgets(study: StudyResults) -> Records:
     rows = Records()
     for arm, search in study.searches.items():
         first = 1 if len(search.points) > 1 else 0
-        trials = tuning_trials(study.spec, search)[first:]
+        trials = study.tuning_trials(arm)[first:]
         costs = [study.costs[trial.id].seconds for trial in trials if trial.id in study.costs]
         seconds = median(costs) if costs else None
         lower = [None if value is None else sign * value for value in tuning_metrics(study, search)[first:]]
