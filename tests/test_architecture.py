@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "landscape/monitor",
 }
 _LAB = {
+    "lab/command": "errors",
     "lab/user_code": "errors folders",
     "lab/isolation": "",
     "lab/tasks": "errors arguments folders landscape/loss lab/user_code lab/isolation",
