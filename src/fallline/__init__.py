@@ -39,7 +39,7 @@ from fallline.schedules import (
 )
 
 if TYPE_CHECKING:
-    from fallline.lab import compare, task
+    from fallline.lab import compare, task, trial
 
 __all__ = [
     "LAMB",
@@ -75,10 +75,11 @@ __all__ = [
     "schedules",
     "step_in_backward",
     "task",
+    "trial",
     "watch",
 ]
 
-_LAZY = {"compare": "fallline.lab", "task": "fallline.lab"}
+_LAZY = {"compare": "fallline.lab", "task": "fallline.lab", "trial": "fallline.lab"}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,10 @@ class StudyError(FalllineError, RuntimeError):
     """A study cannot continue: its folder, its specification or its stored trials do not match."""
 
 
+class TrialStopped(FalllineError, RuntimeError):
+    """A training script continues a run that has failed; let this error end the script."""
+
+
 class LossError(FalllineError, ValueError):
     """A loss cannot be used: it is not a number, not finite, not deterministic, or depends on no parameter."""
 

@@ -10,6 +10,36 @@ from fallline.errors import ArgumentError
 
 def compare(
     task: options.TaskName = "digits",
+    command: Annotated[
+        str | None,
+        typer.Option(help="Instead of a task: a command that trains a model, with placeholders {lr}, {seed} …"),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TEXT", help="An arm with these further arguments, or with a command of its own."),
+    ] = None,
+    search: Annotated[
+        str, typer.Option(help="Ranges for a command or function: lr=1e-5..1e-2:log,batch_size=32|64.")
+    ] = "",
+    metric: Annotated[
+        str | None, typer.Option(help="Metric that the command prints or the function reports; val_loss by default.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="min or max, if the name of the metric does not imply it.")] = None,
+    metric_regex: Annotated[
+        str, typer.Option(help="Regular expression with one group; its last match in the output is the metric.")
+    ] = "",
+    metric_file: Annotated[
+        str,
+        typer.Option(metavar="FILE:KEY", help="JSON, JSONL or CSV file with the metric: out/{trial}.json:val_loss."),
+    ] = "",
+    test_metric: Annotated[str, typer.Option(help="Metric on test data that the command prints.")] = "",
+    trial_timeout: Annotated[float, typer.Option(help="Time limit of a run of the command, in seconds.")] = 0.0,
+    inputs: Annotated[
+        str, typer.Option(help="Patterns of data files whose change makes another study: data/*.bin.")
+    ] = "",
+    skip_checks: Annotated[
+        str, typer.Option(help="Checks of a command or function to leave out: deterministic, seed, lr.")
+    ] = "",
     optimizers: Annotated[
         str, typer.Option(help="Comma-separated arms: adamw, sam(sgd), torch.optim:NAdam; adamw@lr=0.001 fixes lr.")
     ] = "momentum,adam,adamw",
@@ -83,6 +113,7 @@ def compare(
     from fallline.lab.storage.store import Store
     from fallline.lab.storage.study_file import read_spec
     from fallline.lab.tasks import get_task
+    from fallline.lab.tasks.own_loop import CommandTask
 
     if status and out is not None:  # needs none of the user's files
         show.status(read_results(Store(out, writable=False), read_spec(out, "out")))
@@ -90,6 +121,20 @@ def compare(
     options.keep_data_in(data_dir)
     chosen = _effort(quick, thorough)
     given = options.parse_settings(settings or [], text)
+    own = {
+        "command": command or "",
+        "search": search,
+        "metric_name": metric or "",
+        "goal": mode or "",
+        "metric_regex": metric_regex,
+        "metric_file": metric_file,
+        "test_metric": test_metric,
+        "timeout": trial_timeout,
+        "inputs": inputs,
+        "skip": skip_checks,
+    }
+    given = {**given, **{name: value for name, value in own.items() if value}}
+    task = task if command is None else CommandTask.name
     workers = Workers(jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
@@ -100,8 +145,9 @@ def compare(
             options.split(schedules),
             vary=options.parse_variations(vary or []),
             settings=given,
+            variants=options.parse_variants(arm or []),
             self_check=self_check,
-            steps=steps if steps is not None and share == 1 else max(1, round(full * share)),
+            steps=None if not full else steps if steps is not None and share == 1 else max(1, round(full * share)),
             trials=trials,
             seeds=seeds,
             searches=chosen.searches if searches is None else searches,

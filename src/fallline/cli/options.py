@@ -68,6 +68,18 @@ def parse_variations(texts: Sequence[str]) -> Mapping[str, list[Any]]:
     return found
 
 
+def parse_variants(texts: Sequence[str]) -> dict[str, str]:
+    """Parse texts NAME=ARGUMENTS to a mapping from names to arguments."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ArgumentError(f"arm: must be NAME=ARGUMENTS, got {text!r}; try --arm 'rope=--rope'")
+        _check_new("arm", name.strip(), found)
+        found[name.strip()] = value.strip()
+    return found
+
+
 def parse_settings(texts: Sequence[str], file: Path | None) -> Mapping[str, Any]:
     """Parse texts NAME=VALUE to settings; --text sets the setting `text`."""
     found: dict[str, Any] = {} if file is None else {"text": str(file)}

@@ -146,8 +146,9 @@ def _size(spec: "Spec") -> str:
     from fallline.lab.design.group_sequential import seeds_text
 
     times = f" × {spec.searches} searches" if spec.searches > 1 else ""
+    steps = f"{spec.steps} steps; " if spec.steps else ""
     return (
-        f"{spec.task}: {spec.steps} steps; {spec.trials}{times} + 1 tuning trials and {seeds_text(spec.seeds)} "
+        f"{spec.task}: {steps}{spec.trials}{times} + 1 tuning trials and {seeds_text(spec.seeds)} "
         "confirmation seeds per arm"
     )
 

@@ -8,13 +8,15 @@ from typing import Any
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.contract.contract import Examination
 from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_evaluations, examine_task, notes
-from fallline.lab.design.arms import make_arms
+from fallline.lab.design.arms import Arm, make_arms
 from fallline.lab.design.group_sequential import Seeds
 from fallline.lab.design.spec import Spec, check_analysis
 from fallline.lab.executors import Workers, make_executor
+from fallline.lab.own_study import examine_own, specify_own
 from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
 from fallline.lab.provenance.manifest import manifest
 from fallline.lab.run.device import check_device
+from fallline.lab.run.live_trial import LiveTrial
 from fallline.lab.run.timing import time_arms
 from fallline.lab.search.trials import check_schedules
 from fallline.lab.stages import Callback, Progress, read_results, read_timings, run_stages, write_timings
@@ -22,6 +24,7 @@ from fallline.lab.storage.store import Store
 from fallline.lab.study import Study
 from fallline.lab.tasks import Task, get_task
 from fallline.lab.tasks.custom import name_of
+from fallline.lab.tasks.own_loop import CommandTask, OwnLoop
 from fallline.lab.user_code.import_path import folder_name, is_here
 from fallline.lab.user_code.sources import imports_for, sources_of, unchanged
 
@@ -31,12 +34,13 @@ _TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)
 
 
 def specify(
-    task: str | type[Task],
+    task: str | type[Task] | Callable[[LiveTrial], Any],
     optimizers: Sequence[str],
     schedules: Sequence[str],
     *,
     vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    variants: Mapping[str, str] | None = None,
     self_check: bool = False,
     steps: int | None = None,
     device: str = "cpu",
@@ -49,7 +53,7 @@ def specify(
     """Return the specification of a study.
 
     The arguments are those of `compare`; `options` are passed to `Spec`. The contract of the task is checked before
-    anything else calls its methods, except when `examined` is True.
+    anything else calls its methods, except when `examined` is True. `variants` are arms with a command of their own.
 
     Raises:
         ArgumentError: an argument is invalid.
@@ -61,6 +65,12 @@ def specify(
     given = dict(settings or {})
     with imports_for(task):
         learning = get_task(task, **given)
+        if isinstance(learning, OwnLoop):
+            options |= {"vary": vary, "variants": variants, "steps": steps, "device": device}
+            spec = specify_own(task, learning, optimizers, schedules, given, **options)
+            if self_check:
+                spec = replace(spec, arms=_with_twin(spec.arms))
+            return _complete(spec, baseline, margin, None if examined else Path(out or default_folder(spec)))
         arms = make_arms(optimizers, schedules, vary, learning.settings)
         found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
         if not examined:
@@ -68,7 +78,7 @@ def specify(
         steps = learning.steps if steps is None else steps
         evaluations = count_evaluations(learning, steps, found.val_items)
     if self_check:
-        arms = (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
+        arms = _with_twin(arms)
     spec = Spec(
         task,
         steps,
@@ -79,8 +89,21 @@ def specify(
         resplit=learning.resplit,
         **options,
     )
-    check_schedules(spec)
+    return _complete(spec, baseline, margin, None)
+
+
+def _with_twin(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """Return the first arm under two names, with disjoint seeds."""
+    return (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
+
+
+def _complete(spec: Spec, baseline: str | None, margin: float | None, folder: Path | None) -> Spec:
+    """Check a specification and add the user's files; check a training loop of the user if a folder is given."""
+    if spec.steps:
+        check_schedules(spec)
     check_analysis(spec, baseline, margin)
+    if folder is not None:
+        examine_own(spec, folder)
     return replace(spec, sources={place: sources_of(place) for place in places(spec)})
 
 
@@ -124,28 +147,36 @@ def run_comparison(
     folder = Path(out) if out is not None else default_folder(spec)
     if workers["jobs"] is None and is_here(spec.task):
         workers = {**workers, "jobs": 0}  # worker processes could not import the task
+    if workers["jobs"] is None and isinstance(spec.learning, CommandTask):
+        workers = {**workers, "jobs": 1}  # a command may use all cores
     executor, store = make_executor(folder, **workers), Store(folder)
     spec = identify(spec)
     analysis = {"baseline": baseline or spec.arms[0].name, "margin": margin}
     found = manifest() | notes(spec.learning)
-    if store.claim(spec, analysis, found, fork, describe_study(spec)):
+    forked = store.claim(spec, analysis, found, fork, describe_study(spec))
+    if forked and not spec.learning.own_loop:
         check_anew(spec.task, spec.learning)
     with executor:
         study = read_results(store, spec, baseline, margin)
         study = run_stages(study, store, executor, progress or (lambda _: None), tuple(callbacks))
-    if not study.timings:
+    if not study.timings and not spec.learning.own_loop:
         study = _time(study, store)
     store.write_tables(study.trials)
     return Study(study, store)
 
 
 def compare(
-    task: str | type[Task] = "digits",
+    task: str | type[Task] | Callable[[LiveTrial], Any] = "digits",
     optimizers: Sequence[str] = ("momentum", "adam", "adamw"),
     schedules: Sequence[str] = ("cosine",),
     *,
     vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    variants: Mapping[str, str] | None = None,
+    search: str = "",
+    metric: str | None = None,
+    mode: str | None = None,
     trials: int = 16,
     seeds: Seeds = (4, 16),
     searches: int = 1,
@@ -173,8 +204,8 @@ def compare(
     function under `if __name__ == "__main__":`.
 
     Args:
-        task: name of a built-in task, a class decorated with `fallline.task`, or the location of such a class as
-            FILE.py:NAME.
+        task: name of a built-in task, a class decorated with `fallline.task`, a function `train(trial)` that trains and
+            evaluates a model (see `fallline.trial`), or the location of such a class or function as FILE.py:NAME.
         optimizers: names as in `fallline list`, `sam(NAME)`, or the location of a class (`torch.optim:NAdam`,
             `my_file.py:Mine`). `adamw@lr=1e-4` fixes a hyperparameter, `adamw@lr=1e-5..1e-2` searches that range.
         schedules: "constant", "step", "cosine" … or FILE.py:FUNCTION. Each combination of an optimizer and a schedule
@@ -182,6 +213,13 @@ def compare(
         vary: other factors to compare: for each name of a hyperparameter or of a setting of the task, or for `warmup`,
             the values to try.
         settings: settings of the task that differ from their defaults, by name.
+        command: instead of a task, a command that trains and evaluates a model, with placeholders such as {lr} and
+            {seed} that are filled in for every run. Settings of a command are metric_regex, metric_file, test_metric,
+            timeout (in seconds), inputs (glob patterns of data files) and skip (names of checks).
+        variants: arms by name, each with its own command, or with arguments that are added to the command.
+        search: ranges of a command or a function: "lr=1e-5..1e-2:log,batch_size=32|64".
+        metric: the metric that a command prints or a function reports, "val_loss" by default.
+        mode: "min" or "max"; by default as the name of the metric implies.
         trials: search points per arm, a power of two. The default configuration is run in addition.
         seeds: confirmation runs per arm, at least 2; or (fewest, most), in which case the study examines its results
             after the fewest seeds and after every fourth further seed, and stops when every comparison is decided.
@@ -211,12 +249,14 @@ def compare(
         ArgumentError: an argument is invalid.
         StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
     """
+    own = {"command": command, "search": search or None, "metric_name": metric, "goal": mode}
     spec = specify(
-        task,
+        task if command is None else CommandTask.name,
         optimizers,
         schedules,
         vary=vary,
-        settings=settings,
+        settings={**(settings or {}), **{name: value for name, value in own.items() if value is not None}},
+        variants=variants,
         self_check=self_check,
         steps=steps,
         trials=trials,

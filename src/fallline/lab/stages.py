@@ -9,7 +9,7 @@ from typing import Any
 from fallline.errors import StudyError
 from fallline.lab.analysis.failures import shared_failure
 from fallline.lab.analysis.results import StudyResults, missing_outcome
-from fallline.lab.design.outcome import Outcome, Timing
+from fallline.lab.design.outcome import TRACEBACK, Outcome, Timing
 from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
 from fallline.lab.executors import Executor
@@ -166,7 +166,7 @@ def _check_shared_error(
     failure = shared_failure(outcomes)
     if failure is None:
         return
-    kept = store.traceback(trials[0])
+    kept = store.log(trials[0])
     text, remedy = kept.read_text(encoding="utf-8"), f"fix it, delete {str(kept.parents[1])!r} and rerun the command"
     if not shared_folder:
         store.write(kept.name, text)
@@ -175,5 +175,5 @@ def _check_shared_error(
         kept, remedy = store.folder / kept.name, "fix it and rerun the command"
     raise StudyError(
         f"All {len(trials)} trials of all arms raised the same error: {failure['cause']}. To continue, {remedy}. The "
-        f"traceback is in {str(kept)!r}"
+        f"{'traceback' if kept.name == TRACEBACK else 'output'} is in {str(kept)!r}"
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -114,7 +115,7 @@ def _all_failed(study: StudyResults, search: Search) -> str:
     trials = study.tuning_trials(search.arm.name)
     failures = [failure for trial in trials if (failure := study.outcome(trial).failure) is not None]
     states = ", ".join(f"{count} {state}" for state, count in Counter(f["state"] for f in failures).most_common())
-    rates = sorted(point["lr"] for point in search.points)
+    rates = sorted(point.get("lr", math.nan) for point in search.points)
     tried = f"lr {rates[0]:.2g}" if rates[0] == rates[-1] else f"lr {rates[0]:.2g} to {rates[-1]:.2g}"
     arm, task = search.arm.optimizer, study.spec.task
     return (

@@ -40,6 +40,8 @@ def _part(study: StudyResults, name: str, trials: Sequence[Trial]) -> str:
     for state, count in states.most_common():
         trial, failure = next(pair for pair in failed if pair[1]["state"] == state)
         example = f"e.g. at step {failure['step']}" if count > 1 else f"at step {failure['step']}"
-        where = f"; traceback in trials/{trial.id}/{TRACEBACK}" if "source" in failure else ""
+        log = failure.get("log", TRACEBACK)
+        kind = "traceback" if log == TRACEBACK else "output"
+        where = f"; {kind} in trials/{trial.id}/{log}" if "source" in failure else ""
         reasons.append(f"{count} {state} ({example}: {failure['cause']}{where})")
     return f"{len(failed)} of {len(trials)} {name} failed: {', '.join(reasons)}"

@@ -31,8 +31,10 @@ def pair_design(arm: Sequence[Outcome], baseline: Sequence[Outcome], resplit: bo
         named = [row for row in examples if row.all()]
         pool = facts["pool"] * facts["items"] / facts["test"]
         return RandomSplits(own, other, named if len(named) == len(examples) else [], pool, unit)
+    if facts.get("kind") == "validation":
+        return SeedsOnly("the training loop reports no test metric", scope="on the validation data used for tuning")
     if len(known) < len(pairs):
-        return SeedsOnly(_reason(facts.get("items", 0)))
+        return SeedsOnly(_reason(facts.get("items", 0), facts.get("kind", "")))
     if not alike or any(not np.array_equal(row, examples[0]) for row in examples):
         return SeedsOnly("the test set is not the same in all runs")
     if facts["items"] < LEAST_ITEMS:
@@ -45,7 +47,9 @@ def _ordered(items: np.ndarray) -> np.ndarray:
     return items[np.argsort(items["example"], kind="stable")]
 
 
-def _reason(items: int) -> str:
+def _reason(items: int, kind: str) -> str:
     if items:
         return "the files with the results per test example (items.npy) are missing"
+    if kind == "example":
+        return "the training loop reports no test_losses, the metric of every test example"
     return f"the task has no losses() method for this metric, and its test set has fewer than {LEAST_ITEMS} batches"

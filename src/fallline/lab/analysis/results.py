@@ -235,7 +235,7 @@ class StudyResults:
             "arm": arm,
             "verdict": "baseline" if arm == self.baseline else str(self.comparisons[arm].verdict),
             "steps": self.spec.steps_of(search.arm, "confirm"),
-            "lr": search.points[search.best]["lr"] if search.best is not None else math.nan,
+            "lr": search.points[search.best].get("lr", math.nan) if search.best is not None else math.nan,
             "failed": sum(value is None for value in self.confirmed(arm)),
             "seeds": self.seeds,
             "tuning_failed": sum(o.failure is not None for o in tuning),

@@ -46,7 +46,7 @@ def examine_task(place: str, task: Task, settings: dict[str, Any], folder: Path 
     """
     key = _key(task)
     if key not in _examined:
-        if any(_has_trials(found, place, settings) for found in _folders(place, folder)):
+        if any(has_trials(found, place, settings) for found in _folders(place, folder)):
             return Examination([])
         found = raise_errors(task, examine(task))
         _warn(found)
@@ -136,7 +136,7 @@ def _folders(place: str, folder: Path | None) -> Collection[Path]:
     return sorted(RUNS.glob(f"{folder_name(place)}-*")) if folder is None else [folder]
 
 
-def _has_trials(folder: Path, place: str, settings: dict[str, Any]) -> bool:
+def has_trials(folder: Path, place: str, settings: dict[str, Any]) -> bool:
     """Return whether a folder holds finished trials of this task, with these settings and from the same files."""
     try:
         spec = read_study(folder)["spec"]

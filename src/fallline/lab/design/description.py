@@ -10,7 +10,7 @@ from fallline.errors import StudyError
 from fallline.lab.design.spaces import Dimension, Space
 from fallline.lab.tasks import Task
 
-_ATTRIBUTES = ("name", "steps", "summary", "metric", "mode", "unit", "precision", "accumulate", "resplit")
+_ATTRIBUTES = ("name", "steps", "summary", "metric", "mode", "unit", "precision", "accumulate", "resplit", "own_loop")
 
 
 def describe(task: Task, spaces: Mapping[str, Space], factors: Mapping[str, list[float]]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def describe(task: Task, spaces: Mapping[str, Space], factors: Mapping[str, list
 
     Args:
         task: the task of a study, with the settings that all arms share.
-        spaces: search spaces by the name of the optimizer in the study.
+        spaces: search spaces by the name of the arm.
         factors: learning rate factors of the user's schedules, by `factors_key`.
     """
     found = {name: getattr(task, name) for name in _ATTRIBUTES}

@@ -14,6 +14,7 @@ LEAST_ITEMS = 20  # the spread over fewer test items is not a reliable estimate 
 
 Failure = dict[str, Any]
 TRACEBACK = "traceback.txt"  # file in the folder of a trial that raised an error
+OUTPUT = "output.txt"  # file in the folder of a trial that is a command, with what it printed
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Outcome:
 
     Attributes:
         failure: None, or {"state": "nonfinite" | "blown-up" | "not-learned" | "error", "step": …, "cause": …}; an error
-            also has "source", its type and the line of the user's code.
+            also has "source", its type and the line of the user's code, and of a command "log", the file of its output.
         metrics: metrics at the end of the schedule: train_loss, val_loss, val_accuracy …; test_* only in confirmation
             runs; and the number of spikes.
         curve: rows of step, lr_factor, train_loss (mean since the last row), val_loss, val_accuracy.

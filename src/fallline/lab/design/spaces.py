@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fallline.lab.design.schedules import WARMUP
+from fallline.lab.isolation import derive
 
 # Each axis is one column of the Sobol sequence, so that searching more dimensions with a larger budget moves no point.
 AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
@@ -18,14 +19,16 @@ _FROM_TRIALS = {"lr": 1, "weight_decay": 9, "momentum": 25, "rho": 25, "second_m
 
 @dataclass(frozen=True)
 class Dimension:
-    """The range of one hyperparameter, searched in log scale, or the values to choose from.
+    """The range of one hyperparameter, searched in log scale or evenly, or the values to choose from.
 
     Attributes:
         name: name in the report: `lr`, `weight_decay`, `momentum`, `beta1`, `beta2`, `alpha`, `eps`, `rho`.
-        axis: the column of the Sobol sequence, shared by all optimizers that have this axis.
+        axis: the column of the Sobol sequence, shared by all optimizers that have this axis; the name of a
+            hyperparameter that only the user's script knows.
         low, high: the range of the value, or of 1 − value if `complement` is True.
         complement: whether 1 − value is searched, as for the betas.
         choices: values to search instead of a range.
+        linear: whether the range is searched evenly instead of in log scale.
     """
 
     name: str
@@ -34,11 +37,14 @@ class Dimension:
     high: float = 1.0
     complement: bool = False
     choices: tuple[Any, ...] = ()
+    linear: bool = False
 
     def value(self, unit: float) -> Any:
         """Return the value of the hyperparameter at a coordinate in the unit interval."""
         if self.choices:
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        if self.linear:
+            return self.low + (self.high - self.low) * unit
         number = self.low * (self.high / self.low) ** unit
         return float(1 - number if self.complement else number)
 
@@ -46,6 +52,8 @@ class Dimension:
         """Return the coordinate of a value of the hyperparameter; it is outside [0, 1] if the value is out of range."""
         if self.choices:
             return (self.choices.index(value) + 0.5) / len(self.choices) if value in self.choices else -math.inf
+        if self.linear:
+            return (float(value) - self.low) / (self.high - self.low)
         number = 1 - value if self.complement else value
         return math.log(number / self.low) / math.log(self.high / self.low) if number > 0 else -math.inf
 
@@ -84,7 +92,7 @@ class Space:
 
     def dimensions_for(self, trials: int, fixed: Mapping[str, Any], ranges: Mapping[str, Any]) -> tuple[Dimension, ...]:
         """Return the dimensions that a search with this many trials varies, and those with a range of the user."""
-        enough = (d for d in self.dimensions if trials >= _FROM_TRIALS[d.axis] or d.name in ranges)
+        enough = (d for d in self.dimensions if trials >= _FROM_TRIALS.get(d.axis, 1) or d.name in ranges)
         return tuple(d for d in enough if d.name not in fixed)
 
     def options(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,10 +189,16 @@ def derived(name: str, signature: Mapping[str, Any], decoupled: bool) -> Space:
 
 
 @functools.lru_cache(maxsize=32)
-def sobol(seed: int, count: int) -> Sequence[Mapping[str, float]]:
+def sobol(seed: int, count: int, others: tuple[str, ...] = ()) -> Sequence[Mapping[str, float]]:
     """Return the first `count` points of the scrambled Sobol sequence with this seed, by axis.
 
     The sequence always has a column for each of AXES, and its first points do not depend on `count`.
+
+    Args:
+        seed: seed of the scrambling.
+        count: number of points.
+        others: further axes, for hyperparameters that only the user's script knows; a second sequence has them, so that
+            they change no value on AXES.
 
     Example:
         >>> sobol(1, 4) == sobol(1, 8)[:4]
@@ -192,4 +206,8 @@ def sobol(seed: int, count: int) -> Sequence[Mapping[str, float]]:
     """
     engine = torch.quasirandom.SobolEngine(len(AXES), scramble=True, seed=seed)
     points = engine.draw(count, dtype=torch.float64).tolist()
-    return [dict(zip(AXES, point, strict=True)) for point in points]
+    if not others:
+        return [dict(zip(AXES, point, strict=True)) for point in points]
+    second = torch.quasirandom.SobolEngine(len(others), scramble=True, seed=derive(seed, "others") % 2**31)
+    more = second.draw(count, dtype=torch.float64).tolist()
+    return [dict(zip((*AXES, *others), (*a, *b), strict=True)) for a, b in zip(points, more, strict=True)]

@@ -23,7 +23,8 @@ class Spec:
 
     Attributes:
         task: name of the task.
-        steps: optimizer steps per run; an arm whose steps cost more makes fewer, see `equal`.
+        steps: optimizer steps per run; an arm whose steps cost more makes fewer, see `equal`. 0 if the user's training
+            loop decides.
         arms: the arms to compare.
         trials: points of the Sobol sequence per arm and search, a power of two. The default configuration is run in
             addition.
@@ -99,7 +100,7 @@ class Spec:
                     f"vary: steps may differ between arms only with equal='trials', got equal={self.equal!r}; pass "
                     "equal='trials'"
                 )
-            if (shortest := self.steps_of(arm, "tune")) < 20:
+            if (self.steps or not self.learning.own_loop) and (shortest := self.steps_of(arm, "tune")) < 20:
                 raise ArgumentError(
                     f"steps: must be at least 20 in every run to give a curve, got {shortest} in the tuning of "
                     f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more steps"
@@ -123,7 +124,9 @@ class Spec:
         return described_task(self.described, settings) if self.described else get_task(self.task, **settings)
 
     def factors(self, schedule: str, steps: int, warmup: float) -> list[float]:
-        """Return the learning rate factor of each step of a run."""
+        """Return the learning rate factor of each step of a run; empty if its length is unknown."""
+        if not steps:
+            return []
         stored: dict[str, list[float]] = self.described.get("factors", {})
         return stored.get(factors_key(schedule, steps, warmup)) or learning_rates(schedule, steps, warmup)
 
@@ -175,7 +178,8 @@ class Spec:
     def from_json(data: Mapping[str, Any], described: Mapping[str, Any] | None = None) -> "Spec":
         """Return the specification from the data of `to_json`, and from the result of `describe` if it is available."""
         spaces = (described or {}).get("spaces", {})
-        arms = (Arm(**arm, known_space=read_space(spaces.get(arm["optimizer"]))) for arm in data["arms"])
+        found = [spaces.get(arm["name"], spaces.get(arm["optimizer"])) for arm in data["arms"]]
+        arms = (Arm(**arm, known_space=read_space(space)) for arm, space in zip(data["arms"], found, strict=True))
         seeds = tuple(data["seeds"]) if isinstance(data["seeds"], list) else data["seeds"]
         return Spec(**{**data, "arms": tuple(arms), "seeds": seeds, "described": described or {}})
 

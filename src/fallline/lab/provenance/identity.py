@@ -72,7 +72,9 @@ def describe_study(spec: Spec) -> dict[str, Any]:
             if is_path(arm.schedule):
                 run = arm.schedule, spec.steps_of(arm, stage), warmup
                 factors[factors_key(*run)] = learning_rates(*run)
-    return describe(spec.learning, {arm.optimizer: get_space(arm.optimizer) for arm in spec.arms}, factors)
+    return describe(
+        spec.learning, {arm.name: arm.known_space or get_space(arm.optimizer) for arm in spec.arms}, factors
+    )
 
 
 def import_edited_anew() -> None:
@@ -84,7 +86,7 @@ def import_edited_anew() -> None:
 def places(spec: Spec) -> list[str]:
     """Return the task, optimizers and schedules of a study that are named by their location."""
     named = {spec.task, *(arm.schedule for arm in spec.arms)}
-    named |= {split_wrapper(get_space(arm.optimizer).optimizer)[1] for arm in spec.arms}
+    named |= {split_wrapper(arm.space.optimizer)[1] for arm in spec.arms}
     return sorted(filter(is_path, named))
 
 

@@ -35,6 +35,7 @@ def summary_html(study: StudyResults) -> str:
     lines += [f"Warning: {warning}" for warning in find_caveats(study)]
     items = "".join(f"<li>{escape(line)}.</li>" for line in lines)
     spec = study.spec
-    what = f"{spec.task}: {len(rows)} arms, {spec.steps} steps, {study.seeds} confirmation seeds per arm"
+    steps = f"{spec.steps} steps, " if spec.steps else ""
+    what = f"{spec.task}: {len(rows)} arms, {steps}{study.seeds} confirmation seeds per arm"
     how = escape(answer(study, against_best(study)))
     return f"<p><strong>{escape(headline(study, rows))}</strong><br>{escape(what)}<br>{how}</p><ul>{items}</ul>"

@@ -11,7 +11,10 @@ from fallline.errors import FalllineError, StudyError
 from fallline.lab.design.outcome import Costs, Failure, Outcome
 from fallline.lab.design.trial import Trial
 from fallline.lab.run.loop import Checkpoint, Training
+from fallline.lab.run.own_loop import run_command, run_function
 from fallline.lab.run.trial import costs, finish, last_metrics, outcome, start
+from fallline.lab.tasks import get_task
+from fallline.lab.tasks.own_loop import CommandTask, FunctionTask
 from fallline.lab.user_code.import_path import describe, is_here, place_of
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -23,11 +26,13 @@ class Attempt(NamedTuple):
     Attributes:
         outcome, costs: as returned by `fallline.lab.run.trial.run`.
         traceback: traceback of the error that ended the trial, with the paths of this machine; "" if there was none.
+        output: what the command of the trial printed; "" if it is no command.
     """
 
     outcome: Outcome
     costs: Costs
     traceback: str = ""
+    output: str = ""
 
 
 def attempt(trial: Trial, checkpoint: Checkpoint | None = None) -> Attempt:
@@ -42,7 +47,13 @@ def attempt(trial: Trial, checkpoint: Checkpoint | None = None) -> Attempt:
         OSError: the disk is full.
     """
     began, training = time.perf_counter(), None
+    task = get_task(trial.task, split_seed=trial.split, **trial.settings)
     try:
+        if isinstance(task, CommandTask):
+            made, spent, output = run_command(trial, task)
+            return Attempt(made, spent, output=output)
+        if isinstance(task, FunctionTask):
+            return Attempt(*run_function(trial, task))
         training = start(trial)
         return Attempt(*finish(trial, training, checkpoint, began))
     except Exception as error:

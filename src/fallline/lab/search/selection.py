@@ -7,7 +7,7 @@ from typing import Any
 
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.outcome import Outcome
-from fallline.lab.design.spaces import Dimension
+from fallline.lab.design.spaces import AXES, Dimension
 from fallline.lab.tasks import Task
 
 EDGE = 0.1  # outer fraction of a range in which an optimum counts as "at the edge"
@@ -129,7 +129,8 @@ def _select(search: Search, candidates: Mapping[int, float], scores: Sequence[fl
     near = [i for i, score in candidates.items() if score - lowest <= noise]
     best = max(near, key=lambda i: (_distance(search, search.points[i], failed), -candidates[i], -i))
     top = [search.points[i] for i in sorted(candidates, key=lambda i: (candidates[i], i))[:3]]
-    edges = [_edge(d, search.points[best], top, search.points) for d in search.ranges if not d.choices]
+    extensible = [d for d in search.ranges if not d.choices and d.axis in AXES]  # the limits of others are unknown
+    edges = [_edge(d, search.points[best], top, search.points) for d in extensible]
     return replace(search, best=best, edge=next((edge for edge in edges if edge is not None), None))
 
 

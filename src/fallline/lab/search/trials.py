@@ -7,7 +7,7 @@ from fallline.lab.design.arms import Arm
 from fallline.lab.design.optimizers import split_wrapper
 from fallline.lab.design.outcome import Outcome
 from fallline.lab.design.schedules import WARMUP, learning_rates
-from fallline.lab.design.spaces import Dimension, sobol
+from fallline.lab.design.spaces import AXES, Dimension, sobol
 from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
 from fallline.lab.isolation import derive
@@ -120,8 +120,9 @@ def _draw(
 ) -> Search:
     """Add `count` points of the Sobol sequence seeded by `names` to each independent search."""
     points, origins = list(search.points), list(search.origins)
+    others = tuple(sorted({d.axis for d in drawn_from} - {*AXES}))
     for origin in range(spec.searches if ranges else 0):
-        for point in sobol(derive(spec.seed, "search", *names, *_search_key(origin)), count):
+        for point in sobol(derive(spec.seed, "search", *names, *_search_key(origin)), count, others):
             points.append({**search.points[0], **{d.name: d.value(point[d.axis]) for d in drawn_from}})
             origins.append(origin)
     return Search(search.arm, ranges, tuple(points), tuple(origins))

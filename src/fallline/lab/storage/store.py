@@ -4,6 +4,7 @@ study.json           the specification, versions and machine
 trials/ID/trial.json specification and outcome of a trial    trials/ID/costs.json  its time and memory
 trials/ID/items.npy  selection metric and hash of every test item of a confirmation run, see `evaluation.ITEM`
 trials/ID/traceback.txt   traceback of the error that the trial raised
+trials/ID/output.txt      what the command of the trial printed
 ledger.jsonl         one line per finished trial, in the order in which they finished
 results.csv          all outcomes, determined by the seeds alone     costs.csv  all times and memory
 checkpoints/ID.pt    last checkpoint of an unfinished long run
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from fallline.errors import StudyError
-from fallline.lab.design.outcome import TRACEBACK, Costs, Outcome
+from fallline.lab.design.outcome import OUTPUT, TRACEBACK, Costs, Outcome
 from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
 from fallline.lab.storage.atomic_files import draft_prefix, remove_abandoned, write_atomically
@@ -111,21 +112,22 @@ class Store:
         with writing(self.folder):
             write_atomically(self.folder / name, text)
 
-    def save(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str = "") -> None:
+    def save(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str = "", output: str = "") -> None:
         """Write the folder of a finished trial atomically.
 
-        The traceback of an error that the trial raised is stored next to its outcome, in traceback.txt. If another
-        process has finished the same trial in the meantime, its files are kept, because the numbers are the same.
+        The traceback of an error that the trial raised is stored next to its outcome, in traceback.txt, and the output
+        of a command in output.txt. If another process has finished the same trial in the meantime, its files are kept,
+        because the numbers are the same.
 
         Raises:
             StudyError: the trial cannot be written.
         """
         with writing(self.folder):
-            if self._write(trial, outcome, costs, traceback):
+            if self._write(trial, outcome, costs, {TRACEBACK: traceback, OUTPUT: output}):
                 self._append_to_ledger(trial, outcome)
         (self.folder / "checkpoints" / f"{trial.id}.pt").unlink(missing_ok=True)
 
-    def _write(self, trial: Trial, outcome: Outcome, costs: Costs, traceback: str) -> bool:
+    def _write(self, trial: Trial, outcome: Outcome, costs: Costs, texts: Mapping[str, str]) -> bool:
         """Write a trial if it is not stored yet, and return whether it was written."""
         target = self.folder / "trials" / trial.id
         draft = Path(tempfile.mkdtemp(prefix=draft_prefix(), dir=target.parent))
@@ -135,8 +137,9 @@ class Store:
                 np.save(draft / "items.npy", outcome.items, allow_pickle=False)
             (draft / "trial.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
             (draft / "costs.json").write_text(json.dumps(asdict(costs), indent=1), encoding="utf-8")
-            if traceback:
-                (draft / TRACEBACK).write_text(traceback, encoding="utf-8", errors="backslashreplace")
+            for name, text in texts.items():
+                if text:
+                    (draft / name).write_text(text, encoding="utf-8", errors="backslashreplace")
             draft.chmod(0o755)  # mkdtemp makes it private to its owner, but study folders are shared
             while self.outcome(trial) is None:
                 if target.exists():  # damaged
@@ -184,9 +187,10 @@ class Store:
         except (AttributeError, KeyError, TypeError):
             return None
 
-    def traceback(self, trial: Trial) -> Path:
-        """Return the path of the traceback of a trial that raised an error."""
-        return self.folder / "trials" / trial.id / TRACEBACK
+    def log(self, trial: Trial) -> Path:
+        """Return the path of the traceback of a trial that raised an error, or of the output of its command."""
+        folder = self.folder / "trials" / trial.id
+        return next((folder / name for name in (TRACEBACK, OUTPUT) if (folder / name).exists()), folder / TRACEBACK)
 
     def discard(self, trial: Trial) -> None:
         """Remove a finished trial, so that it will be run again."""

@@ -8,6 +8,7 @@ from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
 from fallline.lab.tasks.digits import Digits, DigitsCNN
 from fallline.lab.tasks.fashion_mnist import FashionMNIST
+from fallline.lab.tasks.own_loop import CommandTask, is_function, task_of_function
 from fallline.lab.tasks.text import Text, TextPost
 from fallline.lab.user_code.import_path import is_path, load_object
 
@@ -45,13 +46,18 @@ def get_task(name: str, *, split_seed: int | None = None, **settings: Any) -> Ta
     own = {} if split_seed is None else {"split_seed": split_seed}  # a task's own __init__ may not accept it
     if is_path(name):
         cls = load_object("task", name)
+        if is_function(cls):
+            cls = task_of_function(cls)
         if not (isinstance(cls, type) and issubclass(cls, Task)):
             got = f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}"
             raise ArgumentError(
-                f"task: {name} must be a class decorated with @fallline.task, got {got}; `fallline new-task` writes one"
+                f"task: {name} must be a class decorated with @fallline.task or a function train(trial), got {got}; "
+                "`fallline new-task` writes one"
             )
         with seeded(0):
             return cls(**own, **settings)
+    if name == CommandTask.name:
+        return CommandTask(**own, **settings)
     if name not in TASKS:
         raise ArgumentError(
             f"task: must be one of {', '.join(TASKS)} or FILE.py:NAME, got {name!r}; "

@@ -4,12 +4,13 @@ import inspect
 import keyword
 from abc import ABCMeta
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.lab.tasks import TASKS
 from fallline.lab.tasks.base import CHECKS, Task
+from fallline.lab.tasks.own_loop import is_function, mark_function
 from fallline.lab.user_code.import_path import path_of
 
 # The arguments that the lab passes to each method, without self.
@@ -40,14 +41,16 @@ def task(
     resplit: bool = False,
     skip_checks: Sequence[str] = (),
     **settings: Any,
-) -> Callable[[type], type[Task]]:
+) -> Callable[[Any], Any]:
     """Turn a class with methods `model`, `batches` and `loss` into a task on which optimizers can be compared.
 
-    Define the class at the top level of a file, so that worker processes can find it.
+    Define the class at the top level of a file, so that worker processes can find it. A function `train(trial)` can be
+    decorated too; it stays a function.
 
     Args:
         cls: do not pass this; it is used to report missing parentheses after the decorator.
-        steps: optimizer steps of a full run, at least 20.
+        steps: optimizer steps of a full run, at least 20; may be left out for a function `train(trial)`, which then
+            decides itself.
         metric: metric by which configurations are selected: "val_loss", or "val_" followed by a key that `evaluate`
             returns.
         mode: "min" if smaller values of the metric are better, "max" if larger values are; "min" by default for
@@ -82,19 +85,21 @@ def task(
         >>> Line().batch_size, Line(batch_size=4).batch_size
         (8, 4)
     """
-    if cls is not None or steps is None:
-        name = getattr(cls, "__name__", "Mine")
-        raise ArgumentTypeError(
-            f"task: steps must be given, got none; write @fallline.task(steps=2000) above class {name}"
-        )
+    if cls is not None:
+        raise _no_steps(cls)
     better = mode if mode is not None or metric != "val_loss" else "min"
-    given = {"steps": steps, "metric": metric, "mode": better, "precision": precision, "accumulate": accumulate}
+    given: dict[str, Any] = {"metric": metric, "mode": better, "precision": precision, "accumulate": accumulate}
+    given |= {"steps": _FEWEST_STEPS if steps is None else steps}
     _check_arguments(given, settings)
     skipped = _known_checks(skip_checks)
 
-    def decorate(cls: type) -> type[Task]:
+    def decorate(cls: Any) -> Any:
+        if is_function(cls):
+            return mark_function(cls, steps=steps, metric=metric, mode=better, unit=unit, settings=settings)
+        if steps is None:
+            raise _no_steps(cls)
         _check_class(cls, metric, settings)
-        initialise = cls.__init__  # type: ignore[misc]  # the user's __init__ takes no settings
+        initialise = cls.__init__  # the user's __init__ takes no settings
         first_line = (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
         inherited = cls.settings if issubclass(cls, Task) else {}
         attributes = {
@@ -108,18 +113,18 @@ def task(
             "__init__": lambda self, **settings: initialise(self),
             **{key: getattr(cls, key) for key in ("__module__", "__qualname__", "__doc__")},
         }
-        return cast(type[Task], ABCMeta(cls.__name__, (cls, Task), attributes))
+        return ABCMeta(cls.__name__, (cls, Task), attributes)
 
     return decorate
 
 
-def name_of(task: str | type[Task]) -> str:
+def name_of(task: "str | type[Task] | Callable[[Any], Any]") -> str:
     """Return the text by which a worker finds a task: a built-in name, FILE.py:NAME, or package.module:NAME.
 
     A class defined in a notebook is named `here:NAME` and can be found only in this process.
 
     Args:
-        task: such a text, or a class decorated with `fallline.task`.
+        task: such a text, a class decorated with `fallline.task`, or a function that takes a trial.
 
     Raises:
         ArgumentTypeError: the argument is neither.
@@ -131,11 +136,21 @@ def name_of(task: str | type[Task]) -> str:
     """
     if isinstance(task, str):
         return task
+    if is_function(task):
+        return path_of(task)
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise ArgumentTypeError(
-            f"task: must be a name, FILE.py:NAME or a class decorated with @fallline.task, got {task!r}; decorate it"
+            "task: must be a name, FILE.py:NAME, a class decorated with @fallline.task or a function train(trial), got "
+            f"{task!r}; decorate the class"
         )
     return task.name if TASKS.get(task.name) is task else path_of(task)
+
+
+def _no_steps(cls: Any) -> ArgumentTypeError:
+    name = getattr(cls, "__name__", "Mine")
+    return ArgumentTypeError(
+        f"task: steps must be given, got none; write @fallline.task(steps=2000) above class {name}"
+    )
 
 
 def _check_arguments(given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

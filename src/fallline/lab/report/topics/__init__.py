@@ -51,8 +51,9 @@ def document(study: StudyResults) -> Document:
     compared = [study.comparisons[row["arm"]] for row in rows if row["arm"] in study.comparisons]
     return Document(
         headline=headline(study, rows),
-        subject=f"{spec.task} · {plural(len(rows), 'arm')} · {spec.steps} steps · {study.seeds} confirmation seeds "
-        "per arm",
+        subject=f"{spec.task} · {plural(len(rows), 'arm')} · "
+        + (f"{spec.steps} steps · " if spec.steps else "")
+        + f"{study.seeds} confirmation seeds per arm",
         arms=study.arms,
         verdicts=[(result.arm, f"{result.sentence}.") for result in compared],
         notes=_how_to_read(study),

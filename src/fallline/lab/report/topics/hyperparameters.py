@@ -81,6 +81,8 @@ def _axis(dimension: Dimension, rows: Rows) -> alt.X:
     title = dimension.name.replace("_", " ")
     if dimension.choices:
         return alt.X(f"{dimension.name}:N", title=title, axis=alt.Axis(labelAngle=0))
+    if dimension.linear:
+        return alt.X("at:Q", title=title, scale=alt.Scale(zero=False))
     for row in rows:  # a log axis has no 0, which is the default of weight decay in some optimizers
         row["at"] = row["at"] if row["at"] > 0 else None
     values = [row["at"] for row in rows]

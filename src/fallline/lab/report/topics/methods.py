@@ -22,6 +22,12 @@ def _task(study: StudyResults) -> str:
     trials = [t for arm in study.searches for t in study.confirmation_trials(arm)]
     lengths = sorted({trial.steps for trial in trials} or {spec.steps})
     warmups = sorted({trial.warmup for trial in trials} or {WARMUP})
+    if spec.learning.own_loop and not spec.steps:
+        return (
+            f"{spec.learning.summary}. The user's training loop decides how long a run takes, so the arms are equal in "
+            "the number of trials only; the seconds per run are in the table of costs."
+            + (f" Arms are compared by {kind.title(kind.metric)}; {kind.better} is better." if not kind.is_loss else "")
+        )
     length = " or ".join(str(steps) for steps in lengths)
     warmup = " or ".join(f"{100 * part:.3g} %" for part in warmups)
     judged = f" Arms are compared by {kind.title(kind.metric)}; {kind.better} is better." if not kind.is_loss else ""
@@ -69,6 +75,8 @@ def _again(study: StudyResults) -> str:
 
 def _confirmation(study: StudyResults) -> str:
     how = ". A seed determines the initialisation, the order of the data and the dropout, in the same way for every arm"
+    if study.spec.learning.own_loop:
+        how = ". A seed determines what the user's training loop makes of it, and is the same for every arm"
     if any(arm.twin for arm in study.spec.arms):
         how = ", which differ between the arms because this is a self-check"
     return (
@@ -78,6 +86,12 @@ def _confirmation(study: StudyResults) -> str:
 
 
 def _split(study: StudyResults) -> str:
+    kinds = {o.test_set.get("kind") for arm in study.searches for o in study.confirmation(arm)}
+    if "validation" in kinds:
+        return (
+            "The training loop reported no test metric, so the runs were compared on the validation data, which also "
+            "selected the configurations."
+        )
     if not study.spec.resplit:
         return (
             "The test split was used once, at the end of these runs. It decided nothing except when to stop adding "

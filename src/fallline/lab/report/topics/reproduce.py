@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fallline.lab.analysis.results import StudyResults
+from fallline.lab.command import Command
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.group_sequential import seeds_text
 from fallline.lab.design.optimizers import split_wrapper
@@ -13,6 +14,7 @@ from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.lab.report.document import Block, Code, Section, Text, Topic
 from fallline.lab.report.topics.leaderboard import leaders
+from fallline.lab.search.selection import Search
 from fallline.lab.user_code.import_path import is_path
 from fallline.optimizers import OPTIMIZERS
 
@@ -48,20 +50,37 @@ def command(study: StudyResults) -> str:
     schedules = dict.fromkeys(arm.schedule for arm in spec.arms)
     # The name of an arm is the user's text; if there are several schedules or varied values, these are appended.
     texts = [_user_text(arm) for arm in spec.arms]
-    words = ["fallline", "compare", spec.task, "--optimizers", ",".join(dict.fromkeys(texts))]
+    settings = dict(spec.settings)
+    own = _own_words(settings) if spec.learning.own_loop else []
+    words = ["fallline", "compare", *([] if "--command" in own else [spec.task]), *own]
+    words += ["--optimizers", ",".join(dict.fromkeys(texts))]
     words += ["--schedules", ",".join(schedules), "--trials", str(spec.trials), "--seeds", seeds_text(spec.seeds)]
-    words += ["--steps", str(spec.steps), "--seed", str(spec.seed), "--baseline", study.baseline]
-    for name, values in _varied(spec.arms).items():
+    words += ["--steps", str(spec.steps)] if spec.steps else []
+    words += ["--seed", str(spec.seed), "--baseline", study.baseline]
+    for name, values in ({} if own else _varied(spec.arms)).items():
         words += ["--vary", f"{name}={','.join(values)}"]
-    for name, value in spec.settings.items():
+    for name, value in settings.items():
         words += ["--set", f"{name}={value}"]
-    usual = {"searches": 1, "equal": "grad-evals", "horizon": 1.0, "device": "cpu"}
+    usual = {"searches": 1, "equal": "grad-evals" if spec.steps else "trials", "horizon": 1.0, "device": "cpu"}
     for name, value in usual.items():
         words += [f"--{name}", str(getattr(spec, name))] if getattr(spec, name) != value else []
     words += ["--landscape"] if spec.landscape else []
     words += ["--self-check"] if any(arm.twin for arm in spec.arms) else []
     words += ["--margin", f"{study.margin:g}"] if study.margin is not None else []
     return shlex.join([*words, "--out", "DIR"])
+
+
+def _own_words(settings: dict[str, Any]) -> list[str]:
+    """Return the options of a training loop of the user, and remove them from the settings."""
+    names = {"command": "command", "metric_name": "metric", "goal": "mode", "search": "search", "skip": "skip-checks"}
+    names |= {"test_metric": "test-metric", "metric_regex": "metric-regex", "metric_file": "metric-file"}
+    names |= {"timeout": "trial-timeout", "inputs": "inputs"}
+    return [
+        word
+        for name, option in names.items()
+        if (value := settings.pop(name, None)) not in (None, "")
+        for word in (f"--{option}", str(value))
+    ]
 
 
 def _user_text(arm: Arm) -> str:
@@ -81,11 +100,16 @@ def _varied(arms: tuple[Arm, ...]) -> dict[str, list[str]]:
 
 
 def best_code(study: StudyResults) -> str:
-    """Return the arm with the best mean of rank 1 as Python code for a `model`; empty if every arm failed."""
+    """Return the arm with the best mean of rank 1 as Python code for a `model`; empty if every arm failed.
+
+    If the user's training loop is a command, it is the command with the values filled in.
+    """
     best = study.leaderboard()[0]
     search = study.searches[best["arm"]]
     if search.best is None or best["failed"]:
         return ""
+    if study.spec.learning.own_loop:
+        return _own_code(study, search)
     arm, point = search.arm, search.points[search.best]
     options = arm.space.options(point)
     groups = _groups(study, arm, options)
@@ -94,6 +118,24 @@ def best_code(study: StudyResults) -> str:
     more, schedule = _schedule(arm.schedule, steps, warmup_steps(steps, point.get("warmup", WARMUP)))
     first = sorted({"import fallline as fl", *imports, *more}, key=lambda line: (line.startswith("from"), line))
     return "\n".join([*first, "", *groups, *optimizer, *schedule, step, ""])
+
+
+def _own_code(study: StudyResults, search: Search) -> str:
+    """Return the command of an arm with its best values, or the call of `fallline.trial` with these values."""
+    trial = (study.confirmation_trials(search.arm.name) or study.tuning_trials(search.arm.name))[0]
+    text = study.spec.settings_of(search.arm).get("command", "")
+    options = {name: _round(value) for name, value in trial.options.items()}
+    if text and {*Command(text).placeholders} - {"seed", "steps", "trial", "arm", "device"}:
+        own = {"seed": "SEED", "trial": "NAME", "device": trial.device, "steps": trial.steps, "arm": trial.arm}
+        betas = options.get("betas", ())
+        flat = dict(zip(("beta1", "beta2"), betas, strict=False)) | ({"betas": "{},{}".format(*betas)} if betas else {})
+        named = {"optimizer": trial.optimizer, "schedule": trial.schedule, "warmup": trial.warmup}
+        return shlex.join(Command(text).fill({**own, **named, **options, **flat}))
+    values = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return (
+        "# in the training script, for runs outside a study\n"
+        f"trial = fl.trial({trial.optimizer!r}, {trial.schedule!r}, warmup={_round(trial.warmup)!r}, {values})\n"
+    )
 
 
 def _groups(study: StudyResults, arm: Arm, options: Mapping[str, Any]) -> list[str]:
@@ -176,9 +218,11 @@ def _best_arm(study: StudyResults) -> Section | None:
     first = [row["arm"] for row in leaders(study) if row["finished"] and row["rank"] == 1]
     best = study.leaderboard()[0]["arm"]
     shared = " It shares rank 1, so the study does not show that it is better than the other arms there."
-    tuned = f"It was tuned for {study.spec.steps} steps of this task; tune again for other tasks or other lengths."
+    length = f"{study.spec.steps} steps of this task" if study.spec.steps else "this training loop"
+    tuned = f"It was tuned for {length}; tune again for other tasks or other lengths."
     note = f"This is {best}.{shared if len(first) > 1 else ''} {tuned}"
-    title = f"Python code for the {'winner' if len(first) == 1 else 'arm with the best mean'}"
+    what = "Python code" if code.lstrip().startswith(("import", "from", "#")) else "Command"
+    title = f"{what} for the {'winner' if len(first) == 1 else 'arm with the best mean'}"
     return Section(title, [Code(code), Text(note, note=True)])
 
 

@@ -98,9 +98,9 @@ def sensitivities(study: StudyResults) -> Records:
     rows = Records()
     for arm, search in study.searches.items():
         found = tuning_metrics(study, search)
-        rates = [point["lr"] for point in search.points]
+        rates = [point.get("lr", math.nan) for point in search.points]
         lower = [None if value is None else sign * value for value in found]
-        result = sensitivity(rates, lower, sign * start) if len(set(rates)) > 1 else None
+        result = sensitivity(rates, lower, sign * start) if len({rate for rate in rates if rate == rate}) > 1 else None
         row = {"excess": result.excess, "width": result.width, "open": result.open} if result else {}
         best = min((value for value in lower if value is not None), default=None)
         low, high = min(rates), max(rates)
@@ -135,11 +135,16 @@ def sensitivity_table(study: StudyResults) -> Table:
     return Table("sensitivity", sensitivities(study), columns, note)
 
 
-def learning_rates(study: StudyResults) -> alt.LayerChart:
-    """Return a chart of the validation metric at the end of every tuning trial against its learning rate."""
+def learning_rates(study: StudyResults) -> alt.LayerChart | None:
+    """Return a chart of the validation metric at the end of every tuning trial against its learning rate.
+
+    The chart is None if the study does not set the learning rate.
+    """
     also = [label(name, name.replace("_", " ")) for name in find_dimensions(study) if name != "lr"]
     rows = tuning_rows(study)
-    rates = [row["lr"] for row in rows]
+    rates = [row["lr"] for row in rows if "lr" in row]
+    if not rates:
+        return None
     x = alt.X("lr:Q", scale=log_scale(rates), title="learning rate", axis=log_axis(rates, grid=False))
     joined = not also  # otherwise, neighbouring points also differ in other hyperparameters
     layers, height = scatter(study, rows, x, [tip("lr", "learning rate", ".3g"), *also], HEIGHT, joined)
@@ -242,13 +247,16 @@ def _caption(study: StudyResults) -> str:
     return caption
 
 
-def _section(study: StudyResults) -> Section:
+def _section(study: StudyResults) -> Section | None:
+    if "lr" not in find_dimensions(study):
+        return None
     blocks: list[Block] = [Figures(_figures(study), _caption(study)), Tabled(sensitivity_table(study))]
     return Section("Sensitivity to the learning rate", blocks)
 
 
 def _figures(study: StudyResults) -> dict[str, Any]:
-    return {"learning-rates": learning_rates(study)}
+    chart = learning_rates(study) if "lr" in find_dimensions(study) else None
+    return {} if chart is None else {"learning-rates": chart}
 
 
 TOPIC = Topic(_section, lambda study: [sensitivity_table(study)], _figures)

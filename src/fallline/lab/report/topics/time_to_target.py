@@ -77,11 +77,15 @@ def grid(target: float, easiest: float, mode: str, ratios: bool) -> list[float]:
 
 
 def fixed_target(study: StudyResults) -> float | None:
-    """Return the median of the final validation metric over the baseline's runs; None if half of them failed.
+    """Return the median of the final validation metric over the baseline's runs.
+
+    It is None if half of them failed, and if the runs have no curves.
 
     The target depends only on the baseline, so nobody can favour an arm by choosing the target after seeing the curves.
     """
     kind = measure(study)
+    if not any(outcome.curve for _, outcome in _runs(study)):
+        return None
     lower = [math.inf if v is None else kind.sign * v for v in study.confirmed(study.baseline, kind.metric)]
     target = kind.sign * median(lower)
     return target if math.isfinite(target) else None

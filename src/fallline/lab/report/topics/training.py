@@ -90,11 +90,12 @@ def _rows(study: StudyResults, key: str, kind: Measure) -> tuple[Rows, Rows]:
     crosses: Rows = []
     for arm, search in study.searches.items():
         outcomes = [study.outcome(trial) for trial in study.confirmation_trials(search.arm.name)]
+        steps = {tuple(point["step"] for point in o.curve if key in point) for o in outcomes}
         runs = {f"{i + 1} of {len(outcomes)}": [o.curve] for i, o in enumerate(outcomes)}
-        if not any(o.failure for o in outcomes):
+        if len(steps) == 1 and not any(o.failure for o in outcomes):
             runs = {f"mean of {len(outcomes)}": [o.curve for o in outcomes]}
         for run, together in runs.items():
-            for points in zip(*together, strict=True):
+            for points in zip(*([p for p in curve if key in p] for curve in together), strict=True):
                 values = [point[key] for point in points]
                 bounds = {"value": math.fsum(values) / len(values), "low": min(values), "high": max(values)}
                 rows.append(
@@ -122,7 +123,7 @@ def _shapes(study: StudyResults) -> dict[tuple[str, int, float], list[float]]:
 def undecayed(study: StudyResults) -> int:
     """Return the step until which the learning rate of some arm has not decayed yet; 0 without decay."""
     end = 0
-    for factors in _shapes(study).values():
+    for factors in filter(None, _shapes(study).values()):
         above = [step for step, factor in enumerate(factors) if factor > factors[-1] + DECAYED]
         end = max([end, *(step + 1 for step in above)])
     return end
@@ -144,10 +145,12 @@ def _undecayed(study: StudyResults) -> list[alt.Chart]:
 
 
 def strip(study: StudyResults) -> alt.LayerChart | None:
-    """Return a chart of the learning rate against step, for display below the curves; None if no arm was confirmed."""
+    """Return a chart of the learning rate against step, for display below the curves; None if it is unknown."""
     if all(search.best is None for search in study.searches.values()):
         return None
-    shapes = _shapes(study)
+    shapes = {key: factors for key, factors in _shapes(study).items() if factors}
+    if not shapes:
+        return None
     lengths, warmups = {steps for _, steps, _ in shapes}, {warmup for _, _, warmup in shapes}
     rows: Rows = []
     for (schedule, steps, warmup), factors in shapes.items():
@@ -175,7 +178,7 @@ def strip(study: StudyResults) -> alt.LayerChart | None:
 def _section(study: StudyResults) -> Section:
     charts = _figures(study)
     if "validation" not in charts:
-        return Section("Training", [Text("There are no training curves, because no arm was confirmed.")])
+        return Section("Training", [Text("There are no training curves, because no run has reported any.")])
     lengths = {study.spec.steps_of(arm, "confirm") for arm in study.spec.arms}
     return Section("Training", [Figures(charts, _CAPTION + (_LENGTHS if len(lengths) > 1 else ""))])
 

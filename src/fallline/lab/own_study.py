@@ -1,0 +1,80 @@
+"""Specify a study of the user's own training loop, a function `train(trial)` or a command, and estimate its cost."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fallline.errors import ArgumentError, TaskWarning
+from fallline.lab.contract.own_loop import LoopExamination, examine_loop
+from fallline.lab.contract.preflight import has_trials
+from fallline.lab.design.own_arms import make_own_arms
+from fallline.lab.design.spec import Spec
+from fallline.lab.tasks.own_loop import CommandTask, OwnLoop
+from fallline.lab.user_code.sources import imports_for
+
+_examined: dict[str, LoopExamination] = {}  # a study that is specified several times checks its loop only once
+
+
+def specify_own(
+    place: str,
+    task: OwnLoop,
+    optimizers: Sequence[str],
+    schedules: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    variants: Mapping[str, str] | None = None,
+    steps: int | None = None,
+    equal: str = "grad-evals",
+    **options: Any,
+) -> Spec:
+    """Return the specification of a study of the user's own training loop, before its contract is checked.
+
+    If the study does not set the number of steps, arms are equal in the number of trials only.
+
+    Args:
+        place: the text that names the task.
+        task: the task.
+        optimizers, schedules, settings: as in `compare`.
+        variants: further arms by name, see `make_own_arms`.
+        steps: steps per run; None for those of the task.
+        equal: as in `compare`.
+        **options: other fields of `Spec`.
+
+    Raises:
+        ArgumentError: an argument is invalid.
+    """
+    command = task.command if isinstance(task, CommandTask) else None
+    if variants and command is None:
+        raise ArgumentError("arm: must be given with a command, got a function; name its optimizers instead")
+    if options.pop("vary", None):
+        raise ArgumentError(
+            "vary: must be left out for a training loop of your own, got values; use --search NAME=A|B to search them, "
+            "or --arm NAME='--option value' to compare them"
+        )
+    if options.get("landscape"):
+        raise ArgumentError("landscape: needs a task with model, batches and loss, got a training loop; leave it out")
+    length = task.steps if steps is None else steps
+    with imports_for(place):
+        arms = make_own_arms(optimizers, schedules, task.search, command, variants)
+    return Spec(place, length, arms, settings=dict(settings), equal=equal if length else "trials", **options)
+
+
+def examine_own(spec: Spec, folder: Path) -> LoopExamination:
+    """Check the training loop of a study before its first trial, and issue warnings.
+
+    Nothing is checked if the folder holds finished trials of the same specification.
+
+    Raises:
+        StudyError: the loop breaks its contract.
+    """
+    key = json.dumps(spec.to_json(), sort_keys=True)
+    if key not in _examined:
+        if has_trials(folder, spec.task, dict(spec.settings)):
+            return LoopExamination([])
+        with imports_for(spec.task):
+            _examined[key] = examine_loop(spec)
+        for finding in _examined[key].findings:
+            warnings.warn(f"task {spec.task}: {finding.message}", TaskWarning, stacklevel=3)
+    return _examined[key]
