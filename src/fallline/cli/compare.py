@@ -10,36 +10,6 @@ from fallline.errors import ArgumentError
 
 def compare(
     task: options.TaskName = "digits",
-    command: Annotated[
-        str | None,
-        typer.Option(help="Instead of a task: a command that trains a model, with placeholders {lr}, {seed} …"),
-    ] = None,
-    arm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=TEXT", help="An arm with these further arguments, or with a command of its own."),
-    ] = None,
-    search: Annotated[
-        str, typer.Option(help="Ranges for a command or function: lr=1e-5..1e-2:log,batch_size=32|64.")
-    ] = "",
-    metric: Annotated[
-        str | None, typer.Option(help="Metric that the command prints or the function reports; val_loss by default.")
-    ] = None,
-    mode: Annotated[str | None, typer.Option(help="min or max, if the name of the metric does not imply it.")] = None,
-    metric_regex: Annotated[
-        str, typer.Option(help="Regular expression with one group; its last match in the output is the metric.")
-    ] = "",
-    metric_file: Annotated[
-        str,
-        typer.Option(metavar="FILE:KEY", help="JSON, JSONL or CSV file with the metric: out/{trial}.json:val_loss."),
-    ] = "",
-    test_metric: Annotated[str, typer.Option(help="Metric on test data that the command prints.")] = "",
-    trial_timeout: Annotated[float, typer.Option(help="Time limit of a run of the command, in seconds.")] = 0.0,
-    inputs: Annotated[
-        str, typer.Option(help="Patterns of data files whose change makes another study: data/*.bin.")
-    ] = "",
-    skip_checks: Annotated[
-        str, typer.Option(help="Checks of a command or function to leave out: deterministic, seed, lr.")
-    ] = "",
     optimizers: Annotated[
         str, typer.Option(help="Comma-separated arms: adamw, sam(sgd), torch.optim:NAdam; adamw@lr=0.001 fixes lr.")
     ] = "momentum,adam,adamw",
@@ -84,6 +54,36 @@ def compare(
     shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Save a checkpoint of long runs every N steps.")] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(help="Instead of a task: a command that trains a model, with placeholders {lr}, {seed} …"),
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TEXT", help="An arm with these further arguments, or with a command of its own."),
+    ] = None,
+    search: Annotated[
+        str, typer.Option(help="Ranges for a command or function: lr=1e-5..1e-2:log,batch_size=32|64.")
+    ] = "",
+    metric: Annotated[
+        str | None, typer.Option(help="Metric that the command prints or the function reports; val_loss by default.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="min or max, if the name of the metric does not imply it.")] = None,
+    metric_regex: Annotated[
+        str, typer.Option(help="Regular expression with one group; its last match in the output is the metric.")
+    ] = "",
+    metric_file: Annotated[
+        str,
+        typer.Option(metavar="FILE:KEY", help="JSON, JSONL or CSV file with the metric: out/{trial}.json:val_loss."),
+    ] = "",
+    test_metric: Annotated[str, typer.Option(help="Metric on test data that the command prints.")] = "",
+    trial_timeout: Annotated[float, typer.Option(help="Time limit of a run of the command, in seconds.")] = 0.0,
+    inputs: Annotated[
+        str, typer.Option(help="Patterns of data files whose change makes another study: data/*.bin.")
+    ] = "",
+    skip_checks: Annotated[
+        str, typer.Option(help="Checks of a command or function to leave out: deterministic, seed, lr.")
+    ] = "",
     out: options.StudyFolder = None,
     baseline: Annotated[str | None, typer.Option(help="Arm to compare with; the first by default.")] = None,
     margin: Annotated[
@@ -162,6 +162,8 @@ def compare(
             examined=status,
         )
 
+    if command is not None and not status:
+        show.note("checking the command with up to four runs before the first trial")
     if budget is None:
         size = (chosen.trials if trials is None else trials, chosen.seeds if seeds is None else parse_seeds(seeds))
         spec = specify(*size)
@@ -169,6 +171,11 @@ def compare(
         if quick or thorough or trials is not None or seeds is not None:
             raise ArgumentError(
                 "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
+            )
+        if get_task(task, **given).own_loop:
+            raise ArgumentError(
+                "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and "
+                "see with --dry-run what they cost"
             )
         seconds = planning.parse_duration(budget)
         spec, out = planning.fit_to_budget(specify, seconds, count_workers(**workers), out)

@@ -175,6 +175,11 @@ def say(sentence: str, lead: str = "", style: str = "") -> None:
         console.print(line.replace("\u00a0", " "), style=style, markup=False, soft_wrap=True)
 
 
+def note(sentence: str) -> None:
+    """Print a remark on standard error, so that it is no part of the answer."""
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(sentence, style="dim")
+
+
 def path(name: str, target: Path) -> None:
     """Print the path of a file on a separate line, so that it can be copied."""
     console.print(f"{name}: {target}", soft_wrap=True)

@@ -2,14 +2,17 @@
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from fallline.errors import ArgumentError, FalllineError, StudyError
 from fallline.lab.comparison import default_folder
 from fallline.lab.design.outcome import Timing
 from fallline.lab.design.spec import Spec
+from fallline.lab.design.trial import Trial
+from fallline.lab.own_study import examine_own
 from fallline.lab.run.timing import time_arms
 from fallline.lab.search.selection import AGAIN, Search, finalists
 from fallline.lab.search.trials import ROUNDS, makes_fewer_steps, tune, tuning_trials
@@ -67,7 +70,31 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def estimate(spec: Spec, timings: dict[str, Timing], workers: int) -> Estimate:
+class RunTiming(Protocol):
+    """The duration of the runs of an arm."""
+
+    def seconds(self, trial: Trial) -> float:
+        """Return the expected seconds of a trial."""
+
+
+@dataclass(frozen=True)
+class LoopTiming:
+    """The duration of the runs of a training loop of the user, measured on one run.
+
+    Attributes:
+        full: seconds of a run of the length that the study asks for.
+        steps: this length in steps; 0 if the loop decides.
+    """
+
+    full: float
+    steps: int
+
+    def seconds(self, trial: Trial) -> float:
+        """Return the expected seconds of a trial, proportional to its steps."""
+        return self.full * (trial.steps / self.steps if self.steps else 1.0)
+
+
+def estimate(spec: Spec, timings: Mapping[str, RunTiming], workers: int) -> Estimate:
     """Return the expected cost of a study, given the timings of its arms and the number of trials run in parallel."""
     _, searches = tune(spec, {})
     least = [_seconds(spec, search, timings[arm], 0, spec.looks[0]) for arm, search in searches.items()]
@@ -96,7 +123,13 @@ def measure(spec: Spec, seconds: float) -> dict[str, Timing]:
 
 
 def preview(spec: Spec, workers: int) -> Estimate:
-    """Return the expected cost of a study with this number of workers, from a short measurement of its arms."""
+    """Return the expected cost of a study with this number of workers, from a short measurement of its arms.
+
+    The runs of a training loop of the user are timed by the checks of its contract.
+    """
+    if spec.learning.own_loop:
+        timing = LoopTiming(examine_own(spec).seconds, spec.steps)
+        return estimate(spec, {arm.name: timing for arm in spec.arms}, workers)
     return estimate(spec, measure(spec, _PREVIEW_SECONDS), workers)
 
 
@@ -146,7 +179,7 @@ def fit_to_budget(
     return fit(make_spec, seconds, workers), folder
 
 
-def _seconds(spec: Spec, search: Search, timing: Timing, rounds: int, seeds: int) -> list[float]:
+def _seconds(spec: Spec, search: Search, timing: RunTiming, rounds: int, seeds: int) -> list[float]:
     """Return the expected seconds of every trial of an arm for these numbers of extension rounds and seeds."""
     trials = tuning_trials(spec, search)
     extensions = rounds * spec.searches * max(1, spec.trials // 2) if search.ranges else 0

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +62,17 @@ def specify_own(
     return Spec(place, length, arms, settings=dict(settings), equal=equal if length else "trials", **options)
 
 
-def examine_own(spec: Spec, folder: Path) -> LoopExamination:
+def examine_own(spec: Spec, folder: Path | None = None) -> LoopExamination:
     """Check the training loop of a study before its first trial, and issue warnings.
 
-    Nothing is checked if the folder holds finished trials of the same specification.
+    Nothing is checked if the folder holds finished trials of the same task.
 
     Raises:
         StudyError: the loop breaks its contract.
     """
-    key = json.dumps(spec.to_json(), sort_keys=True)
+    key = json.dumps(replace(spec, sources={}).to_json(), sort_keys=True)
     if key not in _examined:
-        if has_trials(folder, spec.task, dict(spec.settings)):
+        if folder is not None and has_trials(folder, spec.task, dict(spec.settings)):
             return LoopExamination([])
         with imports_for(spec.task):
             _examined[key] = examine_loop(spec)
