@@ -10,6 +10,7 @@ import sys
 from typing import get_type_hints
 
 import pytest
+import torch
 
 import fallline
 from fallline import errors, optimizers, schedules
@@ -91,3 +92,34 @@ def test_optimizers_are_found_by_their_rules_names():
                 found[cls.rule.name] = cls
     assert found == OPTIMIZERS
     assert all(name == cls.__name__.lower() for name, cls in OPTIMIZERS.items())
+
+
+def test_dir_lists_the_public_names_and_nothing_else():
+    assert dir(fallline) == sorted(fallline.__all__)
+
+
+def test_public_objects_have_one_line_each():
+    model = torch.nn.Linear(3, 1)
+    inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    H = fallline.landscape.Hessian(model, lambda model, batch: model(batch).square().mean(), [inputs])
+    shown = [
+        H,
+        H.eigsh(2),
+        H.trace(),
+        H.sharpness(),
+        H.spectral_density(),
+        H.classify_point(),
+        fallline.recipes.convnet(torch.nn.Conv2d(3, 8, 3), total_steps=100),
+        fallline.schedules.cosine(10),
+        fallline.trial(),
+    ]
+    for thing in shown:
+        text = repr(thing)
+        assert "\n" not in text and " object at 0x" not in text, text
+        assert len(text) < 400, text
+
+
+def test_the_solvers_are_methods_of_operators():
+    H = fallline.landscape.Dense(torch.diag(torch.tensor([3.0, 1.0, -2.0])))
+    assert torch.equal(H.eigsh(1).values, fallline.landscape.eigsh(H, 1).values)
+    assert H.trace() == fallline.landscape.trace(H)

@@ -197,6 +197,9 @@ class Study:
 
         return to_tensorboard(self.record, Path(folder))
 
+    def __repr__(self) -> str:
+        return f"<study of {self.spec.task} with {', '.join(self.record.arms)}, in {str(self.store.folder)!r}>"
+
     def __str__(self) -> str:
         head = f"study of {self.spec.task} in {self.store.folder}"
         if not self.searches or not self.record.has(self.trials):

@@ -17,6 +17,11 @@ from fallline.landscape.spectrum.trace import Trace, trace
 from fallline.landscape.surface.surface import Surface, surface
 from fallline.landscape.surface.trajectory import Trajectory, trajectory
 
+# The solvers are methods of every operator too: `H.eigsh(3)` is `eigsh(H, 3)`. They build on the operators, so they are
+# added here and not there.
+for _solver in (classify_point, eigsh, sharpness, spectral_density, trace):
+    setattr(Operator, _solver.__name__, _solver)
+
 __all__ = [
     "CriticalSharpness",
     "Dense",

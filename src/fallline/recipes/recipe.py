@@ -25,7 +25,7 @@ class Choice:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """An optimizer and its scheduler; it can be unpacked into both, and printing it explains each choice.
 
@@ -44,6 +44,9 @@ class Recipe:
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.optimizer, self.scheduler))
+
+    def __repr__(self) -> str:
+        return f"<recipe {self.name}: {type(self.optimizer).__name__} with {type(self.scheduler).__name__}>"
 
     def __str__(self) -> str:
         wide = max(len(choice.name) for choice in self.choices)

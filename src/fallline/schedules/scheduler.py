@@ -46,9 +46,8 @@ class Scheduler(KnownKeywords, LRScheduler):
         ...     scheduler.step()
         >>> scheduler.last_epoch, scheduler.get_last_lr()
         (4, [0.125])
-        >>> both = {"lr": step_decay(1, 0.5), "weight_decay": linear(2)}
         >>> optimizer = torch.optim.AdamW([weight], lr=0.5, weight_decay=0.1)
-        >>> scheduler = Scheduler(optimizer, both)
+        >>> scheduler = Scheduler(optimizer, {"lr": step_decay(1, 0.5), "weight_decay": linear(2)})
         >>> optimizer.step()
         >>> scheduler.step()
         >>> optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]

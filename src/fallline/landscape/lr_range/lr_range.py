@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,10 @@ class LRRange:
         verdict: the result and its certainty, in a sentence.
     """
 
-    lrs: np.ndarray
-    losses: np.ndarray
-    smooth: np.ndarray
-    slope: np.ndarray
+    lrs: np.ndarray = field(repr=False)
+    losses: np.ndarray = field(repr=False)
+    smooth: np.ndarray = field(repr=False)
+    slope: np.ndarray = field(repr=False)
     noise: float
     start: float
     suggestion: float

@@ -3,10 +3,10 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -29,6 +29,8 @@ class Symmetric(Protocol):
 class Operator(ABC):
     """A symmetric n × n matrix that is represented by its products with vectors.
 
+    The solvers of `fallline.landscape` are methods too: `H.eigsh(3)` is `eigsh(H, 3)`.
+
     Attributes:
         shape: (n, n).
         dtype, device: dtype and device of the vectors.
@@ -37,11 +39,20 @@ class Operator(ABC):
         seconds: time of the last product; None before the first.
     """
 
+    classify_point: ClassVar[Callable[..., Any]]
+    eigsh: ClassVar[Callable[..., Any]]
+    sharpness: ClassVar[Callable[..., Any]]
+    spectral_density: ClassVar[Callable[..., Any]]
+    trace: ClassVar[Callable[..., Any]]
+
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape, self.dtype, self.device = (n, n), dtype, device
         self.matvecs = 0
         self.largest = 0.0
         self.seconds: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.shape[0]:,} parameters, {str(self.dtype).removeprefix('torch.')}>"
 
     @abstractmethod
     def _product(self, vector: torch.Tensor) -> torch.Tensor:

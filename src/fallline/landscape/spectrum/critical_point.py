@@ -1,7 +1,7 @@
 """Classification of the current point (minimum, saddle, flat, undetermined or not stationary)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -49,7 +49,7 @@ class Point:
     stationary: bool | None
     condition: float | None
     tolerance: float
-    eigen: Eigen
+    eigen: Eigen = field(repr=False)
 
     @property
     def sentence(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,10 +36,10 @@ class Density:
         matvecs: number of products.
     """
 
-    grid: torch.Tensor
-    density: torch.Tensor
-    nodes: torch.Tensor
-    weights: torch.Tensor
+    grid: torch.Tensor = field(repr=False)
+    density: torch.Tensor = field(repr=False)
+    nodes: torch.Tensor = field(repr=False)
+    weights: torch.Tensor = field(repr=False)
     negative_mass: float
     negative_ci95: tuple[float, float]
     zero: float

@@ -1,7 +1,7 @@
 """The extreme eigenvalues of a symmetric operator, with error bounds and the probability that one was missed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -40,8 +40,8 @@ class Eigen:
     """
 
     values: torch.Tensor
-    vectors: torch.Tensor
-    residuals: torch.Tensor
+    vectors: torch.Tensor = field(repr=False)
+    residuals: torch.Tensor = field(repr=False)
     bound: torch.Tensor
     converged: bool
     matvecs: int

@@ -1,6 +1,6 @@
 """Sharpness, the largest curvature, relative to the limit at which an optimizer becomes unstable."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Sharpness:
     converged: bool
     limit: float | None
     preconditioned: bool
-    vector: torch.Tensor
+    vector: torch.Tensor = field(repr=False)
     matvecs: int
 
     @property

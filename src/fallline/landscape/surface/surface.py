@@ -63,10 +63,10 @@ class Surface:
         evaluations: number of forward passes over a batch.
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    values: np.ndarray
-    mask: np.ndarray
+    x: np.ndarray = field(repr=False)
+    y: np.ndarray = field(repr=False)
+    values: np.ndarray = field(repr=False)
+    mask: np.ndarray = field(repr=False)
     directions: Pair = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
     kind: str

@@ -27,9 +27,9 @@ class Trajectory:
         names: names of the parameters.
     """
 
-    points: np.ndarray
+    points: np.ndarray = field(repr=False)
     explained: tuple[float, float]
-    distance: np.ndarray
+    distance: np.ndarray = field(repr=False)
     directions: tuple[Direction, Direction] = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
 
