@@ -30,34 +30,47 @@ def _altair() -> Any:
     return altair
 
 
-def plot_schedules(schedules: Mapping[str, Any], steps: int, base: float = 1.0) -> Any:
+def plot_schedules(schedules: Mapping[str, Any], steps: int | None = None, base: float = 1.0) -> Any:
     """Return an altair chart of the learning rate at each step, with one line per schedule.
 
     Args:
         schedules: `Schedule` objects by the names to show.
-        steps: number of steps, >= 1.
+        steps: number of steps, >= 1; by default each line ends where its schedule ends, and a schedule without an end
+            extends to the longest `horizon`.
         base: base learning rate of all schedules.
 
     Raises:
         MissingExtraError: altair is not installed.
     """
     alt = _altair()
-    check_integer("plot", "steps", steps, 1)
+    if steps is not None:
+        check_integer("plot", "steps", steps, 1)
+    longest = steps or max(schedule.horizon for schedule in schedules.values())
     rows = [
         {"step": k, "lr": schedule(k, base), "schedule": name}
         for name, schedule in schedules.items()
-        for k in sorted({*range(0, steps, -(-steps // _POINTS)), *(c for c in schedule.corners if c < steps)})
+        for k in _plotted_steps(schedule, steps or schedule.length or longest)
     ]
-    chart = alt.Chart(alt.Data(values=rows)).mark_line(interpolate="step-after" if steps <= 60 else "linear")
+    chart = alt.Chart(alt.Data(values=rows)).mark_line(interpolate="step-after" if longest <= 60 else "linear")
     scale = alt.Scale(scheme="tableau10" if len(schedules) <= 10 else "tableau20")
     legend = alt.Legend(labelLimit=500, orient="top", columns=1)
     colour = alt.Color("schedule:N", title=None, sort=list(schedules), legend=legend, scale=scale)
     return chart.encode(
-        x=alt.X("step:Q", title="step (number of step() calls so far)"),
+        x=alt.X(
+            "step:Q",
+            title="step (number of step() calls so far)",
+            scale=alt.Scale(domain=[0, longest], nice=False),
+        ),
         y=alt.Y("lr:Q", title="learning rate"),
         color=colour,
         tooltip=["schedule:N", "step:Q", alt.Tooltip("lr:Q", title="learning rate", format=".4g")],
     ).properties(width=560, height=260)
+
+
+def _plotted_steps(schedule: Any, steps: int) -> list[int]:
+    """Return the first step, the last one, the corners, and evenly spaced steps between them."""
+    corners = (corner for corner in schedule.corners if corner < steps)
+    return sorted({*range(0, steps, -(-steps // _POINTS)), steps - 1, *corners})
 
 
 def plot_surface(

@@ -162,7 +162,8 @@ def test_interrupted_and_resumed_anywhere_it_is_the_same(pure, length, form):
 
 @EVERY_FORM
 def test_corners_are_steps_of_the_schedule(pure, length, form):
-    assert pure.corners[0] == 0 and list(pure.corners) == sorted(set(pure.corners)) and pure.corners[-1] < pure.horizon
+    assert pure.corners[0] == 0 and list(pure.corners) == sorted(set(pure.corners))
+    assert pure.corners[-1] <= pure.horizon, "a plot shows every corner; the last may be the end"
 
 
 @EVERY_FORM

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fallline import schedules as fs
+from fallline.plotting import plot_schedules
 
 
 def test_warmup_cosine_is_the_documented_sequence():
@@ -73,3 +74,16 @@ def test_plot_draws_every_step_and_the_corners():
     assert [row["lr"] for row in rows] == [fs.warmup_cosine(3, 10)(k, 0.5) for k in range(12)]
     long = fs.warmup_cosine(777, 100_000).plot().to_dict()["data"]["values"]
     assert len(long) < 1100 and 1.0 in {row["lr"] for row in long}, "thinned, but not the peak"
+    assert long[-1] == {**long[-1], "step": 99_999, "lr": fs.warmup_cosine(777, 100_000)(99_999)}
+
+
+def test_a_plot_ends_where_the_schedule_ends():
+    shorter, longer, endless = fs.cosine(100), fs.warmup(10).then(fs.linear(240)), fs.step_decay(30)
+    for schedule, end in ((shorter, 100), (longer, 250), (endless, endless.horizon)):
+        chart = schedule.plot().to_dict()
+        assert max(row["step"] for row in chart["data"]["values"]) == end - 1
+        assert chart["encoding"]["x"]["scale"] == {"domain": [0, end], "nice": False}
+    both = plot_schedules({"shorter": shorter, "longer": longer, "endless": endless}).to_dict()
+    last = {row["schedule"]: row["step"] for row in both["data"]["values"]}
+    assert last == {"shorter": 99, "longer": 249, "endless": 249}
+    assert both["encoding"]["x"]["scale"]["domain"] == [0, 250]

@@ -45,7 +45,7 @@ def draw(texts: Sequence[str], steps: int | None, base: float, out: Path | None)
             console.print("  " + line, markup=False)
         console.print("  " + corners(schedule, length, base), markup=False, style="dim")
     if out is not None:
-        chart = plot_schedules(found, steps or max(schedule.horizon for schedule in found.values()), base)
+        chart = plot_schedules(found, steps, base)
         headline = next(iter(found)) if len(found) == 1 else f"{len(found)} schedules"
         caption = f"The learning rate of the step after k calls of step(), with a base of {base:g}."
         save_chart(chart, out, headline, "schedules", (), caption)

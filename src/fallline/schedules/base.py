@@ -75,17 +75,17 @@ class Schedule(KnownKeywords, ABC):
         """Return an altair chart of the learning rate, which notebooks display. Requires the extra `lab`.
 
         Args:
-            steps: number of steps; by default 20 % more than the length of the schedule.
+            steps: number of steps; by default `horizon`, which is the length of a schedule that has an end.
             base: the base learning rate.
         """
         from fallline.plotting import plot_schedules  # imported here, because altair is an optional dependency
 
-        return plot_schedules({repr(self): self}, self.horizon if steps is None else steps, base)
+        return plot_schedules({repr(self): self}, steps, base)
 
     @property
     def horizon(self) -> int:
-        """The number of steps in a plot that shows the whole shape."""
-        return math.ceil(1.2 * (self.length or 5 * max(self.corners) or 100))
+        """The number of steps in a plot: the length of the schedule, or enough steps to show a shape without an end."""
+        return self.length or 6 * max(self.corners) or 120
 
     def __repr__(self) -> str:
         given = ((field.name, getattr(self, field.name)) for field in fields(self))
