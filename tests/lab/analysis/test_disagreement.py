@@ -49,6 +49,12 @@ def test_every_pair_of_arms_is_compared(tmp_path):
     ]
 
 
+def test_a_disagreement_with_the_baseline_has_the_signs_of_the_verdict(tmp_path):
+    study = replace(study_of(tmp_path, ["momentum", "adam"], 0.3), baseline="adam")
+    (warning,) = said(study)
+    assert "on momentum against adam (" in warning and "% on validation, −2" in warning  # exp(-0.3) is −26 %
+
+
 @pytest.mark.slow
 def test_without_a_disagreement_one_study_in_a_hundred_warns(tmp_path):
     warned = sum(bool(said(study_of(tmp_path / str(i), ["momentum", "adam"], 0.0, seed=i))) for i in range(300))

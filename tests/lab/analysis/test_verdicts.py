@@ -79,7 +79,7 @@ def test_every_comparison_says_holms_p_and_what_it_could_have_detected():
         said = re.search(r"corrected p = ([\d.]+), n = 6", result.sentence)
         assert said is not None and float(said[1]) == pytest.approx(expected[name], abs=5e-4)
         if result.verdict is Verdict.NOT_DISTINGUISHABLE:
-            told = f"a difference of +{100 * math.expm1(detectable):.1f} % would have been detected"
+            told = f"a difference of {100 * math.expm1(detectable):.1f} % would have been detected"
             assert told in result.sentence
     assert results["c"].verdict is Verdict.NOT_DISTINGUISHABLE
 

@@ -103,13 +103,25 @@ def test_the_first_screen_says_who_by_how_much_and_how_sure(study, page):
     for row in (best, second):
         assert f"{row['arm']} {row['test_loss']:.3f}" in top and f"± {row['test_loss_sd']:.3f}" in top
     result = study.compare_with(best["arm"], [best["arm"], second["arm"]])[second["arm"]]
-    change = f"{100 * (statistics.geometric_mean(ratios(study, second['arm'], best['arm'])) - 1):+.1f}".replace(
-        "-", "−"
-    )
-    said = f"{best['arm']} has the best mean. {second['arm']} is next, with a change in test loss of {change} % (95 % "
-    assert said in top and f"corrected p = {result.p:.3f}, 2 seeds)" in top
+    arm, other = sorted((best["arm"], second["arm"]), key=lambda arm: arm == study.baseline)
+    change = f"{100 * (statistics.geometric_mean(ratios(study, arm, other)) - 1):+.1f}".replace("-", "−")
+    assert f"{best['arm']} has the best mean" in top
+    assert f"with a change in test loss of {change} % against {other}" in top
+    assert f"corrected p = {result.p:.3f}, 2 seeds)" in top
     lost = lose_a_seed(study, "adam")
     assert answer(lost.record, against_best(lost.record)) == ""  # one arm is left, and there is nobody to lead
+
+
+def test_a_pair_with_the_baseline_has_the_same_sign_in_the_headline_and_in_the_verdict(study):
+    best, second = (row["arm"] for row in study.leaderboard()[:2])
+    for baseline, other in ((best, second), (second, best)):
+        record = changed(study, baseline=baseline).record
+        result = record.comparisons[other]
+        number = result.comparison.format_change(result.comparison.difference, "+")
+        assert f"loss {number} [" in result.sentence
+        assert f"with a change in test loss of {number} against {baseline}" in answer(record, against_best(record))
+        rows = {row["arm"]: row for table in tables(record) if table.name == "pairwise" for row in table.records}
+        assert rows[other]["difference"] == result.comparison.difference
 
 
 def ratios(study, arm, other):

@@ -73,19 +73,22 @@ def test_a_comparison_shows_every_number_that_it_rests_on(study):
     assert {title: cell.text for title, cell in found.items()} == {
         "arm": "adam",
         "verdict": str(study.results["adam"].verdict),
-        "change in test loss": percent(logs.mean()),
-        "95 % interval": f"{percent(low)} to {percent(high)}",
+        "change in test loss 95 % interval": percent(logs.mean()),
         "p (Holm)": "< 0.001" if holm < 0.001 else f"{holm:.3f}",
         "p (sign flips)": f"{exact:.3f}",
         "probability of superiority": f"{(logs < 0).mean():.2f}",
         "minimum detectable": percent(detectable).removeprefix("+"),
         "n": str(SEEDS),
     }
+    assert found["change in test loss 95 % interval"].small == f"{percent(low)} to {percent(high)}"
     corrected = {row["arm"]: row["p"] for row in pairwise(study.record, "pairwise", results).records}
     assert corrected["adam"] == pytest.approx(holm, rel=1e-5)  # items are float32
     assert min(corrected["adam"], corrected["sam(sgd)"]) == pytest.approx(min(1, 2 * p[0]), rel=1e-5)
     lost = row_of(pairwise(study.record, "pairwise", results), "sgd@lr=1e30")
-    assert lost["change in test loss"].text == f"failed {SEEDS} of {SEEDS} seeds," and lost["p (Holm)"].text == "–"
+    assert (
+        lost["change in test loss 95 % interval"].text == f"failed {SEEDS} of {SEEDS} seeds,"
+        and lost["p (Holm)"].text == "–"
+    )
 
 
 def test_a_row_of_the_leaderboard_is_mean_spread_interval_and_what_failed(study):

@@ -42,6 +42,7 @@ def _disagreements(study: StudyResults) -> list[str]:
         return []
     values = {arm: (study.confirmed(arm), study.confirmed(arm, study.metric)) for arm in study.arms}
     complete = [arm for arm, rows in values.items() if None not in rows[0] and None not in rows[1]]
+    complete.sort(key=lambda arm: arm != study.baseline)  # differences to the baseline have the signs of the verdicts
     pairs, found = list(itertools.combinations(complete, 2)), []
     log_ratio = study.log_ratio and all(v is not None and v > 0 for arm in complete for v in values[arm][1])
     differences = [
@@ -51,12 +52,17 @@ def _disagreements(study: StudyResults) -> list[str]:
     corrected = holm([compare(test.tolist(), val.tolist(), log_ratio=False).p for test, val in differences])
     for (one, other), (test, val), p in zip(pairs, differences, corrected, strict=True):
         if p < DISAGREEMENT:
-            texts = [Comparison.format_change(d.mean(), "+") if log_ratio else f"{d.mean():+.4g}" for d in (val, test)]
+            texts = [_amount(float(d.mean()), log_ratio) for d in (val, test)]
             found.append(
                 f"validation and test disagree significantly on {other} against {one} ({texts[0]} on validation, "
                 f"{texts[1]} on test, corrected p = {p:.2g}): one of the two sets is small or was drawn differently"
             )
     return found
+
+
+def _amount(mean: float, log_ratio: bool) -> str:
+    """Return a mean difference with its sign, as in the tables."""
+    return Comparison.format_change(mean, "+") if log_ratio else f"{mean:+.4g}".replace("-", "−")
 
 
 def _without_effect(study: StudyResults, search: Search) -> str | None:

@@ -221,7 +221,7 @@ def _sentence(
     scope = c.design.scope
     if verdict in (Verdict.BETTER, Verdict.WORSE):
         return f"{arm} is {verdict} than {baseline} {scope}: {numbers}"
-    detectable = _amount(c, c.detectable)
+    detectable = _amount(c, c.detectable).removeprefix("+")  # a size, not a direction
     if not c.low <= 0 <= c.high:  # the p-value is corrected for the number of comparisons, the interval is not
         numbers += " (the interval is not corrected)"
     if verdict is Verdict.EQUIVALENT and margin is not None:

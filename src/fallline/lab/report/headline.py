@@ -10,7 +10,7 @@ from fallline.lab.report.measure import change, measure
 from fallline.lab.report.tables import Records
 
 _SURE = {
-    Verdict.BETTER: "better seed by seed",  # ratios by seed and means can order two arms differently
+    Verdict.BETTER: "{second} is better seed by seed",  # ratios by seed and means can order two arms differently
     Verdict.WORSE: "a significant difference",
     Verdict.EQUIVALENT: "equivalent within the margin",
     Verdict.NOT_DISTINGUISHABLE: "not distinguishable",
@@ -62,10 +62,16 @@ def answer(study: StudyResults, against: Sequence[Result]) -> str:
     (second, c), best = (against[0], against[0].comparison), against[0].baseline
     if c is None or c.identical:
         return f"{second.sentence}."
+    next_arm, is_baseline = second.arm, second.arm == study.baseline
+    if is_baseline:  # a pair with the baseline has one direction on the whole page: the arm against the baseline
+        c = study.comparisons[best].comparison or c
     p = f"corrected {p_equation(second.p)}"  # corrected for the number of comparisons with the best arm
     how = f"(95 % interval {change(c, c.low)} to {change(c, c.high)}, {p}, {c.n} seeds)"
-    size = f"{measure(study).name(measure(study).test)} of {change(c, c.difference)}"
-    return f"{best} has the best mean. {second.arm} is next, with a change in {size} {how}: {_SURE[second.verdict]}."
+    size = f"with a change in {measure(study).name(measure(study).test)} of {change(c, c.difference)}"
+    lead = f"{best} has the best mean. {next_arm} is next, {size} against {best}"
+    if is_baseline:
+        lead = f"{best} has the best mean, {size} against {next_arm}, which is next"
+    return f"{lead} {how}: {_SURE[second.verdict].format(second=next_arm)}."
 
 
 def _self_check(study: StudyResults) -> str:

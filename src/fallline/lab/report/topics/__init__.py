@@ -83,8 +83,9 @@ def _how_to_read(study: StudyResults) -> list[str]:
         return []
     kind = measure(study)
     return [
-        f"Numbers with ± are the mean ± SD of the {kind.title(kind.test)}; {kind.better} is better. Brackets contain "
-        "the 95 % interval of the change, which is not corrected for the number of comparisons; p is corrected for the "
-        f"number of comparisons with {study.baseline}, the baseline.",
+        f"Numbers with ± are the mean ± SD of the {kind.title(kind.test)}; {kind.better} is better. A change is that "
+        f"of the arm named first relative to the other one, so {'negative' if kind.mode == 'min' else 'positive'} changes "
+        "are better. Brackets contain the 95 % interval of the change, which is not corrected for the number of "
+        f"comparisons; p is corrected for the number of comparisons with {study.baseline}, the baseline.",
         *([study.explain_stopping()] if study.explain_stopping() else []),
     ]

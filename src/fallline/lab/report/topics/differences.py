@@ -26,7 +26,7 @@ _CHANCE_NOTE = (
 
 
 def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: str = "") -> Table:
-    """Return the table of comparisons with one arm.
+    """Return the table of comparisons with one arm; each change is that of the arm of the row relative to this arm.
 
     Args:
         study: the study.
@@ -38,26 +38,25 @@ def pairwise(study: StudyResults, name: str, results: Sequence[Result], note: st
     rows = Records(_record(result) for result in results)
     by_arm = {result.arm: result for result in results}
 
-    def amount(*keys: str, form: str = "+") -> Any:
-        def cell(row: Row) -> Cell | str:
-            c = by_arm[row["arm"]].comparison
-            if c is None:
-                own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
-                failed = Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
-                return failed if keys == ("difference",) else NONE
-            return " to ".join(change(c, getattr(c, key), form) for key in keys)
+    def difference(row: Row) -> Cell:
+        c = by_arm[row["arm"]].comparison
+        if c is None:
+            own, other = (f"{row[key]} of {study.seeds}" for key in ("failed", "baseline_failed"))
+            return Cell(f"failed {own} seeds,", f"{row['baseline']} {other}", "bad")
+        return Cell(change(c, c.difference), f"{change(c, c.low)} to {change(c, c.high)}")
 
-        return cell
+    def detectable(row: Row) -> str:
+        c = by_arm[row["arm"]].comparison
+        return NONE if c is None else change(c, c.detectable, "")
 
     columns = (
         ARM,
+        Column(f"change in\n{kind.name(kind.test)}\n95 % interval", difference),
         Column("verdict", lambda row: row["verdict"], "words"),
-        Column(f"change in\n{kind.name(kind.test)}", amount("difference")),
-        Column("95 % interval", amount("low", "high")),
         Column("p\n(Holm)", lambda row: p_value(row["p"])),
         Column("p\n(sign flips)", lambda row: p_value(row["sign_flip_p"])),
         Column("probability of\nsuperiority", lambda row: format_number(row["superiority"], ".2f")),
-        Column("minimum\ndetectable", amount("detectable", form="")),
+        Column("minimum\ndetectable", detectable),
         Column("n", lambda row: str(row["n"]) if row["n"] else NONE),
     )
     return Table(name, rows, columns, note)
