@@ -11,7 +11,7 @@ from fallline.lab.design.spaces import Dimension
 from fallline.lab.report.document import Block, Figures, Section, Tabled, Topic
 from fallline.lab.report.encodings import HEIGHT, Rows, finish, label, log_axis, log_scale, tip
 from fallline.lab.report.tables import ARM, Cell, Column, Records, Row, Table
-from fallline.lab.report.topics.sensitivity import find_dimensions, scatter, tuning_rows
+from fallline.lab.report.topics.sensitivity import describe_clipping, find_dimensions, scatter, tuning_rows
 
 _CAPTION = (
     "Validation result of every tuning trial against the other hyperparameters that were searched. Trials of an arm "
@@ -94,7 +94,7 @@ def _section(study: StudyResults) -> Section:
     charts = axis_charts(study)
     blocks: list[Block] = [Tabled(hyperparameters(study))]
     if charts:
-        blocks.append(Figures(charts, _CAPTION, beside=len(charts) > 1))
+        blocks.append(Figures(charts, _CAPTION + describe_clipping(study), beside=len(charts) > 1))
     return Section("Chosen hyperparameters", blocks)
 
 

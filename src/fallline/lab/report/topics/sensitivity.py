@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import altair as alt
@@ -58,17 +59,39 @@ def untrained(study: StudyResults) -> float:
     If the task does not define this loss, or the metric is not the loss, return the worst result of any trial that did
     not fail, or NaN if all trials failed.
     """
-    kind = measure(study)
-    trivial = None
-    if kind.is_loss:
-        try:
-            trivial = study.spec.learning.trivial_loss()
-        except (FalllineError, OSError):  # a report can be written on a machine without the data
-            trivial = None
+    kind, trivial = measure(study), _trivial_loss(study)
     if trivial is not None:
         return trivial
     found = [v for search in study.searches.values() for v in tuning_metrics(study, search) if v is not None]
     return kind.sign * max((kind.sign * value for value in found), default=math.nan)
+
+
+def _trivial_loss(study: StudyResults) -> float | None:
+    """Return the loss of a predictor that ignores its input; None if it is unknown or the metric is not the loss."""
+    if not measure(study).is_loss:
+        return None
+    try:
+        return study.spec.learning.trivial_loss()
+    except (FalllineError, OSError):  # a report can be written on a machine without the data
+        return None
+
+
+def clip_limit(study: StudyResults) -> float:
+    """Return the loss at which figures end: that of an untrained model, or infinity if it is unknown.
+
+    It is the loss of a predictor that ignores its input or, if the task does not define it, the median of the first
+    training losses of the tuning trials. Any other metric has no limit.
+    """
+    trivial = _trivial_loss(study)
+    if trivial is not None:
+        return drawable(measure(study), trivial) or math.inf
+    if not measure(study).is_loss:
+        return math.inf
+    traces = [study.outcome(t).trace for s in study.searches.values() for t in tuning_trials(study.spec, s)]
+    first = [
+        trace[0]["loss"] for trace in traces if trace and trace[0]["step"] == 0 and math.isfinite(trace[0]["loss"])
+    ]
+    return median(first) if first else math.inf
 
 
 def tuning_metrics(study: StudyResults, search: Search) -> list[float | None]:
@@ -160,9 +183,10 @@ def scatter(
     kind = measure(study)
     failing = list(dict.fromkeys(row["arm"] for row in rows if row["failure"]))
     top = _LANE * (len(failing) + 1) if failing else 0
-    results = [row[name] for row in rows for name in ("result", "low", "high")]
+    limit = clip_limit(study)
+    results = [min(row[name], limit) for row in rows for name in ("result", "low", "high") if row[name] is not None]
     title = kind.title(kind.metric)
-    scale = measured_scale(kind, results, range=[height + top, top])
+    scale = measured_scale(kind, results, range=[height + top, top], clamp=True)
     y = alt.Y("result:Q", scale=scale, title=title, axis=measured_axis(kind, results))
     on_scale = (
         visible(rows)
@@ -172,10 +196,13 @@ def scatter(
     tips = ["arm:N", "configuration:N", *tips]
     found = [*tips, tip("result", title, ".4f"), "seeds:Q", tip("mean", "mean over seeds", ".4f")]
     base = on_scale.transform_filter("isValid(datum.result)").encode(x=x, y=y, color=colour(study.arms), tooltip=found)
-    dots = base.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
-    hollow = base.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
+    above = base.transform_filter("datum.clipped").mark_point(shape="triangle-up", size=110, strokeWidth=1.8, yOffset=5)
+    inside = base.transform_filter("!datum.clipped")
+    dots = inside.mark_point(filled=True, size=70, opacity=1).encode(shape=mark(study.arms))
+    hollow = inside.transform_filter("datum.default").mark_point(filled=True, size=22, opacity=1)
     ring = base.transform_filter("datum.selected").mark_point(shape="circle", size=330, strokeWidth=1.6)
     layers = [dots, hollow.encode(color=alt.value("white")), ring.encode(color=alt.value(INK))]
+    layers += [above] if any(row["clipped"] for row in rows) else []
     if joined:
         layers.insert(0, base.mark_line(strokeWidth=1.5).encode(strokeDash=dash(study.arms)))
     for lane, arm in enumerate(failing):
@@ -199,7 +226,7 @@ def _spread(study: StudyResults, rows: Rows, x: alt.X) -> alt.LayerChart:
 
 def tuning_rows(study: StudyResults) -> Rows:
     """Return a row for every tuning trial: its configuration, its result, and the mean and SD over several seeds."""
-    kind = measure(study)
+    kind, limit = measure(study), clip_limit(study)
     rows: Rows = []
     for arm, search in study.searches.items():
         several = repeated(study, search)
@@ -210,10 +237,21 @@ def tuning_rows(study: StudyResults) -> Rows:
             row |= {key: value if _is_number(value) else format_setting(value) for key, value in point.items()}
             row["configuration"] = ", ".join(names) or f"search point {trial.index}"
             row["searched"] = [d.name for d in search.ranges]
-            row["result"] = None if outcome.failure else drawable(kind, outcome.metrics[kind.metric])
+            result = None if outcome.failure else drawable(kind, outcome.metrics[kind.metric])
+            row |= {"result": result, "clipped": result is not None and result > limit}
             row |= _over_seeds(kind, several.get(trial.index, []))
             rows.append(row | describe_failure(outcome.failure))
     return rows
+
+
+def describe_clipping(study: StudyResults) -> str:
+    """Return the sentence of a caption on the results above the end of the axis; empty if there are none."""
+    if not any(row["clipped"] for row in tuning_rows(study)):
+        return ""
+    return (
+        f" The axis ends at the loss of an untrained model, {clip_limit(study):.3g}. A triangle at its upper edge "
+        "marks a higher loss; move the pointer over it to see the value."
+    )
 
 
 def _over_seeds(kind: Measure, values: Sequence[float | None]) -> dict[str, Any]:
@@ -236,10 +274,11 @@ def _caption(study: StudyResults) -> str:
     axes = "both axes are logarithmic" if kind.is_ratio else "the axis of the learning rate is logarithmic"
     caption = (
         f"Validation result at the end of every tuning trial, with one seed per trial; {axes}. A ring marks the "
-        "selected configuration, a white centre the documented default, and a red × a failed trial, at any loss."
+        "selected configuration, an empty centre the documented default, and a red × a failed trial, at any loss."
     )
     if any(search.finalists for search in study.searches.values()):
         caption += f" Bars show the mean ± SD over {AGAIN + 1} seeds for configurations that were run on more seeds."
+    caption += describe_clipping(study)
     if also:
         caption += f" Neighbouring points also differ in {also}; move the pointer over a point to see its values."
     if len(study.arms) > 1:
