@@ -27,11 +27,26 @@ class Loads(HTMLParser):
         self.found += [value for name, value in attributes if name in ("src", "href", "data", "srcset", "action")]
 
 
-def browse(page, folder, probe, *flags):
-    """What a page with a script at its end is after its scripts have run, and what Chromium wrote to its console."""
+# No window of Chromium is narrower than 500 pixels, so a narrower page is a frame, which hands over what it noted.
+HAND_OVER = "setTimeout(() => parent.postMessage({ ...document.body.dataset }, '*'), 6000);"
+FRAME = """<!doctype html><body style="margin: 0"><iframe src="probed.html" width="{width}" height="844"></iframe>
+<script>
+addEventListener("message", (event) => Object.assign(document.body.dataset, event.data));
+</script></body>"""
+
+
+def browse(page, folder, probe, *flags, width=None):
+    """What a page with a script at its end is after its scripts have run, and what Chromium wrote to its console.
+
+    With a width in pixels, the page is a frame of that width, and only what the script noted is returned.
+    """
     copy = folder / "probed.html"
+    probe += HAND_OVER if width else ""
     probed = f"<script>{probe}</script></body>".join(page.read_text(encoding="utf-8").rsplit("</body>", 1))
     copy.write_text(probed, encoding="utf-8")
+    if width:
+        copy = folder / "frame.html"
+        copy.write_text(FRAME.format(width=width), encoding="utf-8")
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as profile:
         command = [_chromium(), *FLAGS.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
         command += [*flags, "--dump-dom", copy.as_uri()]

@@ -15,6 +15,7 @@ from fallline.lab.design.schedules import learning_rates
 from fallline.lab.report import best_code, render
 from fallline.lab.report.encodings import log_axis, log_scale
 from fallline.lab.report.headline import answer, headline
+from fallline.lab.report.render import to_html, to_markdown_page
 from fallline.lab.report.style import arm_styles
 from fallline.lab.report.topics import document, tables
 from fallline.lab.report.topics.differences import against_best
@@ -128,10 +129,25 @@ def ratios(study, arm, other):
     return [a / b for a, b in zip(study.confirmed(arm), study.confirmed(other), strict=True)]
 
 
-def test_it_ends_with_methods_threats_warnings_command_and_winner(study):
+def test_it_ends_with_methods_threats_warnings_and_command(study):
     titles = [section.title for section in document(study.record).sections]
-    assert titles[-5:-1] == ["Methods", "Threats to validity", "Warnings", "Reproduce"]
-    assert titles[-1].startswith("Python code for the ")
+    assert titles[-4:] == ["Methods", "Threats to validity", "Warnings", "Reproduce"]
+
+
+def test_the_code_of_the_winner_precedes_the_sections_in_every_format(study, page):
+    code = document(study.record).code
+    assert code.title.startswith("Python code for the ") and code.blocks[0].text == best_code(study.record)
+    text = visible(page)
+    assert text.index("has the best mean") < text.index("Warning.") < text.index(code.title) < text.index("Leaderboard")
+    markdown = to_markdown_page(document(study.record), {}, {})
+    assert markdown.index("**Warning.**") < markdown.index(code.title) < markdown.index("## Leaderboard")
+
+
+def test_warnings_beyond_the_third_are_folded_and_counted(study):
+    report = replace(document(study.record), warnings=[f"number {i}." for i in range(5)])
+    text = to_html(report).split("<body", 1)[1].split("<script>")[0]
+    shown, folded = text.split('<details class="more"><summary>2 more warnings</summary>')
+    assert "number 2." in shown and "number 3." not in shown and "number 4." in folded
 
 
 def test_hyperparameters_say_whether_the_optimum_is_interior(study):

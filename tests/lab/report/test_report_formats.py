@@ -89,7 +89,8 @@ def test_markdown_says_what_the_page_says(study, written):
     text = (folder / "report.md").read_text(encoding="utf-8")
     report = document(traced(study).record)
     assert text.startswith(f"# {report.headline}\n")
-    assert [section.title for section in report.sections] == re.findall(r"^## (.*)$", text, re.M)
+    titles = [report.code.title, "Summary", *(section.title for section in report.sections)]
+    assert titles == re.findall(r"^## (.*)$", text, re.M)
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", text)) == {f"figures/{name}.svg" for name in report.charts}
     assert all((folder / link).exists() for link in re.findall(r"\]\((.*?)\)", text))
     shown = sum(len(table.visible_records) + 2 for table in report.tables)

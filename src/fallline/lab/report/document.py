@@ -112,6 +112,7 @@ class Document:
         name: part of the name of the files to which a reader saves figures.
         means: pairs of an arm and its result, best first.
         answer: one sentence with the size and the certainty of the difference; empty if nothing is compared.
+        code: a section with code for copy and paste, which follows the answer and the warnings, or None.
     """
 
     headline: str
@@ -124,6 +125,7 @@ class Document:
     name: str = "study"
     means: Sequence[tuple[str, str]] = ()
     answer: str = ""
+    code: Section | None = None
 
     @property
     def charts(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ for (const button of buttons) {
   });
 }
 
-const folded = [...document.querySelectorAll("main > details")];
+const folded = [...document.querySelectorAll(".more")];
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = folded.filter((details) => !details.open);

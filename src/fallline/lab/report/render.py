@@ -15,7 +15,7 @@ import vl_convert
 from fallline.folders import cache_folder
 from fallline.formatting import unbroken
 from fallline.lab.report.document import Document, Figures, Section
-from fallline.lab.report.style import CONFIG, arm_styles
+from fallline.lab.report.style import CONFIG, arm_styles, dark_rules
 from fallline.lab.report.tables import to_markdown
 from fallline.lab.report.text import breakable, plain
 from fallline.lab.storage.atomic_files import write_atomically
@@ -74,6 +74,7 @@ def _environment(autoescape: bool) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["dark_rules"] = dark_rules()
     environment.filters |= {"unbroken": unbroken, "breakable": breakable, "plain": plain, "rows": to_markdown}
     return environment
 

@@ -40,6 +40,40 @@ CONFIG: dict[str, Any] = {
 }
 
 
+# The colours on a dark page. Marks have a contrast of at least 3 to the page and text of at least 4.5 (WCAG 2.2).
+DARK = {
+    "#0072B2": "#3f97dd",
+    "#D55E00": "#f07a2e",
+    "#009E73": "#1fbf91",
+    "#CC79A7": "#d98bb5",
+    "#56B4E9": "#a5dcff",
+    "#000000": "#ffffff",
+    "#000": "#e6e9ec",
+    "white": "#14181c",
+    "#1c2024": "#e6e9ec",
+    "#3d454d": "#c3cad1",
+    "#5b6570": "#a3adb7",
+    "#aab2ba": "#6b7580",
+    "#c3ccd6": "#4a545e",
+    "#d9dee3": "#3a424a",
+    "#edf0f2": "#2a3138",
+    "#c00000": "#ff6b60",
+}
+
+
+def dark_rules() -> str:
+    """Return the CSS rules that recolour drawings on a dark screen.
+
+    The drawings keep the light colours in their attributes, so print and saved figures remain light.
+    """
+    rules = [
+        f'svg [fill="{light}" i] {{ fill: {dark}; }} svg [stroke="{light}" i] {{ stroke: {dark}; }} '
+        f'[style*="{light};"] {{ border-left-color: {dark} !important; }}'
+        for light, dark in DARK.items()
+    ]
+    return "\n".join(["@media screen and (prefers-color-scheme: dark) {", *rules, "}"])
+
+
 @dataclass(frozen=True)
 class ArmStyle:
     """The colour of an arm, its dash (lengths in pixels of line and gap in turn) and its mark (an SVG path)."""

@@ -40,12 +40,11 @@ TOPICS = (
     threats.TOPIC,
     threats.WARNINGS,
     reproduce.TOPIC,
-    reproduce.BEST_ARM,
 )
 
 
 def document(study: StudyResults) -> Document:
-    """Return the report of a finished study: first the answer, then the topics."""
+    """Return the report of a finished study: first the answer, the warnings and the code, then the topics."""
     spec, rows = study.spec, leaderboard.leaders(study)
     sections = [topic.section(study) for topic in TOPICS]
     compared = [study.comparisons[row["arm"]] for row in rows if row["arm"] in study.comparisons]
@@ -62,6 +61,7 @@ def document(study: StudyResults) -> Document:
         name=spec.task,
         means=leaderboard.means(study),
         answer=answer(study, differences.against_best(study)),
+        code=reproduce.best_arm(study),
     )
 
 
@@ -82,10 +82,11 @@ def _how_to_read(study: StudyResults) -> list[str]:
     if not study.comparisons:
         return []
     kind = measure(study)
+    sign = "negative" if kind.mode == "min" else "positive"
     return [
         f"Numbers with ± are the mean ± SD of the {kind.title(kind.test)}; {kind.better} is better. A change is that "
-        f"of the arm named first relative to the other one, so {'negative' if kind.mode == 'min' else 'positive'} changes "
-        "are better. Brackets contain the 95 % interval of the change, which is not corrected for the number of "
+        f"of the arm named first relative to the other one, so {sign} changes are better. "
+        "Brackets contain the 95 % interval of the change, which is not corrected for the number of "
         f"comparisons; p is corrected for the number of comparisons with {study.baseline}, the baseline.",
         *([study.explain_stopping()] if study.explain_stopping() else []),
     ]

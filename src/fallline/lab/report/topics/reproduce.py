@@ -211,7 +211,8 @@ def _round(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _best_arm(study: StudyResults) -> Section | None:
+def best_arm(study: StudyResults) -> Section | None:
+    """Return the section with the code of the arm with the best mean; None if no arm finished."""
     code = best_code(study)
     if not code:
         return None
@@ -227,4 +228,3 @@ def _best_arm(study: StudyResults) -> Section | None:
 
 
 TOPIC = Topic(reproduce)
-BEST_ARM = Topic(_best_arm)
