@@ -240,6 +240,26 @@ addEventListener("load", () => {
 """
 
 
+CORNER = """
+const noteCorner = (name) => {
+  const stage = document.getElementById("stage");
+  document.body.dataset[name] = JSON.stringify([...stage.getContext("2d").getImageData(1, 1, 1, 1).data]);
+};
+setTimeout(() => {
+  noteCorner("screen");
+  dispatchEvent(new Event("beforeprint"));
+  noteCorner("print");
+}, 2000);
+"""
+
+
+@pytest.mark.slow
+def test_the_picture_is_dark_on_a_dark_screen_and_light_in_print(ravine, tmp_path):
+    page = ravine.save(tmp_path / "race.html")
+    dom, _ = browse(page, tmp_path, CORNER, "--blink-settings=preferredColorScheme=0")
+    assert noted(dom, "screen") == [20, 24, 28, 255] and noted(dom, "print") == [255, 255, 255, 255]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_plays_pauses_and_moves_without_console_messages(ravine, tmp_path, width):

@@ -5,7 +5,12 @@ const pen = stage.getContext("2d");
 const [play, slider, now, speed] = ["play", "step", "now", "speed"].map((id) => document.getElementById(id));
 const hidden = new Set();
 const [[left, right], [low, high]] = scene.domain;
+const darkScreen = matchMedia("screen and (prefers-color-scheme: dark)");
+let printing = false;
 let playing = false, at = scene.steps, last = 0, scale = 1;
+
+// A colour of the light page as it is drawn now; a dark screen has other colours, and print stays light.
+const shade = (colour) => (darkScreen.matches && !printing ? scene.dark[colour.toLowerCase()] ?? colour : colour);
 
 const pixel = ([x, y]) => [(x - left) * scale, (high - y) * scale];
 
@@ -17,7 +22,7 @@ function trace(points) {
 function line(points, colour, width, dash = []) {
   pen.setLineDash(dash);
   pen.lineWidth = width;
-  pen.strokeStyle = colour;
+  pen.strokeStyle = shade(colour);
   trace(points);
   pen.stroke();
   pen.setLineDash([]);
@@ -26,11 +31,11 @@ function line(points, colour, width, dash = []) {
 function disc(point, radius, fill, rim) {
   pen.beginPath();
   pen.arc(...pixel(point), radius, 0, 2 * Math.PI);
-  pen.fillStyle = fill;
+  pen.fillStyle = shade(fill);
   pen.fill();
   if (rim) {
     pen.lineWidth = 2;
-    pen.strokeStyle = rim;
+    pen.strokeStyle = shade(rim);
     pen.stroke();
   }
 }
@@ -40,9 +45,9 @@ function mark(point, shape) {
   const drawn = new Path2D(shape);
   pen.save();
   pen.translate(x, y);
-  for (const [width, colour] of [[5, "#fff"], [2, "#1c2024"]]) {
+  for (const [width, colour] of [[5, "white"], [2, "#1c2024"]]) {
     pen.lineWidth = width;
-    pen.strokeStyle = colour;
+    pen.strokeStyle = shade(colour);
     pen.stroke(drawn);
   }
   pen.restore();
@@ -50,7 +55,7 @@ function mark(point, shape) {
 
 function draw() {
   const step = Math.floor(at);
-  pen.fillStyle = "#fff";
+  pen.fillStyle = shade("white");
   pen.fillRect(0, 0, (right - left) * scale, (high - low) * scale);
   for (const contour of scene.contours) line(contour, "#c3ccd6", 1);
   scene.runs.forEach((run, index) => {
@@ -61,9 +66,9 @@ function draw() {
   });
   for (const saddle of scene.saddles) mark(saddle, "M0,-7L7,0L0,7L-7,0Z");
   for (const minimum of scene.minima) mark(minimum, "M-7,0H7M0,-7V7");
-  disc(scene.start, 5, "#fff", "#1c2024");
+  disc(scene.start, 5, "white", "#1c2024");
   scene.runs.forEach((run, index) => {
-    if (!hidden.has(index)) disc(run.points[Math.min(step, run.points.length - 1)], 5.5, run.colour, "#fff");
+    if (!hidden.has(index)) disc(run.points[Math.min(step, run.points.length - 1)], 5.5, run.colour, "white");
   });
   slider.value = step;
   now.textContent = `step ${step} of ${scene.steps}`;
@@ -125,5 +130,12 @@ for (const button of document.querySelectorAll("button[data-run]")) {
   });
 }
 addEventListener("resize", size);
+darkScreen.addEventListener("change", draw);
+for (const [event, state] of [["beforeprint", true], ["afterprint", false]]) {
+  addEventListener(event, () => {
+    printing = state;
+    draw();
+  });
+}
 size();
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches) start();

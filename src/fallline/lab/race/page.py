@@ -9,7 +9,7 @@ import numpy as np
 
 from fallline.lab.race.runs import Descents
 from fallline.lab.race.scene import COLUMNS, contours, label, method, table, visible_points, warnings
-from fallline.lab.report.style import arm_styles
+from fallline.lab.report.style import DARK, arm_styles, dark_rules
 
 WIDTH = 760  # largest width of the picture, in pixels
 
@@ -35,7 +35,7 @@ def page(race: Descents) -> str:
             method=method(race),
             width=WIDTH,
             aspect=f"{right - left:g} / {high - low:g}",
-            stylesheet=(folder / "report" / "page.css").read_text(encoding="utf-8"),
+            stylesheet=(folder / "report" / "page.css").read_text(encoding="utf-8") + dark_rules(),
             script=(folder / "race" / "page.js").read_text(encoding="utf-8"),
             # Inside <script>, "</script" ends the element even within a JSON string.
             scene=json.dumps(_scene(race), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
@@ -49,6 +49,7 @@ def _scene(race: Descents) -> dict[str, Any]:
     problem = race.problem
     return {
         "steps": race.steps,
+        "dark": {light.lower(): dark for light, dark in DARK.items()},
         "domain": problem.domain,
         "start": problem.start,
         "minima": problem.minima,
