@@ -105,7 +105,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         (["schedules", "cosin(9)"], "got 'cosin'; did you mean cosine?"),
         (["schedules", "cosine(0)"], "cosine: total_steps must be an int >= 1, got total_steps=0"),
         (["schedules", "--steps", "0"], "steps must be an int >= 1, got steps=0"),
-        (["schedules", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
+        (["schedules", "--out", "a.gif"], "--out: must end in one of .svg, .png, .pdf, .html, got a.gif"),
         (["lint", "nowhere.py:setup"], "must name a Python file, got 'nowhere.py:setup'"),
         (["lint", "setup"], "must name a Python file, got 'setup'"),
         (["lint", f"{__file__}:nothing"], "must define 'nothing', got"),
@@ -120,7 +120,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
         ),
         (["lr-range", "--steps", "3"], "lr_range: steps must be an int >= 10, got steps=3"),
         (["lr-range", "--low", "20"], "lr_range: low must be < high, got low=20.0, high=10.0"),
-        (["lr-range", "--out", "a.gif"], "--out: must end in .svg, .png, .pdf, .html, got a.gif"),
+        (["lr-range", "--out", "a.gif"], "--out: must end in one of .svg, .png, .pdf, .html, got a.gif"),
     ],
 )
 def test_errors_of_use_are_one_sentence_and_exit_code_2(fallline, words, sentence, tmp_path, monkeypatch):

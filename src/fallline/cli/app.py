@@ -163,7 +163,7 @@ def data(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A built-in task, or FILE.py:NAME.")],
     data_dir: options.DataDir = None,
 ) -> None:
-    """Download the missing data of a task, and print their location."""
+    """Download any missing data of a task, and print where they are stored."""
     options.keep_data_in(data_dir)
     datasets.show(task)
 

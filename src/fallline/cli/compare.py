@@ -16,7 +16,8 @@ def compare(
     schedules: Annotated[
         str,
         typer.Option(
-            help="Comma-separated schedules: constant, step, cosine … or FILE.py:FUNCTION; each makes separate arms."
+            help="Comma-separated schedules: constant, step, cosine … or FILE.py:FUNCTION. Each optimizer with each "
+            "schedule is an arm."
         ),
     ] = "cosine",
     vary: Annotated[
@@ -48,7 +49,7 @@ def compare(
     seed: options.StudySeed = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda:N to run one trial at a time on that GPU.")] = "cpu",
     landscape: Annotated[
-        bool, typer.Option("--landscape", help="Measure the curvature along the confirmation runs.")
+        bool, typer.Option("--landscape", help="Measure the curvature of the loss during the confirmation runs.")
     ] = False,
     jobs: options.Jobs = None,
     shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
@@ -147,7 +148,11 @@ def compare(
             settings=given,
             variants=options.parse_variants(arm or []),
             self_check=self_check,
-            steps=None if not full else steps if steps is not None and share == 1 else max(1, round(full * share)),
+            steps=None
+            if steps is None and not full
+            else steps
+            if steps is not None and share == 1
+            else max(1, round(full * share)),
             trials=trials,
             seeds=seeds,
             searches=chosen.searches if searches is None else searches,

@@ -30,7 +30,9 @@ def landscape(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps to train with that optimizer first.")] = 0,
     items: Annotated[int, typer.Option(help="Minimum number of training items to average the loss over.")] = 1024,
-    cells: Annotated[int, typer.Option(help="Cells per side of the surfaces, an odd number; 0 omits them.")] = 21,
+    cells: Annotated[
+        int, typer.Option(help="Grid cells per side of each plot of the loss surface, an odd number; 0 for no plots.")
+    ] = 21,
     settings: options.Settings = None,
     text: options.TextFile = None,
     data_dir: options.DataDir = None,
@@ -41,7 +43,7 @@ def landscape(
     """Classify the current point (minimum or saddle, sharpness, conditioning), with error bounds.
 
     The current point is the initial weights, the weights of a checkpoint, or the weights after --steps of training. The
-    results are printed and written to a page.
+    results are printed and saved as an HTML page.
     """
     import warnings
 

@@ -47,7 +47,7 @@ def lr_range(
 
     options.keep_data_in(data_dir)
     if out is not None and out.suffix not in PICTURES:
-        raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; html is a good choice")
+        raise ArgumentError(f"--out: must end in one of {', '.join(PICTURES)}, got {out}; for example lr-range.html")
     found = get_task(task, **options.parse_settings(settings or [], text))
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:

@@ -42,7 +42,9 @@ def race(
     targets = out or [Path("fallline-runs") / f"race-{surface}{suffix}" for suffix in (".html", ".svg")]
     for target in targets:
         if target.suffix not in FORMATS:
-            raise ArgumentError(f"--out: must end in {', '.join(FORMATS)}, got {target}; html is the animation")
+            raise ArgumentError(
+                f"--out: must end in one of {', '.join(FORMATS)}, got {target}; use .html for an animation"
+            )
     found = run(surface, options.split(optimizers), steps=steps, lr=lr)
     console.print(f"{found.problem.name}: {found.problem.summary}", style="bold")
     rows = Table(box=None, pad_edge=False, header_style="dim")

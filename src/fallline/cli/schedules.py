@@ -31,7 +31,7 @@ _WIDTH, _HEIGHT = 64, 6  # characters
 def draw(texts: Sequence[str], steps: int | None, base: float, out: Path | None) -> None:
     """Print each schedule as a picture with its corners, or one of each kind; write them to `out` if given."""
     if out is not None and out.suffix not in PICTURES:
-        raise ArgumentError(f"--out: must end in {', '.join(PICTURES)}, got {out}; svg is a good choice")
+        raise ArgumentError(f"--out: must end in one of {', '.join(PICTURES)}, got {out}; for example schedule.svg")
     if steps is not None:
         check_integer("schedules", "steps", steps, 1, "leave it out to draw the whole schedule")
     check_number("schedules", "base", base, above_zero=True, remedy="leave it out for 1")
@@ -43,7 +43,7 @@ def draw(texts: Sequence[str], steps: int | None, base: float, out: Path | None)
         length = steps or schedule.horizon
         for line in picture(schedule, length, base, _HEIGHT if texts else 2):
             console.print("  " + line, markup=False)
-        console.print("  " + corners(schedule, length, base), markup=False, style="dim")
+        console.print("  " + corners(schedule, steps or length + 1, base), markup=False, style="dim")
     if out is not None:
         chart = plot_schedules(found, steps, base)
         headline = next(iter(found)) if len(found) == 1 else f"{len(found)} schedules"

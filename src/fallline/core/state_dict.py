@@ -151,8 +151,8 @@ def _fit_state(
         elif not isinstance(value, torch.Tensor) or value.shape != param.shape:
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
             raise StateError(
-                f"{name}: {k} of parameter {key!r} must have its shape {tuple(param.shape)}, got {found}; "
-                "load it into the model it was saved with"
+                f"{name}: {k} of parameter {key!r} must have the shape of the parameter, {tuple(param.shape)}, got "
+                f"{found}; load the state dict into an optimizer for the model it was saved with"
             )
         else:
             state[k] = place_like(value, param)

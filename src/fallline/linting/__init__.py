@@ -97,7 +97,7 @@ def _check_arguments(
         if value is not None:
             check_integer("lint", name, value, 1)
     if scheduler_per not in ("step", "epoch"):
-        raise ArgumentError(f"lint: scheduler_per must be step or epoch, got {scheduler_per=}; step is usual")
+        raise ArgumentError(f"lint: scheduler_per must be step or epoch, got {scheduler_per=}; the default is step")
     if scheduler_per == "epoch" and steps_per_epoch is None:
         raise ArgumentError(
             "lint: steps_per_epoch must be given with scheduler_per='epoch', got None; pass len(loader), for example"

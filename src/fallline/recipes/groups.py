@@ -127,7 +127,7 @@ def layer_groups(
         [('layer 1, decayed', 0.025), ('layer 2, decayed', 0.05), ('layer 3, decayed', 0.1)]
     """
     if not 0 < layer_decay <= 1:
-        raise ArgumentError(f"recipes: layer_decay must be in (0, 1], got {layer_decay=}; 0.75 is usual")
+        raise ArgumentError(f"recipes: layer_decay must be in (0, 1], got {layer_decay=}; a typical value is 0.75")
     found = trainable(model)
     _check_names(found, no_decay)
     layers = list(blocks) if blocks is not None else _blocks(model)

@@ -211,7 +211,10 @@ def a_step_raises_the_version_counter(subject: Subject) -> None:
             loss.backward()
         except RuntimeError:
             continue
-        raise ConformanceError(f"after step {step} a backward pass used the updated parameter without an error")
+        raise ConformanceError(
+            f"after step {step} backward() must raise an error if a parameter that it needs has been updated in place, "
+            "got none"
+        )
 
 
 def unknown_keywords_raise(subject: Subject) -> None:

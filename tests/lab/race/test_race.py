@@ -294,5 +294,5 @@ def test_the_command_says_what_is_wrong(fallline, tmp_path, monkeypatch):
     code, _, err = fallline("race", "hill")
     assert code == 2 and "got 'hill'; ravine is a good start" in err
     code, _, err = fallline("race", "ravine", "--out", "race.gif")
-    assert code == 2 and "--out: must end in .html" in err
+    assert code == 2 and "--out: must end in one of .html" in err
     assert list(tmp_path.iterdir()) == []

@@ -223,7 +223,7 @@ def test_the_same_seed_gives_the_same_bits():
         ({"tol": "1e-3"}, r"tol must be in \(0, 1\), got tol='1e-3'"),
         ({"max_matvecs": 50.0}, "max_matvecs must be at least 4, got 50.0"),
         ({"memory": "1 GB"}, "memory must be an int >= 1, got memory='1 GB'; leave it out"),
-        ({"seed": None}, "seed must be an integer of at most 64 bits, got seed=None; 0 is usual"),
+        ({"seed": None}, "seed must be an integer of at most 64 bits, got seed=None; a typical value is 0"),
         ({"seed": 2**70}, "seed must be an integer of at most 64 bits, got seed=1180591620717411303424"),
     ],
 )

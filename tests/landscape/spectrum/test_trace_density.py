@@ -156,7 +156,7 @@ def test_what_is_left_is_said_in_seconds_and_bytes():
         (lambda A: trace(A, 30.0), "trace: matvecs must be an int >= 3, got matvecs=30.0"),
         (
             lambda A: trace(A, seed=1.5),
-            "trace: seed must be an integer of at most 64 bits, got seed=1.5; 0 is usual",
+            "trace: seed must be an integer of at most 64 bits, got seed=1.5; a typical value is 0",
         ),
         (lambda A: spectral_density(A, seed="a"), "spectral_density: seed must be an integer"),
         (lambda A: spectral_density(A, "4"), "spectral_density: probes must be an int >= 2, got probes='4'"),

@@ -50,6 +50,6 @@ def _ordered(items: np.ndarray) -> np.ndarray:
 def _reason(items: int, kind: str) -> str:
     if items:
         return "the files with the results per test example (items.npy) are missing"
-    if kind == "example":
+    if kind == "reported":
         return "the training loop reports no test_losses, the metric of every test example"
     return f"the task has no losses() method for this metric, and its test set has fewer than {LEAST_ITEMS} batches"

@@ -69,8 +69,8 @@ def check_model(subject: Subject) -> None:
         raise Breach(
             "model must have the same initial values for the same seed",
             f"different values in {different[0]}",
-            "draw them from the global generators of torch, NumPy or random, which the lab seeds, not from an unseeded "
-            "generator such as np.random.default_rng(), and do not use the time",
+            "draw them from the global generators of torch, NumPy or random, which the lab seeds; do not use an "
+            "unseeded generator such as np.random.default_rng() or the system clock",
             fatal=False,
         )
 
@@ -185,8 +185,8 @@ def check_loss(subject: Subject) -> None:
         raise Breach(
             "loss must be the same for the same model, batch and seed",
             f"{values[0]!r} and {values[1]!r}",
-            "draw from the global generators of torch, NumPy or random, which the lab seeds, not from an unseeded "
-            "generator such as np.random.default_rng(), and do not use the time or a counter kept outside the task",
+            "draw from the global generators of torch, NumPy or random, which the lab seeds; do not use an unseeded "
+            "generator such as np.random.default_rng(), the system clock or a counter kept outside the task",
             fatal=False,
         )
 

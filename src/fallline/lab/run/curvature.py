@@ -117,13 +117,13 @@ def measure_curvature(
         ArgumentError, StateError: an argument is invalid, or the checkpoint does not fit the model.
         LossError: the loss cannot be measured.
     """
-    check_integer("landscape", "items", items, 1, "1024 is usual")
-    check_integer("landscape", "steps", steps, 0, "0 is usual")
+    check_integer("landscape", "items", items, 1, "a typical value is 1024")
+    check_integer("landscape", "steps", steps, 0, "a typical value is 0")
     if steps and arm is None:
         raise ArgumentError(f"landscape: steps need an optimizer, got {steps=} without one; pass --optimizer momentum")
     if cells and (cells < 3 or cells % 2 == 0):
         raise ArgumentError(
-            f"landscape: cells must be odd and at least 3, or 0 for no surface, got {cells=}; 21 is usual"
+            f"landscape: cells must be odd and at least 3, or 0 for no surface, got {cells=}; a typical value is 21"
         )
     check_device(device)
     seed_everything(derive(seed, "init"))

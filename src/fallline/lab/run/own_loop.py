@@ -133,9 +133,9 @@ def make_outcome(trial: Trial, task: OwnLoop, record: RunRecord, missing: str, d
     if trial.stage == "tune":  # the test data decide nothing
         metrics = {name: value for name, value in metrics.items() if not name.startswith("test_")}
     elif failure is None:
-        kind = "example" if test in metrics else "validation"
+        items = None if record.items is None or test not in metrics else _items(record.items)
+        kind = "validation" if test not in metrics else "reported" if items is None else "example"
         metrics.setdefault(test, metrics[task.metric])
-        items = None if record.items is None or kind == "validation" else _items(record.items)
         test_set = {"items": 0 if items is None else len(items), "kind": kind}
         if not math.isfinite(metrics[test]):
             failure = {"state": "nonfinite", "step": step, "cause": f"{test} is {metrics[test]}"}

@@ -57,7 +57,7 @@ class Objective:
         if not isinstance(model, nn.Module):
             raise ArgumentTypeError(f"{owner}: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
         if mode not in MODES:
-            raise ArgumentError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode=}; eval is usual")
+            raise ArgumentError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode=}; the default is eval")
         check_functions(owner, loss_fn, weight)
         self.owner, self.loss_fn, self.weight, self.mode = owner, loss_fn, weight, mode
         self.recovery = Recovery(owner)

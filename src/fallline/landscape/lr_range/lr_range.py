@@ -182,6 +182,6 @@ def _check(
     for name, value in (("low", low), ("high", high)):
         check_number("lr_range", name, value, above_zero=True, remedy="leave it out")
     if low >= high:
-        raise ArgumentError(f"lr_range: low must be < high, got {low=}, {high=}; 1e-7 and 10 are usual")
+        raise ArgumentError(f"lr_range: low must be < high, got {low=}, {high=}; typical values are 1e-7 and 10")
     for name, value, least in (("steps", steps, 10), ("accumulate", accumulate, 1)):
         check_integer("lr_range", name, value, least, "leave it out")

@@ -85,7 +85,7 @@ class Monitor:
             raise ArgumentTypeError(f"Monitor: model must be a torch.nn.Module, got {model=!r}; pass the model itself")
         if not isinstance(optimizer, Optimizer):
             raise ArgumentTypeError(f"Monitor: optimizer must be a torch.optim.Optimizer, got {optimizer=!r}; pass one")
-        every = check_integer("Monitor", "every", every, 1, "10 is usual")
+        every = check_integer("Monitor", "every", every, 1, "a typical value is 10")
         if isinstance(sinks, str | PathLike) or not isinstance(sinks, Iterable):
             raise ArgumentTypeError(f"Monitor: sinks must be a list, got sinks={sinks!r}; pass a list")
         self.row: dict[str, float] = {}

@@ -163,7 +163,7 @@ def seeded(owner: str, seed: Any) -> torch.Generator:
         ArgumentError: the seed is not an integer of at most 64 bits.
     """
     if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**64:
-        raise ArgumentError(f"{owner}: seed must be an integer of at most 64 bits, got {seed=!r}; 0 is usual")
+        raise ArgumentError(f"{owner}: seed must be an integer of at most 64 bits, got {seed=!r}; a typical value is 0")
     return torch.Generator().manual_seed(int(seed))
 
 

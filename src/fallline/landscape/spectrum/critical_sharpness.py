@@ -89,7 +89,7 @@ def critical_sharpness(
     if not all(isinstance(x, int | float) for x in (first, tol)) or not (0 < first < math.inf and 0 < tol < 1):
         raise ArgumentError(
             f"critical_sharpness: first must be finite and > 0, and tol in (0, 1), got {first=}, {tol=}; "
-            "1.0 and 1e-2 are usual"
+            "typical values are 1.0 and 1e-2"
         )
     evaluations = 0
 

@@ -81,7 +81,7 @@ def spectral_density(
     """
     operator = as_operator("spectral_density", H)
     for name, value in (("probes", probes), ("steps", steps)):
-        check_integer("spectral_density", name, value, 2, "4 and 40 are usual")
+        check_integer("spectral_density", name, value, 2, "typical values are 4 and 40")
     n = operator.shape[0]
     steps = min(steps, n)
     meter, generator = Meter(operator, probes * steps, steps, progress), seeded("spectral_density", seed)

@@ -98,9 +98,9 @@ def eigsh(
     if which not in WHICH:
         raise ArgumentError(f"eigsh: which must be one of {', '.join(WHICH)}, got {which=}; LA gives the largest")
     if not isinstance(k, int) or not 1 <= k <= n:
-        raise ArgumentError(f"eigsh: k must be from 1 to {n}, the size of H, got {k=}; 1 or a few are usual")
+        raise ArgumentError(f"eigsh: k must be from 1 to {n}, the size of H, got {k=}; typical values are 1 to 5")
     if not isinstance(tol, int | float) or not 0 < tol < 1:
-        raise ArgumentError(f"eigsh: tol must be in (0, 1), got {tol=!r}; 1e-3 is usual")
+        raise ArgumentError(f"eigsh: tol must be in (0, 1), got {tol=!r}; a typical value is 1e-3")
     limit = 300 + 20 * k if max_matvecs is None else max_matvecs
     if not isinstance(limit, int) or (limit < 2 * k + 2 and limit < n + k):
         raise ArgumentError(

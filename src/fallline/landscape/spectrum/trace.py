@@ -76,7 +76,7 @@ def trace(
     operator = as_operator("trace", H)
     if method not in METHODS:
         raise ArgumentError(f"trace: method must be one of {', '.join(METHODS)}, got {method=}; leave it out")
-    check_integer("trace", "matvecs", matvecs, _FEWEST, "30 is usual")
+    check_integer("trace", "matvecs", matvecs, _FEWEST, "a typical value is 30")
     generator = seeded("trace", seed)
     n = operator.shape[0]
     if method == "auto" and n <= matvecs:

@@ -194,7 +194,7 @@ def _caption(study: StudyResults) -> str:
 def _pairwise_note(study: StudyResults) -> str:
     twins = any(arm.twin for arm in study.spec.arms)
     paired = "Runs are paired by number, although the arms share no seeds" if twins else "Runs are paired by seed"
-    scale = "log ratios shown as percent" if measure(study).log_ratio else "in units of the metric"
+    scale = "log ratios shown as percentages" if measure(study).log_ratio else "in units of the metric"
     return (
         f"{paired}; differences are {scale}. Only p (Holm) decides the verdict; the intervals are not corrected for "
         "the number of comparisons. p (sign flips) is exact, considers only the seeds, and is given for 8 to 20 seeds. "

@@ -30,8 +30,8 @@ _NAMES = {"grad_norm": "gradient norm", "update_norm": "update norm"}
 
 
 _CAPTION = (
-    "Euclidean norms of the gradient of one batch and of the update of that step, over all parameters, at some of the "
-    "steps of the confirmation runs. Lines show the median over seeds, bands the range from lowest to highest."
+    "Euclidean norms over all parameters of the gradient of a batch and of the update, recorded at some steps of the "
+    "confirmation runs. Lines show the median over seeds, bands the range from lowest to highest."
 )
 
 

@@ -129,8 +129,9 @@ def equal_steps(study: StudyResults) -> Table | None:
         Column("failed\nseeds", lambda row: f"{row['failed']} of {row['seeds']}"),
     )
     note = (
-        "Results at equal steps instead of equal gradient evaluations: the same configuration with as many steps as "
-        "the other arms, which takes more gradient evaluations. These results do not enter ranks or verdicts."
+        "Results for an equal number of steps instead of an equal number of gradient evaluations. The same "
+        "configuration makes as many steps as the other arms, and so uses more gradient evaluations. These results do "
+        "not enter ranks or verdicts."
     )
     return Table("equal_steps", rows, columns, note) if rows else None
 

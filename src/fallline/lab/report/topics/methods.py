@@ -54,11 +54,11 @@ def _tuning(study: StudyResults) -> str:
         f"this happened and gave every tuned arm {extended} more trials" if extended > 0 else "this was not necessary"
     )
     return (
-        f"Every arm was tuned with the documented default and {spec.trials} points of a scrambled Sobol sequence on "
-        f"one seed{more}. The points of the unit cube were the same for all arms.{short} {what} If an optimum lies in "
-        "the outer tenth of its range, or if all trials of an arm fail, the range is extended by a decade, up to "
-        f"twice, with the same number of further trials for every arm; {extension}. The configuration with the best "
-        f"validation result at the end of the schedule was selected{_again(study)}."
+        f"Every arm was tuned by running its documented default and {spec.trials} points of a scrambled Sobol "
+        f"sequence, each on one seed{more}. The points of the unit cube were the same for all arms.{short} {what} If "
+        "an optimum lies in the outer tenth of its range, or if all trials of an arm fail, the range is extended by a "
+        f"decade, up to twice, with the same number of further trials for every arm; {extension}. The configuration "
+        f"with the best validation result at the end of the schedule was selected{_again(study)}."
     )
 
 
@@ -118,8 +118,8 @@ def _comparison(study: StudyResults) -> str:
     if study.comparisons and study.margin is not None:
         text += f" Equivalent means that the interval is inside ±{margin_text(study, study.margin)}, the user's margin."
     return (
-        f"{text} If a seed of an arm failed, failures are compared instead of means. A run fails if its loss is not "
-        "finite, diverges, or ends no better than a predictor that ignores its input."
+        f"{text} If any run of an arm failed, the numbers of failed runs are compared instead of the means. A run "
+        "fails if its loss is not finite, diverges, or ends no better than a predictor that ignores its input."
     )
 
 

@@ -87,7 +87,7 @@ def clip_limit(study: StudyResults) -> float:
         return drawable(measure(study), trivial) or math.inf
     if not measure(study).is_loss:
         return math.inf
-    traces = [study.outcome(t).trace for s in study.searches.values() for t in tuning_trials(study.spec, s)]
+    traces = [study.outcome(t).trace for arm in study.searches for t in study.tuning_trials(arm)]
     first = [
         trace[0]["loss"] for trace in traces if trace and trace[0]["step"] == 0 and math.isfinite(trace[0]["loss"])
     ]
@@ -147,13 +147,14 @@ def sensitivity_table(study: StudyResults) -> Table:
         Column("learning rates\ntried", lambda row: f"{row['lowest_lr']:.3g} to {row['highest_lr']:.3g}"),
         Column(f"best\n{kind.title(kind.metric)}", lambda row: format_number(row["best"], ".4f")),
         Column(f"mean excess over\nthe range{unit}", lambda row: format_number(row["excess"], ".3f")),
-        Column("decades within\n10 % of the best", width),
+        Column("range within 10 %\nof the best (decades)", width),
     )
     note = (
         "Mean excess: how much worse than the best the result is on average, if the learning rate is drawn "
-        "log-uniformly from the range tried; failures count as an untrained model. Decades within 10 %: width of the "
-        "range of learning rates around the best in which the result is within 10 % of the best; ≥ means that this "
-        "range reaches an end of the range tried. Both numbers interpolate linearly between trials."
+        "log-uniformly from the range tried; failures count as an untrained model. Range within 10 % of the best: "
+        "width, in decades, of the interval of learning rates around the best one in which the result is within 10 % "
+        "of the best result; ≥ means that the interval reaches an end of the range tried. Both numbers interpolate "
+        "linearly between trials."
     )
     return Table("sensitivity", sensitivities(study), columns, note)
 
