@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "wrappers": "",
     "step_record": "wrappers",
     "loss_curves": "",
+    "guard": "errors",
     "problems": "errors",
     "folders": "",
     "plotting": "errors arguments",
@@ -38,16 +39,16 @@ MAY_IMPORT = {
     "sam": "errors dtensor group_values rules core",
     "schedules": "errors arguments group_values wrappers step_record plotting",
     "recipes": "errors arguments wrappers optimizers schedules",
-    "linting": "errors arguments wrappers loss_curves optimizers schedules",
+    "linting": "errors arguments guard wrappers loss_curves optimizers schedules",
     "testing": "errors rules core optimizers",
     "landscape/progress": "",
-    "landscape/loss": "errors arguments",
+    "landscape/loss": "errors arguments guard",
     "landscape/operators": "errors arguments landscape/progress landscape/loss",
     "landscape/spectrum": "errors arguments formatting landscape/progress landscape/loss landscape/operators",
     "landscape/surface": "errors arguments formatting plotting landscape/progress landscape/loss "
     "landscape/operators landscape/spectrum",
     "landscape/lr_range": "errors arguments loss_curves plotting landscape/progress landscape/loss",
-    "landscape/monitor": "errors arguments loss_curves landscape/loss",
+    "landscape/monitor": "errors arguments guard loss_curves landscape/loss",
     "landscape": "landscape/progress landscape/operators landscape/spectrum landscape/surface landscape/lr_range "
     "landscape/monitor",
 }

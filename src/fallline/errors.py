@@ -55,6 +55,10 @@ class StateWarning(UserWarning):
     """An optimizer stops doing what it was asked to do, for example because a state dict switches off options."""
 
 
+class ObserverWarning(UserWarning):
+    """An observer of a training, such as `Monitor` or `watch`, cannot record a value; the training is not affected."""
+
+
 class LandscapeWarning(UserWarning):
     """A measurement differs from how the model is trained, or leaves something out; the message states what."""
 

@@ -11,7 +11,7 @@ from torch import nn
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, LandscapeWarning
 from fallline.landscape import Monitor
-from fallline.landscape.monitor.monitor import _NoiseScale
+from fallline.landscape.monitor.noise_scale import NoiseScale
 from support.landscapes import squares
 from support.monitor_runs import batch, net
 
@@ -138,7 +138,7 @@ def test_the_noise_scale_is_unbiased(divided):
 @pytest.mark.parametrize("k", [2, 3, 16])
 def test_the_noise_scale_of_expected_lengths_is_exact(k):
     """With signal s and noise n in a batch, a batch has squared length s + n and the sum of k has k²s + kn."""
-    scale = _NoiseScale()
+    scale = NoiseScale()
     for _ in range(3):
         scale.add(5 + 18, k**2 * 5 + k * 18, k)
     assert scale.value == pytest.approx(18 / 5, rel=1e-12)
@@ -227,11 +227,12 @@ def test_only_every_so_many_steps_are_measured():
 
 def test_spikes_are_counted():
     model = net()
-    monitor = Monitor(model, torch.optim.SGD(model.parameters()), every=1)
+    optimizer = torch.optim.SGD(model.parameters())
+    monitor = Monitor(model, optimizer, every=1)
     for k in range(30):
         monitor.loss(9.0 if k in (20, 25) else 2.0 + 0.01 * (k % 3))
     squares(model, batch(0)).backward()
-    monitor._optimizer.step()
+    optimizer.step()
     assert monitor.row["spikes"] == 2 and monitor.row["loss"] == pytest.approx(2.02)
 
 

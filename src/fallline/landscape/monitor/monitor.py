@@ -2,31 +2,33 @@
 
 import math
 import statistics
+import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fallline.arguments import check_integer
-from fallline.errors import ArgumentTypeError
+from fallline.errors import ArgumentTypeError, StateError
+from fallline.guard import Guard, describe_error
 from fallline.landscape.loss.averaging import updater_of
 from fallline.landscape.loss.fallbacks import warn
-from fallline.landscape.monitor.sinks import as_sink
+from fallline.landscape.monitor.noise_scale import NoiseScale
+from fallline.landscape.monitor.norms import find_staleness, length, scale_of, square
+from fallline.landscape.monitor.sinks import Sink, as_sink
 from fallline.loss_curves import LEAST_LOSSES, WINDOW, is_spike
 
 _SHRUNK = 0.999  # below this fraction of its norm on arrival, a gradient was clipped and not only rounded
-_MEMORY = 0.9  # decay per measured step of the running means of the noise scale
 _FREED = (
     "gradients must exist when the optimizer steps, but all had been freed, so norms and ratios are omitted; "
     "use ordinary steps instead of step_in_backward, and call zero_grad after the step"
 )
-# State keys of a running mean of squared gradients, and the option that exists if the mean is bias-corrected.
-_SECOND_MOMENTS = {"exp_avg_sq": "betas", "square_avg": None}
 
 
 class Monitor:
@@ -51,6 +53,10 @@ class Monitor:
 
     If the gradients have been freed when the optimizer steps, as with `step_in_backward`, a row contains only `step`,
     `lr`, `loss` and `spikes`, and a warning is issued.
+
+    The monitor never ends a training. A number that it cannot compute, for example because the state of an optimizer
+    does not have the keys of PyTorch, is missing in the rows, and one ObserverWarning names the number and the cause. A
+    sink that raises an error gets no more rows. The hooks keep neither the model nor the optimizer alive.
 
     Args:
         model: the model, whose trainable parameters are measured.
@@ -89,25 +95,29 @@ class Monitor:
         if isinstance(sinks, str | PathLike) or not isinstance(sinks, Iterable):
             raise ArgumentTypeError(f"Monitor: sinks must be a list, got sinks={sinks!r}; pass a list")
         self.row: dict[str, float] = {}
-        self._optimizer, self._every, self._scaler = updater_of(optimizer), every, scaler
-        self._wrapped = self._optimizer is not optimizer  # SAM's two passes are not two batches
-        self._params = [p for p in model.parameters() if p.requires_grad]
+        self._every, self._scaler = every, scaler
+        updater = updater_of(optimizer)
+        self._wrapped = updater is not optimizer  # SAM's two passes are not two batches
+        params = [p for p in model.parameters() if p.requires_grad]
+        self._refs = [weakref.ref(p) for p in params]
         self._sinks = [as_sink(sink) for sink in sinks]
         self._steps, self._spikes = 0, 0
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._first_losses: list[float] = []
         self._clips: deque[bool] = deque(maxlen=WINDOW)
-        self._noise = _NoiseScale()
-        self._has_warned = False
+        self._noise = NoiseScale()
+        self._guard, self._has_warned = Guard("Monitor"), False
         self._last_scale = self._scale()
         self._begin()
+        # By these two references the optimizer owns the monitor; see NOTE [weak hooks] in step_in_backward.py.
         self._handles: list[Any] = [
-            self._optimizer.register_step_pre_hook(self._before),
-            self._optimizer.register_step_post_hook(self._after),
+            updater.register_step_pre_hook(self._before),
+            updater.register_step_post_hook(self._after),
         ]
-        for param in self._params:
-            self._handles.append(param.register_hook(_Arrival(self, param)))
-            self._handles.append(param.register_post_accumulate_grad_hook(self._accumulated))
+        for number, param in enumerate(params):
+            hook = _Arrival(self, number)
+            self._handles.append(param.register_hook(hook.arrive))
+            self._handles.append(param.register_post_accumulate_grad_hook(hook.accumulate))
 
     def loss(self, value: float | torch.Tensor) -> None:
         """Record the loss of a step."""
@@ -127,7 +137,8 @@ class Monitor:
             for sink in self._sinks:
                 if callable(close := getattr(sink, "close", None)):
                     stack.callback(close)
-        self._sinks = []
+        self._sinks, self._refs = [], []
+        self._begin()
 
     def __enter__(self) -> "Monitor":
         return self
@@ -138,149 +149,146 @@ class Monitor:
     def _begin(self) -> None:
         """Discard the gradients of the previous step."""
         self.measuring = self._steps % self._every == 0
-        self.parts: dict[torch.Tensor, list[torch.Tensor]] = defaultdict(list)  # squared norms of each batch
-        self._sums: dict[torch.Tensor, torch.Tensor] = {}
-        self._old: list[torch.Tensor] = []
+        self._parts: dict[int, list[torch.Tensor]] = defaultdict(list)  # squared norms of each batch, by parameter
+        self._sums: dict[int, torch.Tensor] = {}
+        self._old: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._used = math.nan
         self._freed = False  # whether the gradients that arrived were freed before the step
 
-    def drop_skipped(self) -> None:
-        """Discard the gradients of a step that the scaler skipped, which is recognized by a change of its scale."""
+    def arrive(self, number: int, grad: torch.Tensor) -> None:
+        """Store the norm of a gradient that a backward pass has computed for a parameter."""
+        self._guard.run("grad_norm", self._arrive, number, grad)
+
+    def accumulate(self, number: int, param: torch.Tensor) -> None:
+        """Store the norm of the gradient that has been accumulated in `.grad` of a parameter."""
+        self._guard.run("grad_norm", self._accumulate, number, param)
+
+    def _arrive(self, number: int, grad: torch.Tensor) -> None:
         scale = self._scale()
-        if scale != self._last_scale:
+        if scale != self._last_scale:  # the scaler skipped the last step
             self._last_scale = scale
-            self.parts.clear()
+            self._parts.clear()
+        self._parts[number].append(square(grad))
+
+    def _accumulate(self, number: int, param: torch.Tensor) -> None:
+        if param.grad is not None:
+            self._sums[number] = square(param.grad)
 
     def _scale(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
-    def _accumulated(self, param: torch.Tensor) -> None:
-        if self.measuring and param.grad is not None:
-            self._sums[param] = _square(param.grad)
-
+    @_disable_dynamo  # see NOTE [untraced] in core/optimizer.py
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self.measuring:
-            used = [_square(p.grad) for p in self._params if p.grad is not None]
-            self._used = _length(used) / _scale_of(optimizer)
-            self._freed = bool(self.parts) and not used
+            self._guard.run("grad_norm", self._measure_gradients, optimizer)
+            self._guard.run("update_ratio", self._copy_weights)
             if self._freed and not self._has_warned:
                 self._has_warned = True
                 warn("Monitor", _FREED)
-            self._old = [p.detach().clone() for p in self._params]
 
+    def _measure_gradients(self, optimizer: Optimizer) -> None:
+        used = [square(p.grad) for p in self._params() if p.grad is not None]
+        self._used = length(used) / scale_of(optimizer)
+        self._freed = bool(self._parts) and not used
+
+    def _copy_weights(self) -> None:
+        self._old = [(p, p.detach().clone()) for p in self._params()]
+
+    def _params(self) -> list[torch.Tensor]:
+        return [p for ref in self._refs if (p := ref()) is not None]
+
+    @_disable_dynamo
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if bool(getattr(optimizer, "found_inf", False)):  # the scaler skipped the step
-            self._begin()
-            return
-        self._steps += 1
-        if self.measuring:
-            self.row = {
-                "step": float(self._steps),
-                "lr": max(float(group["lr"]) for group in optimizer.param_groups),
-                **({} if self._freed else self._measured(optimizer)),
-            }
-            if self._losses:
-                self.row |= {"loss": self._losses[-1], "spikes": float(self._spikes)}
-            for sink in self._sinks:
-                sink(self.row)
+        self._guard.run("a row", self._finish, optimizer)
         self._begin()
 
-    def _measured(self, optimizer: Any) -> dict[str, float]:
-        arrived = _length(self._sums.values()) / self._scale() if self._sums else self._used
-        own = getattr(optimizer, "grad_norm", None)  # norm before clipping, of an optimizer that clips by itself
-        limit = optimizer.param_groups[0].get("clip_grad_norm")
-        shrunk = min(1.0, limit / (own + 1e-6)) if limit is not None and own else 1.0
+    def _finish(self, optimizer: Any) -> None:
+        """Count a step that has been made, and send a row if it was measured."""
+        if bool(getattr(optimizer, "found_inf", False)):  # the scaler skipped the step
+            return
+        self._steps += 1
+        if not self.measuring:
+            return
+        self.row = {"step": float(self._steps), **(self._guard.run("lr", self._rate, optimizer) or {})}
+        if not self._freed:
+            own = getattr(optimizer, "grad_norm", None)  # norm before clipping, of an optimizer that clips by itself
+            limit = optimizer.param_groups[0].get("clip_grad_norm")
+            shrunk = min(1.0, limit / (own + 1e-6)) if limit is not None and own else 1.0
+            self.row |= self._guard.run("grad_norm", self._norms, shrunk) or {}
+            self.row |= self._guard.run("update_ratio", self._updates) or {}
+            self.row |= self._guard.run("second_moment_staleness", self._staleness, optimizer, shrunk) or {}
+            self.row |= self._guard.run("noise_scale", self._noise_scale) or {}
+        if self._losses:
+            self.row |= {"loss": self._losses[-1], "spikes": float(self._spikes)}
+        self._sinks = [sink for sink in self._sinks if self._send(sink)]
+
+    def _send(self, sink: Sink) -> bool:
+        """Send the row to a sink; return whether the sink has taken it."""
+        try:
+            sink(self.row)
+        except Exception as error:
+            name = getattr(sink, "__name__", type(sink).__name__)
+            self._guard.omit(f"each further row of the sink {name}", describe_error(error))
+            return False
+        return True
+
+    def _rate(self, optimizer: Any) -> dict[str, float]:
+        if not all("lr" in group for group in optimizer.param_groups):
+            self._guard.omit("lr", f"the groups of {type(optimizer).__name__} have none")
+            return {}
+        return {"lr": max(float(group["lr"]) for group in optimizer.param_groups)}
+
+    def _norms(self, shrunk: float) -> dict[str, float]:
+        arrived = length(self._sums.values()) / self._scale() if self._sums else self._used
         self._clips.append(self._used * shrunk < _SHRUNK * arrived)
-        row = {
-            "grad_norm": arrived,
-            "clip_fraction": sum(self._clips) / len(self._clips),
-            **self._updates(),
-        }
-        stale = [s for group in optimizer.param_groups for s in _staleness(optimizer, group, shrunk)]
-        if stale:
-            row["second_moment_staleness"] = max(stale)
-        batches = max(map(len, self.parts.values()), default=0)
-        if batches > 1 and not self._wrapped:
-            each = sum(float(square) for squares in self.parts.values() for square in squares) / batches
-            self._noise.add(each, sum(float(square) for square in self._sums.values()), batches)
-            row["noise_scale"] = self._noise.value
-        return row
+        return {"grad_norm": arrived, "clip_fraction": sum(self._clips) / len(self._clips)}
 
     def _updates(self) -> dict[str, float]:
-        moved = [float(_square(p.detach() - old)) for p, old in zip(self._params, self._old, strict=True)]
-        sizes = [float(_square(old)) for old in self._old]
+        moved = [float(square(p.detach() - old)) for p, old in self._old]
+        sizes = [float(square(old)) for _, old in self._old]
         single = [math.sqrt(m / s) for m, s in zip(moved, sizes, strict=True) if s > 0]
         whole = math.sqrt(math.fsum(moved) / math.fsum(sizes)) if any(sizes) else math.nan
         return {"update_ratio": whole, "update_ratio_max": max(single, default=math.nan)}
 
+    def _staleness(self, optimizer: Any, shrunk: float) -> dict[str, float]:
+        factor = shrunk / scale_of(optimizer)
+        try:
+            stale = [s for group in optimizer.param_groups for s in find_staleness(optimizer, group, factor)]
+        except StateError as error:
+            self._guard.omit("second_moment_staleness", str(error))
+            return {}
+        return {"second_moment_staleness": max(stale)} if stale else {}
+
+    def _noise_scale(self) -> dict[str, float]:
+        batches = max(map(len, self._parts.values()), default=0)
+        if batches < 2 or self._wrapped:
+            return {}
+        each = sum(float(one) for squares in self._parts.values() for one in squares) / batches
+        self._noise.add(each, sum(float(one) for one in self._sums.values()), batches)
+        return {"noise_scale": self._noise.value}
+
 
 class _Arrival:
-    """A hook of a parameter that stores the norm of each gradient that arrives in a measured step."""
+    """The hooks of a parameter, which store the norms of its gradients; see NOTE [weak hooks] in step_in_backward.py.
 
-    def __init__(self, monitor: Monitor, param: torch.Tensor) -> None:
-        self._monitor, self._param = monitor, param
+    Args:
+        monitor: the monitor, which is not kept alive.
+        number: index of the parameter. The parameter itself would be kept alive by its own hook.
+    """
 
-    def __call__(self, grad: torch.Tensor) -> None:
-        if self._monitor.measuring:
-            self._monitor.drop_skipped()
-            self._monitor.parts[self._param].append(_square(grad))
+    def __init__(self, monitor: Monitor, number: int) -> None:
+        self._monitor, self._number = weakref.ref(monitor), number
 
+    @_disable_dynamo
+    def arrive(self, grad: torch.Tensor) -> None:
+        """Store the norm of the gradient if the step is measured."""
+        monitor = self._monitor()
+        if monitor is not None and monitor.measuring:
+            monitor.arrive(self._number, grad)
 
-class _NoiseScale:
-    """Ratio of unbiased estimates of tr(covariance) and ‖gradient‖², which are averaged separately over steps."""
-
-    def __init__(self) -> None:
-        self._signal = self._noise = 0.0
-
-    def add(self, each: float, whole: float, k: int) -> None:
-        """Add a step of k batches.
-
-        Args:
-            each: mean squared norm of the gradients of the batches.
-            whole: squared norm of the sum of these gradients.
-            k: number of batches.
-        """
-        mean = whole / k**2
-        noise = (each - mean) / (1 - 1 / k)
-        signal = mean - noise / k
-        self._noise = _MEMORY * self._noise + (1 - _MEMORY) * noise
-        self._signal = _MEMORY * self._signal + (1 - _MEMORY) * signal
-
-    @property
-    def value(self) -> float:
-        """The noise scale; infinite if the estimate of ‖gradient‖² is not positive."""
-        return self._noise / self._signal if self._signal > 0 else math.inf
-
-
-def _staleness(optimizer: Any, group: Mapping[str, Any], shrunk: float) -> list[float]:
-    """Return √mean(g²/v̂) of every parameter of a group whose state has second moments."""
-    found = []
-    factor = shrunk / _scale_of(optimizer)
-    for param in group["params"]:
-        state = optimizer.state.get(param, {})
-        key = next((key for key in _SECOND_MOMENTS if key in state), None)
-        if key is None or param.grad is None or param.grad.is_sparse:
-            continue
-        moment = state[key].detach().float()
-        if (betas := _SECOND_MOMENTS[key]) is not None and betas in group:
-            moment = moment / (1 - float(group[betas][1]) ** float(state["step"]))
-        floor = max(float(group.get("eps", 0.0)) ** 2, torch.finfo(torch.float32).tiny)
-        squares = (param.grad.detach().float() * factor) ** 2
-        found.append(float((squares / moment.clamp_min(floor)).mean().sqrt()))
-    return found
-
-
-def _scale_of(optimizer: Any) -> float:
-    """Return the factor by which the gradients in `.grad` are still scaled."""
-    scale = getattr(optimizer, "grad_scale", None)
-    return 1.0 if scale is None else float(scale)
-
-
-def _square(tensor: torch.Tensor) -> torch.Tensor:
-    dense = tensor.detach().coalesce().values() if tensor.is_sparse else tensor.detach()
-    norm: torch.Tensor = torch.linalg.vector_norm(dense, dtype=torch.float32 if dense.dtype.itemsize < 4 else None)
-    return norm**2
-
-
-def _length(squares: Iterable[torch.Tensor]) -> float:
-    return math.sqrt(math.fsum(float(square) for square in squares))
+    @_disable_dynamo
+    def accumulate(self, param: torch.Tensor) -> None:
+        """Store the norm of the accumulated gradient if the step is measured."""
+        monitor = self._monitor()
+        if monitor is not None and monitor.measuring:
+            monitor.accumulate(self._number, param)
