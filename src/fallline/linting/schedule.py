@@ -98,7 +98,8 @@ def first_step_at_zero(setup: Setup) -> Found:
 )
 def stepped_before_optimizer(setup: Setup) -> Found:
     """Find a scheduler that was stepped before the first step of the optimizer."""
-    if not isinstance(setup.scheduler, LRScheduler) or any(setup.updater.state.values()):
+    states = setup.updater.state.values()  # of some optimizers, not all of them are dicts
+    if not isinstance(setup.scheduler, LRScheduler) or any(not isinstance(state, dict) or state for state in states):
         return
     ours = [one for one in single_schedulers(setup.scheduler) if isinstance(one, Scheduler)]
     if ours:

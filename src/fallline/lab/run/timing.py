@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +13,7 @@ from fallline.lab.isolation import as_in_a_worker
 from fallline.lab.run.device import precision, to_device
 from fallline.lab.run.loop import Training
 from fallline.lab.run.trial import start
+from fallline.landscape.loss.snapshot import tensors_in
 
 _From = TypeVar("_From")
 _To = TypeVar("_To")
@@ -65,7 +66,7 @@ def _burst(run: Training, steps: int) -> Training:
 def _timing(run: Training) -> Timing:
     run.clock.evaluation = 0.0
     run.evaluate("val")
-    state = _bytes(v for s in run.optimizer.state.values() for v in s.values())
+    state = _bytes(tensors_in([run.optimizer.state]))
     weights = _bytes(run.model.parameters())
     return Timing(
         _quartiles(run.clock.step),
@@ -95,8 +96,8 @@ def _saved_bytes(run: Training) -> int:
     return sum(kept.values())
 
 
-def _bytes(values: Any) -> int:
-    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+def _bytes(values: Iterable[torch.Tensor]) -> int:
+    return sum(value.nbytes for value in values)
 
 
 def _quartiles(times: list[float]) -> tuple[float, float, float]:

@@ -18,6 +18,7 @@ from fallline.lab.run.divergence import has_risen
 from fallline.lab.run.landscape import Waypoints
 from fallline.lab.run.loop import Checkpoint, Training
 from fallline.lab.tasks import Task, get_task
+from fallline.landscape.loss.snapshot import tensors_in
 from fallline.sam import SAM
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
@@ -108,8 +109,8 @@ def outcome(training: Training, failure: Failure | None, metrics: Mapping[str, f
 
 def costs(training: Training, began: float) -> Costs:
     """Return the costs of a training so far."""
-    state = [t for s in training.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     seconds = time.perf_counter() - began
+    state = tensors_in([training.optimizer.state])
     return Costs(seconds, state_bytes=sum(t.nbytes for t in state), **training.clock.costs())
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-Undo = Callable[[], None]
-_PLAIN = (type(None), bool, int, float, str)
+from fallline.landscape.loss.snapshot import Snapshot, Undo, reachable, tensor_undo, tensors_in
 
 
 @contextmanager
@@ -25,9 +24,10 @@ def restoring(
 ) -> Iterator[None]:
     """Restore all state bit-for-bit after the block, also if it raises an error or is interrupted.
 
-    The state consists of: parameters, buffers, `.grad` and the train/eval mode of every module; groups, state and plain
-    attributes of the optimizer and of an optimizer that it wraps; the scaler; and the random number generators of torch
-    on every device, of NumPy, of Python and of a data loader. A copy of it is kept for the duration of the block.
+    The state consists of: parameters, buffers, `.grad` and the train/eval mode of every module; groups, state and
+    attributes of the optimizer and of an optimizer that it wraps, in containers and objects of any depth; the scaler;
+    and the random number generators of torch on every device, of NumPy, of Python and of a data loader. A copy of it is
+    kept for the duration of the block.
 
     Args:
         model: the model.
@@ -46,9 +46,11 @@ def restoring(
         True
     """
     params = trained(model, optimizer)
-    undos = [random_numbers(data), *_optimizers(optimizer), _modules(model), _values(params), _gradients(params)]
+    undos = [random_numbers(data), _modules(model), _values(params), _gradients(params)]
+    if optimizer is not None:
+        undos.append(_optimizer(optimizer, params))
     if scaler is not None:
-        undos.append(_attributes(scaler, deep=True))
+        undos.append(Snapshot("lr_range", [scaler]))
     undos += [_by_state_dict(thing) for thing in keep]
     with _undone(undos):
         yield
@@ -101,9 +103,8 @@ def trained(model: nn.Module, optimizer: Optimizer | None) -> list[torch.Tensor]
 def memory_of(model: nn.Module, optimizer: Optimizer) -> int:
     """Return the number of bytes of the copies that `restoring` keeps."""
     params = trained(model, optimizer)
-    tensors = [*params, *model.buffers(), *(p.grad for p in params if p.grad is not None)]
-    tensors += [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    tensors = [*params, *model.buffers(), *(p.grad for p in params if p.grad is not None), *tensors_in([optimizer])]
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
 
 
 def _modules(model: nn.Module) -> Undo:
@@ -123,21 +124,13 @@ def _modules(model: nn.Module) -> Undo:
 
 
 def _values(tensors: Iterable[torch.Tensor]) -> Undo:
-    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    undos = [tensor_undo(tensor) for tensor in tensors]
 
     def undo() -> None:
-        for tensor, value in kept:
-            if not _same(tensor, value):  # an expanded buffer cannot be written, even with the same values
-                tensor.data.copy_(value)  # `.data`: graphs built before the block hold these values
+        for one in undos:
+            one()
 
     return undo
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether values are bit-for-bit identical; -0 and 0 differ."""
-    if one.is_complex():
-        one, other = torch.view_as_real(one), torch.view_as_real(other)
-    return torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
 
 
 def _gradients(params: Iterable[torch.Tensor]) -> Undo:
@@ -170,55 +163,17 @@ def _bare(params: Iterable[torch.Tensor]) -> Undo:
     return undo
 
 
-def _optimizers(optimizer: Any) -> Iterator[Undo]:
-    """Yield functions that restore an optimizer and the optimizer that it wraps."""
-    if optimizer is None:
-        return
-    for inner in vars(optimizer).values():
-        if isinstance(inner, Optimizer):
-            yield from _optimizers(inner)
-    groups = [(group, _mapping(group)) for group in optimizer.param_groups]
-    states = [(param, state, _mapping(state)) for param, state in optimizer.state.items()]
-    attributes = _attributes(optimizer, deep=False)
+def _optimizer(optimizer: Optimizer, params: Iterable[torch.Tensor]) -> Undo:
+    """Return a function that restores an optimizer, the optimizers that it wraps, and all that they hold."""
+    ours = [
+        one for one in reachable([optimizer]) if any(c.__module__.startswith("fallline.") for c in type(one).__mro__)
+    ]
+    restore = Snapshot("lr_range", [optimizer], params)
 
     def undo() -> None:
-        optimizer.param_groups[:] = [group for group, _ in groups]
-        optimizer.state.clear()
-        for _, undo_group in groups:
-            undo_group()
-        for param, state, undo_state in states:
-            undo_state()
-            optimizer.state[param] = state
-        attributes()
-        optimizer.__setstate__({})  # as after unpickling: discards caches derived from the state
-
-    yield undo
-
-
-def _mapping(mapping: dict[str, Any]) -> Undo:
-    """Return a function that restores the current items of a dict, including the values of the same tensor objects."""
-    kept = dict(mapping)
-    tensors = _values(value for value in kept.values() if isinstance(value, torch.Tensor))
-
-    def undo() -> None:
-        mapping.clear()
-        mapping.update(kept)
-        tensors()
-
-    return undo
-
-
-def _attributes(thing: Any, deep: bool) -> Undo:
-    """Return a function that restores the attributes of an object: all if `deep`, otherwise only plain values."""
-    kept = {k: v for k, v in vars(thing).items() if deep or isinstance(v, _PLAIN)}
-    tensors = _values(value for value in kept.values() if isinstance(value, torch.Tensor))
-    values = {k: v if isinstance(v, torch.Tensor) else copy.deepcopy(v) for k, v in kept.items()}
-
-    def undo() -> None:
-        for name in [k for k, v in vars(thing).items() if k not in values and (deep or isinstance(v, _PLAIN))]:
-            delattr(thing, name)
-        vars(thing).update(values)
-        tensors()
+        restore()
+        for one in ours:
+            one.__setstate__({})  # as after unpickling: discards caches derived from the state
 
     return undo
 

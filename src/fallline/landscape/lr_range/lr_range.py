@@ -171,6 +171,11 @@ def _check(
             "lr_range: optimizer must train the model, got one without any of its parameters; create it with "
             "model.parameters()"
         )
+    if not all("lr" in group for group in optimizer.param_groups):
+        raise ArgumentError(
+            f"lr_range: optimizer must have a learning rate lr in every group, got {type(optimizer).__name__} without "
+            "one; its step length cannot be varied in this way"
+        )
     for thing in keep:
         if not callable(getattr(thing, "load_state_dict", None)):
             raise ArgumentTypeError(
