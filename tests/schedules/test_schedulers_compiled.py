@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from torch.optim.lr_scheduler import ChainedScheduler, ExponentialLR
+from torch.optim.lr_scheduler import ChainedScheduler, ExponentialLR, SequentialLR
 
 import fallline as fl
 from fallline import schedules as fs
@@ -54,6 +54,19 @@ def test_a_chain_with_one_of_torch_is_compiled_once(rate):
         call(torch.ones(2))
         assert lrs(optimizer) == [pytest.approx(fs.cosine(20)(k) * 0.9**k, rel=1e-5)]
     assert counters["stats"]["unique_graphs"] == 2
+
+
+@RATES
+def test_a_sequence_of_torch_is_not_traced(rate):
+    """At a milestone it calls another method than `step`."""
+    optimizer = sgd(rate(1.0))
+    call = compiled(SequentialLR(optimizer, [fl.Linear(optimizer, 20), fl.Cosine(optimizer, 20)], milestones=[4]))
+    optimizer.step()
+    for k in range(1, 12):
+        call(torch.ones(2))
+        expected = fs.linear(20)(k) if k < 4 else fs.cosine(20)(k - 4)
+        assert lrs(optimizer) == [pytest.approx(expected, rel=1e-5)]
+    assert counters["frames"]["total"] == 2, "before and after the call"
 
 
 def test_hooks_of_schedulers_add_no_graph_break_to_a_compiled_optimizer():

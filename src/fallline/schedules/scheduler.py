@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -94,7 +95,8 @@ class Scheduler(KnownKeywords, LRScheduler):
         self._attach()
         self._forget_changes()
 
-    @torch._disable_dynamo  # type: ignore[attr-defined]  # as PyTorch does for `zero_grad`; traced, each step would be compiled anew
+    # Traced, each call would be compiled anew. PyTorch does not trace SequentialLR, which also calls `_update_lr`.
+    @_disable_dynamo
     def step(self, epoch: int | None = None) -> None:
         """Advance by one step, unless a GradScaler skipped the optimizer's last step; with `epoch`, go to `k = epoch`.
 
@@ -110,7 +112,8 @@ class Scheduler(KnownKeywords, LRScheduler):
             self._place(0)
         else:
             self._keep_changes()
-            self._move(self.last_epoch + (not skipped))
+            k = self.last_epoch + (not skipped)
+            self._set(k, self._scaled(k))
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the learning rate of every group at the current `k`."""
@@ -156,6 +159,7 @@ class Scheduler(KnownKeywords, LRScheduler):
     def _initial_step(self) -> None:  # SequentialLR calls this and `_update_lr`
         self._place(self.last_epoch + 1)
 
+    @_disable_dynamo
     def _update_lr(self, epoch: int | None = None) -> None:
         self._place(self.last_epoch + 1 if epoch is None else epoch)
 
@@ -163,7 +167,7 @@ class Scheduler(KnownKeywords, LRScheduler):
         """Go to step `k` and set every value to that of the schedule, whatever other code has set."""
         self._record.take_turn(self._updaters, self.schedules)
         self._forget_changes()
-        self._move(k)
+        self._set(k, self._scaled(k))
 
     def _forget_changes(self) -> None:
         self._found_lr = False
@@ -186,9 +190,6 @@ class Scheduler(KnownKeywords, LRScheduler):
             f"before this one, got {other}; chain the schedules with .then() and pass them to Scheduler, or put both "
             "schedulers in a SequentialLR"
         )
-
-    def _move(self, k: int) -> None:
-        self._set(k, self._scaled(k))
 
     def _scaled(self, k: int) -> dict[str, list[float]]:
         """Return the values of every group at step `k`, with the factors of other code."""
