@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "rules": "errors arguments",
     "backends": "errors dtensor rules backends/fused",  # only to choose it
     "backends/fused": "errors folders rules backends",
-    "core": "errors arguments dtensor group_values rules backends",
+    "core": "errors arguments dtensor group_values wrappers rules backends",
     "optimizers": "errors rules core",
-    "sam": "errors dtensor group_values rules core",
+    "sam": "errors dtensor group_values wrappers rules core",
     "schedules": "errors arguments group_values wrappers step_record plotting",
     "recipes": "errors arguments wrappers optimizers schedules",
     "linting": "errors arguments guard wrappers loss_curves optimizers schedules",

@@ -38,6 +38,15 @@ class StepRecord:
     def skipped(self, value: bool) -> None:
         self._skipped, self._updated = value, False
 
+    def finds_skipped(self, optimizer: Optimizer) -> bool:
+        """Return `skipped`, also for steps that the hooks cannot see because accelerate's optimizer did not make them.
+
+        Its flag is that of the last step. If the hooks have seen an update since the last call of the scheduler, that
+        update counts.
+        """
+        flag = bool(getattr(optimizer, "step_was_skipped", False))
+        return self.skipped or (flag and (self._called or not self._updated))
+
     def mark_call(self) -> None:
         """Record a call of the scheduler: the next step of the optimizer starts a new record."""
         self._called = True

@@ -121,6 +121,19 @@ def updaters(optimizer: Optimizer) -> list[Optimizer]:
     return [one for one in wrapped_optimizers(optimizer) if len(wrapped_optimizers(one)) == 1]
 
 
+def report_skipped_step(optimizer: Optimizer) -> None:
+    """Correct `step_was_skipped` of accelerate's optimizer around this one, in a step that the GradScaler skips.
+
+    accelerate replaces `optimizer.step` by a function that notes its call as an update. That is wrong for optimizers
+    that a GradScaler also calls for the steps that it skips (`_step_supports_amp_scaling`).
+    """
+    step = vars(optimizer).get("step")
+    code, cells = getattr(step, "__code__", None), getattr(step, "__closure__", None)
+    variables = dict(zip(code.co_freevars, cells, strict=True)) if code is not None and cells else {}
+    if "accelerated_optimizer" in variables:
+        variables["accelerated_optimizer"].cell_contents._accelerate_step_called = False
+
+
 def is_scheduled_by_torch(optimizer: Optimizer) -> bool:
     """Return whether a scheduler of PyTorch was constructed for an optimizer; it may exist no longer."""
     return any(hasattr(one.step, "_wrapped_by_lr_sched") for one in wrapped_optimizers(optimizer))

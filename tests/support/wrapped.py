@@ -36,6 +36,7 @@ class Prepared(torch.optim.Optimizer):
         self.optimizer = optimizer
         self.accelerator_state = SimpleNamespace(num_processes=processes)
         self.scaler = scaler
+        self.step_was_skipped = self._accelerate_step_called = False
 
     param_groups = property(lambda self: self.optimizer.param_groups)
     state = property(lambda self: self.optimizer.state)
@@ -45,11 +46,25 @@ class Prepared(torch.optim.Optimizer):
         if self.scaler is None:
             self.optimizer.step(closure)
         else:
+            own = self.optimizer.step
+            self.optimizer.step = patch_optimizer_step(self, own)
             self.scaler.step(self.optimizer, closure)
             self.scaler.update()
+            self.step_was_skipped = not self._accelerate_step_called
+            self.optimizer.step, self._accelerate_step_called = own, False
 
     def zero_grad(self, set_to_none=True):
         self.optimizer.zero_grad(set_to_none)
+
+
+def patch_optimizer_step(accelerated_optimizer, method):
+    """accelerate's function of this name."""
+
+    def patched_step(*args, **kwargs):
+        accelerated_optimizer._accelerate_step_called = True
+        return method(*args, **kwargs)
+
+    return patched_step
 
 
 class PreparedScheduler:

@@ -29,6 +29,7 @@ from fallline.group_values import Scalar as Scalar  # re-exported for the optimi
 from fallline.group_values import number, refill
 from fallline.rules.rule import EMA, Rule
 from fallline.rules.update import Update, update_for
+from fallline.wrappers import report_skipped_step
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 
@@ -159,7 +160,9 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not getattr(self, "found_inf", False):
+        if getattr(self, "found_inf", False):
+            report_skipped_step(self)
+        else:
             with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
                 self._update()
         return loss

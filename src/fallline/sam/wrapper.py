@@ -15,6 +15,7 @@ from fallline.group_values import plain
 from fallline.rules.rule import NON_NEGATIVE
 from fallline.sam.batchnorm import frozen_batchnorm
 from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation
+from fallline.wrappers import report_skipped_step
 
 
 class SAM(torch.optim.Optimizer):
@@ -213,7 +214,9 @@ class SAM(torch.optim.Optimizer):
             else:
                 skipped = hasattr(self, "found_inf") and self._found_inf()
                 self._restore()
-                if not skipped:
+                if skipped:
+                    report_skipped_step(self)
+                else:
                     self.base.step()
             return None
         with torch.enable_grad():

@@ -104,7 +104,7 @@ class Scheduler(KnownKeywords, LRScheduler):
             ArgumentTypeError, ArgumentError: `epoch` is not an int (for example, it is a metric), or is negative.
             StateError: another scheduler of Fallline schedules the same values of this optimizer.
         """
-        skipped = self._record.skipped
+        skipped = self._record.finds_skipped(self.optimizer)
         self._record.mark_call()
         if epoch is not None:
             self._place(check_integer(type(self).__name__, "epoch", epoch, 0))
@@ -132,7 +132,7 @@ class Scheduler(KnownKeywords, LRScheduler):
             # They can differ from the schedule: in a SequentialLR, another scheduler may be active.
             "values": {key: [float(read(group, key)) for group in groups] for key in self.schedules},
             "factors": {key: [*column] for key, column in self._foreign.factors.items()},
-            "skipped": self._record.skipped,
+            "skipped": self._record.finds_skipped(self.optimizer),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
