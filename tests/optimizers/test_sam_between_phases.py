@@ -1,6 +1,8 @@
 """Between the two phases of SAM the parameters are not those that are trained, and nothing takes them for it."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -8,9 +10,12 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 import fallline as fl
 from fallline.errors import StateError
+from fallline.landscape.loss.preserve import restoring
 from support.messages import check_message
 from support.sam_runs import EVERY_BASE
 from support.variants import params_of, same_bits, set_grads
+
+ON_BASE = ["base.state_dict", "base.load_state_dict", "base.step"]
 
 
 def values(opt):
@@ -18,14 +23,24 @@ def values(opt):
 
 
 @EVERY_BASE
-@pytest.mark.parametrize("call", ["state_dict", "load_state_dict", "deepcopy"])
-def test_saving_and_loading_wait_for_the_second_phase(base, call):
+@pytest.mark.parametrize("through", ["SAM", "a copy", "after a range test"])
+@pytest.mark.parametrize("call", ["state_dict", "load_state_dict", "deepcopy", "add_param_group", *ON_BASE])
+def test_what_needs_a_finished_step_waits_for_the_second_phase(base, call, through):
     opt, twin = fl.SAM(base(params_of())), fl.SAM(base(params_of()))
+    if through == "a copy":
+        opt = copy.deepcopy(opt)
+    if through == "after a range test":
+        with restoring(torch.nn.Linear(1, 1), opt):
+            pass
     saved = copy.deepcopy(opt.state_dict())
     calls = {
         "state_dict": opt.state_dict,
         "load_state_dict": lambda: opt.load_state_dict(saved),
         "deepcopy": lambda: copy.deepcopy(opt),
+        "add_param_group": lambda: opt.add_param_group({"params": [torch.ones(2, requires_grad=True)]}),
+        "base.state_dict": opt.base.state_dict,
+        "base.load_state_dict": lambda: opt.base.load_state_dict(saved),
+        "base.step": opt.base.step,
     }
     for each in (opt, twin):
         set_grads(each.param_groups[0]["params"], 0)
@@ -37,6 +52,30 @@ def test_saving_and_loading_wait_for_the_second_phase(base, call):
     opt.second_step(), twin.second_step()
     assert same_bits(values(opt), values(twin))
     calls[call]()
+
+
+@EVERY_BASE
+def test_a_group_that_is_added_to_the_base_leaves_the_others_restored(base):
+    opt = fl.SAM(base(params_of()))
+    set_grads(opt.param_groups[0]["params"], 0)
+    before = values(opt)
+    opt.first_step()
+    added = torch.ones(2, requires_grad=True)
+    opt.base.add_param_group({"params": [added], "lr": 0.0})
+    opt.zero_grad()
+    opt.second_step()
+    assert same_bits(values(opt)[:-1], before) and torch.equal(added, torch.ones(2))
+
+
+def test_the_base_can_be_used_after_sam_is_gone():
+    opt = fl.SAM(fl.SGD(params_of(), lr=0.1))
+    base, ref = opt.base, weakref.ref(opt)
+    set_grads(base.param_groups[0]["params"], 0)
+    opt.first_step()
+    del opt
+    gc.collect()
+    assert ref() is None
+    base.step(), base.load_state_dict(base.state_dict())
 
 
 @EVERY_BASE

@@ -13,6 +13,7 @@ from fallline.dtensor import is_sharded, local
 from fallline.errors import ArgumentTypeError, StateError
 from fallline.group_values import plain
 from fallline.rules.rule import NON_NEGATIVE
+from fallline.sam.base_hooks import guard_base
 from fallline.sam.batchnorm import frozen_batchnorm
 from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation
 from fallline.wrappers import report_skipped_step
@@ -96,12 +97,13 @@ class SAM(torch.optim.Optimizer):
         self._perturbation = Perturbation(self.base)
         self._perturbed = False
         self._frozen = ExitStack()
+        self._handles = guard_base(self.base, self, self.__dict__.get("_handles", ()))
 
     def __getstate__(self) -> dict[str, Any]:
-        self._check_finished("copying", "a copy")
+        self.check_finished("copying", "a copy")
         return {"base": self.base, "model": self.model}
 
-    def _check_finished(self, what: str, got: str) -> None:
+    def check_finished(self, what: str, got: str) -> None:
         """Raise StateError between the two phases, when the parameters are not those that are trained."""
         if self._perturbed:
             raise StateError(
@@ -124,7 +126,12 @@ class SAM(torch.optim.Optimizer):
         return self.base.defaults
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base; the group can set its own `sam_rho` and `sam_adaptive`."""
+        """Add a group to the base; the group can set its own `sam_rho` and `sam_adaptive`.
+
+        Raises:
+            StateError: the parameters are perturbed; those of the new group would not be.
+        """
+        self.check_finished("adding a group", "add_param_group()")
         NON_NEGATIVE.check("SAM", RHO, param_group.get(RHO, 0.0))
         self.base.add_param_group(param_group)
 
@@ -134,7 +141,7 @@ class SAM(torch.optim.Optimizer):
         Raises:
             StateError: the parameters are perturbed, so that a checkpoint of the model would be wrong.
         """
-        self._check_finished("saving", "state_dict()")
+        self.check_finished("saving", "state_dict()")
         return self.base.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -143,7 +150,7 @@ class SAM(torch.optim.Optimizer):
         Raises:
             StateError: the parameters are perturbed, so that the next phase would undo what is loaded into the model.
         """
-        self._check_finished("loading", "load_state_dict()")
+        self.check_finished("loading", "load_state_dict()")
         kept = [(group[RHO], group[ADAPTIVE]) for group in self.param_groups]
         self.base.load_state_dict(state_dict)
         for group, (rho, adaptive) in zip(self.param_groups, kept, strict=True):
