@@ -173,6 +173,21 @@ def test_groups_that_share_a_tensor_lr_have_schedules_of_their_own():
     assert optimizer.param_groups[0]["lr"] is rate
 
 
+@pytest.mark.parametrize("initial", [[0.1, 0.5], [0.5, 0.1], [0.5, 0.5]], ids=["second", "first", "both"])
+def test_the_base_of_a_group_is_its_own_though_the_tensor_is_shared(initial):
+    rate = torch.tensor(0.1, dtype=torch.float64)
+    groups = [{"params": [parameter()]} for _ in initial]
+    for group, base in zip(groups, initial, strict=True):
+        if base != 0.1:
+            group["initial_lr"] = base
+    if initial == [0.5, 0.1]:  # otherwise it counts as added later, and its own base is not known
+        groups[1]["initial_lr"] = 0.1
+    optimizer = torch.optim.SGD(groups, lr=rate)
+    scheduler = fs.Cosine(optimizer, 10)
+    assert scheduler.base_lrs == initial
+    assert train(optimizer, scheduler, 3) == [[close(fs.cosine(10)(k, base)) for base in initial] for k in range(3)]
+
+
 def test_a_scheduler_leaves_no_hook_behind():
     optimizer = sgd(1.0)
     scheduler = fs.Cosine(optimizer, 10)

@@ -216,14 +216,15 @@ class Scheduler(KnownKeywords, LRScheduler):
     def _bases(self, key: str) -> list[float]:
         """Return the base value of every group; the base of a new group is its current value."""
         groups, initial = self.optimizer.param_groups, f"initial_{key}"
-        shared = {id(read(group, key)): group[initial] for group in groups if initial in group}
+        shared: dict[int, float] = {}
         for group in groups:
-            if initial not in group:
-                current = read(group, key)
-                # A group that was added later without its own lr shares the default tensor, which this scheduler has
-                # overwritten.
-                group[initial] = shared.get(id(current), current) if isinstance(current, torch.Tensor) else current
-            group[initial] = float(group[initial])  # a number is not aliased and needs no GPU synchronization
+            current = read(group, key)
+            # A group that was added later without its own lr shares the default tensor of an earlier group, which this
+            # scheduler has overwritten.
+            base = group.get(initial, shared.get(id(current), current))
+            group[initial] = float(base)  # a number is not aliased and needs no GPU synchronization
+            if isinstance(current, torch.Tensor):
+                shared.setdefault(id(current), group[initial])
         return [group[initial] for group in groups]
 
     def _attach(self) -> None:
