@@ -140,7 +140,8 @@ def _fit_state(
     if (_STATE_OF_RULES - own) & present.keys() or any(started and k not in present for k in needed):
         raise StateError(
             f"{name}: the state of parameter {key!r} must hold {', '.join(needed) or 'nothing'}, got "
-            f"{', '.join(present)}; check whether it was saved by another optimizer"
+            f"{', '.join(present)}; check whether it was saved by another optimizer, and if it was flattened, create "
+            f"{name} with the options of the optimizer that saved it"
         )
     state: dict[str, Any] = {}
     for k, value in present.items():
