@@ -219,8 +219,7 @@ class Scheduler(KnownKeywords, LRScheduler):
         shared: dict[int, float] = {}
         for group in groups:
             current = read(group, key)
-            # A group that was added later without its own lr shares the default tensor of an earlier group, which this
-            # scheduler has overwritten.
+            # A group that was added without its own lr shares an earlier group's tensor, which we have overwritten.
             base = group.get(initial, shared.get(id(current), current))
             group[initial] = float(base)  # a number is not aliased and needs no GPU synchronization
             if isinstance(current, torch.Tensor):
