@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "loss_curves": "",
     "guard": "errors",
     "problems": "errors",
-    "folders": "",
+    "folders": "errors",
     "plotting": "errors arguments",
     "rules": "errors arguments",
     "backends": "errors dtensor rules backends/fused",  # only to choose it
@@ -187,7 +187,6 @@ SHORT = {
     "__main__.py": "the entry point of python -m fallline",
     "cli/new_task.py": "one command a file",
     "cli/report.py": "one command a file",
-    "folders.py": "the lab and the kernels look for their folders here",
     "lab/executors/base.py": "the interface of all executors",
     "lab/report/text.py": "how names are shown in a report",
     "optimizers/registry.py": "written by tools/names.py",

@@ -43,8 +43,12 @@ class MissingExtraError(FalllineError, ImportError):
     """A feature needs a package that is installed with an optional extra of Fallline."""
 
 
+class TrustError(FalllineError, PermissionError):
+    """Code in a file or folder is not executed, because another user could have written it."""
+
+
 class CacheWarning(UserWarning):
-    """Compiled kernels cannot be cached on disk, so every process compiles them again."""
+    """The cache of compiled kernels on disk is not used, so every process compiles them again."""
 
 
 class TaskWarning(UserWarning):

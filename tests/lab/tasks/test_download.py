@@ -1,7 +1,9 @@
 """Data are fetched whole or not at all, whatever the connection does; every failure is one sentence."""
 
 import hashlib
+import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -222,3 +224,16 @@ def test_without_the_variable_data_are_in_the_cache(tmp_path, monkeypatch):
     assert data_folder() == tmp_path / "data"
     monkeypatch.setenv("FALLLINE_DATA", "")
     assert data_folder() == tmp_path / "data"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are not checked on Windows")
+def test_a_download_that_creates_the_cache_makes_it_private(server, tmp_path, monkeypatch):
+    """It also holds compiled kernels, which are executed."""
+    monkeypatch.delenv("FALLLINE_DATA", raising=False)
+    monkeypatch.setenv("FALLLINE_CACHE_DIR", str(tmp_path / "cache"))
+    before = os.umask(0)
+    try:
+        Dataset("things", (server.remote(),)).files()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o700

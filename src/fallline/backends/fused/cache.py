@@ -4,7 +4,6 @@ The name of a file contains a hash of its source and of the helpers that it is c
 whole update, so a changed rule gets a new file, and an outdated kernel is never loaded (decision 0001).
 """
 
-import functools
 import hashlib
 import importlib.util
 import os
@@ -13,13 +12,21 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from numba.core.caching import FunctionCache
 
 from fallline.errors import CacheWarning
-from fallline.folders import cache_folder
+from fallline.folders import cache_folder, create_private_folder, require_trusted
 
 _lock = threading.Lock()
+# Cache folders of which a warning has been given. Python's filter "once" starts again whenever a library changes the
+# filters.
+_reported: set[Path] = set()
 
 
 def _fingerprint(source: str) -> str:
@@ -34,25 +41,52 @@ def load_module(stem: str, source: str) -> ModuleType:
 
 
 def _load(name: str, source: str) -> ModuleType:
+    folder = cache_folder()
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        create_private_folder(folder)
+        require_trusted(folder)  # NOTE [trust]
         path = folder / f"{name}.py"
         _write_once(path, source)
+        for file in _code_files(path):
+            require_trusted(file)
         return _import(f"fallline_kernels.{name}", path)
     # Numba raises RuntimeError if no folder is writable, and unpickles its files even if they are damaged.
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        _warn_unusable(cache_folder(), str(error))
+        _warn_unusable(folder, str(error))
         module = ModuleType(name)
         exec(compile(source.replace("cache=True", "cache=False"), f"<{name}>", "exec"), module.__dict__)
         return module
 
 
-@functools.cache  # once per process; Python's filter "once" starts again whenever a library changes the filters
+def _code_files(path: Path) -> Iterator[Path]:
+    """Yield what is executed when a kernel is loaded: its source, Python's and Numba's files, and their folders."""
+    python_folder = path.parent / "__pycache__"
+    with suppress(OSError):  # then Numba chooses another folder
+        create_private_folder(python_folder)
+    folders = {path.parent, python_folder, _numba_folder(path)}
+    yield from filter(Path.exists, folders)
+    for folder in folders:
+        for file in folder.glob(f"{path.stem}.*"):
+            if file.suffix in (".py", ".pyc", ".nbi", ".nbc"):  # others are temporary and may vanish
+                yield file
+
+
+def _numba_folder(path: Path) -> Path:
+    """Return the folder of Numba's files for a source file: `__pycache__` unless NUMBA_CACHE_DIR names another one."""
+    namespace: dict[str, Any] = {}
+    exec(compile("def kernel(): pass", str(path), "exec"), namespace)
+    return Path(FunctionCache(namespace["kernel"]).cache_path)  # type: ignore[no-untyped-call]
+
+
 def _warn_unusable(folder: Path, reason: str) -> None:
+    """Warn once per process and folder."""
+    if folder in _reported:
+        return
+    _reported.add(folder)
     warnings.warn(
-        f"fallline: the kernel cache {folder} must be intact and writable, got {reason}; delete it, or set "
-        "FALLLINE_CACHE_DIR to another folder; until then every process compiles its kernels again (one second each)",
+        f"fallline: the kernel cache {folder} must be intact and writable for this user only, got {reason}; delete it, "
+        "remove the write permission of others (chmod -R go-w), or set FALLLINE_CACHE_DIR to a folder of your own; "
+        "until then every process compiles its kernels again (one second each)",
         CacheWarning,
         stacklevel=2,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fallline.errors import StudyError
-from fallline.folders import DATA_VARIABLE, data_folder
+from fallline.folders import DATA_VARIABLE, cache_folder, create_private_folder, data_folder
 
 Progress = Callable[[str, int, int], None]  # (file, bytes received, total bytes or 0 if unknown)
 
@@ -90,6 +90,8 @@ def fetch(remote: Remote, folder: Path, progress: Progress | None = None) -> Pat
     if target.is_file():
         return target
     try:
+        if cache_folder() in folder.parents:  # which also holds code, see NOTE [trust]
+            create_private_folder(cache_folder())
         folder.mkdir(parents=True, exist_ok=True)
         with _file_lock(folder / ".lock"):
             if target.is_file():  # another process was faster
