@@ -226,5 +226,9 @@ def test_the_bundled_script_is_cached_and_a_damaged_file_is_replaced(tmp_path, m
     assert render._javascript.__wrapped__() == script
     assert len(made) == 2
     assert file.read_text() == script
+    file.chmod(0o666)
+    file.parent.chmod(0o777)  # anybody could have written the script
+    assert render._javascript.__wrapped__() == script
+    assert len(made) == 3
     monkeypatch.setenv("FALLLINE_CACHE_DIR", str(file))  # a file cannot hold the cache
     assert render._javascript.__wrapped__() == script

@@ -12,7 +12,8 @@ import altair as alt
 import jinja2
 import vl_convert
 
-from fallline.folders import cache_folder
+from fallline.errors import TrustError
+from fallline.folders import cache_folder, create_private_folder, require_trusted
 from fallline.formatting import unbroken
 from fallline.lab.report.document import Document, Figures, Section
 from fallline.lab.report.style import CONFIG, arm_styles, dark_rules
@@ -86,14 +87,16 @@ def _javascript() -> str:
     To bundle it takes two seconds, so it is kept in the cache folder, with a name that contains the version.
     """
     path = cache_folder() / f"vega-embed-{version('vl-convert-python')}.js"
-    with contextlib.suppress(OSError, UnicodeError):
+    with contextlib.suppress(OSError, UnicodeError, TrustError):
+        require_trusted(path)  # a browser executes it
         script = path.read_text(encoding="utf-8")
         if script.endswith(_LAST_LINE):  # a file on a full disk may be cut
             return script
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     script = script.replace("</script", "<\\/script") + _LAST_LINE
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, TrustError):
+        create_private_folder(path.parent)
+        require_trusted(path.parent)
         write_atomically(path, script)
     return script
 
