@@ -48,6 +48,9 @@ def compare(
     horizon: Annotated[float, typer.Option(help="Length of tuning runs, as a fraction of the full length.")] = 1.0,
     seed: options.StudySeed = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda:N to run one trial at a time on that GPU.")] = "cpu",
+    devices: Annotated[
+        str, typer.Option(help="GPUs, such as cuda:0,cuda:1: a worker, or a command, runs on each.")
+    ] = "",
     landscape: Annotated[
         bool, typer.Option("--landscape", help="Measure the curvature of the loss during the confirmation runs.")
     ] = False,
@@ -136,7 +139,15 @@ def compare(
     }
     given = {**given, **{name: value for name, value in own.items() if value}}
     task = task if command is None else CommandTask.name
-    workers = Workers(jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
+    device = "cuda:0" if devices else device  # each worker sees only its own GPU
+    workers = Workers(
+        jobs=jobs,
+        shard=shard,
+        ray=ray,
+        checkpoint_every=checkpoint_every,
+        device=device,
+        devices=options.split(devices),
+    )
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
         full = get_task(task, **given).steps if steps is None else steps

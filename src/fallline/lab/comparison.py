@@ -59,9 +59,10 @@ def specify(
         ArgumentError: an argument is invalid.
         StudyError: the task breaks its contract.
     """
-    check_device(device)
-    import_edited_anew()
     task = name_of(task)
+    if task != CommandTask.name:  # a command may use another installation of PyTorch
+        check_device(device)
+    import_edited_anew()
     given = dict(settings or {})
     with imports_for(task):
         learning = get_task(task, **given)
@@ -147,7 +148,7 @@ def run_comparison(
     folder = Path(out) if out is not None else default_folder(spec)
     if workers["jobs"] is None and is_here(spec.task):
         workers = {**workers, "jobs": 0}  # worker processes could not import the task
-    if workers["jobs"] is None and isinstance(spec.learning, CommandTask):
+    if workers["jobs"] is None and not workers["devices"] and isinstance(spec.learning, CommandTask):
         workers = {**workers, "jobs": 1}  # a command may use all cores
     executor, store = make_executor(folder, **workers), Store(folder)
     spec = identify(spec)
@@ -187,6 +188,7 @@ def compare(
     device: str = "cpu",
     landscape: bool = False,
     jobs: int | None = None,
+    devices: Sequence[str] = (),
     shard: str | None = None,
     ray: str | None = None,
     checkpoint_every: int | None = None,
@@ -233,6 +235,7 @@ def compare(
         landscape: measure the curvature at the start, in the middle and at the end of the confirmation runs.
         jobs: worker processes; by default one per core, or a single one on an accelerator. 0 runs all trials in this
             process, which is required for a class defined in a notebook.
+        devices: GPUs such as ("cuda:0", "cuda:1"); one worker runs on each and sees it as cuda:0.
         shard: "2/8" runs the second of eight shares of the trials and waits for the others.
         ray: address of a Ray cluster to run on.
         checkpoint_every: number of steps between checkpoints of a run, from which an interrupted run can resume.
@@ -250,6 +253,7 @@ def compare(
         StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
     """
     own = {"command": command, "search": search or None, "metric_name": metric, "goal": mode}
+    device = "cuda:0" if devices else device
     spec = specify(
         task if command is None else CommandTask.name,
         optimizers,
@@ -271,5 +275,7 @@ def compare(
         baseline=baseline,
         margin=margin,
     )
-    workers = Workers(jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device)
+    workers = Workers(
+        jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device, devices=devices
+    )
     return run_comparison(spec, out, workers, baseline, margin, fork=fork, progress=progress, callbacks=callbacks)

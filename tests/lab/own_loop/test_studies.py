@@ -74,6 +74,28 @@ def test_a_function_and_a_command_give_the_same_numbers(tmp_path):
     assert one.record.comparisons["momentum"].comparison.design.scope.startswith("with new seeds and new test examples")
 
 
+@pytest.mark.slow
+def test_every_gpu_has_a_worker_of_its_own(tmp_path):
+    script = PRETEND + "print('gpu', os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    study = compare(write_script(tmp_path, script) + ARGUMENTS, jobs=None, devices=("cuda:3", "cuda:5"), trials=1)
+    found = {path.read_text().split("gpu ")[1].strip() for path in study.store.folder.glob("trials/*/output.txt")}
+    assert found == {"3", "5"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"devices": ("cuda",)}, "devices: must be cuda:N, each once, got cuda"),
+        ({"devices": ("cuda:0", "cuda:0")}, "got cuda:0, cuda:0"),
+        ({"devices": ("cuda:0",), "jobs": 3}, "devices: must be given without jobs, got jobs=3"),
+    ],
+)
+def test_devices_that_cannot_be_used(tmp_path, options, words):
+    with pytest.raises(ArgumentError) as error:
+        compare(write_script(tmp_path) + ARGUMENTS, **{"jobs": None, **options})
+    assert words in str(error.value)
+
+
 BREAKS = {
     "never printed": ("print('done')", "the command printed no number after val_loss"),
     "NaN": ("print('val_loss: nan')", "val_loss is nan"),

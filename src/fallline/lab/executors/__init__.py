@@ -1,6 +1,7 @@
 """Executors run trials on this machine, in shards of a cluster, or on Ray, with the same results."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -23,6 +24,7 @@ class Workers(TypedDict):
     ray: str | None
     checkpoint_every: int | None
     device: str
+    devices: Sequence[str]
 
 
 def make_executor(
@@ -33,13 +35,18 @@ def make_executor(
     ray: str | None,
     checkpoint_every: int | None,
     device: str = "cpu",
+    devices: Sequence[str] = (),
 ) -> Executor:
     """Return the executor for the trials of the study in a folder; the arguments are those of `compare`.
 
     Raises:
         ArgumentError: an argument is invalid, or two of them cannot be combined.
     """
+    numbers = _check_devices(devices, jobs, ray, device) if devices else []
     _check(jobs, shard, ray, checkpoint_every, device)
+    if numbers:
+        devices_pool = LocalPool(folder, len(numbers), checkpoint_every, numbers)
+        return Shard(devices_pool, folder, *parse_shard(shard)) if shard is not None else devices_pool
     if ray is not None:
         return RayCluster(folder, ray, jobs, checkpoint_every)
     pool = (
@@ -57,6 +64,7 @@ def count_workers(
     ray: str | None,
     checkpoint_every: int | None = None,
     device: str = "cpu",
+    devices: Sequence[str] = (),
 ) -> int:
     """Return how many trials will run at a time; the arguments are those of `compare`.
 
@@ -69,6 +77,8 @@ def count_workers(
         >>> count_workers(jobs=3, shard="2/8", ray=None)
         24
     """
+    if devices:
+        return len(_check_devices(devices, jobs, ray, device))
     _check(jobs, shard, ray, checkpoint_every, device)
     if ray is not None:
         return jobs or cluster_size(ray, device)
@@ -88,6 +98,28 @@ def _check(jobs: int | None, shard: str | None, ray: str | None, checkpoint_ever
         raise ArgumentError(f"ray: must be given without shard and jobs=0, got {other} too; leave one of them out")
     if ray is None and device != "cpu" and jobs is not None and jobs > 1:
         raise ArgumentError(f"jobs: must be 1 on an accelerator, got jobs={jobs} with device={device!r}; leave it out")
+
+
+def _check_devices(devices: Sequence[str], jobs: int | None, ray: str | None, device: str) -> list[str]:
+    """Return the numbers of the given GPUs.
+
+    Raises:
+        ArgumentError: a name is not cuda:N or is given twice, or another argument also sets the workers.
+    """
+    numbers = [name.removeprefix("cuda:") for name in devices]
+    if len(set(numbers)) < len(numbers) or not all(
+        name.startswith("cuda:") and number.isdigit() for name, number in zip(devices, numbers, strict=True)
+    ):
+        raise ArgumentError(
+            f"devices: must be cuda:N, each once, got {', '.join(devices)}; pass cuda:0,cuda:1 for the first two GPUs"
+        )
+    others = {"jobs": jobs, "ray": ray, "device": None if device in ("cpu", "cuda:0") else device}
+    for name, value in others.items():
+        if value is not None:
+            raise ArgumentError(
+                f"devices: must be given without {name}, got {name}={value!r}; a worker is started for each device"
+            )
+    return numbers
 
 
 def _workers_here(jobs: int | None, device: str) -> int:

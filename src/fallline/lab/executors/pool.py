@@ -40,6 +40,7 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     trial: Trial | None = None
+    gpu: str | None = None
     ready: bool = False  # imports are done; a worker gets no trial before, so that no trial waits for the imports
 
 
@@ -52,10 +53,12 @@ class LocalPool:
         folder: folder of the study.
         jobs: number of workers.
         checkpoint_every: number of steps between checkpoints of a run, from which an interrupted run can resume.
+        gpus: numbers of the GPUs, one per worker; a worker and the commands that it runs see only its own.
     """
 
-    def __init__(self, folder: Path, jobs: int, checkpoint_every: int | None = None) -> None:
+    def __init__(self, folder: Path, jobs: int, checkpoint_every: int | None = None, gpus: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.gpus = gpus
         self.jobs = jobs
         self.checkpoint_every = checkpoint_every
         self._workers: list[_Worker] = []
@@ -115,11 +118,13 @@ class LocalPool:
         pipe, other = context.Pipe()
         # A daemonic process may not have children, but a DataLoader with workers needs them. See NOTE [children].
         method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-        work = (other, self.folder, self.checkpoint_every, method)
+        used = {worker.gpu for worker in self._workers}
+        gpu = next((number for number in self.gpus if number not in used), None)
+        work = (other, self.folder, self.checkpoint_every, method, gpu)
         process = context.Process(target=_work, args=work, daemon=False)
         process.start()
         other.close()
-        return _Worker(process, pipe)
+        return _Worker(process, pipe, gpu=gpu)
 
     @staticmethod
     def _send(worker: _Worker, trial: Trial) -> None:
@@ -157,8 +162,12 @@ def check_killed(trial: Trial, times: int) -> None:
         )
 
 
-def _work(pipe: Connection, folder: Path, checkpoint_every: int | None, start_method: str) -> None:
+def _work(
+    pipe: Connection, folder: Path, checkpoint_every: int | None, start_method: str, gpu: str | None = None
+) -> None:
     """Run the trials received from the pipe; answer each with None, or with the error that ends the study."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA starts, and inherited by commands
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     multiprocessing.set_start_method(start_method, force=True)
     if hasattr(os, "setpgid"):
