@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow check format names golden pages docs serve bench clean
+PYTHON_VERSION = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+COMPAT = .compat/torch-$(TORCH)-python-$(PYTHON_VERSION)
+
+.PHONY: demo test slow compat check format names golden pages docs serve bench clean
 
 demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write the report
 	$(BIN)/fallline compare digits --optimizers momentum,adam,adamw
@@ -14,6 +17,14 @@ test: $(STAMP)  ## the fast suite
 
 slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs  ## what takes longer
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
+
+# Without constraints.txt, which pins torch. PyPI's wheels for Linux bring gigabytes of CUDA packages; for a CPU build, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu and add +cpu to the version.
+compat:  ## the fast suite on another release: make compat TORCH=2.14.1 [PYTHON=python3.12]
+	@test -n '$(TORCH)' || { echo 'compat: TORCH must be a release of torch; run make compat TORCH=2.14.1' >&2; exit 2; }
+	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==$(TORCH)' -e '.[lab,dev]'
+	$(COMPAT)/bin/python -m pytest -q -n auto --dist worksteal
 
 check: $(STAMP)  ## lint, format, types, and that generated files are not stale
 	$(BIN)/ruff check .
@@ -73,4 +84,4 @@ $(VENV)/.docs: $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .peers dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .compat .peers dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -106,6 +106,7 @@ def test_torchs_flag_is_believed_before_a_mode_that_contradicts_it():
     assert distance(train(ours, range(3, 6)), train(theirs, range(3, 6))) <= TOLERANCE
 
 
+@pytest.mark.skipif(not HAS_FLAG, reason="groups of PyTorch 2.6 do not show how Adam decays")
 def test_a_group_of_torchs_adam_is_taken_with_its_flag():
     group = {**torch.optim.AdamW(params_of(), **DECAY).param_groups[0]}
     ours, theirs = fl.Adam([group]), torch.optim.AdamW(params_of(), **DECAY)

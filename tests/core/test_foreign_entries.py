@@ -135,7 +135,7 @@ FORGOTTEN = ("clip_grad_norm", "ema_decay", "master_weights", "rounding_seed", "
 
 @pytest.mark.parametrize(("cls", "torch_cls"), TWINS, ids=lambda cls: cls.__module__.partition(".")[0] + cls.__name__)
 @pytest.mark.parametrize("through_files", [False, True], ids=["memory", "files"])
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+@pytest.mark.filterwarnings("ignore:torch.distributed is (disabled|unavailable):UserWarning")
 def test_distributed_checkpoints_of_torch_load(cls, torch_cls, through_files, tmp_path):
     model = torch.nn.Linear(3, 2)
     theirs = torch_cls(model.parameters(), lr=0.1, weight_decay=0.2)
