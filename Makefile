@@ -15,7 +15,7 @@ demo: $(STAMP)  ## compare three optimizers on real handwritten digits and write
 test: $(STAMP)  ## the fast suite
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
-slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs  ## what takes longer
+slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs $(VENV)/.clients  ## what takes longer
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 # Without constraints.txt, which pins torch. PyPI's wheels for Linux bring gigabytes of CUDA packages; for a CPU build, set
@@ -77,6 +77,12 @@ $(STAMP): pyproject.toml constraints.txt
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
 		&& touch $@ || echo "no Ray for this Python: tests on a cluster will skip"
+
+# Only the slow tests need these. timm comes without torchvision, which its optimizers and schedulers do not import.
+$(VENV)/.clients: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[clients]' \
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm \
+		&& touch $@ || echo "not every library of tests/clients could be installed: some of its tests will skip"
 
 # Only the site needs these.
 $(VENV)/.docs: $(STAMP)
