@@ -37,8 +37,19 @@ def test_every_check_is_planted():
     assert {id for id, _, _ in PLANTS} == set(CHECKS)
 
 
+PLANTED = pytest.mark.parametrize(("id", "plant", "fits"), PLANTS, ids=[plant.__name__ for _, plant, _ in PLANTS])
+
+
+@PLANTED
+def test_what_is_planted_is_found_in_the_training_of_deit(id, plant, fits):
+    setup = SETUPS["deit"]()  # where every mistake fits, and is found soonest
+    assert fits(setup)
+    plant(setup)
+    assert id in ids(lint(setup))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("id", "plant", "fits"), PLANTS, ids=[plant.__name__ for _, plant, _ in PLANTS])
+@PLANTED
 def test_what_is_planted_is_found_wherever_it_fits(id, plant, fits):
     found = {name: ids(lint(setup)) for name, setup in planted(plant, fits)}
     assert len(found) >= 6
