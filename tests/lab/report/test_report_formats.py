@@ -9,6 +9,7 @@ import re
 import sys
 from dataclasses import replace
 
+import altair as alt
 import pytest
 
 import fallline as fl
@@ -24,6 +25,7 @@ from fallline.lab.report import (
     write_formats,
     write_profile,
 )
+from fallline.lab.report.formats import WIDTH, static_spec
 from fallline.lab.report.headline import headline
 from fallline.lab.report.measure import measure
 from fallline.lab.report.profile import profile_records
@@ -139,6 +141,12 @@ def test_without_pandas_records_name_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match="pip install pandas"):
         Records([{"arm": "adam"}]).to_pandas()
+
+
+def test_outside_the_page_a_figure_has_a_width_and_its_description_as_title():
+    chart = alt.layer(alt.Chart().mark_line()).properties(width="container", description="The loss.")
+    spec = static_spec(chart)
+    assert spec["width"] == WIDTH and spec["title"]["text"] == "The loss."
 
 
 @pytest.mark.slow
