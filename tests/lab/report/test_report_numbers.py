@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from fallline.lab.analysis.sensitivity import sensitivity
 from fallline.lab.report.profile import profile, ratios
 from fallline.lab.report.topics.costs import costs
+from fallline.lab.report.topics.leaderboard import tuning
 from fallline.lab.report.topics.time_to_target import first_step, grid, median
 from fallline.lab.report.topics.tuning_budget import best_of
+from fallline.lab.search.trials import tuning_trials
+from support.studies import changed
 
 LOSSES = st.lists(st.one_of(st.none(), st.floats(0.01, 5)), min_size=1, max_size=8)
 
@@ -111,3 +114,12 @@ def test_the_note_on_times_names_the_arms_that_were_not_timed_alone(study):
         (): f"The time per step was measured {together}",
     }.items():
         assert said in costs(replace(study.record, timings={arm: timings[arm] for arm in names})).note
+
+
+def test_a_default_loss_of_0_is_compared_by_the_difference(study):
+    default = tuning_trials(study.spec, study.searches["adam"])[0]
+    solved = study.outcome(default)
+    solved = replace(solved, metrics={**solved.metrics, "val_loss": 0.0})
+    table = tuning(changed(study, outcomes={**study.record.outcomes, default.id: solved}).record)
+    (row,) = [row for row in table.records if row["arm"] == "adam"]
+    assert row["default"] == 0 and row["change"] == row["tuned"] > 0
