@@ -87,3 +87,9 @@ def test_a_plot_ends_where_the_schedule_ends():
     last = {row["schedule"]: row["step"] for row in both["data"]["values"]}
     assert last == {"shorter": 99, "longer": 249, "endless": 249}
     assert both["encoding"]["x"]["scale"]["domain"] == [0, 250]
+
+
+@pytest.mark.parametrize(("schedule", "steps"), [(fs.inverse_sqrt(10), 234), (fs.constant(), 120)], ids=repr)
+def test_a_plot_without_an_end_shows_six_times_the_last_corner_or_120_steps(schedule, steps):
+    assert schedule.length is None and max(schedule.corners) in (steps // 6, 0)
+    assert [row["step"] for row in schedule.plot().to_dict()["data"]["values"]] == list(range(steps))
