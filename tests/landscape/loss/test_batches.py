@@ -170,6 +170,11 @@ def test_examples_are_told_apart_by_texts_too():
     assert len(set(examples((np.array(["a", "b"], object), torch.zeros(2))))) == 2
 
 
+@pytest.mark.parametrize("scale", [np.array(2.0), torch.tensor(2.0)], ids=["array", "tensor"])
+def test_a_part_without_rows_belongs_to_no_example(scale):
+    assert examples({"x": np.eye(3), "scale": scale}) == examples({"x": np.eye(3)})
+
+
 def test_sparse_and_nested_tensors_have_a_content():
     dense = torch.eye(3)
     for sparse in (dense.to_sparse(), rows_compressed(dense)):
