@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 import fallline as fl
 from fallline.errors import ArgumentError, StudyError
 from fallline.lab.contract.contract import TRAINING, check_task, examine, find_breaches
+from fallline.lab.contract.probes import Examples, chance_of_equality
 from fallline.lab.tasks.base import CHECKS
 from support.broken_tasks import BROKEN, LABELS, POINTS, InputsAreIgnored, Sound, ValIsDrawnAnew, ValIsPartOfTrain
 
@@ -71,6 +72,13 @@ class LeakingTokens(MoreTokens):
 @pytest.mark.parametrize("cls", [Tokens, MoreTokens])
 def test_splits_of_discrete_data_may_share_examples_by_chance(cls):
     assert "overlap" not in dict(breaches(cls))
+
+
+def test_the_chance_of_equal_examples_is_the_share_of_equal_pairs_plus_two_standard_errors():
+    halves = Examples()
+    halves.update({1: 50, 2: 50})  # 2 · 50 · 49 / 2 of 100 · 99 / 2 pairs are equal
+    assert chance_of_equality([halves]) == pytest.approx((2450 + 2 * 2450**0.5) / 4950)
+    assert chance_of_equality([halves, halves]) == pytest.approx((4900 + 2 * 4900**0.5) / 9900)
 
 
 def test_a_leak_is_found_in_discrete_data_that_chance_does_not_explain():
