@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,7 +11,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 import fallline as fl
 from fallline.backends.fused.bucket import FusedBucket
-from fallline.dtensor import local
+from fallline.dtensor import local, sum_over_shards
 from fallline.errors import ArgumentError, GradientError
 from support.variants import normal
 
@@ -44,6 +45,14 @@ def test_local_parts_are_updated_by_the_fused_kernels(mesh, placement):
     assert torch.equal(param.full_tensor(), alone)
     assert opt.grad_norm == single.grad_norm
     assert isinstance(opt.state[param]["ema"], DTensor)
+
+
+@pytest.mark.parametrize(("placement", "total"), [(Shard(0), [2.0, 6.0]), (Replicate(), [1.0, 3.0])], ids=str)
+def test_numbers_of_shards_are_summed_over_processes_and_those_of_copies_are_not(mesh, monkeypatch, placement, total):
+    """Here a second process only appears to exist; test_norms_of_shards.py has real ones."""
+    monkeypatch.setattr(dist, "all_reduce", lambda part, group: part.mul_(2))
+    param = distribute_tensor(normal(4, 3), mesh, [placement])
+    assert sum_over_shards(np.array([1.0, 3.0]), param).tolist() == total
 
 
 def test_the_plan_holds_from_step_to_step(mesh):
