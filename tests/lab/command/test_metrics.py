@@ -23,6 +23,9 @@ from fallline.lab.command.metrics import Source, find_mode
         ("val_loss_ema: 9", None),
         ("val_loss improved", None),
         ("", None),
+        ("{'eval': 1, 'val_loss': '3.457', 'epoch': '1'}", 3.457),  # transformers' Trainer
+        ("│         val_loss          │     0.27105069160461426     │", 0.27105069160461426),  # Lightning
+        ("| val_loss | -1.5 |", -1.5),
     ],
 )
 def test_the_last_number_after_the_name(text, value):

@@ -69,7 +69,9 @@ class Source:
         A match that is not a number is NaN.
         """
         name = re.escape(self.metric)
-        pattern = re.compile(self.regex or rf"(?<![\w/.]){name}[\"']?\s*(?:[:=]|\bis\b)?\s*({_NUMBER})", re.IGNORECASE)
+        # transformers' Trainer prints the number in quotes, and Lightning prints a table.
+        usual = rf"(?<![\w/.]){name}[\"']?\s*(?:[:=|│]|\bis\b)?\s*[\"']?({_NUMBER})"
+        pattern = re.compile(self.regex or usual, re.IGNORECASE)
         for text in outputs:
             last = None
             for last in pattern.finditer(text):  # noqa: B007 -- the last one is used
