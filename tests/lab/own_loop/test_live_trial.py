@@ -9,7 +9,8 @@ import torch
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, TrialStopped
 from fallline.lab.design.schedules import learning_rates
-from fallline.lab.run.live_trial import VARIABLE, LiveTrial, RunRecord, RunRecordFile
+from fallline.lab.run.live_trial import VARIABLE, LiveTrial
+from fallline.lab.run.run_record import RunRecord, RunRecordFile
 
 GIVEN = {"arm": "mine", "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1, "seed": 2**40 + 5}
 GIVEN |= {"options": {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.9), "batch_size": 4}, "steps": 20}
@@ -152,3 +153,24 @@ def test_a_description_that_is_gone_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone.json"))
     with pytest.raises(ArgumentError, match="unset FALLLINE_TRIAL to run the script outside a study"):
         fl.trial()
+
+
+def test_only_the_first_rank_ends_a_run(tmp_path, monkeypatch):
+    """A launcher ends the others; if each ended at its own loss, the study would see an exit code and no reason."""
+    monkeypatch.setenv("RANK", "1")
+    trial = LiveTrial(GIVEN, RunRecordFile(tmp_path))
+    trial.log(1, train_loss=math.nan)
+    trial.log(2, train_loss=1.0)
+    assert not (tmp_path / "record.jsonl").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_rank_of_a_process_group_counts(rank, live, record, monkeypatch):
+    """Processes that torch.multiprocessing.spawn or Lightning starts have no variable RANK."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    live.log(1, train_loss=0.5)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # a script may leave the group first
+    live.result(val_loss=0.5)
+    assert len(record.entries) == (2 if rank == 0 else 0)

@@ -1,6 +1,5 @@
 """The trial that a training script runs: what the study asks of the run, and what the run reports."""
 
-import contextlib
 import json
 import math
 import os
@@ -19,12 +18,12 @@ from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import WARMUP, learning_rates, warmup_steps
 from fallline.lab.isolation import derive
 from fallline.lab.run.divergence import Watch, window_of
+from fallline.lab.run.run_record import RunRecord, RunRecordFile
 from fallline.sam import SAM
 from fallline.schedules import Scheduler
 from fallline.schedules.base import Schedule
 
 VARIABLE = "FALLLINE_TRIAL"  # environment variable with the path of the file that describes the run
-ITEMS = "test_losses.npy"
 _TOLERANCE = 1e-3  # relative difference between a test metric and the mean of its items
 
 
@@ -54,10 +53,12 @@ class LiveTrial:
         params: all values that the study has chosen, by name: lr, weight_decay …, and those of `--search`.
         optimizer_name, schedule_name: the optimizer and the schedule of the arm.
         warmup: fraction of the steps in which the learning rate rises.
+        metric: name of the metric that the study compares.
+        total_steps: number of steps of the schedule that `optimizer` has built; `steps` before.
         in_study: whether a study runs the script; False if the user has started it.
     """
 
-    def __init__(self, description: Mapping[str, Any], record: "RunRecord | None" = None) -> None:
+    def __init__(self, description: Mapping[str, Any], record: RunRecord | None = None) -> None:
         self.arm: str = description["arm"]
         self.seed: int = small_seed(description["seed"])
         self._full_seed: int = description["seed"]
@@ -67,10 +68,11 @@ class LiveTrial:
         self.schedule_name: str = description["schedule"]
         self.warmup: float = description["warmup"]
         self.in_study = record is not None
-        self._metric: str = description.get("metric", "val_loss")
-        self._record = record if int(os.environ.get("RANK", "0") or 0) == 0 else None
+        self.metric: str = description.get("metric", "val_loss")
+        self._record = record
+        self._rank = int(os.environ.get("RANK", "0") or 0)
         self._watch: Watch | None = None
-        self._total = self.steps
+        self.total_steps = self.steps
         self._early: list[tuple[float, float]] = []  # steps and losses until the watch exists
         self._failure: Failure | None = None
         self._finished = False
@@ -102,7 +104,7 @@ class LiveTrial:
                 f"trial.optimizer: total_steps must be the number of optimizer steps of the run, got {total_steps}; "
                 "pass total_steps=epochs * len(loader)"
             )
-        self._total = steps
+        self.total_steps = steps
         space = get_space(self.optimizer_name)
         known = {*space.defaults, *space.constant, "betas", "rho"}
         options = {name: value for name, value in self.params.items() if name in known}
@@ -115,7 +117,8 @@ class LiveTrial:
     def log(self, step: int, *, stop: bool = True, **values: Any) -> None:
         """Report metrics at a step: `train_loss` is watched for divergence, others make the curves of the report.
 
-        A run that has failed ends at the next call. Outside a study, nothing happens.
+        A run that has failed ends at the next call. Outside a study, nothing happens. Of several processes, only that
+        of rank 0 reports and ends; the program that has launched them ends the others.
 
         Args:
             step: number of optimizer steps made so far.
@@ -126,6 +129,8 @@ class LiveTrial:
             TrialStopped: the run had failed at an earlier call; let it end the script.
         """
         numbers = {name: _number(f"trial.log: {name}", value) for name, value in values.items()}
+        if not self._is_first():
+            return  # the losses of the processes differ, and with them the step at which each would end
         if self._failure is not None and stop and self.in_study:
             raise TrialStopped(f"The run has failed at step {self._failure['step']}: {self._failure['cause']}")
         if self._record is not None:
@@ -135,14 +140,20 @@ class LiveTrial:
             if self._failure is not None and self._record is not None:
                 self._record.write({"failure": self._failure})
 
+    def _is_first(self) -> bool:
+        """Return whether this is the process of rank 0; not all programs that launch several set RANK."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._rank = torch.distributed.get_rank()
+        return self._rank == 0
+
     def _judge(self, step: int, loss: float) -> Failure | None:
         """Return the failure of the run, if its training loss shows one."""
         if not math.isfinite(loss):
             return {"state": "nonfinite", "step": step, "cause": f"training loss became {loss}"}
         self._early.append((step, loss))
-        if self._watch is None and len(self._early) > 1 and self._total is not None:
+        if self._watch is None and len(self._early) > 1 and self.total_steps is not None:
             stride = max(1, self._early[1][0] - self._early[0][0])
-            calls = max(1, self._total // stride)
+            calls = max(1, self.total_steps // stride)
             self._watch = Watch(warmup_steps(calls, self.warmup), window_of(calls))
             for k, (_, earlier) in enumerate(self._early[:-1]):
                 self._watch.step(k, earlier)
@@ -152,7 +163,7 @@ class LiveTrial:
         return None if found is None else {**found, "step": step}
 
     def result(self, *, test_losses: Any = None, **metrics: Any) -> None:
-        """RunRecord the metrics at the end of the run. Outside a study, nothing happens.
+        """Record the metrics at the end of the run. Outside a study, nothing happens.
 
         Args:
             test_losses: the test metric of every single test example (n,), always in the same order; with it, the
@@ -167,12 +178,12 @@ class LiveTrial:
         numbers = {name: _number(f"trial.result: {name}", value) for name, value in metrics.items()}
         if self._finished:
             raise ArgumentError("trial.result: must be called once per run, got a second call; remove one of them")
-        if self._metric not in numbers:
+        if self.metric not in numbers:
             raise ArgumentError(
-                f"trial.result: must have {self._metric}, the metric of the study, got {', '.join(numbers) or 'none'}; "
-                f"pass {self._metric}=…, or compare with --metric {next(iter(numbers), 'val_loss')}"
+                f"trial.result: must have {self.metric}, the metric of the study, got {', '.join(numbers) or 'none'}; "
+                f"pass {self.metric}=…, or compare with --metric {next(iter(numbers), 'val_loss')}"
             )
-        test = "test_" + self._metric.removeprefix("val_")
+        test = "test_" + self.metric.removeprefix("val_")
         items = None if test_losses is None else _array(test_losses)
         if items is not None:
             mean = float(items.mean())
@@ -183,54 +194,10 @@ class LiveTrial:
                     f"{mean:.6g}; pass the values of the same metric for every test example"
                 )
         self._finished = True
-        if self._record is not None:
+        if self._record is not None and self._is_first():
             self._record.write({"result": numbers})
             if items is not None:
                 self._record.save(items)
-
-
-class RunRecord:
-    """What a run has reported: `entries` from `log` and `result`, and the `items` of single test examples (n,)."""
-
-    def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.items: np.ndarray | None = None
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """Add an entry."""
-        self.entries.append(entry)
-
-    def save(self, items: np.ndarray) -> None:
-        """Store the values of the single test examples."""
-        self.items = items
-
-
-class RunRecordFile(RunRecord):
-    """What a run in another process has reported, in a folder: one JSON entry per line, and an array."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """Append an entry to the file."""
-        with (self.folder / "record.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def save(self, items: np.ndarray) -> None:
-        """Write the values of the single test examples to their file."""
-        np.save(self.folder / ITEMS, items, allow_pickle=False)
-
-    def read(self) -> RunRecord:
-        """Return everything that has been reported; a partial last line of a killed run is left out."""
-        found = RunRecord()
-        path = self.folder / "record.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError):
-                found.write(json.loads(line))
-        if (self.folder / ITEMS).exists():
-            found.save(np.load(self.folder / ITEMS, allow_pickle=False))
-        return found
 
 
 def small_seed(seed: int) -> int:

@@ -16,7 +16,8 @@ from fallline.lab.command import Finished, run_process
 from fallline.lab.design.outcome import ITEM, OUTPUT, Costs, Failure, Outcome
 from fallline.lab.design.trial import Trial
 from fallline.lab.isolation import derive, seed_everything
-from fallline.lab.run.live_trial import VARIABLE, LiveTrial, RunRecord, RunRecordFile, small_seed
+from fallline.lab.run.live_trial import VARIABLE, LiveTrial, small_seed
+from fallline.lab.run.run_record import RunRecord, RunRecordFile
 from fallline.lab.tasks.own_loop import CommandTask, FunctionTask, OwnLoop
 from fallline.loss_curves import count_spikes
 
