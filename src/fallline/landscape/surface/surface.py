@@ -284,9 +284,7 @@ def _axes(
         span = tuple(1.1 * max(abs(dot(point, direction)) for point in away) or 1.0 for direction in pair)
     both = (1.0, 1.0) if span is None else span if isinstance(span, tuple | list) else (span, span)
     if len(both) != 2 or not all(isinstance(s, int | float) and math.isfinite(s) and s > 0 for s in both):
-        raise ArgumentError(
-            f"surface: span must be a finite number > 0 or two of them, got {span=!r}; a typical value is 1"
-        )
+        raise ArgumentError(f"surface: span must be a finite number > 0 or two of them, got {span=!r}; try span=1")
     # Scaling these steps gives an exact 0 in the middle and exactly symmetric coordinates.
     steps = np.arange(-(n // 2), n // 2 + 1) / (n // 2)
     return float(both[0]) * steps, float(both[1]) * steps

@@ -88,9 +88,7 @@ def clip_limit(study: StudyResults) -> float:
     if not measure(study).is_loss:
         return math.inf
     traces = [study.outcome(t).trace for arm in study.searches for t in study.tuning_trials(arm)]
-    first = [
-        trace[0]["loss"] for trace in traces if trace and trace[0]["step"] == 0 and math.isfinite(trace[0]["loss"])
-    ]
+    first = [rows[0]["loss"] for rows in traces if rows and rows[0]["step"] == 0 and math.isfinite(rows[0]["loss"])]
     return median(first) if first else math.inf
 
 
@@ -288,14 +286,14 @@ def _caption(study: StudyResults) -> str:
 
 
 def _section(study: StudyResults) -> Section | None:
-    if "lr" not in find_dimensions(study):
+    if not (figures := _figures(study)):
         return None
-    blocks: list[Block] = [Figures(_figures(study), _caption(study)), Tabled(sensitivity_table(study))]
+    blocks: list[Block] = [Figures(figures, _caption(study)), Tabled(sensitivity_table(study))]
     return Section("Sensitivity to the learning rate", blocks)
 
 
 def _figures(study: StudyResults) -> dict[str, Any]:
-    chart = learning_rates(study) if "lr" in find_dimensions(study) else None
+    chart = learning_rates(study)
     return {} if chart is None else {"learning-rates": chart}
 
 
