@@ -56,6 +56,7 @@ _LAB = {
     "lab/command": "errors",
     "lab/user_code": "errors folders",
     "lab/isolation": "",
+    "lab/gate": "errors arguments formatting lab/command lab/isolation",
     "lab/tasks": "errors arguments folders landscape/loss lab/command lab/user_code lab/isolation",
     "lab/design": "errors arguments optimizers sam schedules lab/command lab/user_code lab/isolation lab/tasks",
     "lab/storage": "errors lab/design",
@@ -84,7 +85,7 @@ MAY_IMPORT |= _LAB
 MAY_IMPORT |= {
     "cli": " ".join({*MAY_IMPORT} - {"backends", "backends/fused", "core", "dtensor", "group_values", "step_record"}),
     "__main__": "cli",
-    ".": "errors landscape lab linting optimizers recipes sam schedules",
+    ".": "errors landscape lab lab/gate linting optimizers recipes sam schedules",
 }
 MOST_MODULES = 14  # in a folder; more is a floor without rooms
 # Files that only list names, written by tools/names.py, and the entry point that Python asks for.

@@ -35,6 +35,10 @@ class TrialStopped(FalllineError, RuntimeError):
     """A training script continues a run that has failed; let this error end the script."""
 
 
+class GateError(FalllineError, RuntimeError):
+    """A proposal cannot be judged: its baseline fails, or its session is in use, damaged or has spent its budget."""
+
+
 class LossError(FalllineError, ValueError):
     """A loss cannot be used: it is not a number, not finite, not deterministic, or depends on no parameter."""
 
