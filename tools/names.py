@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fallline"
 EAGER = ("optimizers", "sam", "schedules")  # packages whose __all__ is public and cheap to import
 MODULES = ("errors", "landscape", "recipes", "schedules")  # public as modules: fl.schedules.cosine
-LAZY = {"compare": "lab", "task": "lab", "trial": "lab"}  # names that need the extra `lab`, imported at first use
+# Names that need the extra `lab`, imported at first use.
+LAZY = {"compare": "lab", "gate": "lab.gate", "task": "lab", "trial": "lab"}
 
 TEMPLATE = '''"""Fallline: optimizers, schedules, a comparison lab and loss-landscape measurements for PyTorch.
 

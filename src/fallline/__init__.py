@@ -40,6 +40,7 @@ from fallline.schedules import (
 
 if TYPE_CHECKING:
     from fallline.lab import compare, task, trial
+    from fallline.lab.gate import gate
 
 __all__ = [
     "LAMB",
@@ -69,6 +70,7 @@ __all__ = [
     "create_optimizer",
     "errors",
     "frozen_batchnorm",
+    "gate",
     "landscape",
     "lint",
     "recipes",
@@ -79,7 +81,7 @@ __all__ = [
     "watch",
 ]
 
-_LAZY = {"compare": "fallline.lab", "task": "fallline.lab", "trial": "fallline.lab"}
+_LAZY = {"compare": "fallline.lab", "gate": "fallline.lab.gate", "task": "fallline.lab", "trial": "fallline.lab"}
 
 
 def __getattr__(name: str) -> Any:

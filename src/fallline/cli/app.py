@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from fallline.cli import compare, exercise, landscape, lr_range, options, race, show
+from fallline.cli import compare, exercise, gate, landscape, lr_range, options, race, show
 from fallline.cli import data as datasets
 from fallline.cli import lint as linter
 from fallline.cli import report as reports
@@ -20,7 +20,7 @@ from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
-_RESUMABLE = ("compare", "exercise")  # commands that a second call resumes
+_RESUMABLE = ("compare", "exercise", "gate")  # commands that a second call resumes
 _KINDS = {"int": "a whole number", "float": "a number"}
 # click's ClickException; its location depends on the version of typer.
 CommandError: Any = typer.BadParameter.__mro__[2]
@@ -120,6 +120,11 @@ _command(
 _command("Find the learning rates that reduce the loss.", "lr-range digits --optimizer momentum --out lr-range.html")(
     lr_range.lr_range
 )
+_command(
+    "Decide whether a change of a training script is worth keeping.",
+    "gate --baseline 'python train.py --seed {seed}' --candidate 'python train.py --rope --seed {seed}' "
+    "--metric val_loss",
+)(gate.gate)
 _command("Animate optimizers that descend a surface.", "race ravine --optimizers sgd,momentum,adam")(race.race)
 
 
