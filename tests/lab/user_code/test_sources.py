@@ -1,5 +1,6 @@
 """Which of the user's files a trial depends on, and that no trial is stored whose code is not the study's."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import fallline as fl
 from fallline.errors import StudyError
 from fallline.lab.run.reproduce import reproduce
-from fallline.lab.user_code.sources import sources_of
+from fallline.lab.user_code.sources import imports_for, sources_of
 from support.projects import HELPER, TINY, outcomes, project, write_task
 
 __all__ = ["project"]
@@ -40,6 +41,18 @@ def test_a_helper_edited_between_two_runs_is_refused_and_a_fork_reuses_nothing(p
     assert forked.confirmed("momentum") != study.confirmed("momentum")
     found = reproduce("study", study.trials[0].id)
     assert not found.equal and "helper.py has changed" in found.changes
+
+
+def test_a_file_of_the_same_name_in_another_folder_is_another_task(tmp_path, monkeypatch):
+    for folder, helper in (("one", "first_helper"), ("two", "second_helper")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        (tmp_path / folder / f"{helper}.py").write_text("FACTOR = 1\n")
+        (tmp_path / folder / "mine.py").write_text("class Mine:\n    pass\n")
+        monkeypatch.syspath_prepend(tmp_path / folder)
+        with imports_for("mine.py:Mine"):
+            importlib.import_module(helper)  # by its name, so that mine.py does not show it
+        assert set(sources_of("mine.py:Mine")) == {"mine.py", f"{helper}.py"}
 
 
 def edit_in_the_first_trial(folder):

@@ -18,7 +18,7 @@ from fallline.lab.user_code.imports import (
     user_modules,
 )
 
-_loaded_for: dict[str, set[str]] = {}  # by place: modules first imported while it was tried out
+_loaded_for: dict[str, set[str]] = {}  # by `_key` of a place: modules first imported while it was tried out
 _first_seen: dict[str, tuple[Any, str | None]] = {}  # by module: its spec and the digest of its content, if known
 
 
@@ -37,7 +37,7 @@ def sources_of(place: str) -> dict[str, str]:
     if not is_path(place):
         return {}
     found: dict[str, str] = {}
-    roots = _loaded_for.get(place, set()) & sys.modules.keys()
+    roots = _loaded_for.get(_key(place), set()) & sys.modules.keys()
     if is_here(place):
         found[place], used = code_digest(load_object("task", place))
         roots |= used
@@ -55,15 +55,20 @@ def sources_of(place: str) -> dict[str, str]:
     return found
 
 
+def _key(place: str) -> str:
+    """Return a key that differs between objects of the same name in different folders."""
+    return place if is_here(place) else f"{Path.cwd()}/{place}"
+
+
 @contextlib.contextmanager
 def imports_for(place: str) -> Iterator[None]:
     """Record the user's modules that are first imported within the block as dependencies of `place`."""
-    before = set(user_modules())
+    key, before = _key(place), set(user_modules())
     try:
         with recorded():
             yield
     finally:
-        _loaded_for.setdefault(place, set()).update(user_modules().keys() - before)
+        _loaded_for.setdefault(key, set()).update(user_modules().keys() - before)
 
 
 def changes(sources: Mapping[str, str]) -> list[str]:
