@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "guard": "errors",
     "problems": "errors",
     "folders": "errors",
+    "notices": "",
     "plotting": "errors arguments",
     "rules": "errors arguments",
     "backends": "errors dtensor rules backends/fused",  # only to choose it
-    "backends/fused": "errors folders rules backends",
+    "backends/fused": "errors folders notices rules backends",
     "core": "errors arguments dtensor group_values wrappers rules backends",
     "optimizers": "errors rules core",
     "sam": "errors dtensor group_values wrappers rules core",
@@ -61,13 +62,13 @@ _LAB = {
     "lab/design": "errors arguments optimizers sam schedules lab/command lab/user_code lab/isolation lab/tasks",
     "lab/storage": "errors lab/design",
     "lab/provenance": "landscape/loss lab/user_code lab/isolation lab/tasks lab/design",
-    "lab/run": "errors arguments loss_curves sam schedules landscape landscape/loss landscape/surface lab/command "
+    "lab/run": "errors arguments loss_curves sam schedules landscape landscape/progress landscape/loss landscape/surface lab/command "
     "lab/user_code lab/isolation lab/tasks lab/design lab/storage lab/provenance",
     "lab/search": "lab/isolation lab/tasks lab/design",
     "lab/contract": "errors optimizers landscape/loss lab/user_code lab/isolation lab/tasks lab/design lab/storage "
     "lab/run lab/search",
     "lab/own_study": "errors lab/user_code lab/tasks lab/design lab/contract",
-    "lab/executors": "errors arguments lab/user_code lab/isolation lab/design lab/storage lab/provenance lab/run",
+    "lab/executors": "errors arguments notices lab/user_code lab/isolation lab/design lab/storage lab/provenance lab/run",
     "lab/analysis": "errors lab/design lab/search",
     "lab/report": "errors folders formatting plotting lab/design lab/storage lab/run lab/analysis lab/report/topics",
     "lab/report/topics": "errors formatting optimizers lab/command lab/user_code lab/design lab/search lab/analysis "
@@ -75,8 +76,9 @@ _LAB = {
     "lab/race": "errors arguments formatting optimizers problems lab/design lab/run lab/report",
     "lab/stages": "errors lab/design lab/storage lab/search lab/executors lab/analysis",
     "lab/study": "lab/design lab/storage lab/search lab/analysis lab/report lab/stages",
+    "lab/display": "formatting notices",
     "lab/comparison": "errors lab/user_code lab/tasks lab/design lab/storage lab/provenance lab/run lab/search "
-    "lab/contract lab/own_study lab/executors lab/analysis lab/stages lab/study",
+    "lab/contract lab/own_study lab/executors lab/analysis lab/stages lab/study lab/display",
     "lab/estimate": "errors lab/own_study lab/user_code lab/design lab/storage lab/run lab/search lab/comparison",
     "lab/exercises": "errors",
     "lab": "lab/tasks lab/run lab/stages lab/study lab/comparison",

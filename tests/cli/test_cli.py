@@ -147,7 +147,8 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(fallline, words, tmp_p
     (tmp_path / "file").write_text("")
     code, _, err = fallline(*words)
     assert code == 2
-    assert err.count("\n") == 1 and f"the file must be writable, got '{words[-1]}'" in err
+    assert err.splitlines()[-1].startswith("fallline: ") and err.count("fallline: ") == 1
+    assert f"the file must be writable, got '{words[-1]}'" in err
 
 
 def test_a_format_that_is_unknown_is_told_before_the_verdict(fallline):
@@ -192,7 +193,8 @@ def test_a_study_prints_a_table_a_sentence_and_the_path_of_the_report(fallline, 
     words = ["--optimizers", "momentum,adam", "--trials", "2", "--seeds", "2", "--steps", "40", "-j", "1"]
     code, out, err = fallline("compare", "digits", *words, "--out", tmp_path)
     *lines, last = out.splitlines()
-    assert code == 0 and err == ""  # no progress line where nobody watches
+    stages = [line.partition("/")[0] for line in err.splitlines() if not line.startswith("compiling")]
+    assert code == 0 and stages == ["tuning: 1", "confirming: 5", "timing the arms"]
     assert last == f"report: {tmp_path / 'report.html'}" and (tmp_path / "report.html").exists()
     assert "• adam is " in out
     assert max(map(cell_len, lines)) <= 80
@@ -237,11 +239,12 @@ main()"""
 
 
 def test_lr_range_draws_the_curve_and_says_what_it_suggests(fallline, tmp_path):
-    code, out, _ = fallline("lr-range", "digits", "--low", "1e-4", "--steps", "40", "--out", tmp_path / "a" / "r.html")
-    assert code == 0
+    code, out, err = fallline(
+        "lr-range", "digits", "--low", "1e-4", "--steps", "40", "--out", tmp_path / "a" / "r.html"
+    )
+    assert code == 0 and "range test: 0/40 updates\n" in err
     assert max(map(cell_len, out.partition("picture:")[0].splitlines())) <= 80
-    cost, *lines = out.splitlines()
-    assert cost.startswith("range test: 1 of at most 40 updates, about ")
+    lines = out.splitlines()
     assert "digits with adamw: 40 updates from lr 0.0001 to 10" in lines[0]
     assert [line[8] for line in lines[1:9]] == ["│"] * 8
     assert lines[10].split() == ["1e-4", "1e-3", "1e-2", "1e-1", "1e0", "1e1"]

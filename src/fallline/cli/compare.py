@@ -112,6 +112,7 @@ def compare(
     from fallline.lab import estimate as planning
     from fallline.lab.design.group_sequential import Seeds, parse_seeds
     from fallline.lab.design.spec import Spec
+    from fallline.lab.display import open_display
     from fallline.lab.executors import Workers, count_workers
     from fallline.lab.stages import read_results
     from fallline.lab.storage.store import Store
@@ -178,33 +179,35 @@ def compare(
             examined=status,
         )
 
+    if budget is not None and (quick or thorough or trials is not None or seeds is not None):
+        raise ArgumentError(
+            "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
+        )
+    if budget is not None and get_task(task, **given).own_loop:
+        raise ArgumentError(
+            "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and see with "
+            "--dry-run what they cost"
+        )
     if command is not None and not status:
         show.note("checking the command with up to four runs before the first trial")
-    if budget is None:
-        size = (chosen.trials if trials is None else trials, chosen.seeds if seeds is None else parse_seeds(seeds))
-        spec = specify(*size)
-    else:
-        if quick or thorough or trials is not None or seeds is not None:
-            raise ArgumentError(
-                "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
-            )
-        if get_task(task, **given).own_loop:
-            raise ArgumentError(
-                "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and "
-                "see with --dry-run what they cost"
-            )
-        seconds = planning.parse_duration(budget)
-        spec, out = planning.fit_to_budget(specify, seconds, count_workers(**workers), out)
+    with open_display("checking the task"):
+        if budget is None:
+            size = (chosen.trials if trials is None else trials, chosen.seeds if seeds is None else parse_seeds(seeds))
+            spec = specify(*size)
+        else:
+            seconds = planning.parse_duration(budget)
+            spec, out = planning.fit_to_budget(specify, seconds, count_workers(**workers), out)
     if status:
         folder = out or comparison.default_folder(spec)
         show.status(read_results(Store(folder, writable=False), read_spec(folder, "out"), baseline, margin))
         return
     if dry_run:
         count = count_workers(**workers)
-        show.estimate(spec, planning.preview(spec, count), count)
+        with open_display("timing the arms"):
+            expected = planning.preview(spec, count)
+        show.estimate(spec, expected, count)
         return
-    with show.progress_line() as progress:
-        study = comparison.run_comparison(spec, out, workers, baseline, margin, fork=fork, progress=progress)
+    study = comparison.run_comparison(spec, out, workers, baseline, margin, fork=fork)
     show.verdict(study)
     show.path("report", study.report(study.store.folder / "report.html"))
 

@@ -32,21 +32,19 @@ def exercise(
     options.keep_data_in(data_dir)
     get_task(learned)  # report a mistyped task before printing anything
     show.console.print(chosen.question, style="bold")
-    with show.progress_line() as progress:
-        study = compare(
-            learned,
-            chosen.optimizers,
-            chosen.schedules,
-            vary=chosen.vary,
-            baseline=chosen.baseline,
-            trials=effort.trials,
-            seeds=effort.seeds,
-            steps=QUICK_STEPS.get(learned) if quick and steps is None else steps,
-            seed=seed,
-            jobs=jobs,
-            out=out,
-            progress=progress,
-        )
+    study = compare(
+        learned,
+        chosen.optimizers,
+        chosen.schedules,
+        vary=chosen.vary,
+        baseline=chosen.baseline,
+        trials=effort.trials,
+        seeds=effort.seeds,
+        steps=QUICK_STEPS.get(learned) if quick and steps is None else steps,
+        seed=seed,
+        jobs=jobs,
+        out=out,
+    )
     show.verdict(study)
     show.stability(study)
     show.path("report", study.report(study.store.folder / "report.html"))

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from fallline.cli import options
-from fallline.cli.show import blocks, console, counting, path, say
+from fallline.cli.show import blocks, console, measurement_progress, path, say
 from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def landscape(
         raise ArgumentError(f"--out: must end in .html, got {out}; landscape.html is the usual name")
     arm = None if optimizer is None else make_single([optimizer])[0]
     learning = get_task(task, **options.parse_settings(settings or [], text))
-    check_training(task, learning)
-    with counting() as report, warnings.catch_warnings(record=True) as caught:
+    with measurement_progress() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
+        check_training(task, learning)
         found = measure_curvature(
             learning,
             arm=arm,

@@ -1,19 +1,19 @@
 """`fallline lr-range`: run the learning rate range test on a task and draw it in the terminal."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fallline.cli import options
-from fallline.cli.show import PICTURES, blocks, console, counting, save_chart
+from fallline.cli.show import PICTURES, blocks, console, measurement_progress, save_chart
 from fallline.errors import ArgumentError
 
 if TYPE_CHECKING:
     from fallline.lab.design.arms import Arm
     from fallline.lab.tasks import Task
-    from fallline.landscape import LRRange
+    from fallline.landscape import LRRange, Step
 
 _WIDTH, _HEIGHT, _LEFT = 64, 8, 9  # characters: size of the curve, and left margin
 
@@ -52,8 +52,9 @@ def lr_range(
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:
         raise ArgumentError(f"--optimizer: lr must not be fixed, got {optimizer}; set --low and --high instead")
-    check_training(task, found)
-    result = _measure(found, arm, low, high, steps, accumulate, seed, device)
+    with measurement_progress() as report:
+        check_training(task, found)
+        result = _measure(report, found, arm, low, high, steps, accumulate, seed, device)
     console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")
     for line in picture(result, low, high):
         console.print(line, markup=False)
@@ -68,7 +69,15 @@ def lr_range(
 
 
 def _measure(
-    task: "Task", arm: "Arm", low: float, high: float, steps: int, accumulate: int | None, seed: int, device: str
+    report: "Callable[[str, Step], None]",
+    task: "Task",
+    arm: "Arm",
+    low: float,
+    high: float,
+    steps: int,
+    accumulate: int | None,
+    seed: int,
+    device: str,
 ) -> "LRRange":
     """Run the test on a new model that is initialized and trained like a trial of a study."""
     import torch
@@ -88,19 +97,18 @@ def _measure(
     seed_everything(derive(seed, "dropout"))
     loss = loss_of(task, device)
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
-    with counting() as report:
-        return measure(
-            model,
-            optimizer,
-            loss,
-            batches,
-            low=low,
-            high=high,
-            steps=steps,
-            accumulate=task.accumulate if accumulate is None else accumulate,
-            weight=task.size,
-            progress=lambda step: report("range test", step),
-        )
+    return measure(
+        model,
+        optimizer,
+        loss,
+        batches,
+        low=low,
+        high=high,
+        steps=steps,
+        accumulate=task.accumulate if accumulate is None else accumulate,
+        weight=task.size,
+        progress=lambda step: report("range test", step),
+    )
 
 
 def picture(found: "LRRange", low: float, high: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Print the tables, verdicts and progress lines of the commands."""
+"""Print the tables and verdicts of the commands, and show the progress of measurements."""
 
 import math
 import textwrap
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fallline.formatting import format_duration, format_number, unbroken
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from fallline.lab.analysis.results import StudyResults
     from fallline.lab.design.spec import Spec
     from fallline.lab.estimate import Estimate
-    from fallline.lab.stages import Progress
     from fallline.lab.study import Study
     from fallline.landscape import Step
     from fallline.rules.rule import Rule
@@ -30,48 +27,14 @@ console = Console(highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
-def progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """Show a line with the number of finished trials and the remaining time, if stderr is a terminal."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("trials{task.fields[left]}", markup=False),
-    )
-    errors = Console(stderr=True)
-    with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("starting workers", total=None, left="")
+def measurement_progress() -> Iterator[Callable[[str, "Step"], None]]:
+    """Show the progress of measurements, and for each the longest time that it may still take."""
+    from fallline.lab.display import describe_left, open_display
 
-        def show(progress: "Progress") -> None:
-            left = f", {format_duration(progress.seconds_left)} left"
-            bar.update(task, completed=progress.done, total=progress.total, description=progress.stage, left=left)
-
-        yield show
-
-
-@contextmanager
-def counting() -> Iterator[Callable[[str, "Step"], None]]:
-    """Print the estimated cost of each measurement, and show a progress line if stderr is a terminal."""
-    errors = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}", markup=False),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("", total=None, unit="")
-        estimated = True
+    with open_display("preparing") as display:
 
         def report(what: str, step: "Step") -> None:
-            nonlocal estimated
-            if step.done == 0:
-                bar.reset(task)  # so that the remaining time refers to this measurement
-                estimated = False
-            if not estimated and step.seconds is not None:
-                console.print(f"{what}: {step}", style="dim", markup=False)
-                estimated = True
-            bar.update(task, completed=step.done, total=step.total, unit=step.unit)
+            display.report(what, step.done, step.total, step.unit, describe_left(step.seconds, "up to "))
 
         yield report
 

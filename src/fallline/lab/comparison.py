@@ -1,5 +1,6 @@
 """Run a study: build its specification, run the missing trials, and time the arms."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_
 from fallline.lab.design.arms import Arm, make_arms
 from fallline.lab.design.group_sequential import Seeds
 from fallline.lab.design.spec import Spec, check_analysis
+from fallline.lab.display import Display, describe_left, open_display
 from fallline.lab.executors import Workers, make_executor
 from fallline.lab.own_study import examine_own, specify_own
 from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
@@ -134,7 +136,7 @@ def run_comparison(
     margin: float | None = None,
     *,
     fork: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: bool | Callable[[Progress], None] | None = True,
     callbacks: Iterable[Callback] = (),
 ) -> Study:
     """Run the trials whose outcomes are missing, time the arms, write the tables, and return the study.
@@ -157,13 +159,20 @@ def run_comparison(
     forked = store.claim(spec, analysis, found, fork, describe_study(spec))
     if forked and not spec.learning.own_loop:
         check_anew(spec.task, spec.learning)
-    with executor:
-        study = read_results(store, spec, baseline, margin)
-        study = run_stages(study, store, executor, progress or (lambda _: None), tuple(callbacks))
-    if not study.timings and not spec.learning.own_loop:
-        study = _time(study, store)
-    store.write_tables(study.trials)
+    with open_display("starting workers", shown=progress is True) as display:
+        with executor:
+            study = read_results(store, spec, baseline, margin)
+            report = progress if callable(progress) else functools.partial(_show, display)
+            study = run_stages(study, store, executor, report, tuple(callbacks))
+        if not study.timings and not spec.learning.own_loop:
+            display.stage("timing the arms")
+            study = _time(study, store)
+        store.write_tables(study.trials)
     return Study(study, store)
+
+
+def _show(display: Display, found: Progress) -> None:
+    display.report(found.stage, found.done, found.total, "trials", describe_left(found.seconds_left))
 
 
 def compare(
@@ -197,7 +206,7 @@ def compare(
     margin: float | None = None,
     self_check: bool = False,
     fork: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: bool | Callable[[Progress], None] | None = True,
     callbacks: Iterable[Callback] = (),
 ) -> Study:
     """Tune each optimizer with the same budget, confirm the result on fresh seeds, and compare the optimizers.
@@ -245,7 +254,8 @@ def compare(
         self_check: run the first arm under two names with disjoint seeds: an A/A test, which should find no difference.
         fork: use a folder that holds a study with another specification, other code or other data, and reuse the
             trials that are equal.
-        progress: function that is called after every trial with the progress of the study.
+        progress: True shows the progress on stderr: a bar in a terminal, a line in a notebook, and otherwise one line
+            per stage. False or None shows nothing. A function is called after every trial with the progress instead.
         callbacks: functions, each of which is called after every trial with the trial and its outcome.
 
     Raises:
@@ -254,27 +264,28 @@ def compare(
     """
     own = {"command": command, "search": search or None, "metric_name": metric, "goal": mode}
     device = "cuda:0" if devices else device
-    spec = specify(
-        task if command is None else CommandTask.name,
-        optimizers,
-        schedules,
-        vary=vary,
-        settings={**(settings or {}), **{name: value for name, value in own.items() if value is not None}},
-        variants=variants,
-        self_check=self_check,
-        steps=steps,
-        trials=trials,
-        seeds=seeds,
-        searches=searches,
-        equal=equal,
-        horizon=horizon,
-        seed=seed,
-        device=device,
-        landscape=landscape,
-        out=out,
-        baseline=baseline,
-        margin=margin,
-    )
+    with open_display("checking the task", shown=progress is True):
+        spec = specify(
+            task if command is None else CommandTask.name,
+            optimizers,
+            schedules,
+            vary=vary,
+            settings={**(settings or {}), **{name: value for name, value in own.items() if value is not None}},
+            variants=variants,
+            self_check=self_check,
+            steps=steps,
+            trials=trials,
+            seeds=seeds,
+            searches=searches,
+            equal=equal,
+            horizon=horizon,
+            seed=seed,
+            device=device,
+            landscape=landscape,
+            out=out,
+            baseline=baseline,
+            margin=margin,
+        )
     workers = Workers(
         jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device, devices=devices
     )

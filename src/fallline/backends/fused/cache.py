@@ -22,6 +22,7 @@ from numba.core.caching import FunctionCache
 
 from fallline.errors import CacheWarning
 from fallline.folders import cache_folder, create_private_folder, require_trusted
+from fallline.notices import notify
 
 _lock = threading.Lock()
 # Cache folders of which a warning has been given. Python's filter "once" starts again whenever a library changes the
@@ -46,6 +47,8 @@ def _load(name: str, source: str) -> ModuleType:
         create_private_folder(folder)
         require_trusted(folder)  # NOTE [trust]
         path = folder / f"{name}.py"
+        if not path.exists():
+            notify("compiling optimizer kernels (a few seconds, on the first run only)")
         _write_once(path, source)
         for file in _code_files(path):
             require_trusted(file)

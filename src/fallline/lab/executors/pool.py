@@ -23,6 +23,7 @@ from fallline.lab.run.attempt import DISK_FULL, Attempt, attempt
 from fallline.lab.run.loop import Checkpoint
 from fallline.lab.storage.store import Store, unwritten
 from fallline.lab.user_code.import_path import describe
+from fallline.notices import notify, receive_notices
 
 # NOTE [children]: a task may start processes, such as the workers of a DataLoader. They must not outlive the worker
 # that started them, however it ends. Each worker therefore leads a process group that is killed as a whole: by the
@@ -89,18 +90,21 @@ class LocalPool:
             listened = {worker.pipe: worker for worker in self._workers if worker.trial or not worker.ready}
             for pipe in wait(list(listened)):
                 worker = listened[pipe]  # type: ignore[index]
-                trial, worker.trial = worker.trial, None
+                trial = worker.trial
                 try:
-                    error = worker.pipe.recv()
+                    answer = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     self._remove(worker)
                     if trial is not None:
                         waiting.append(trial)
                     self._count_death(trial, killed)
                     continue
-                if error is not None:
-                    raise error
-                worker.ready = True
+                if isinstance(answer, str):
+                    notify(answer)
+                    continue
+                if answer is not None:
+                    raise answer
+                worker.ready, worker.trial = True, None
                 if trial is not None:
                     yield trial
 
@@ -165,7 +169,10 @@ def check_killed(trial: Trial, times: int) -> None:
 def _work(
     pipe: Connection, folder: Path, checkpoint_every: int | None, start_method: str, gpu: str | None = None
 ) -> None:
-    """Run the trials received from the pipe; answer each with None, or with the error that ends the study."""
+    """Run the trials received from the pipe; answer each with None, or with the error that ends the study.
+
+    Notices are sent in between, as text.
+    """
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when CUDA starts, and inherited by commands
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
@@ -181,12 +188,13 @@ def _work(
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     pipe.send(None)
-    while True:
-        try:
-            trial = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(run_and_save(trial, folder, checkpoint_every))
+    with receive_notices(pipe.send):
+        while True:
+            try:
+                trial = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(run_and_save(trial, folder, checkpoint_every))
 
 
 def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None) -> Exception | None:

@@ -1,5 +1,6 @@
 """Measure the curvature of a task's model at initialization, after some training steps, or at a checkpoint."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from fallline.landscape import (
     surface,
     trace,
 )
+from fallline.landscape.progress import Clock
 
 Report = Callable[[str, Step], None]  # (name of the measurement, its progress)
 TRACE, PROBES, STEPS = 30, 4, 30  # matvecs for the trace; probes and matvecs per probe for the density
@@ -111,7 +113,8 @@ def measure_curvature(
         cells: cells per side of the surfaces, an odd number; 0 omits the surfaces.
         seed: seed of the initial weights, the batches and dropout.
         device: device of the model.
-        report: called for every Hessian-vector product and for every forward pass of the surfaces.
+        report: called for every step of the training, every Hessian-vector product and every forward pass of the
+            surfaces.
 
     Raises:
         ArgumentError, StateError: an argument is invalid, or the checkpoint does not fit the model.
@@ -139,7 +142,7 @@ def measure_curvature(
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))
     loss = loss_of(task, device)
     if optimizer is not None and steps:
-        _train(model, optimizer, loss, batches, steps)
+        _train(model, optimizer, loss, batches, steps, lambda step: report("training", step))
     data: list[Any] = []
     while sum(map(task.size, data)) < items:
         data.append(next(batches))
@@ -202,10 +205,10 @@ def _surfaces(
             n=cells,
             params=objective.params,
             weight=weight,
-            progress=lambda step: report("surface", step),
+            progress=functools.partial(report, f"surface {k} of {len(planes)}"),
             **options,
         )
-        for name, options in planes.items()
+        for k, (name, options) in enumerate(planes.items(), 1)
     }
 
 
@@ -218,9 +221,12 @@ def _sharpness(H: Hessian, optimizer: Any, progress: Callable[[Step], None]) -> 
         return None
 
 
-def _train(model: torch.nn.Module, optimizer: Any, loss: Any, batches: Any, steps: int) -> None:
+def _train(
+    model: torch.nn.Module, optimizer: Any, loss: Any, batches: Any, steps: int, progress: Callable[[Step], None]
+) -> None:
+    clock = Clock(steps, 0, "steps", progress)
     switch_to_training(optimizer)
-    for _ in range(steps):
+    for k in range(steps):
         batch = next(batches)
 
         def closure(batch: Any = batch) -> torch.Tensor:
@@ -230,6 +236,9 @@ def _train(model: torch.nn.Module, optimizer: Any, loss: Any, batches: Any, step
             return value
 
         optimizer.step(closure)
+        clock.report(k + 1, k)
+        if k == 0:  # the first step takes longer: it loads kernels and creates the state
+            clock.start()
     switch_to_evaluation(optimizer)
     optimizer.zero_grad()
 
