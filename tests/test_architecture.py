@@ -62,13 +62,14 @@ _LAB = {
     "lab/design": "errors arguments optimizers sam schedules lab/command lab/user_code lab/isolation lab/tasks",
     "lab/storage": "errors lab/design",
     "lab/provenance": "landscape/loss lab/user_code lab/isolation lab/tasks lab/design",
-    "lab/run": "errors arguments loss_curves sam schedules landscape landscape/progress landscape/loss landscape/surface lab/command "
-    "lab/user_code lab/isolation lab/tasks lab/design lab/storage lab/provenance",
+    "lab/run": "errors arguments loss_curves sam schedules landscape landscape/progress landscape/loss landscape/surface "
+    "lab/command lab/user_code lab/isolation lab/tasks lab/design lab/storage lab/provenance",
     "lab/search": "lab/isolation lab/tasks lab/design",
     "lab/contract": "errors optimizers landscape/loss lab/user_code lab/isolation lab/tasks lab/design lab/storage "
     "lab/run lab/search",
     "lab/own_study": "errors lab/user_code lab/tasks lab/design lab/contract",
-    "lab/executors": "errors arguments notices lab/user_code lab/isolation lab/design lab/storage lab/provenance lab/run",
+    "lab/executors": "errors arguments notices lab/user_code lab/isolation lab/design lab/storage lab/provenance "
+    "lab/run",
     "lab/analysis": "errors lab/design lab/search",
     "lab/report": "errors folders formatting plotting lab/design lab/storage lab/run lab/analysis lab/report/topics",
     "lab/report/topics": "errors formatting optimizers lab/command lab/user_code lab/design lab/search lab/analysis "

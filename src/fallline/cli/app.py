@@ -1,11 +1,16 @@
 """Define the commands; usage errors print one sentence and exit with code 2."""
 
+import functools
+import inspect
 import io
+import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -20,6 +25,7 @@ from fallline.cli.new_task import new_task as write_new_task
 from fallline.errors import FalllineError
 
 INTERRUPTED = 130
+TRACEBACK = "FALLLINE_TRACEBACK"  # environment variable
 _RESUMABLE = ("compare", "exercise", "gate")  # commands that a second call resumes
 _KINDS = {"int": "a whole number", "float": "a number"}
 # click's ClickException; its location depends on the version of typer.
@@ -37,16 +43,22 @@ app = typer.Typer(
 
 
 def run() -> int:
-    """Run the command line and return the exit code: 0, 2 for a usage error, 130 after Ctrl-C."""
+    """Run the command line and return the exit code: 0, 2 for a usage error, 130 after Ctrl-C.
+
+    A usage error is one sentence. With `--traceback` or FALLLINE_TRACEBACK=1, its traceback is printed before it.
+    """
     for stream in (sys.stdout, sys.stderr):  # under LC_ALL=C, printing "±" would raise an error
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors="replace")
+    shared = {TRACEBACK: os.environ.get(TRACEBACK, "0") not in ("", "0")}
     try:
-        code = app(standalone_mode=False, prog_name="fallline") or 0
-    except CommandError as error:
-        return _fail(_sentence(error))
-    except FalllineError as error:
-        return _fail(str(error))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(standalone_mode=False, prog_name="fallline", obj=shared) or 0
+    except (CommandError, FalllineError) as error:
+        if shared[TRACEBACK]:
+            traceback.print_exc()
+        return _fail(_sentence(error) if isinstance(error, CommandError) else str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # newer versions of typer return this after Ctrl-C
@@ -74,6 +86,41 @@ def _fail(message: str) -> int:
     return 2
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Print a warning; one of Fallline without the line of its source that issued it."""
+    if category.__module__ == FalllineError.__module__:
+        print(f"fallline: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def _set_traceback(context: typer.Context, wanted: bool) -> bool:
+    context.obj[TRACEBACK] |= wanted
+    return wanted
+
+
+Traceback: TypeAlias = Annotated[  # eager, so that it also holds for an error in another option
+    bool,
+    typer.Option("--traceback", help="Print the traceback of an error.", callback=_set_traceback, is_eager=True),
+]
+
+
+def _with_traceback(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the option `--traceback`."""
+
+    @functools.wraps(function)
+    def command(traceback: bool = False, **arguments: Any) -> None:
+        function(**arguments)
+
+    option = inspect.Parameter("traceback", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Traceback)
+    parameters = inspect.signature(function).parameters.values()
+    vars(command)["__signature__"] = inspect.Signature([*parameters, option])
+    command.__annotations__ = {**function.__annotations__, option.name: Traceback}
+    return command
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         Console().print(f"fallline {version('fallline')}", highlight=False)
@@ -85,6 +132,7 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
+    traceback: Traceback = False,
 ) -> None:
     pass
 
@@ -102,7 +150,8 @@ class _Command(TyperCommand):
 def _command(short: str, example: str) -> Callable[[Any], Any]:
     """Return a decorator that registers a function as the command at the start of `example`."""
     name = example.partition(" ")[0]
-    return app.command(name, cls=_Command, short_help=short, epilog=f"Example: fallline {example}")
+    register = app.command(name, cls=_Command, short_help=short, epilog=f"Example: fallline {example}")
+    return lambda function: register(_with_traceback(function))
 
 
 _command(

@@ -185,8 +185,8 @@ def compare(
         )
     if budget is not None and get_task(task, **given).own_loop:
         raise ArgumentError(
-            "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and see with "
-            "--dry-run what they cost"
+            "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and see "
+            "with --dry-run what they cost"
         )
     if command is not None and not status:
         show.note("checking the command with up to four runs before the first trial")

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -194,7 +195,10 @@ def _work(
                 trial = pipe.recv()
             except EOFError:
                 return
-            pipe.send(run_and_save(trial, folder, checkpoint_every))
+            error = run_and_save(trial, folder, checkpoint_every)
+            if error is not None:  # pickling loses the traceback, but keeps notes, which Python prints below it
+                vars(error)["__notes__"] = ["".join(traceback.format_exception(error))]
+            pipe.send(error)
 
 
 def run_and_save(trial: Trial, folder: Path, checkpoint_every: int | None = None) -> Exception | None:
