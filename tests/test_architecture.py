@@ -62,8 +62,8 @@ _LAB = {
     "lab/design": "errors arguments optimizers sam schedules lab/command lab/user_code lab/isolation lab/tasks",
     "lab/storage": "errors lab/design",
     "lab/provenance": "landscape/loss lab/user_code lab/isolation lab/tasks lab/design",
-    "lab/run": "errors arguments loss_curves sam schedules landscape landscape/progress landscape/loss landscape/surface "
-    "lab/command lab/user_code lab/isolation lab/tasks lab/design lab/storage lab/provenance",
+    "lab/run": "errors arguments loss_curves sam schedules landscape landscape/progress landscape/loss "
+    "landscape/surface lab/command lab/user_code lab/isolation lab/tasks lab/design lab/storage lab/provenance",
     "lab/search": "lab/isolation lab/tasks lab/design",
     "lab/contract": "errors optimizers landscape/loss lab/user_code lab/isolation lab/tasks lab/design lab/storage "
     "lab/run lab/search",
@@ -78,9 +78,11 @@ _LAB = {
     "lab/stages": "errors lab/design lab/storage lab/search lab/executors lab/analysis",
     "lab/study": "lab/design lab/storage lab/search lab/analysis lab/report lab/stages",
     "lab/display": "formatting notices",
-    "lab/comparison": "errors lab/user_code lab/tasks lab/design lab/storage lab/provenance lab/run lab/search "
-    "lab/contract lab/own_study lab/executors lab/analysis lab/stages lab/study lab/display",
-    "lab/estimate": "errors lab/own_study lab/user_code lab/design lab/storage lab/run lab/search lab/comparison",
+    "lab/specify": "errors arguments lab/user_code lab/tasks lab/design lab/provenance lab/run lab/search lab/contract "
+    "lab/own_study",
+    "lab/comparison": "errors lab/user_code lab/tasks lab/design lab/storage lab/provenance lab/run lab/contract "
+    "lab/specify lab/executors lab/analysis lab/stages lab/study lab/display",
+    "lab/estimate": "errors lab/own_study lab/specify lab/user_code lab/design lab/storage lab/run lab/search",
     "lab/exercises": "errors",
     "lab": "lab/tasks lab/run lab/stages lab/study lab/comparison",
 }

@@ -69,11 +69,27 @@ def real_number(value: Any) -> float:
     return float(item)
 
 
+def check_call(cls: type, *args: Any, **keywords: Any) -> None:
+    """Check that a class can be called with these arguments.
+
+    Raises:
+        ArgumentTypeError: an argument is missing, or there are too many.
+    """
+    try:
+        inspect.signature(cls.__init__).bind(None, *args, **keywords)  # type: ignore[misc]
+    except TypeError as error:
+        known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]  # type: ignore[misc]
+        raise ArgumentTypeError(
+            f"{cls.__name__}: arguments must be ({', '.join(known)}), got a call that does not fit ({error}); pass "
+            "them by keyword"
+        ) from None
+
+
 class KnownKeywords:
-    """Mixin that rejects unknown keyword arguments; the error lists the known ones."""
+    """Mixin that rejects unknown and missing arguments; the error lists the known ones."""
 
     def __new__(cls, *args: Any, **keywords: Any) -> "KnownKeywords":
-        """Check the keywords against the signature."""
+        """Check the arguments against the signature."""
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         for name in keywords:
             if name not in known:
@@ -81,4 +97,6 @@ class KnownKeywords:
                     f"{cls.__name__}: keyword arguments must be one of {', '.join(known) or '(none)'}, "
                     f"got {name}={keywords[name]!r}; {suggest(name, known)}"
                 )
+        if args or keywords:  # copy and pickle call this without arguments
+            check_call(cls, *args, **keywords)
         return super().__new__(cls)

@@ -4,6 +4,7 @@ A message has the form `where: what must hold, got name=value; what to do`.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -55,6 +56,10 @@ class CacheWarning(UserWarning):
     """The cache of compiled kernels on disk is not used, so every process compiles them again."""
 
 
+class ArgumentWarning(UserWarning):
+    """An argument was changed to a value that can be used; the message states which."""
+
+
 class TaskWarning(UserWarning):
     """A task satisfies its contract, but something in it looks wrong."""
 
@@ -71,7 +76,23 @@ class LandscapeWarning(UserWarning):
     """A measurement differs from how the model is trained, or leaves something out; the message states what."""
 
 
+def find_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that equals `name` except for case, hyphens, underscores and spaces; None if none does.
+
+    Example:
+        >>> find_name("AdamW", ["adam", "adamw"]), find_name("Digits_CNN", ["digits-cnn"]), find_name("sdg", ["sgd"])
+        ('adamw', 'digits-cnn', None)
+    """
+    return next((other for other in known if _plain(other) == _plain(name)), None)
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case without hyphens, underscores and spaces."""
+    return re.sub(r"[-_\s]", "", name).lower()
+
+
 def suggest(name: object, known: Iterable[str], otherwise: str = "check the spelling") -> str:
     """Return the remedy for an unknown name: the closest known name if one is similar, else `otherwise`."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    names = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(str(name).lower(), names, n=1)
+    return f"did you mean {names[near[0]]}?" if near else otherwise

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fallline.errors import ArgumentTypeError
+
 Point = tuple[float, float]
 Domain = tuple[Point, Point]  # (lowest x, highest x), (lowest y, highest y)
 CONDITION = 100.0  # condition number of the ravine: largest over smallest curvature
@@ -43,7 +45,14 @@ class Problem:
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         """Return the values at points of shape (..., 2)."""
-        return self.function(points)
+        values: object = self.function(points)
+        if not isinstance(values, torch.Tensor) or values.shape != points.shape[:-1]:
+            got = f"shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else f"{values!r}"
+            raise ArgumentTypeError(
+                f"problem {self.name}: function must return the values of points of shape {tuple(points.shape)}, a "
+                f"tensor of shape {tuple(points.shape[:-1])}, got {got}; return the tensor, without .item() or .sum()"
+            )
+        return values
 
     @property
     def summary(self) -> str:

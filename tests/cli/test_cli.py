@@ -51,7 +51,7 @@ def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallli
     [
         (["compare", "--optimizers", "sdg"], "got 'sdg'; did you mean sgd?"),
         (["compare", "digit"], "or FILE.py:NAME, got 'digit'; did you mean digits?"),
-        (["compare", "--trials", "10"], "got trials=10; pass 8 or 16"),
+        (["compare", "--trials", "0"], "compare: trials must be an int >= 1, got trials=0; 16 is usual"),
         (["compare", "--trials", "ten"], "--trials: must be a whole number, got 'ten'; see `fallline compare --help`"),
         (["compare", "-j", "two"], "--jobs: must be a whole number, got 'two'; see"),
         (["compare", "--dry-run", "--baseline", "sgd"], "baseline: must be one of momentum, adam, adamw, got 'sgd'"),
@@ -164,7 +164,7 @@ def test_ctrl_c_says_what_is_kept(fallline, monkeypatch, command, kept):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fallline.lab.tasks.get_task", interrupted)
+    monkeypatch.setattr("fallline.lab.tasks.open_task", interrupted)
     assert fallline(command) == (130, "", f"fallline: stopped{kept}\n")
 
 

@@ -62,13 +62,15 @@ def fallline(fallline, monkeypatch, tmp_path):
 
 
 def test_it_says_what_the_model_stands_on(fallline, tmp_path):
-    code, out, _ = fallline("line.py:Line", "--optimizer", "momentum@lr=0.1", "--items", 20)
+    code, out, err = fallline("line.py:Line", "--optimizer", "momentum@lr=0.1", "--items", 20)
     text = " ".join(out.split())
     assert code == 0
     assert "saddle: λmin = −0.5000 ± 0.0001, λmax = 4.0000 ± 0.0001" in text
     assert "condition number undefined at a saddle; sharpness × lr = 0.4 of 3.8." in text
     assert "initial weights: 3 parameters, loss 1 over 24 items, eval mode" in text
-    assert "of at most" in text and "products" in text  # the estimate before each measurement
+    stages = ["eigenvalues", "sharpness", "trace", "spectrum", "surface 1 of 2", "surface 2 of 2"]
+    assert [line.partition(": 0/")[0] for line in err.splitlines()] == stages
+    assert all(" left" in line for line in err.splitlines())  # the estimate before each measurement
     assert max(cell_len(line) for line in out.splitlines() if not line.startswith("page: ")) <= 80
     assert "→ the eigenvector of λmax, ±0.71" in text and "↑ the eigenvector of λmin" in text  # √(2·1/4)
     page = (tmp_path / "landscape.html").read_text()
@@ -169,7 +171,9 @@ def test_surfaces_are_those_of_the_quadratic_along_the_eigenvectors(fallline):
     assert surface.values == pytest.approx(1 + 2 * x**2 - 0.25 * y**2, abs=1e-3)
     assert surface.centre == found.loss
     assert found.surfaces["random"].kind == "filter" and list(measured(cells=0).surfaces) == []
-    assert next(text for what, text in steps if what == "surface").startswith("0 of at most 25 forward passes, about ")
+    assert next(text for what, text in steps if what == "surface 1 of 2").startswith(
+        "0 of at most 25 forward passes, about "
+    )
 
 
 def test_a_relief_is_darker_where_the_loss_is_higher():

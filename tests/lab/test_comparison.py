@@ -11,10 +11,10 @@ from rich.cells import cell_len
 import fallline as fl
 from fallline.errors import ArgumentError, StudyError, TaskWarning
 from fallline.lab import comparison, load
-from fallline.lab.comparison import specify
 from fallline.lab.contract.preflight import count_evaluations
 from fallline.lab.exercises import EXERCISES, get_exercise
 from fallline.lab.run.reproduce import reproduce
+from fallline.lab.specify import specify
 from fallline.lab.tasks import Digits
 
 TINY = {"steps": 40, "trials": 2, "seeds": 2, "jobs": 0}

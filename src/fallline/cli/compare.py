@@ -32,7 +32,9 @@ def compare(
     budget: Annotated[
         str | None, typer.Option(help="Time budget, for example 10m: sets trials, seeds and steps.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Search points per arm, a power of two; 16 by default.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Search points per arm, rounded to a power of two; 16 by default.")
+    ] = None,
     searches: Annotated[int | None, typer.Option(help="Independent searches per arm; 1 by default.")] = None,
     seeds: Annotated[
         str | None,
@@ -110,6 +112,7 @@ def compare(
     """
     from fallline.lab import comparison
     from fallline.lab import estimate as planning
+    from fallline.lab import specify as specification
     from fallline.lab.design.group_sequential import Seeds, parse_seeds
     from fallline.lab.design.spec import Spec
     from fallline.lab.display import open_display
@@ -117,13 +120,14 @@ def compare(
     from fallline.lab.stages import read_results
     from fallline.lab.storage.store import Store
     from fallline.lab.storage.study_file import read_spec
-    from fallline.lab.tasks import get_task
+    from fallline.lab.tasks import open_task
     from fallline.lab.tasks.own_loop import CommandTask
 
     if status and out is not None:  # needs none of the user's files
         show.status(read_results(Store(out, writable=False), read_spec(out, "out")))
         return
     options.keep_data_in(data_dir)
+    task = options.resolve_task(task)
     chosen = _effort(quick, thorough)
     given = options.parse_settings(settings or [], text)
     own = {
@@ -151,8 +155,8 @@ def compare(
     )
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
-        full = get_task(task, **given).steps if steps is None else steps
-        return comparison.specify(
+        full = open_task(task, **given).steps if steps is None else steps
+        return specification.specify(
             task,
             options.split(optimizers),
             options.split(schedules),
@@ -183,7 +187,7 @@ def compare(
         raise ArgumentError(
             "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
         )
-    if budget is not None and get_task(task, **given).own_loop:
+    if budget is not None and open_task(task, **given).own_loop:
         raise ArgumentError(
             "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and see "
             "with --dry-run what they cost"
@@ -198,7 +202,7 @@ def compare(
             seconds = planning.parse_duration(budget)
             spec, out = planning.fit_to_budget(specify, seconds, count_workers(**workers), out)
     if status:
-        folder = out or comparison.default_folder(spec)
+        folder = out or specification.default_folder(spec)
         show.status(read_results(Store(folder, writable=False), read_spec(folder, "out"), baseline, margin))
         return
     if dry_run:

@@ -2,6 +2,7 @@
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fallline.cli.options import resolve_task
 from fallline.cli.show import console
 from fallline.formatting import format_bytes
 
@@ -14,9 +15,10 @@ def show(name: str) -> None:
     Args:
         name: name of a built-in task, or FILE.py:NAME.
     """
-    from fallline.lab.tasks import get_task
+    from fallline.lab.tasks import open_task
 
-    task = get_task(name)
+    name = resolve_task(name)
+    task = open_task(name)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         lines: dict[str, TaskID] = {}

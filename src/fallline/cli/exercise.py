@@ -25,12 +25,12 @@ def exercise(
     """
     from fallline.lab.comparison import compare
     from fallline.lab.exercises import QUICK_STEPS, get_exercise
-    from fallline.lab.tasks import get_task
+    from fallline.lab.tasks import open_task
 
     chosen, effort = get_exercise(number), options.QUICK if quick else options.STANDARD
-    learned = task or chosen.task
     options.keep_data_in(data_dir)
-    get_task(learned)  # report a mistyped task before printing anything
+    learned = options.resolve_task(task or chosen.task)
+    open_task(learned)  # report a mistyped task before printing anything
     show.console.print(chosen.question, style="bold")
     study = compare(
         learned,

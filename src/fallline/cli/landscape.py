@@ -1,5 +1,6 @@
 """`fallline landscape`: measure the curvature of a task's model and classify the current point."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,13 +53,14 @@ def landscape(
     from fallline.lab.design.arms import make_single
     from fallline.lab.report.curvature import write_curvature
     from fallline.lab.run.curvature import measure_curvature
-    from fallline.lab.tasks import get_task
+    from fallline.lab.tasks import open_task
 
     options.keep_data_in(data_dir)
+    task = options.resolve_task(task)
     if out.suffix != ".html":
         raise ArgumentError(f"--out: must end in .html, got {out}; landscape.html is the usual name")
     arm = None if optimizer is None else make_single([optimizer])[0]
-    learning = get_task(task, **options.parse_settings(settings or [], text))
+    learning = open_task(task, **options.parse_settings(settings or [], text))
     with measurement_progress() as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LandscapeWarning)
         check_training(task, learning)
@@ -86,11 +88,10 @@ def _command(task: str, *values: Any) -> str:
 
     checkpoint, optimizer, steps, items, cells, seed, settings, text = values
     paths = {"checkpoint": checkpoint, "optimizer": optimizer, "text": text}
-    words = [f"--{name} {value}" for name, value in paths.items() if value is not None]
-    words += [f"--{name} {value}" for name, value in (("steps", steps), ("seed", seed)) if value]
-    words += [f"--cells {cells}"] * (cells != CELLS)
-    words += [f"--items {items}", *(f"--set {setting}" for setting in settings or [])]
-    return " ".join(["fallline landscape", task, *words])
+    numbers = {"steps": steps or None, "seed": seed or None, "cells": None if cells == CELLS else cells, "items": items}
+    given = [(name, value) for name, value in (paths | numbers).items() if value is not None]
+    given += [("set", setting) for setting in settings or []]
+    return shlex.join(["fallline", "landscape", task, *(word for n, v in given for word in (f"--{n}", str(v)))])
 
 
 def _show(found: "Curvature") -> None:

@@ -78,7 +78,7 @@ def _call(made: Callable[..., Any], target: str) -> Any:
         return made()
     except FalllineError:  # raised by Fallline, already a readable message
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ArgumentError(
             f"lint: {name} of {file} must return without an error, got {describe(error, Path(file).resolve())}; "
             "it is called to build the set-up"

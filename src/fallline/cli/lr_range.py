@@ -43,18 +43,19 @@ def lr_range(
     """
     from fallline.lab.contract.preflight import check_training
     from fallline.lab.design.arms import make_single
-    from fallline.lab.tasks import get_task
+    from fallline.lab.tasks import open_task
 
     options.keep_data_in(data_dir)
+    task = options.resolve_task(task)
     if out is not None and out.suffix not in PICTURES:
         raise ArgumentError(f"--out: must end in one of {', '.join(PICTURES)}, got {out}; for example lr-range.html")
-    found = get_task(task, **options.parse_settings(settings or [], text))
+    found = open_task(task, **options.parse_settings(settings or [], text))
     (arm,) = make_single([optimizer])
     if "lr" in arm.fixed:
         raise ArgumentError(f"--optimizer: lr must not be fixed, got {optimizer}; set --low and --high instead")
     with measurement_progress() as report:
         check_training(task, found)
-        result = _measure(report, found, arm, low, high, steps, accumulate, seed, device)
+        result = _measure(found, arm, low, high, steps, accumulate, seed, device, report)
     console.print(f"{found.name} with {arm.name}: {steps} updates from lr {low:g} to {high:g}", style="bold")
     for line in picture(result, low, high):
         console.print(line, markup=False)
@@ -69,7 +70,6 @@ def lr_range(
 
 
 def _measure(
-    report: "Callable[[str, Step], None]",
     task: "Task",
     arm: "Arm",
     low: float,
@@ -78,6 +78,7 @@ def _measure(
     accumulate: int | None,
     seed: int,
     device: str,
+    report: "Callable[[str, Step], None]" = lambda what, step: None,
 ) -> "LRRange":
     """Run the test on a new model that is initialized and trained like a trial of a study."""
     import torch

@@ -1,5 +1,6 @@
 """`fallline new-task`: write a commented task file and print the next command."""
 
+import shlex
 from pathlib import Path
 
 from fallline.cli.show import console, path
@@ -15,4 +16,5 @@ def new_task(file: Path) -> None:
 
     name = write_task(file)
     path("task", file)
-    console.print(f"next: fallline compare {name} --quick --optimizers momentum,adam,adamw", soft_wrap=True)
+    words = ["fallline", "compare", name, "--quick", "--optimizers", "momentum,adam,adamw"]
+    console.print(f"next: {shlex.join(words)}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Define the options that several commands share, and parse their values."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ import typer
 
 from fallline.errors import ArgumentError
 
-TaskName: TypeAlias = Annotated[str, typer.Argument(help="A built-in task (see `fallline list`), or FILE.py:NAME.")]
+TaskName: TypeAlias = Annotated[
+    str, typer.Argument(help="A built-in task (see `fallline list`), FILE.py or FILE.py:NAME.")
+]
 Settings: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a task setting: batch_size=128.")
 ]
@@ -47,6 +50,16 @@ def keep_data_in(folder: Path | None) -> None:
 
     if folder is not None:
         os.environ[DATA_VARIABLE] = str(folder.resolve())
+
+
+def resolve_task(name: str) -> str:
+    """Return the name of a task as in a study, and say which task a file stands for."""
+    from fallline.lab.tasks import find_task
+
+    found = find_task(name)
+    if name.endswith(".py"):
+        print(f"fallline: the task is {found}, the only one in this file", file=sys.stderr)
+    return found
 
 
 def split(text: str) -> list[str]:

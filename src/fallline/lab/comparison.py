@@ -6,113 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fallline.errors import ArgumentTypeError
 from fallline.lab.analysis.results import StudyResults
-from fallline.lab.contract.contract import Examination
-from fallline.lab.contract.preflight import RUNS, check_anew, check_arms, count_evaluations, examine_task, notes
-from fallline.lab.design.arms import Arm, make_arms
+from fallline.lab.contract.preflight import check_anew, notes
 from fallline.lab.design.group_sequential import Seeds
-from fallline.lab.design.spec import Spec, check_analysis
+from fallline.lab.design.spec import Spec
 from fallline.lab.display import Display, describe_left, open_display
-from fallline.lab.executors import Workers, make_executor
-from fallline.lab.own_study import examine_own, specify_own
-from fallline.lab.provenance.identity import describe_study, identify, import_edited_anew, places
+from fallline.lab.executors import Workers, count_workers, make_executor
+from fallline.lab.provenance.identity import describe_study, identify
 from fallline.lab.provenance.manifest import manifest
-from fallline.lab.run.device import check_device
 from fallline.lab.run.live_trial import LiveTrial
 from fallline.lab.run.timing import time_arms
-from fallline.lab.search.trials import check_schedules
+from fallline.lab.specify import default_folder, specify
 from fallline.lab.stages import Callback, Progress, read_results, read_timings, run_stages, write_timings
 from fallline.lab.storage.store import Store
 from fallline.lab.study import Study
-from fallline.lab.tasks import Task, get_task
-from fallline.lab.tasks.custom import name_of
-from fallline.lab.tasks.own_loop import CommandTask, OwnLoop
-from fallline.lab.user_code.import_path import folder_name, is_here
-from fallline.lab.user_code.sources import imports_for, sources_of, unchanged
+from fallline.lab.tasks import Task
+from fallline.lab.tasks.own_loop import CommandTask
+from fallline.lab.user_code.import_path import is_here
+from fallline.lab.user_code.sources import unchanged
 
-TWIN = " (again)"
 # The timing pass takes this fraction of the run time of the study, but no less and no more than these seconds.
 _TIMING_SHARE, _TIMING_SECONDS = 0.03, (0.5, 20.0)
-
-
-def specify(
-    task: str | type[Task] | Callable[[LiveTrial], Any],
-    optimizers: Sequence[str],
-    schedules: Sequence[str],
-    *,
-    vary: Mapping[str, Sequence[Any]] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    variants: Mapping[str, str] | None = None,
-    self_check: bool = False,
-    steps: int | None = None,
-    device: str = "cpu",
-    out: str | Path | None = None,
-    baseline: str | None = None,
-    margin: float | None = None,
-    examined: bool = False,
-    **options: Any,
-) -> Spec:
-    """Return the specification of a study.
-
-    The arguments are those of `compare`; `options` are passed to `Spec`. The contract of the task is checked before
-    anything else calls its methods, except when `examined` is True. `variants` are arms with a command of their own.
-
-    Raises:
-        ArgumentError: an argument is invalid.
-        StudyError: the task breaks its contract.
-    """
-    task = name_of(task)
-    if task != CommandTask.name:  # a command may use another installation of PyTorch
-        check_device(device)
-    import_edited_anew()
-    given = dict(settings or {})
-    with imports_for(task):
-        learning = get_task(task, **given)
-        if isinstance(learning, OwnLoop):
-            options |= {"vary": vary, "variants": variants, "steps": steps, "device": device}
-            spec = specify_own(task, learning, optimizers, schedules, given, **options)
-            if self_check:
-                spec = replace(spec, arms=_with_twin(spec.arms))
-            return _complete(spec, baseline, margin, None if examined else Path(out or default_folder(spec)))
-        arms = make_arms(optimizers, schedules, vary, learning.settings)
-        found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
-        if not examined:
-            check_arms(task, given, arms)
-        steps = learning.steps if steps is None else steps
-        evaluations = count_evaluations(learning, steps, found.val_items)
-    if self_check:
-        arms = _with_twin(arms)
-    spec = Spec(
-        task,
-        steps,
-        arms,
-        settings=given,
-        evaluations=evaluations,
-        device=device,
-        resplit=learning.resplit,
-        **options,
-    )
-    return _complete(spec, baseline, margin, None)
-
-
-def _with_twin(arms: Sequence[Arm]) -> tuple[Arm, ...]:
-    """Return the first arm under two names, with disjoint seeds."""
-    return (arms[0], replace(arms[0], name=arms[0].name + TWIN, twin=True))
-
-
-def _complete(spec: Spec, baseline: str | None, margin: float | None, folder: Path | None) -> Spec:
-    """Check a specification and add the user's files; check a training loop of the user if a folder is given."""
-    if spec.steps:
-        check_schedules(spec)
-    check_analysis(spec, baseline, margin)
-    if folder is not None:
-        examine_own(spec, folder)
-    return replace(spec, sources={place: sources_of(place) for place in places(spec)})
-
-
-def default_folder(spec: Spec) -> Path:
-    """Return the folder of a study for which the user has named none; it does not change when code is edited."""
-    return RUNS / f"{folder_name(spec.task)}-{spec.question.digest()}"
 
 
 def _time(study: StudyResults, store: Store) -> StudyResults:
@@ -154,16 +69,20 @@ def run_comparison(
         workers = {**workers, "jobs": 1}  # a command may use all cores
     executor, store = make_executor(folder, **workers), Store(folder)
     spec = identify(spec)
-    analysis = {"baseline": baseline or spec.arms[0].name, "margin": margin}
+    baseline = spec.arm_name(baseline or spec.arms[0].name, "baseline")
+    analysis = {"baseline": baseline, "margin": margin}
     found = manifest() | notes(spec.learning)
     forked = store.claim(spec, analysis, found, fork, describe_study(spec))
     if forked and not spec.learning.own_loop:
         check_anew(spec.task, spec.learning)
+    if not callable(progress) and progress not in (True, False, None):
+        raise ArgumentTypeError(f"progress: must be True, False or a function, got {progress!r}; leave it out")
     with open_display("starting workers", shown=progress is True) as display:
         with executor:
             study = read_results(store, spec, baseline, margin)
             report = progress if callable(progress) else functools.partial(_show, display)
-            study = run_stages(study, store, executor, report, tuple(callbacks))
+            parallel = None if workers["ray"] else count_workers(**workers)
+            study = run_stages(study, store, executor, report, tuple(callbacks), parallel)
         if not study.timings and not spec.learning.own_loop:
             display.stage("timing the arms")
             study = _time(study, store)
@@ -231,7 +150,7 @@ def compare(
         search: ranges of a command or a function: "lr=1e-5..1e-2:log,batch_size=32|64".
         metric: the metric that a command prints or a function reports, "val_loss" by default.
         mode: "min" or "max"; by default as the name of the metric implies.
-        trials: search points per arm, a power of two. The default configuration is run in addition.
+        trials: search points per arm, rounded to a power of two. The default configuration is run in addition.
         seeds: confirmation runs per arm, at least 2; or (fewest, most), in which case the study examines its results
             after the fewest seeds and after every fourth further seed, and stops when every comparison is decided.
         searches: independent searches per arm.

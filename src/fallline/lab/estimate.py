@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from fallline.errors import ArgumentError, FalllineError, StudyError
-from fallline.lab.comparison import default_folder
 from fallline.lab.design.outcome import Timing
 from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
@@ -16,6 +15,7 @@ from fallline.lab.own_study import examine_own
 from fallline.lab.run.timing import time_arms
 from fallline.lab.search.selection import AGAIN, Search, finalists
 from fallline.lab.search.trials import ROUNDS, makes_fewer_steps, tune, tuning_trials
+from fallline.lab.specify import default_folder
 from fallline.lab.storage.study_file import read_spec
 from fallline.lab.user_code.import_path import describe
 

@@ -47,7 +47,7 @@ def read_results(store: Store, spec: Spec, baseline: str | None = None, margin: 
         manifest = {}
     first = StudyResults(
         spec,
-        baseline or spec.arms[0].name,
+        spec.arm_name(baseline or spec.arms[0].name, "baseline"),
         margin,
         spec.looks[0],
         timings=read_timings(store),
@@ -114,13 +114,23 @@ def run_stages(
     executor: Executor,
     progress: Callable[[Progress], None],
     callbacks: Sequence[Callback],
+    workers: int | None = None,
 ) -> StudyResults:
-    """Run the missing trials stage by stage; the outcomes of each stage determine the trials of the next one."""
-    began, ran = time.monotonic(), 0
+    """Run the missing trials stage by stage; the outcomes of each stage determine the trials of the next one.
+
+    Args:
+        study: the results so far.
+        store: the folder of the study.
+        executor: runs the trials.
+        progress: called after every trial.
+        callbacks: called after every trial, with the trial and its outcome.
+        workers: number of trials that run at a time, for the remaining time; None if it is unknown.
+    """
+    began, ran, spent = time.monotonic(), 0, 0.0
     to_confirm = study.spec.looks[0] * len(study.spec.arms)
 
     def complete(trials: list[Trial], expected: int, stage: str) -> StudyResults:
-        nonlocal ran
+        nonlocal ran, spent
         outcomes = dict(study.outcomes)
         for trial in executor.run([trial for trial in trials if trial.id not in outcomes]):
             outcome = store.outcome(trial)
@@ -131,7 +141,12 @@ def run_stages(
                 callback(trial, outcome)
             ran += 1
             done = sum(t.id in outcomes for t in trials)
-            left = (len(trials) - done + expected) * (time.monotonic() - began) / ran
+            missing = len(trials) - done + expected
+            if workers is not None and (costs := store.costs(trial)) is not None:
+                spent += costs.seconds  # without the start of the workers, which would count for every missing trial
+                left = missing * spent / ran / min(workers, max(missing, 1))
+            else:
+                left = missing * (time.monotonic() - began) / ran
             earlier = 0 if stage == "tuning" else len(study.tuning)
             progress(Progress(earlier + done, earlier + len(trials) + expected, left, stage))
         return replace(study, outcomes=outcomes)

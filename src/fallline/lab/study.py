@@ -99,15 +99,15 @@ class Study:
             stage: "confirm", or "equal-steps" for the runs in which an arm such as SAM makes as many steps as the
                 other arms.
         """
-        return self.record.confirmed(arm, metric, stage)
+        return self.record.confirmed(self.spec.arm_name(arm), metric, stage)
 
     def confirmation(self, arm: str, stage: str = "confirm") -> list[Outcome]:
         """Return the outcomes of an arm's confirmation runs, by seed; empty when every tuning trial failed."""
-        return self.record.confirmation(arm, stage)
+        return self.record.confirmation(self.spec.arm_name(arm), stage)
 
     def confirmation_trials(self, arm: str, stage: str = "confirm") -> list[Trial]:
         """Return an arm's confirmation trials, by seed; empty when every tuning trial failed."""
-        return self.record.confirmation_trials(arm, stage)
+        return self.record.confirmation_trials(self.spec.arm_name(arm), stage)
 
     @property
     def log_ratio(self) -> bool:
@@ -121,7 +121,8 @@ class Study:
 
     def compare_with(self, baseline: str, arms: Sequence[str] | None = None) -> dict[str, Result]:
         """Return the comparison of arms (by default all) with a baseline on the headline metric."""
-        return self.record.compare_with(baseline, arms)
+        others = None if arms is None else list(map(self.spec.arm_name, arms))
+        return self.record.compare_with(self.spec.arm_name(baseline, "baseline"), others)
 
     @property
     def results(self) -> dict[str, Result]:
@@ -130,7 +131,7 @@ class Study:
 
     def design(self, arm: str, baseline: str) -> Design:
         """Return the sources of randomness in a comparison of two arms without failed runs."""
-        return self.record.design(arm, baseline)
+        return self.record.design(self.spec.arm_name(arm), self.spec.arm_name(baseline, "baseline"))
 
     def is_decided(self) -> bool:
         """Return whether every comparison with the baseline is decided, so that no further seeds are needed."""

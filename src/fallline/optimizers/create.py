@@ -3,12 +3,12 @@
 from typing import Any
 
 from fallline.core.optimizer import Optimizer, Params
-from fallline.errors import ArgumentError, suggest
+from fallline.errors import ArgumentError, find_name, suggest
 from fallline.optimizers.registry import OPTIMIZERS
 
 
 def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
-    """Create the optimizer called `name` (lower case, as printed by `fallline list`) with the given options.
+    """Create the optimizer called `name` (as printed by `fallline list`, regardless of case) with the given options.
 
     Args:
         name: name of the optimizer.
@@ -25,9 +25,10 @@ def create_optimizer(name: str, params: Params, **options: Any) -> Optimizer:
         >>> type(opt).__name__, opt.param_groups[0]["lr"]
         ('AdamW', 0.0003)
     """
-    if name not in OPTIMIZERS:
+    found = find_name(name, OPTIMIZERS) if isinstance(name, str) else None
+    if found is None:
         raise ArgumentError(
             f"create_optimizer: name must be one of {', '.join(OPTIMIZERS)}, got {name!r}; "
             + suggest(name, OPTIMIZERS, "see `fallline list`")
         )
-    return OPTIMIZERS[name](params, **options)
+    return OPTIMIZERS[found](params, **options)

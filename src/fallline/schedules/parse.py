@@ -1,14 +1,15 @@
 """Parse schedules from text, for the command line and settings files."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fallline.errors import ArgumentError, FalllineError, suggest
+from fallline.arguments import check_call
+from fallline.errors import ArgumentError, FalllineError, find_name, suggest
 from fallline.schedules.base import Schedule
 
 
-def parse(text: str, known: Mapping[str, Callable[..., Schedule]]) -> Schedule:
+def parse(text: str, known: Mapping[str, type[Schedule]]) -> Schedule:
     """Return the schedule for an expression such as `warmup(100).then(cosine(900))`; other code is not evaluated.
 
     Args:
@@ -28,21 +29,38 @@ def parse(text: str, known: Mapping[str, Callable[..., Schedule]]) -> Schedule:
     except (SyntaxError, ValueError, TypeError) as error:
         if isinstance(error, FalllineError):
             raise
-        raise _error(text, str(error)) from None
+        raise _error(text, error.msg if isinstance(error, SyntaxError) else str(error)) from None
 
 
-def _schedule(node: ast.expr, known: Mapping[str, Callable[..., Schedule]], text: str) -> Schedule:
+def _schedule(node: ast.expr, known: Mapping[str, type[Schedule]], text: str) -> Schedule:
     if not isinstance(node, ast.Call):
         raise _error(text, "not a call")
-    args = [*node.args, *(keyword.value for keyword in node.keywords)]
-    if isinstance(node.func, ast.Attribute) and node.func.attr == "then" and len(args) == 1:
-        return _schedule(node.func.value, known, text).then(_schedule(args[0], known, text))
+    if isinstance(node.func, ast.Attribute):
+        if node.func.attr != "then" or len(node.args) != 1 or node.keywords:
+            raise _error(text, "only .then joins two schedules, and it takes one schedule")
+        return _schedule(node.func.value, known, text).then(_schedule(node.args[0], known, text))
     name = node.func.id if isinstance(node.func, ast.Name) else ""
-    if name not in known:
+    found = find_name(name, known)
+    if found is None:
         hint = suggest(name, known, "see: fallline schedules")
         raise ArgumentError(f"schedule: must be one of {', '.join(known)}, got {name or text!r}; {hint}")
-    values: list[Any] = [ast.literal_eval(value) for value in node.args]
-    return known[name](*values, **{str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+    keywords: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg in keywords:
+            reason = f"{keyword.arg} is given twice" if keyword.arg else "** is not supported"
+            raise _error(text, reason)
+        keywords[keyword.arg] = _literal(keyword.value, text)
+    values = [_literal(value, text) for value in node.args]
+    if not values and not keywords:
+        check_call(known[found])
+    return known[found](*values, **keywords)
+
+
+def _literal(node: ast.expr, text: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise _error(text, f"{ast.unparse(node)} is not a number, a text or a list") from None
 
 
 def _error(text: str, reason: str) -> ArgumentError:

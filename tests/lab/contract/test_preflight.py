@@ -8,8 +8,8 @@ import torch
 import fallline as fl
 from fallline.errors import ArgumentError, StudyError, TaskWarning
 from fallline.lab import load
-from fallline.lab.comparison import specify
 from fallline.lab.contract import checks, preflight
+from fallline.lab.specify import specify
 
 TINY = {"trials": 2, "seeds": 2, "jobs": 0}
 WORDS = ["--trials", "2", "--seeds", "2", "-j", "0"]

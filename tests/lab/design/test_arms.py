@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.lab.comparison import specify
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.optimizers import build_optimizer, get_space
 from fallline.lab.design.outcome import Outcome
@@ -15,6 +14,7 @@ from fallline.lab.design.spec import Spec
 from fallline.lab.design.trial import Trial
 from fallline.lab.run.trial import run
 from fallline.lab.search.trials import confirm, tune
+from fallline.lab.specify import specify
 
 OWN = """
 import math
@@ -88,7 +88,7 @@ def test_a_class_in_a_file_of_the_users_gets_a_space_around_its_default(own):
 
 def test_editing_the_users_file_makes_other_trials(own):
     def ids():
-        from fallline.lab.comparison import specify
+        from fallline.lab.specify import specify
 
         return [t.id for t in tune(specify("digits", ["own.py:Mine", "adam"], ["cosine"], trials=2, steps=40), {})[0]]
 
@@ -230,8 +230,8 @@ def test_what_is_no_schedule_is_told_before_anything_runs(own, schedule, got):
         ("nowhere.at.all:Thing", "'nowhere.at.all' must be a module or a .py file"),
         ("nowhere.py:Thing", "nowhere.py must be a file"),
         ("own.py:NoRate", "must take a keyword lr, got none"),
-        ("sam(sam(sgd))", "must be sam.NAME. or asam.NAME., wrapped only once, got"),
-        ("swa(sgd)", "must be sam.NAME. or asam.NAME., wrapped only once, got"),
+        ("sam(sam(sgd))", "an optimizer must be wrapped only once, got"),
+        ("swa(sgd)", "brackets must follow sam or asam, got"),
         ("sam()", "must be one of .* got 'sam..'"),
         ("sam", r"got 'sam'; did you mean sam\(momentum\)"),
         ("adam@lr=1@lr=2", "lr must be given once, got 'adam@lr=1@lr=2'; leave one of them out"),

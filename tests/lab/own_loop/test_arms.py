@@ -44,6 +44,13 @@ def test_optimizers_that_fallline_does_not_know_need_ranges():
         make_own_arms(["sophia"], ["cosine"], "", None)
 
 
+def test_the_command_gets_the_optimizer_as_the_user_writes_it():
+    (arm,) = make_own_arms(["AdamW@lr=0.1"], ["Cosine"], "", COMMAND)
+    assert (arm.optimizer, arm.schedule, arm.settings) == ("adamw", "cosine", {"spelling": "AdamW"})
+    (arm,) = make_own_arms(["adamw"], ["cosine"], "", COMMAND)
+    assert arm.settings == {}
+
+
 def test_variants_add_arguments_or_have_their_own_command():
     arms = make_own_arms(["adamw"], ["cosine"], "", COMMAND, {"plain": "", "rope": "--rope", "jax": "python jx.py"})
     assert [(arm.name, arm.settings["command"]) for arm in arms] == [

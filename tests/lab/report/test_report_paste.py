@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fallline.cli.options import parse_settings, parse_variations
-from fallline.lab.comparison import specify
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.optimizers import build_optimizer
 from fallline.lab.design.schedules import SCHEDULES, learning_rates
 from fallline.lab.report import best_code
 from fallline.lab.report.topics.reproduce import command
+from fallline.lab.specify import specify
 from support.studies import changed, with_outcomes
 
 OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "torch.optim:NAdam"]

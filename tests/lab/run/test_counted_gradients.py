@@ -10,7 +10,6 @@ import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError
-from fallline.lab.comparison import specify
 from fallline.lab.design.arms import make_arms
 from fallline.lab.design.optimizers import get_space
 from fallline.lab.design.trial import Trial
@@ -18,6 +17,7 @@ from fallline.lab.race import race
 from fallline.lab.run.loop import Checkpoint, evaluate
 from fallline.lab.run.trial import run, start
 from fallline.lab.search.trials import tune
+from fallline.lab.specify import specify
 from fallline.lab.tasks import Digits
 from support.killing import interrupt_training
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,9 +125,10 @@ def _all_failed(study: StudyResults, search: Search) -> str:
     rates = sorted(point.get("lr", math.nan) for point in search.points)
     tried = f"lr {rates[0]:.2g}" if rates[0] == rates[-1] else f"lr {rates[0]:.2g} to {rates[-1]:.2g}"
     arm, task = search.arm.optimizer, study.spec.task
+    command = shlex.join(["fallline", "lr-range", task, "--optimizer", arm])
     return (
-        f"every tuning trial failed ({states}; {tried}), so no configuration was confirmed; `fallline lr-range {task} "
-        f'--optimizer "{arm}"` shows at which learning rates the loss falls; search there with {arm}@lr=LOW..HIGH'
+        f"every tuning trial failed ({states}; {tried}), so no configuration was confirmed; `{command}` shows at which "
+        f"learning rates the loss falls; search there with {arm}@lr=LOW..HIGH"
     )
 
 

@@ -80,8 +80,8 @@ def check_arms(place: str, settings: dict[str, Any], arms: Sequence[Arm]) -> Non
             groups = scale_groups(task.param_groups(make(task)), options, space.defaults)
             try:
                 build_optimizer(space.optimizer, groups, **options)
-            # Constructors raise these for parameters that they reject: Muon for vectors, LBFGS for several groups.
-            except (TypeError, ValueError) as error:
+            # Constructors raise errors for parameters that they reject: Muon for vectors, LBFGS for several groups.
+            except Exception as error:
                 reason = " ".join(str(error).split())
                 raise ArgumentError(
                     f"optimizers: {arm.name} must accept the parameters of task {task.name}, got an error ({reason}); "

@@ -2,17 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from fallline.arguments import is_number
-from fallline.errors import ArgumentError, suggest
-from fallline.lab.design.optimizers import build_optimizer, get_space, keywords
-from fallline.lab.design.schedules import check_schedule
+from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError, suggest
+from fallline.lab.design.optimizers import build_optimizer, find_optimizer, get_space, keywords
+from fallline.lab.design.schedules import find_schedule
 from fallline.lab.design.spaces import Space
+from fallline.lab.user_code.import_path import describe
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,18 @@ def make_arms(
         >>> [arm.name for arm in make_arms(["adam"], ["cosine"], {"warmup": [0, 0.1]})]
         ['adam, warmup=0', 'adam, warmup=0.1']
     """
+    _check_names("optimizers", optimizers)
+    _check_names("schedules", schedules)
     if not optimizers or not schedules:
         name, usual = ("schedules", "cosine") if optimizers else ("optimizers", "adamw")
         raise ArgumentError(f"{name}: must name at least one, got none; {usual} is a common choice")
-    for schedule in schedules:
-        check_schedule(schedule)
+    schedules = [find_schedule(schedule) for schedule in schedules]
     arms = []
     combinations = list(itertools.product(*([(k, v) for v in values] for k, values in (vary or {}).items())))
     for text, schedule, combination in itertools.product(optimizers, schedules, combinations):
         optimizer, *assignments = text.split("@")
+        optimizer = find_optimizer(optimizer)
+        text = "@".join([optimizer, *assignments])
         arm = Arm(text if len(schedules) == 1 else f"{text} + {schedule}", optimizer, schedule)
         for assignment in assignments:
             arm = _assign(arm, text, assignment)
@@ -91,6 +95,18 @@ def make_arms(
         _check_optimizer(arm)
         arms.append(arm)
     return tuple(arms)
+
+
+def _check_names(argument: str, names: Any) -> None:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        example = names.split(",") if isinstance(names, str) else "a list, or leave it out"
+        raise ArgumentTypeError(f"{argument}: must be a list of names, got {names!r}; pass {example}")
+    for name in names:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"{argument}: must be names or locations, got {name!r}; write an object of yours as FILE.py:NAME and "
+                "one of a package as package.module:NAME"
+            )
 
 
 def make_single(optimizers: Sequence[str]) -> tuple[Arm, ...]:
@@ -130,7 +146,7 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
     if number is None or name not in known:
         raise ArgumentError(
             f"optimizers: the text after @ must be NAME=NUMBER or NAME=LOW..HIGH with NAME among {', '.join(known)}, "
-            f"got {text!r}; try {arm.optimizer}@lr=0.001"
+            f"got {text!r}; " + suggest(name, known, f"try {arm.optimizer}@lr=0.001")
         )
     return replace(arm, fixed={**arm.fixed, name: number})
 
@@ -200,8 +216,10 @@ def _check_optimizer(arm: Arm) -> None:
     for shapes in (((2, 2), (2,)), ((2, 2),)):  # some optimizers accept only matrices
         try:
             build_optimizer(space.optimizer, [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes], **options)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # the constructor may be the user's
             first = first or error
         else:
             return
-    raise ArgumentError(f"optimizers: {arm.name} cannot be built ({first})") from first
+    assert first is not None  # the loop has not returned
+    reason = str(first) if isinstance(first, FalllineError | TypeError | ValueError) else describe(first)
+    raise ArgumentError(f"optimizers: {arm.name} cannot be built ({reason})") from first

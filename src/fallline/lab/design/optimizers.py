@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError, suggest
+from fallline.errors import ArgumentError, find_name, suggest
 from fallline.lab.design.spaces import SPACES, Dimension, Space, derived
 from fallline.lab.user_code.import_path import is_path, load_object
 from fallline.optimizers import OPTIMIZERS, create_optimizer
@@ -45,20 +45,44 @@ def split_wrapper(name: str) -> tuple[str, str]:
     return (wrapper, rest[:-1]) if rest.endswith(")") else ("", name)
 
 
+def find_optimizer(name: str) -> str:
+    """Return the name of an optimizer as in a study; the user may write it regardless of case.
+
+    Example:
+        >>> find_optimizer("SAM(AdamW)"), find_optimizer("torch.optim:NAdam")
+        ('sam(adamw)', 'torch.optim:NAdam')
+    """
+    wrapper, inner = split_wrapper(name.strip())
+    if wrapper:
+        return f"{find_name(wrapper, _RHO) or wrapper}({find_optimizer(inner)})"
+    return inner if is_path(inner) else find_name(inner, SPACES) or inner
+
+
 @functools.cache
 def get_space(name: str) -> Space:
-    """Return the search space of an optimizer by its name in a study.
+    """Return the search space of an optimizer by its name in a study, as `find_optimizer` returns it.
 
     Raises:
         ArgumentError: there is no such optimizer, or the named object is not an optimizer.
     """
     wrapper, inner = split_wrapper(name)
+    if wrapper and wrapper not in _RHO:
+        raise ArgumentError(
+            f"optimizers: brackets must follow sam or asam, got {name!r}; write hyperparameters after an @, as in "
+            "adamw@weight_decay=0.1"
+        )
     if wrapper and inner:
         return _wrapped_space(name, wrapper, get_space(inner))
     if is_path(name):
         return _user_space(name)
     if name not in SPACES:
-        hint = f"did you mean {name}(momentum)?" if name in _RHO else suggest(name, SPACES, "see `fallline list`")
+        hint = (
+            f"did you mean {name.lower()}(momentum)?"
+            if name.lower() in _RHO
+            else f"did you mean {':'.join(name.rsplit('.', 1))}?"
+            if "." in name
+            else suggest(name, SPACES, "see `fallline list`")
+        )
         raise ArgumentError(
             f"optimizers: must be one of {', '.join(SPACES)}, sam(NAME), asam(NAME), package.module:CLASS or "
             f"FILE.py:CLASS, got {name!r}; {hint}"
@@ -74,10 +98,9 @@ def keywords(name: str) -> Mapping[str, Any]:
 
 
 def _wrapped_space(name: str, wrapper: str, base: Space) -> Space:
-    if wrapper not in _RHO or split_wrapper(base.optimizer)[0]:
+    if split_wrapper(base.optimizer)[0]:
         raise ArgumentError(
-            f"optimizers: a wrapped optimizer must be sam(NAME) or asam(NAME), wrapped only once, got {name!r}; for "
-            "example sam(momentum)"
+            f"optimizers: an optimizer must be wrapped only once, got {name!r}; for example sam(momentum)"
         )
     if base.measured:
         raise ArgumentError(
@@ -99,7 +122,8 @@ def _user_space(name: str) -> Space:
     cls = load_object("optimizers", name)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ArgumentError(
-            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got {cls!r}; try torch.optim:NAdam"
+            f"optimizers: {name} must be a subclass of torch.optim.Optimizer, got a {type(cls).__name__}; "
+            "try torch.optim:NAdam"
         )
     signature = dict(keywords(name))
     if "lr" not in signature:

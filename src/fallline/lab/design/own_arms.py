@@ -9,8 +9,8 @@ from typing import Any
 from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.lab.command import Command
 from fallline.lab.design.arms import Arm, make_arms
-from fallline.lab.design.optimizers import get_space, split_wrapper
-from fallline.lab.design.schedules import WARMUP, check_schedule
+from fallline.lab.design.optimizers import find_optimizer, get_space, split_wrapper
+from fallline.lab.design.schedules import WARMUP, find_schedule
 from fallline.lab.design.spaces import SPACES, Dimension, Space
 from fallline.lab.user_code.import_path import is_path
 
@@ -91,10 +91,13 @@ def make_own_arms(
             for variant in named:
                 own = _command_of(command, (variants or {}).get(variant, ""))
                 arm = _arm(optimizer, schedule, len(schedules) > 1, own, dimensions, variant != "")
+                spelling = optimizer.partition("@")[0]
+                if command and spelling != arm.optimizer:
+                    arm = replace(arm, settings={"spelling": spelling})
                 if variant:
                     several = len(optimizers) > 1 or len(schedules) > 1
                     name = f"{arm.name}, {variant}" if several else variant
-                    arm = replace(arm, name=name, settings={"command": own})
+                    arm = replace(arm, name=name, settings={**arm.settings, "command": own})
                 arms.append(arm)
     used = {d.name for arm in arms for d in arm.space.dimensions}
     for name in dimensions:
@@ -117,9 +120,10 @@ def _arm(
     optimizer: str, schedule: str, several: bool, command: str, dimensions: Mapping[str, Dimension], is_variant: bool
 ) -> Arm:
     """Return one arm; a variant of a command without placeholders for hyperparameters searches only `dimensions`."""
-    check_schedule(schedule)
+    schedule = find_schedule(schedule)
     placeholders = Command(command).placeholders if command else None
-    name = split_wrapper(optimizer.partition("@")[0])[1]
+    text = optimizer.partition("@")[0]
+    name = split_wrapper(find_optimizer(text))[1]
     if is_path(name) or name in SPACES:
         arm = make_arms([optimizer], [schedule])[0]
         if several:

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, SupportsFloat
 
-from fallline.errors import ArgumentError, FalllineError, suggest
+from fallline.errors import ArgumentError, FalllineError, find_name, suggest
 from fallline.lab.user_code.import_path import describe, is_path, load_object
 from fallline.schedules import inverse_sqrt, linear, step_decay, warmup_cosine, warmup_stable_decay
 
@@ -27,19 +28,25 @@ _WARM = ("constant", "step")  # shapes without a warm-up, which is added to them
 SCHEDULES = tuple(_SHAPES)
 
 
-def check_schedule(schedule: str) -> None:
-    """Check that the name of a schedule is one of SCHEDULES or the location of an existing function of the user.
+def find_schedule(schedule: str) -> str:
+    """Return the name of a schedule as in SCHEDULES, regardless of case, or the location of the user's function.
 
     Raises:
         ArgumentError: it is neither.
+
+    Example:
+        >>> find_schedule("Cosine")
+        'cosine'
     """
-    if schedule not in SCHEDULES and not is_path(schedule):
+    found = schedule if is_path(schedule) else find_name(schedule, SCHEDULES)
+    if found is None:
         raise ArgumentError(
             f"schedules: must be one of {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; "
             + suggest(schedule, SCHEDULES, "cosine is the default")
         )
     if is_path(schedule):
         load_object("schedules", schedule)
+    return found
 
 
 def warmup_steps(steps: int, warmup: float) -> int:
@@ -64,7 +71,7 @@ def learning_rates(schedule: str, steps: int, warmup: float = WARMUP) -> list[fl
         >>> [round(f, 2) for f in learning_rates("cosine", 10, warmup=0.3)]
         [0.33, 0.67, 1.0, 0.95, 0.81, 0.61, 0.39, 0.19, 0.05, 0.0]
     """
-    check_schedule(schedule)
+    schedule = find_schedule(schedule)
     ramp = warmup_steps(steps, warmup)
     try:
         length, factors = _factors(schedule, steps, ramp)
@@ -91,4 +98,10 @@ def _factors(schedule: str, steps: int, ramp: int) -> tuple[int | None, list[flo
     make = load_object("schedules", schedule) if is_path(schedule) else _SHAPES[schedule]
     shape = make(steps, ramp)
     rise = [(k + 1) / ramp if schedule in _WARM and k + 1 < ramp else 1.0 for k in range(steps)]
-    return getattr(shape, "length", None), [up * float(shape(k)) for k, up in enumerate(rise)]
+    factors: list[Any] = [shape(k) for k in range(steps)]
+    for k, factor in enumerate(factors):
+        if not isinstance(factor, SupportsFloat):
+            raise ArgumentError(
+                f"schedules: {schedule} must return numbers, got {factor!r} at step {k}; return 1 - k / steps"
+            )
+    return getattr(shape, "length", None), [up * float(factor) for up, factor in zip(rise, factors, strict=True)]

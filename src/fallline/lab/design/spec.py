@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fallline.arguments import check_integer
-from fallline.errors import ArgumentError, suggest
+from fallline.arguments import check_integer, is_number
+from fallline.errors import ArgumentError, ArgumentWarning, find_name, suggest
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.description import described_task, factors_key, read_space
 from fallline.lab.design.group_sequential import Seeds, check_seeds, looks_of
@@ -26,8 +28,8 @@ class Spec:
         steps: optimizer steps per run; an arm whose steps cost more makes fewer, see `equal`. 0 if the user's training
             loop decides.
         arms: the arms to compare.
-        trials: points of the Sobol sequence per arm and search, a power of two. The default configuration is run in
-            addition.
+        trials: points of the Sobol sequence per arm and search, rounded to a power of two. The default
+            configuration is run in addition.
         seeds: confirmation runs per arm; or the smallest and the largest number, in which case the study stops when
             every comparison is decided.
         seed: seed from which all other seeds are derived.
@@ -69,11 +71,15 @@ class Spec:
         if self.described:  # the specification was checked when the study started
             return
         get_task(self.task, **self.settings)
-        if self.trials < 1 or self.trials & (self.trials - 1):
-            below = 1 << max(0, self.trials.bit_length() - 1)
-            raise ArgumentError(
-                f"trials: must be a power of two (a Sobol sequence is balanced only there), got trials={self.trials}; "
-                f"pass {below} or {2 * below}"
+        check_integer("compare", "steps", self.steps, 0, "leave it out for the steps of the task")
+        if (trials := check_integer("compare", "trials", self.trials, 1, "16 is usual")) & (trials - 1):
+            nearest = 1 << round(math.log2(trials))
+            object.__setattr__(self, "trials", nearest)
+            warnings.warn(
+                f"trials: {trials} was rounded to {nearest}; it must be a power of two, because a Sobol sequence is "
+                "balanced only there",
+                ArgumentWarning,
+                stacklevel=3,
             )
         check_seeds(self.seeds)
         check_integer("compare", "searches", self.searches, 1, "pass 1")
@@ -81,8 +87,8 @@ class Spec:
             raise ArgumentError(
                 f"equal: must be one of {', '.join(EQUAL)}, got {self.equal!r}; grad-evals is the default"
             )
-        if not 0 < self.horizon <= 1:
-            raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon:g}; 0.5 tunes at half length")
+        if not is_number(self.horizon) or not 0 < self.horizon <= 1:
+            raise ArgumentError(f"horizon: must be in (0, 1], got horizon={self.horizon!r}; 0.5 tunes at half length")
         names = [arm.name for arm in self.arms]
         if not names or len(set(names)) < len(names):
             raise ArgumentError(
@@ -105,6 +111,25 @@ class Spec:
                     f"steps: must be at least 20 in every run to give a curve, got {shortest} in the tuning of "
                     f"{arm.name} (steps={self.steps}, equal={self.equal}, horizon={self.horizon:g}); pass more steps"
                 )
+
+    def arm_name(self, text: str, argument: str = "arm") -> str:
+        """Return the name of an arm that the user has written, regardless of case.
+
+        Args:
+            text: the name as written.
+            argument: name of the argument, for the error message.
+
+        Raises:
+            ArgumentError: the study has no such arm.
+        """
+        names = [arm.name for arm in self.arms]
+        found = text if text in names else find_name(str(text), names)
+        if found is None:
+            raise ArgumentError(
+                f"{argument}: must be one of {', '.join(names)}, got {text!r}; "
+                + suggest(text, names, f"try {names[0]!r}")
+            )
+        return found
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -190,11 +215,7 @@ def check_analysis(spec: Spec, baseline: str | None, margin: float | None) -> No
     Raises:
         ArgumentError: `baseline` or `margin` is invalid.
     """
-    names = [arm.name for arm in spec.arms]
-    if baseline is not None and baseline not in names:
-        raise ArgumentError(
-            f"baseline: must be one of {', '.join(names)}, got {baseline!r}; "
-            + suggest(baseline, names, "leave it out to use the first arm")
-        )
-    if margin is not None and not 0 < margin < 1:
-        raise ArgumentError(f"margin: must be in (0, 1), got margin={margin:g}; 0.02 is 2 %")
+    if baseline is not None:
+        spec.arm_name(baseline, "baseline")
+    if margin is not None and (not is_number(margin) or not 0 < margin < 1):
+        raise ArgumentError(f"margin: must be in (0, 1), got margin={margin!r}; 0.02 is 2 %")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fallline.arguments import check_integer, check_number
-from fallline.errors import ArgumentError, suggest
+from fallline.errors import ArgumentError, find_name, suggest
 from fallline.lab.design.arms import Arm, make_single
 from fallline.lab.design.optimizers import build_optimizer, keywords
 from fallline.lab.run.eval_mode import evaluation_weights, switch_to_training
@@ -78,12 +78,13 @@ def run_all(surface: str | Problem, optimizers: Sequence[str], steps: int, lr: f
     Raises:
         ArgumentError: the surface or an optimizer is unknown, or a number is out of range.
     """
-    if not isinstance(surface, Problem) and surface not in PROBLEMS:
+    name = find_name(surface, PROBLEMS) if isinstance(surface, str) else None
+    if not isinstance(surface, Problem) and name is None:
         raise ArgumentError(
             f"surface: must be one of {', '.join(PROBLEMS)}, got {surface!r}; "
             + suggest(surface, PROBLEMS, "ravine is a good start")
         )
-    problem = surface if isinstance(surface, Problem) else PROBLEMS[surface]
+    problem = surface if isinstance(surface, Problem) else PROBLEMS[str(name)]
     check_integer("race", "steps", steps, 2, f"leave it out for {STEPS}")
     if lr is not None:
         check_number("race", "lr", lr, above_zero=True, remedy="leave it out to tune it for each optimizer")

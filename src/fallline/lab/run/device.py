@@ -8,6 +8,7 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.lab.tasks import Task
+from fallline.landscape.loss.averaging import check_loss
 from fallline.landscape.loss.batches import move
 
 
@@ -39,11 +40,20 @@ def to_device(batch: Any, device: str) -> Any:
     return batch if device == "cpu" else move(batch, device)
 
 
+def batch_loss(task: Task, model: torch.nn.Module, batch: Any) -> torch.Tensor:
+    """Return the loss of a task on a batch.
+
+    Raises:
+        LossError: the task returned something else than a tensor with one real number.
+    """
+    return check_loss(f"task {task.name}", task.loss(model, batch))
+
+
 def loss_of(task: Task, device: str) -> Callable[[torch.nn.Module, Any], torch.Tensor]:
     """Return the loss of a task as a function of model and batch, with the same device and precision as in training."""
 
     def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
         with precision(task, device):
-            return task.loss(model, to_device(batch, device))
+            return batch_loss(task, model, to_device(batch, device))
 
     return loss

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fallline.lab.design.outcome import ITEM, LEAST_ITEMS
-from fallline.lab.run.device import precision, to_device
+from fallline.lab.run.device import batch_loss, precision, to_device
 from fallline.lab.tasks import Task
 from fallline.landscape.loss.batches import as_bytes, examples, leaves
 
@@ -89,7 +89,7 @@ def _evaluate(task: Task, model: torch.nn.Module, split: str, device: str, visit
             with precision(task, device):
                 found = task.evaluate(model, batch)  # may include the loss, from the same forward pass
                 if "loss" not in found:
-                    found = {"loss": task.loss(model, batch).item(), **found}
+                    found = {"loss": batch_loss(task, model, batch).item(), **found}
                 if visit is not None:
                     visit(batch, size, found)
             for key, value in found.items():

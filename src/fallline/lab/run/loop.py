@@ -15,7 +15,7 @@ from fallline.errors import StudyError
 from fallline.lab.design.optimizers import needs_closure
 from fallline.lab.design.outcome import Failure
 from fallline.lab.isolation import generator_states, restore_generators
-from fallline.lab.run.device import precision, to_device
+from fallline.lab.run.device import batch_loss, precision, to_device
 from fallline.lab.run.divergence import Watch, window_of
 from fallline.lab.run.eval_mode import evaluation_weights, switch_to_training
 from fallline.lab.run.evaluation import evaluate, evaluate_items
@@ -210,7 +210,7 @@ class Training:
             losses = []
             for part in parts:
                 with precision(self.task, self.device):
-                    mean = self.task.loss(self.model, part)
+                    mean = batch_loss(self.task, self.model, part)
                     mean = mean / len(parts) if len(parts) > 1 else mean
                 mean.backward()
                 losses.append(mean.detach())

@@ -28,14 +28,19 @@ def describe_trial(trial: Trial, task: OwnLoop) -> dict[str, Any]:
     return {**{name: getattr(trial, name) for name in names}, "trial": trial.id, "metric": task.metric_name}
 
 
-def fill_values(trial: Trial) -> dict[str, Any]:
-    """Return the value of every placeholder that a command may have in a trial."""
+def fill_values(trial: Trial, spelling: str = "") -> dict[str, Any]:
+    """Return the value of every placeholder that a command may have in a trial.
+
+    Args:
+        trial: the specification of the run.
+        spelling: the user's spelling of the optimizer; "" for that of the trial.
+    """
     options = dict(trial.options)
     betas = options.get("betas")
     if isinstance(betas, Sequence) and len(betas) == 2:
         options |= {"beta1": betas[0], "beta2": betas[1], "betas": f"{betas[0]},{betas[1]}"}
     own = {name: getattr(trial, name) for name in ("optimizer", "schedule", "warmup", "steps", "seed", "arm")}
-    own["seed"] = small_seed(trial.seed)
+    own |= {"seed": small_seed(trial.seed), "optimizer": spelling or trial.optimizer}
     if not trial.steps:
         del own["steps"]
     return {**own, "trial": trial.id, "device": trial.device, **options}
@@ -58,7 +63,7 @@ def run_command(trial: Trial, task: CommandTask) -> tuple[Outcome, Costs, str]:
     Raises:
         ArgumentError: the command has a placeholder without a value, or its program does not exist.
     """
-    values = fill_values(trial)
+    values = fill_values(trial, task.spelling)
     words = task.template.fill(values)
     with tempfile.TemporaryDirectory(prefix="fallline-") as name:
         folder = Path(name)

@@ -10,7 +10,7 @@ import torch
 from fallline.lab.design.outcome import Timing
 from fallline.lab.design.trial import Trial
 from fallline.lab.isolation import as_in_a_worker
-from fallline.lab.run.device import precision, to_device
+from fallline.lab.run.device import batch_loss, precision, to_device
 from fallline.lab.run.loop import Training
 from fallline.lab.run.trial import start
 from fallline.landscape.loss.snapshot import tensors_in
@@ -91,7 +91,7 @@ def _saved_bytes(run: Training) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision(run.task, run.device):
-        loss = run.task.loss(run.model, to_device(next(run.batches), run.device))
+        loss = batch_loss(run.task, run.model, to_device(next(run.batches), run.device))
     del loss  # the graph kept the saved tensors alive until here, so their addresses were unique
     return sum(kept.values())
 

@@ -1,6 +1,7 @@
 """Read study.json, the specification of a study; this needs none of the user's files."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def read_study(folder: Path, argument: str = "DIR") -> dict[str, Any]:
     if stored is None:
         raise StudyError(
             f"{argument}: must be the folder of a study (with a study.json), got {str(folder)!r}; "
-            f"`fallline compare --out {folder}` creates one"
+            f"`{shlex.join(['fallline', 'compare', '--out', str(folder)])}` creates one"
         )
     if stored.get("format") != FORMAT:
         made = "an earlier" if stored.get("format", 1) in range(FORMAT) else "a later"

@@ -8,7 +8,7 @@ from typing import Any
 
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
-from fallline.lab.tasks import TASKS
+from fallline.lab.tasks import TASKS, find_task
 from fallline.lab.tasks.base import CHECKS, Task
 from fallline.lab.tasks.own_loop import is_function, mark_function
 from fallline.lab.user_code.import_path import path_of
@@ -135,7 +135,7 @@ def name_of(task: "str | type[Task] | Callable[[Any], Any]") -> str:
         'digits'
     """
     if isinstance(task, str):
-        return task
+        return find_task(task)
     if is_function(task):
         return path_of(task)
     if not (isinstance(task, type) and issubclass(task, Task)):

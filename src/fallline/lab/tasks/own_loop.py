@@ -80,6 +80,7 @@ class CommandTask(OwnLoop):
         "metric_file": "",
         "timeout": 0.0,
         "inputs": "",
+        "spelling": "",  # of the optimizer in the command, if it differs from Fallline's
     }
     command: str
     test_metric: str
@@ -87,6 +88,7 @@ class CommandTask(OwnLoop):
     metric_file: str
     timeout: float
     inputs: str
+    spelling: str
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -1,5 +1,6 @@
 """Write a commented task file as a starting point."""
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def write_task(path: str | Path) -> str:
     text = (files("fallline.lab.tasks") / "template.py.txt").read_text(encoding="utf-8")
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write(text.replace("FILE.py", target.as_posix()))
+            file.write(text.replace("FILE.py:Mine", shlex.quote(f"{target.as_posix()}:Mine")))
     except FileExistsError:
         raise ArgumentError(f"FILE: must not exist yet, got {str(path)!r}; choose another name") from None
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fallline.errors import ArgumentError, FalllineError
+from fallline.errors import ArgumentError, FalllineError, suggest
 from fallline.folders import PACKAGE
 from fallline.lab.user_code.imports import RecordingLoader, digest_of, recorded
 
@@ -53,7 +53,8 @@ def load_object(what: str, text: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             known = ", ".join(n for n in vars(module) if not n.startswith("_")) or "nothing"
-            raise ArgumentError(f"{what}: {place} must define {name!r}, got {text!r}; it has {known}")
+            hint = suggest(part, vars(found), f"it has {known}")
+            raise ArgumentError(f"{what}: {place} must define {name!r}, got {text!r}; {hint}")
         found = getattr(found, part)
     return found
 
@@ -65,6 +66,10 @@ def load_module(what: str, text: str) -> ModuleType:
         ArgumentError: the file or the module does not exist.
     """
     place = text.rpartition(":")[0]
+    if not place:
+        raise ArgumentError(
+            f"{what}: a location must be FILE.py:NAME or package.module:NAME, got {text!r}; name the file"
+        )
     return _file(what, text, place) if place.endswith(".py") else _module(what, text, place)
 
 
@@ -135,26 +140,41 @@ def _module(what: str, text: str, place: str) -> ModuleType:
     try:
         with recorded():
             return importlib.import_module(place)
-    except ImportError as error:
-        raise ArgumentError(
-            f"{what}: {place!r} must be a module or a .py file, got {text!r} ({error}); check the spelling"
-        ) from None
+    except FalllineError:  # raised by a Fallline decorator in the module, already a readable message
+        raise
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{place}.".startswith(f"{missing}."):
+            raise ArgumentError(
+                f"{what}: {place!r} must be a module or a .py file, got {text!r} ({error}); check the spelling"
+            ) from None
+        raise ArgumentError(f"{what}: {place} must run without an error, got {describe(error)}; fix it") from error
 
 
 def _file(what: str, text: str, place: str) -> ModuleType:
     path = Path(place).resolve()
     if not path.is_file():
-        raise ArgumentError(f"{what}: {place} must be a file, got {text!r}; relative paths start at {Path.cwd()}")
+        raise ArgumentError(
+            f"{what}: {place} must be a file, got {text.removesuffix(':')!r}; relative paths start at {Path.cwd()}"
+        )
     try:
         return _execute(path)
     except FalllineError:  # raised by a Fallline decorator in the file, already a readable message
         raise
-    except Exception as error:
-        raise ArgumentError(f"{what}: {place} must run without an error, got {describe(error, path)}") from error
+    except (Exception, SystemExit) as error:
+        raise ArgumentError(
+            f"{what}: {place} must run without an error, got {describe(error, path)}; fix it"
+        ) from error
 
 
 def describe(error: BaseException, *files: Path | None) -> str:
-    """Return an error as `TypeError: message (my_task.py, line 7)`, with the location that `place_of` returns."""
+    """Return an error as `TypeError: message (my_task.py, line 7)`, with the location that `place_of` returns.
+
+    For a syntax error, it is the location of the error, and the line itself is shown.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        shown = f": {error.text.strip()}" if error.text and error.text.strip() else ""
+        return f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno}{shown})"
     place = place_of(error, *files)
     return " ".join(f"{type(error).__name__}: {error}".split()) + (f" ({place})" if place else "")
 

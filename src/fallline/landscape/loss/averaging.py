@@ -146,15 +146,14 @@ def check_loss(where: str, loss: Any) -> torch.Tensor:
     """
     if not isinstance(loss, torch.Tensor):
         raise LossError(
-            f"{where}: loss_fn must return a tensor, got {describe_value(loss)}; return only the mean loss of the "
-            "batch, without .item()"
+            f"{where}: the loss must be a tensor, got {describe_value(loss)}; return the tensor, not loss.item()"
         )
     if loss.numel() != 1 or not loss.is_floating_point():
         raise LossError(
-            f"{where}: loss_fn must return one real number, got a tensor of shape {tuple(loss.shape)} and dtype "
+            f"{where}: the loss must be one real number, got a tensor of shape {tuple(loss.shape)} and dtype "
             f"{loss.dtype}; return the mean over the batch"
         )
-    return loss.reshape(())
+    return loss if loss.dim() == 0 else loss.reshape(())
 
 
 def check_graph(where: str, loss: torch.Tensor, number: int) -> None:

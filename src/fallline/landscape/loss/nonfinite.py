@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fallline.errors import LossError
-from fallline.landscape.loss.averaging import LossFn, check_finite
+from fallline.landscape.loss.averaging import LossFn, check_finite, check_loss
 
 
 def check_batches(
@@ -34,7 +34,7 @@ def check_batches(
             continue
         for p in params:
             p.grad = None
-        loss.backward()
+        check_loss("lr_range", loss).backward()
         if not all(bool(p.grad.isfinite().all()) for p in params if p.grad is not None):
             raise LossError(
                 f"lr_range: the gradient must be finite before any update, got NaN or Inf for batch {number}; "

@@ -225,7 +225,7 @@ class Objective:
         """Return the mean loss, computed without a gradient. With `check=False` it may be NaN or Inf."""
 
         def part(number: int, batch: Any) -> torch.Tensor:
-            loss = self.loss(batch, number) if check else self.loss_fn(self.model, batch).reshape(())
+            loss = self.loss(batch, number) if check else check_loss(self.owner, self.loss_fn(self.model, batch))
             return loss.to(self.device, torch.float64)
 
         with self.measuring(), torch.no_grad():

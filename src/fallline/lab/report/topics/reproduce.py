@@ -129,7 +129,8 @@ def _own_code(study: StudyResults, search: Search) -> str:
         own = {"seed": "SEED", "trial": "NAME", "device": trial.device, "steps": trial.steps, "arm": trial.arm}
         betas = options.get("betas", ())
         flat = dict(zip(("beta1", "beta2"), betas, strict=False)) | ({"betas": "{},{}".format(*betas)} if betas else {})
-        named = {"optimizer": trial.optimizer, "schedule": trial.schedule, "warmup": trial.warmup}
+        spelling = study.spec.settings_of(search.arm).get("spelling") or trial.optimizer
+        named = {"optimizer": spelling, "schedule": trial.schedule, "warmup": trial.warmup}
         return shlex.join(Command(text).fill({**own, **named, **options, **flat}))
     values = ", ".join(f"{name}={value!r}" for name, value in options.items())
     return (
