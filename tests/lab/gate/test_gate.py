@@ -50,6 +50,14 @@ def test_a_proposal_that_is_repeated_spends_the_next_level(referee):
     assert [referee(command("gain=-1")).proposal for _ in range(2)] == [2, 3]
 
 
+def test_the_call_that_kept_a_change_gives_its_answer_again(referee):
+    answer = referee(command("gain=0.5"))
+    assert referee(command("gain=0.5")) == answer
+    referee(command("gain=-1"))
+    with pytest.raises(ArgumentError, match="candidate: must differ from the current baseline in its command or its"):
+        referee(command("gain=0.5"))
+
+
 def test_a_call_without_a_candidate_repeats_the_last_answer(referee):
     answer = referee(command("gain=-1"))
     before = len(Ledger(referee.session).records)
@@ -62,6 +70,7 @@ def test_a_call_without_a_candidate_repeats_the_last_answer(referee):
     [
         ("if gain: sys.exit('boom')", "ended with exit code 1: boom"),
         ("if gain: print('val_loss nan'); sys.exit()", "has val_loss = nan"),
+        ("if gain: print('val_loss -1e200'); sys.exit()", "has val_loss = -1e+200"),
         ("if gain: sys.exit()", "has no val_loss in its output"),
         ("if gain: os.kill(os.getpid(), 9)", "was ended by signal SIGKILL"),
     ],

@@ -14,7 +14,7 @@ from fallline.lab.gate.judge import Progress, check_repeat, judge
 from fallline.lab.gate.ledger import LEDGER, lock_session
 from fallline.lab.gate.levels import STEP
 from fallline.lab.gate.runs import OUT, Arm, Runner, check_command
-from fallline.lab.gate.session import Proposal, Session
+from fallline.lab.gate.session import CANDIDATE, Proposal, Session
 from fallline.lab.gate.trees import Tree, check_out, copy_tree
 
 FOLDER = "fallline-runs/gate"
@@ -196,6 +196,9 @@ def _find_proposal(state: Session, candidate: str | None, work: Path) -> Proposa
     check_command("candidate", candidate, work)
     arm = _make_arm(candidate, copy_tree(work, state.folder / TREES))
     if (arm.command, arm.digest) == (state.baseline.command, state.baseline.digest):
+        last = state.last()
+        if last is not None and last.arms[CANDIDATE] == arm:  # the call that kept it, once more
+            return last
         raise _equal_arms(candidate)
     return state.propose(arm)
 

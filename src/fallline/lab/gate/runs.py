@@ -1,6 +1,5 @@
 """Run the commands of the two arms, and read their metric."""
 
-import math
 import queue
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 from fallline.errors import ArgumentError
 from fallline.lab.command import Command, Source, run_process
 
+_LARGEST = 1e100  # so that no square overflows; NaN and larger values are failures
 SEED, OUT, COMMAND = "seed", "out", "{command}"
 
 
@@ -44,7 +44,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run: a finite value, or the reason why there is none."""
+    """The result of a run: a value below 1e100, or the reason why there is none."""
 
     value: float | None
     problem: str
@@ -87,7 +87,7 @@ class Runner:
         if value is None:
             place = f"file {self.source.file!r}" if self.source.file else "output"
             return Outcome(None, f"has no {self.source.metric} in its {place}", done.seconds)
-        if not math.isfinite(value):
+        if not abs(value) < _LARGEST:
             return Outcome(None, f"has {self.source.metric} = {value}", done.seconds)
         return Outcome(value, "", done.seconds)
 
