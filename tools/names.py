@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "fallline"
 EAGER = ("optimizers", "sam", "schedules")  # packages whose __all__ is public and cheap to import
-MODULES = ("errors", "landscape", "recipes", "schedules")  # public as modules: fl.schedules.cosine
+MODULES = ("errors", "integrations", "landscape", "recipes", "schedules")  # public as modules: fl.schedules.cosine
 # Names that need the extra `lab`, imported at first use.
 LAZY = {"compare": "lab", "gate": "lab.gate", "task": "lab", "trial": "lab"}
 
