@@ -206,8 +206,18 @@ DAMAGE = {
     "no groups": (lambda saved: saved.pop("param_groups"), "state and param_groups", "state", 0),
     "stray state": (lambda saved: saved["state"].update({7: {}}), "belong to a parameter", "7", 0),
     "strange state": (lambda saved: saved["state"][1].update(hessian=torch.ones(4, 3)), "must hold", "hessian", 1),
-    "another shape": (lambda saved: change_state(saved, lambda v: v.mT.clone()), "its shape (4, 3)", "(3, 4)", 1),
-    "no tensor": (lambda saved: change_state(saved, torch.Tensor.tolist), "its shape (4, 3)", "[[", 1),
+    "another shape": (
+        lambda saved: change_state(saved, lambda v: v.mT.clone()),
+        "the shape of the parameter, (4, 3)",
+        "(3, 4)",
+        1,
+    ),
+    "no tensor": (
+        lambda saved: change_state(saved, torch.Tensor.tolist),
+        "the shape of the parameter, (4, 3)",
+        "[[",
+        1,
+    ),
     "missing state": (lambda saved: saved["state"][1].pop(first_key(saved)), "must hold", "", 2),
 }
 

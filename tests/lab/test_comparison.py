@@ -167,7 +167,7 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
         (["--equal", "time"], "equal: must be one of grad-evals, steps, trials, got 'time'"),
         (["--horizon", "2"], "horizon: must be in (0, 1], got horizon=2"),
         (["--horizon", "0.02"], "must be at least 20 in every run"),
-        (["--trials", "0"], "trials: must be a power of two (a Sobol sequence is balanced only there), got trials=0"),
+        (["--trials", "0"], "compare: trials must be an int >= 1, got trials=0"),
         (
             ["--seeds", "0"],
             "seeds: must be a whole number >= 2, or a range FEWEST < MOST, got seeds=0",

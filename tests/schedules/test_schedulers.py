@@ -48,7 +48,9 @@ def test_a_schedulers_arguments_are_those_of_its_schedule(name):
 
 
 def test_a_call_that_does_not_fit_is_refused_by_the_name_of_the_class():
-    with pytest.raises(ArgumentTypeError, match=r"^Cosine: arguments must be optimizer, total_steps, .*'total_steps'"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"^Cosine: arguments must be \(optimizer, total_steps, .*'total_steps'"
+    ):
         fs.Cosine(sgd())
 
 

@@ -272,7 +272,7 @@ BROKEN = {
     ),
     GroupsAreNone: ("param_groups", "param_groups: SGD: params must be an iterable of tensors"),
     LossPerExample: ("loss", "must return a scalar tensor, got shape (16,); take the mean"),
-    LossIsANumber: ("loss", "must return a scalar tensor, got float"),
+    LossIsANumber: ("loss", "must return a scalar tensor, got 0."),
     LossIsNaN: ("loss", "must be finite at the start, got nan; look for log(0)"),
     LossIsDetached: ("loss", "must have a gradient, got none; compute it from the model's output without detach"),
     LossOfTheWrongShape: (
@@ -280,7 +280,7 @@ BROKEN = {
         "Expected input batch_size (16) to match target batch_size (7). (broken_tasks.py, line",
     ),
     LossHasNoiseWithoutSeed: ("loss", "must be the same for the same model, batch and seed, got 0."),
-    LossDependsOnTheTime: ("loss", "and do not use the time or a counter kept outside the task"),
+    LossDependsOnTheTime: ("loss", "the system clock or a counter kept outside the task"),
     LossCountsItsCalls: ("loss", "must be the same for the same model, batch and seed, got "),
     EvaluateReturnsTensors: ("evaluate", "got {'accuracy': tensor(0.2500, dtype=torch.float64)}; call .item()"),
     EvaluateReturnsNothing: ("evaluate", "must return a dict of numbers, got NoneType"),

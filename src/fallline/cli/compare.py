@@ -151,7 +151,7 @@ def compare(
         ray=ray,
         checkpoint_every=checkpoint_every,
         device=device,
-        devices=options.split(devices),
+        devices=tuple(options.split(devices)),
     )
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:

@@ -182,6 +182,9 @@ def compare(
         StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
     """
     own = {"command": command, "search": search or None, "metric_name": metric, "goal": mode}
+    own = {name: value for name, value in own.items() if value is not None}
+    if own and isinstance(settings, Mapping | None):
+        settings = {**(settings or {}), **own}
     device = "cuda:0" if devices else device
     with open_display("checking the task", shown=progress is True):
         spec = specify(
@@ -189,7 +192,7 @@ def compare(
             optimizers,
             schedules,
             vary=vary,
-            settings={**(settings or {}), **{name: value for name, value in own.items() if value is not None}},
+            settings=settings,
             variants=variants,
             self_check=self_check,
             steps=steps,

@@ -78,9 +78,10 @@ RAISES = 1 + TASK.split("\n").index('            torch.distributions.Normal(loss
 
 
 def test_an_error_is_a_failure_with_its_step_its_cause_and_the_users_line(tmp_path):
-    outcome, costs, traceback = attempt(trial(tmp_path))
+    outcome, costs, traceback, output = attempt(trial(tmp_path))
     place = f"mine.py, line {RAISES}"
     failure = outcome.failure
+    assert output == ""
     assert failure["state"] == "error" and 0 < failure["step"] < 40 and failure["source"] == f"ValueError ({place})"
     assert failure["cause"].startswith("ValueError: Expected parameter loc") and failure["cause"].endswith(f"({place})")
     assert outcome.curve and outcome.curve[-1]["step"] <= failure["step"]  # as far as it had come

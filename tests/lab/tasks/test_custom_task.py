@@ -125,7 +125,7 @@ def test_steps_must_be_given():
     with pytest.raises(ArgumentTypeError, match=r"write @fallline\.task\(steps=2000\) above class Plain"):
         fl.task(Plain)
     with pytest.raises(ArgumentTypeError, match="steps must be given"):
-        fl.task()
+        fl.task()(Plain)
     with pytest.raises(ArgumentTypeError, match="must decorate a class, got 3"):
         fl.task(steps=30)(3)
 
@@ -206,7 +206,10 @@ def test_built_in_and_importable_classes_have_names():
     assert name_of(Digits) == "digits" and name_of("any text") == "any text"
     assert path_of(torch.optim.NAdam) == "torch.optim.nadam:NAdam"
     assert load_object("task", path_of(Task)) is Task
-    with pytest.raises(ArgumentTypeError, match=r"decorated with @fallline.task, got <class 'test_custom_task.Plain'>"):
+    with pytest.raises(
+        ArgumentTypeError,
+        match=r"decorated with @fallline.task or a function .*, got <class 'test_custom_task.Plain'>; decorate",
+    ):
         name_of(Plain)
 
 

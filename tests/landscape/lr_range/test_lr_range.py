@@ -198,7 +198,7 @@ def test_progress_says_first_what_it_costs_and_counts_updates():
             "step must return the loss of its batch, got None",
         ),
         ({"loss_fn": None, "step": lambda b: 1.0}, ArgumentError, "step must call optimizer.step"),
-        ({"loss_fn": lambda m, b: m(b[0])}, LossError, "must return one real number"),
+        ({"loss_fn": lambda m, b: m(b[0])}, LossError, "the loss must be one real number"),
         ({"loss_fn": lambda m, b: squares(m, b).detach()}, LossError, "lr_range: loss must depend on the parameters"),
         (
             {"loss_fn": lambda m, b: squares(m, b) * torch.nan},

@@ -225,7 +225,11 @@ def test_progress_says_beforehand_what_it_costs_and_counts_to_the_end():
         ({"data": []}, LossError, "data must have a batch, got none"),
         ({"data": 3}, ArgumentTypeError, "data must be a batch"),
         ({"model": 3}, ArgumentTypeError, "model must be a torch.nn.Module"),
-        ({"loss_fn": lambda m, b: 1.0}, LossError, "loss_fn must return a tensor, got 1.0"),
+        (
+            {"loss_fn": lambda m, b: 1.0},
+            LossError,
+            "the loss must be a tensor, got 1.0; return the tensor, not loss.item",
+        ),
         ({"loss_fn": lambda m, b: m(b[0])}, LossError, r"one real number, got a tensor of shape \(4, 2\)"),
         (
             {"data": [batches(4)[0], (torch.full((4, 3), torch.nan, dtype=torch.float64), torch.zeros(4, 2))]},
