@@ -105,8 +105,9 @@ def test_a_run_that_takes_too_long_fails(tmp_path):
 
 def test_a_baseline_that_fails_is_an_error_that_spends_nothing(referee, tmp_path):
     marker = tmp_path / "works"
-    write_script(referee.work, then=f"import os\nif not os.path.exists({str(marker)!r}): sys.exit('no data')")
-    for jobs in (1, 2):  # with two jobs the candidate may fail first
+    fail = "time.sleep(0 if gain else 0.5); sys.exit('no data')"  # with two jobs the candidate fails first
+    write_script(referee.work, then=f"import os\nif not os.path.exists({str(marker)!r}): {fail}")
+    for jobs in (1, 2):
         with pytest.raises(GateError, match=r"baseline with seed .* ended with exit code 1: no data. .* rerun the"):
             referee(command("gain=0.5"), jobs=jobs)
     marker.touch()

@@ -20,7 +20,8 @@ def repository(tmp_path):
     for name, text in {
         "sub/train.py": "print(1)",
         "sub/new.py": "print(2)",
-        ".gitignore": "data/\nruns/\n",
+        ".gitignore": "data/\nruns/\n*.log\n",
+        "old.log": "x",
         "data/big.bin": "x",
         "sub/__pycache__/train.pyc": "x",
         "runs/other.txt": "x",

