@@ -16,7 +16,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src" / "fallline"
-COMMANDS = ("compare", "report", "exercise", "reproduce", "race", "landscape", "lr-range", "lint", "schedules", "data")
+COMMANDS = (
+    "compare",
+    "report",
+    "exercise",
+    "reproduce",
+    "race",
+    "landscape",
+    "lr-range",
+    "lint",
+    "schedules",
+    "data",
+    "gate",
+)
 
 
 def sentences(text: str) -> list[str]:
