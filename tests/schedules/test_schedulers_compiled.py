@@ -11,7 +11,7 @@ from support.schedulers import EVERY_SCHEDULE, lrs, parameter, sgd
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),  # from torch itself
+    pytest.mark.filterwarnings("ignore:`torch.jit.script"),  # from torch itself
 ]
 RATES = pytest.mark.parametrize("rate", [float, torch.tensor], ids=["float lr", "tensor lr"])
 
