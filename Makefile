@@ -78,11 +78,11 @@ $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]' \
 		&& touch $@ || echo "no Ray for this Python: tests on a cluster will skip"
 
-# Only the slow tests need these. timm comes without torchvision, which its optimizers and schedulers do not import.
+# Only the slow tests need these. timm and fastai come without torchvision, which what is tested does not import.
 $(VENV)/.clients: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[clients]' \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm \
-		&& touch $@ || echo "not every library of tests/clients could be installed: some of its tests will skip"
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps timm fastai \
+		&& touch $@ || echo "not every library of tests/clients and tests/integrations could be installed: some tests will skip"
 
 # Only the site needs these.
 $(VENV)/.docs: $(STAMP)
