@@ -15,7 +15,7 @@ def test_the_page_names_the_pinned_versions():
 
 def test_every_library_has_a_test_and_every_test_a_row():
     here, integrations = (
-        {path.stem.removeprefix("test_").replace("_", "-") for path in (ROOT / "tests" / folder).glob("test_*.py")}
-        for folder in ("clients", "integrations")
+        {path.stem.removeprefix(prefix).replace("_", "-") for path in (ROOT / "tests" / folder).glob(f"{prefix}*.py")}
+        for folder, prefix in (("clients", "test_"), ("integrations", "test_trial_under_"))
     )
     assert here - {"versions"} <= PINS.keys() - {"torch"} <= here | integrations
