@@ -77,6 +77,15 @@ SYNTAX = "got SyntaxError: '(' was never closed (syntax.py, line 3: y = (x,); fi
         (["compare", "--optimizers", "adam(lr=0.1)"], "got 'adam(lr=0.1)'; write hyperparameters after an @"),
         (["compare", "--optimizers", "adam@LR=1"], "got 'adam@LR=1'; did you mean lr?"),
         (["compare", "--optimizers", "torch.optim.NAdam"], "did you mean torch.optim:NAdam?"),
+        (
+            ["compare", "--optimizers", "optimizer.py"],
+            "name the class in it, as in optimizer.py:Mine",
+        ),
+        (
+            ["compare", "--schedules", "schedule.py"],
+            "name the function in it, as in schedule.py:mine",
+        ),
+        (["lint", "schedule.py"], "must name the set-up in the file, got 'schedule.py'; try schedule.py:setup"),
         (["compare", "--optimizers", "SDG"], "got 'SDG'; did you mean sgd?"),
         (
             ["schedules", "cosine()"],

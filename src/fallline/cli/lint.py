@@ -27,6 +27,11 @@ def findings(target: str, ignore: Collection[str]) -> list[Finding]:
     from fallline.lab.user_code.import_path import load_object  # requires the extra `lab`
 
     file, _, _ = target.rpartition(":")
+    if target.endswith(".py") and Path(target).is_file():
+        raise ArgumentError(
+            f"lint: FILE:OBJECT must name the set-up in the file, got {target!r}; try {target}:setup, a function that "
+            "returns (model, optimizer, scheduler, total_steps)"
+        )
     if not file.endswith(".py") or not Path(file).is_file():
         raise ArgumentError(f"lint: FILE:OBJECT must name a Python file, got {target!r}; try train.py:setup")
     made = load_object("lint", target)

@@ -63,7 +63,7 @@ def verdict(study: "Study") -> None:
             "–" if unconfirmed else "yes" if row["interior"] else "no",
         )
     console.print(table)
-    for sentence in describe_failures(study.record):
+    for sentence in describe_failures(study.record, study.store.folder):
         say(sentence, "× ", style="red")
     console.print()
     for result in study.results.values():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.design.outcome import TRACEBACK, Failure, Outcome
@@ -15,8 +16,13 @@ def shared_failure(outcomes: Sequence[Outcome]) -> Failure | None:
     return failures[0] if failures and len(sources) == 1 and None not in sources else None
 
 
-def describe_failures(study: StudyResults) -> list[str]:
-    """Return one sentence per arm with failures: how many runs failed, how, when, why, and where the traceback is."""
+def describe_failures(study: StudyResults, folder: Path = Path()) -> list[str]:
+    """Return one sentence per arm with failures: how many runs failed, how, when, why, and where the traceback is.
+
+    Args:
+        study: the results.
+        folder: the folder of the study as the reader finds it; by default, paths are relative to it.
+    """
     found = []
     for arm in study.searches:
         tuning = [*study.tuning_trials(arm), *study.repeated_trials(arm)]
@@ -25,13 +31,13 @@ def describe_failures(study: StudyResults) -> list[str]:
             ("runs at equal steps", study.confirmation_trials(arm, "equal-steps")),
             ("tuning trials", tuning),
         )
-        parts = [_part(study, name, trials) for name, trials in groups]
+        parts = [_part(study, name, trials, folder) for name, trials in groups]
         if any(parts):
             found.append(f"{arm}: {'; '.join(filter(None, parts))}")
     return found
 
 
-def _part(study: StudyResults, name: str, trials: Sequence[Trial]) -> str:
+def _part(study: StudyResults, name: str, trials: Sequence[Trial], folder: Path) -> str:
     failed = [(trial, failure) for trial in trials if (failure := study.outcome(trial).failure) is not None]
     if not failed:
         return ""

@@ -79,6 +79,8 @@ def get_space(name: str) -> Space:
         hint = (
             f"did you mean {name.lower()}(momentum)?"
             if name.lower() in _RHO
+            else f"name the class in it, as in {name}:Mine"
+            if name.endswith(".py")
             else f"did you mean {':'.join(name.rsplit('.', 1))}?"
             if "." in name
             else suggest(name, SPACES, "see `fallline list`")

@@ -42,7 +42,11 @@ def find_schedule(schedule: str) -> str:
     if found is None:
         raise ArgumentError(
             f"schedules: must be one of {', '.join(SCHEDULES)} or FILE.py:FUNCTION, got {schedule!r}; "
-            + suggest(schedule, SCHEDULES, "cosine is the default")
+            + (
+                f"name the function in it, as in {schedule}:mine"
+                if schedule.endswith(".py")
+                else suggest(schedule, SCHEDULES, "cosine is the default")
+            )
         )
     if is_path(schedule):
         load_object("schedules", schedule)
