@@ -48,6 +48,7 @@ def _part(study: StudyResults, name: str, trials: Sequence[Trial], folder: Path)
         example = f"e.g. at step {failure['step']}" if count > 1 else f"at step {failure['step']}"
         log = failure.get("log", TRACEBACK)
         kind = "traceback" if log == TRACEBACK else "output"
-        where = f"; {kind} in trials/{trial.id}/{log}" if "source" in failure else ""
+        kept = folder / "trials" / trial.id / log
+        where = f"; {kind} in {kept.as_posix()}" if "source" in failure else ""
         reasons.append(f"{count} {state} ({example}: {failure['cause']}{where})")
     return f"{len(failed)} of {len(trials)} {name} failed: {', '.join(reasons)}"
