@@ -113,8 +113,8 @@ def test_an_error_of_the_users_class_is_the_trials_outcome(tmp_path):
         assert list(pool.run([trial, OTHER])) == [trial, OTHER]
     store = Store(tmp_path / "study")
     assert store.outcome(trial).failure["cause"] == "Strange: no buffer (mine.py, line 10)"
-    assert 'raise Strange("no buffer", None)' in store.traceback(trial).read_text()
-    assert store.outcome(OTHER).failure is None and not store.traceback(OTHER).exists()
+    assert 'raise Strange("no buffer", None)' in store.log(trial).read_text()
+    assert store.outcome(OTHER).failure is None and not store.log(OTHER).exists()
 
 
 def test_an_error_that_cannot_be_sent_is_told_by_its_words():
