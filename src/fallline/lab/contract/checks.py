@@ -12,7 +12,7 @@ import fallline.lab.contract.probes as probing
 from fallline.lab.contract.probes import OVERFIT_STEPS, SECONDS, Reading, forward, make, read
 from fallline.lab.isolation import seed_everything
 from fallline.lab.tasks import Task
-from fallline.landscape.loss.averaging import describe_value
+from fallline.landscape.loss.averaging import describe_value, remedy_for
 from fallline.landscape.loss.batches import as_bytes
 from fallline.optimizers import create_optimizer
 
@@ -175,7 +175,7 @@ def check_loss(subject: Subject) -> None:
     if not isinstance(loss, torch.Tensor) or loss.shape != ():
         made = isinstance(loss, torch.Tensor)
         got = f"shape {tuple(loss.shape)}" if made else describe_value(loss)
-        remedy = "take the mean over the batch" if made else "return the tensor, not loss.item()"
+        remedy = "take the mean over the batch" if made else remedy_for(loss)
         raise Breach("loss must return a scalar tensor", got, remedy)
     if not math.isfinite(loss.item()):
         raise Breach("loss must be finite at the start", f"{loss.item()}", "look for log(0), 0/0 or unscaled inputs")

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -145,15 +147,19 @@ def check_loss(where: str, loss: Any) -> torch.Tensor:
         LossError: the loss is something else.
     """
     if not isinstance(loss, torch.Tensor):
-        raise LossError(
-            f"{where}: the loss must be a tensor, got {describe_value(loss)}; return the tensor, not loss.item()"
-        )
+        raise LossError(f"{where}: the loss must be a tensor, got {describe_value(loss)}; {remedy_for(loss)}")
     if loss.numel() != 1 or not loss.is_floating_point():
         raise LossError(
             f"{where}: the loss must be one real number, got a tensor of shape {tuple(loss.shape)} and dtype "
             f"{loss.dtype}; return the mean over the batch"
         )
     return loss if loss.dim() == 0 else loss.reshape(())
+
+
+def remedy_for(loss: Any) -> str:
+    """Return what to do about a loss that is not a tensor."""
+    number = isinstance(loss, Real | np.ndarray)
+    return "return the tensor, not loss.item()" if number else "return only the mean loss of the batch"
 
 
 def check_graph(where: str, loss: torch.Tensor, number: int) -> None:
