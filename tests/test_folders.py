@@ -10,6 +10,7 @@ from fallline.errors import TrustError
 from fallline.folders import cache_folder, create_private_folder, data_folder, require_trusted
 
 if not hasattr(os, "geteuid"):
+    # Windows has access lists instead of an owner and a mode, and `require_trusted` checks nothing there.
     pytest.skip("permissions are not checked on Windows", allow_module_level=True)
 
 OTHER = 12345  # a uid

@@ -17,6 +17,7 @@ import fallline as fl
 from support.clients import STEPS, batches, classes_loss, equal, loop, network, weights
 
 if (SPEC := importlib.util.find_spec("timm")) is None:
+    # No extra lists timm: it requires torchvision, whose wheels may need another build of torch (see pyproject.toml).
     pytest.skip("timm is not installed: make slow installs it without torchvision", allow_module_level=True)
 pytestmark = pytest.mark.slow
 

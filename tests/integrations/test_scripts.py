@@ -34,6 +34,7 @@ def command_of(name, changed):
     for library in NEEDS.get(name, ()):
         pytest.importorskip(library, reason=f"{library} is not installed: pip install {library}")
     if name == "ddp" and not TORCHRUN.exists():
+        # PyTorch's own wheels install it, but a distribution may package torch without its console scripts.
         pytest.skip("torchrun is not next to the interpreter")
     launch = f"{TORCHRUN} --nproc_per_node 2" if name == "ddp" else sys.executable
     script = f"{name}{'_trial' if changed else ''}.py"

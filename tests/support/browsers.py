@@ -61,5 +61,6 @@ def noted(dom, name):
 
 def _chromium():
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    # No Python package brings a browser, so a fresh machine may have none; `.ci/run` installs Debian's.
+    # No Python package brings a browser, so a fresh machine may have none; `.ci/run` installs Debian's. What the pages
+    # contain is tested without one.
     return found or pytest.skip("needs chromium: apt-get install chromium")
