@@ -136,7 +136,8 @@ def test_a_file_stands_for_its_only_task(fallline, folder):
 def test_trials_are_rounded_to_a_power_of_two(fallline, tmp_path):
     _, _, err = fallline("compare", "--trials", "10", "--margin", "2")
     assert err.startswith("fallline: trials: 10 was rounded to 8; it must be a power of two")
-    assert specify("digits", ["sgd"], ["cosine"], trials=100, examined=True).trials == 128
+    with pytest.warns(ArgumentWarning, match="100 was rounded to 128"):
+        assert specify("digits", ["sgd"], ["cosine"], trials=100, examined=True).trials == 128
     size = {"steps": 40, "seeds": 2, "jobs": 0, "progress": False, "out": tmp_path}
     with pytest.warns(ArgumentWarning, match="3 was rounded to 4"), pytest.raises(ArgumentError, match="margin"):
         fl.compare("digits", ["sgd"], trials=3, margin=2, **size)
