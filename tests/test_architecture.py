@@ -197,6 +197,7 @@ SHORT = {
     "__main__.py": "the entry point of python -m fallline",
     "cli/new_task.py": "one command a file",
     "cli/report.py": "one command a file",
+    "lab/command/git.py": "the only place that asks git about files",
     "lab/executors/base.py": "the interface of all executors",
     "lab/report/text.py": "how names are shown in a report",
     "optimizers/registry.py": "written by tools/names.py",

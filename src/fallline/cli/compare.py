@@ -120,7 +120,7 @@ def compare(
     from fallline.lab.stages import read_results
     from fallline.lab.storage.store import Store
     from fallline.lab.storage.study_file import read_spec
-    from fallline.lab.tasks import open_task
+    from fallline.lab.tasks import is_own_loop, open_task
     from fallline.lab.tasks.own_loop import CommandTask
 
     if status and out is not None:  # needs none of the user's files
@@ -130,20 +130,20 @@ def compare(
     task = options.resolve_task(task)
     chosen = _effort(quick, thorough)
     given = options.parse_settings(settings or [], text)
-    own = {
-        "command": command or "",
+    loop = {
+        "command": command,
         "search": search,
-        "metric_name": metric or "",
-        "goal": mode or "",
+        "metric": metric,
+        "mode": mode,
         "metric_regex": metric_regex,
         "metric_file": metric_file,
         "test_metric": test_metric,
-        "timeout": trial_timeout,
+        "trial_timeout": trial_timeout,
         "inputs": inputs,
-        "skip": skip_checks,
+        "skip_checks": skip_checks,
     }
-    given = {**given, **{name: value for name, value in own.items() if value}}
     task = task if command is None else CommandTask.name
+    own = is_own_loop(task)
     device = "cuda:0" if devices else device  # each worker sees only its own GPU
     workers = Workers(
         jobs=jobs,
@@ -155,20 +155,17 @@ def compare(
     )
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
-        full = open_task(task, **given).steps if steps is None else steps
+        full = steps if steps is not None or own else open_task(task, **given).steps
         return specification.specify(
             task,
             options.split(optimizers),
             options.split(schedules),
             vary=options.parse_variations(vary or []),
             settings=given,
+            loop=loop,
             variants=options.parse_variants(arm or []),
             self_check=self_check,
-            steps=None
-            if steps is None and not full
-            else steps
-            if steps is not None and share == 1
-            else max(1, round(full * share)),
+            steps=None if full is None else round(full * share),
             trials=trials,
             seeds=seeds,
             searches=chosen.searches if searches is None else searches,
@@ -187,7 +184,7 @@ def compare(
         raise ArgumentError(
             "budget: must be given without quick, thorough, trials or seeds, got some of them; leave them out"
         )
-    if budget is not None and open_task(task, **given).own_loop:
+    if budget is not None and own:
         raise ArgumentError(
             "budget: must be left out for a training loop of your own, got a time; choose trials and seeds, and see "
             "with --dry-run what they cost"

@@ -181,18 +181,15 @@ def compare(
         ArgumentError: an argument is invalid.
         StudyError: the folder cannot be written, or holds another study; the task breaks its contract.
     """
-    own = {"command": command, "search": search or None, "metric_name": metric, "goal": mode}
-    own = {name: value for name, value in own.items() if value is not None}
-    if own and isinstance(settings, Mapping | None):
-        settings = {**(settings or {}), **own}
     device = "cuda:0" if devices else device
     with open_display("checking the task", shown=progress is True):
         spec = specify(
-            task if command is None else CommandTask.name,
+            task,
             optimizers,
             schedules,
             vary=vary,
             settings=settings,
+            loop={"command": command, "search": search, "metric": metric, "mode": mode},
             variants=variants,
             self_check=self_check,
             steps=steps,

@@ -74,6 +74,11 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
+def small_seed(seed: int) -> int:
+    """Return the seed that the scripts of users get, below 2³¹, because some generators accept no larger ones."""
+    return seed % 2**31
+
+
 def derive(seed: int, *names: object) -> int:
     """Return the seed of a named stream of random numbers, which is independent of the streams with other names.
 

@@ -12,10 +12,44 @@ from fallline.lab.contract.own_loop import LoopExamination, examine_loop
 from fallline.lab.contract.preflight import has_trials
 from fallline.lab.design.own_arms import make_own_arms
 from fallline.lab.design.spec import Spec
+from fallline.lab.tasks import is_own_loop
 from fallline.lab.tasks.own_loop import CommandTask, OwnLoop
 from fallline.lab.user_code.sources import imports_for
 
 _examined: dict[str, LoopExamination] = {}  # a study that is specified several times checks its loop only once
+
+
+# The settings of a training loop by the names of the arguments of `compare` and of its options.
+_LOOP = {"metric": "metric_name", "mode": "goal", "search": "search", "skip_checks": "skip"}
+_COMMAND = {
+    "command": "command",
+    "test_metric": "test_metric",
+    "metric_regex": "metric_regex",
+    "metric_file": "metric_file",
+    "trial_timeout": "timeout",
+    "inputs": "inputs",
+}
+
+
+def loop_settings(place: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training loop from the arguments of the user; those that are empty are left out.
+
+    Args:
+        place: the text that names the task.
+        given: values by argument: metric, mode, search, skip_checks, and those of a command.
+
+    Raises:
+        ArgumentError: the task has no use for an argument.
+    """
+    known = {name: value for name, value in given.items() if value}
+    usable = {} if not is_own_loop(place) else _LOOP if place != CommandTask.name else _LOOP | _COMMAND
+    for name, value in known.items():
+        if name not in usable:
+            needs = "a command" if name in _COMMAND else "a command or a function train(trial)"
+            raise ArgumentError(
+                f"{name}: must be given with {needs}, got {value!r} with the task {place}; leave it out"
+            )
+    return {usable[name]: value for name, value in known.items()}
 
 
 def specify_own(

@@ -11,7 +11,7 @@ from fallline.lab.contract.contract import Examination
 from fallline.lab.contract.preflight import RUNS, check_arms, count_evaluations, examine_task
 from fallline.lab.design.arms import Arm, make_arms
 from fallline.lab.design.spec import Spec, check_analysis
-from fallline.lab.own_study import examine_own, specify_own
+from fallline.lab.own_study import examine_own, loop_settings, specify_own
 from fallline.lab.provenance.identity import import_edited_anew, places
 from fallline.lab.run.device import check_device
 from fallline.lab.run.live_trial import LiveTrial
@@ -32,6 +32,7 @@ def specify(
     *,
     vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    loop: Mapping[str, Any] | None = None,
     variants: Mapping[str, str] | None = None,
     self_check: bool = False,
     steps: int | None = None,
@@ -45,7 +46,8 @@ def specify(
     """Return the specification of a study.
 
     The arguments are those of `compare`; `options` are passed to `Spec`. The contract of the task is checked before
-    anything else calls its methods, except when `examined` is True. `variants` are arms with a command of their own.
+    anything else calls its methods, except when `examined` is True. `loop` holds the arguments of a training loop of
+    the user, see `loop_settings`; if it has a command, `task` is ignored. `variants` are arms with their own command.
 
     Raises:
         ArgumentError: an argument is invalid.
@@ -59,12 +61,12 @@ def specify(
             raise ArgumentTypeError(f"vary: values of {name} must be a list, got {values!r}; pass [{values!r}]")
     if steps is not None:
         steps = check_integer("compare", "steps", steps, 0, "leave it out for the steps of the task")
-    task = name_of(task)
+    task = CommandTask.name if (loop or {}).get("command") else name_of(task)
     if task != CommandTask.name:  # a command may use another installation of PyTorch
         check_device(device)
     import_edited_anew()
-    given = dict(settings or {})
     with imports_for(task):
+        given = {**(settings or {}), **loop_settings(task, loop or {})}
         learning = open_task(task, **given)
         if isinstance(learning, OwnLoop):
             options |= {"vary": vary, "variants": variants, "steps": steps, "device": device}

@@ -58,8 +58,21 @@ def test_parameter_groups_keep_their_ratios(live):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
+def test_every_option_of_the_optimizer_reaches_it_and_those_of_the_script_do_not(record):
+    options = {"lr": 0.1, "amsgrad": True, "clip_grad_norm": 1.0, "batch_size": 8}
+    live = LiveTrial({**GIVEN, "options": options}, record)
+    group = live.optimizer(torch.nn.Linear(2, 1))[0].param_groups[0]
+    assert (group["amsgrad"], group["clip_grad_norm"]) == (True, 1.0)
+    assert live.params["batch_size"] == 8
+
+
+def test_another_length_than_that_of_the_study_is_refused(live):
+    with pytest.raises(ArgumentError, match="total_steps must be the 20 steps that the study asks for, got 30"):
+        live.optimizer(torch.nn.Linear(2, 1), total_steps=30)
+
+
 def test_sam_knows_the_model(record):
-    live = LiveTrial({**GIVEN, "optimizer": "sam(sgd)", "options": {"lr": 0.1, "rho": 0.05}}, record)
+    live = LiveTrial({**GIVEN, "steps": 0, "optimizer": "sam(sgd)", "options": {"lr": 0.1, "rho": 0.05}}, record)
     model = torch.nn.Linear(2, 1)
     optimizer, _ = live.optimizer(model, total_steps=5)
     assert (type(optimizer).__name__, optimizer.model) == ("SAM", model)

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError, StudyError, TaskWarning
@@ -94,6 +95,104 @@ def test_devices_that_cannot_be_used(tmp_path, options, words):
     with pytest.raises(ArgumentError) as error:
         compare(write_script(tmp_path) + ARGUMENTS, **{"jobs": None, **options})
     assert words in str(error.value)
+
+
+def test_a_test_metric_stands_in_the_same_file(tmp_path):
+    script = PRETEND.replace('{"val_loss": loss}', '{"val_loss": loss, "test_loss": loss + 1}')
+    settings = {"metric_file": "out/{trial}.json:val_loss", "test_metric": "test_loss"}
+    study = compare(
+        write_script(tmp_path, script) + ARGUMENTS + " --json out/{trial}.json", ["adamw"], settings=settings
+    )
+    metrics = study.confirmation("adamw")[0].metrics
+    assert metrics["test_loss"] == metrics["val_loss"] + 1
+
+
+def test_an_old_file_is_not_taken_for_that_of_a_run(tmp_path):
+    (tmp_path / "study").mkdir()
+    script = PRETEND.replace("if args.json:", "if args.json and args.lr < 5e-3:")
+    settings = {"metric_file": "{trial}.json:val_loss"}
+    command = write_script(tmp_path, script) + ARGUMENTS + " --json ./{trial}.json"
+    study = compare(command, ["adamw"], settings=settings, search="lr=1e-4..1e-1")
+    failed = next(trial for trial in study.trials if study.outcome(trial).failure)
+    assert "wrote no val_loss to" in study.outcome(failed).failure["cause"]
+    (tmp_path / f"{failed.id}.json").write_text('{"val_loss": 0.0}')  # from somebody else
+    study.store.discard(failed)
+    again = compare(command, ["adamw"], settings=settings, search="lr=1e-4..1e-1")
+    assert again.outcome(failed).failure
+
+
+def test_another_range_reuses_the_trials_that_are_equal(tmp_path):
+    command = write_script(tmp_path) + ARGUMENTS
+    first = compare(command, ["adamw"], out="study", search="lr=1e-4..1e-2")
+    second = compare(command, ["adamw"], out="study", search="lr=1e-5..1e-2", fork=True)
+    assert first.trials[0].id == second.trials[0].id  # the default, which a range does not change
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("digits", {"search": "lr=1e-4..1e-2"}, "search: must be given with a command or a function train(trial), got"),
+        ("digits", {"metric": "val_accuracy"}, "metric: must be given with a command or a function train(trial)"),
+    ],
+)
+def test_arguments_of_a_training_loop_are_refused_with_a_task(task, options, words):
+    with pytest.raises(ArgumentError) as error:
+        fl.compare(task, ["adamw"], **SMALL, **options)
+    assert words in str(error.value)
+    assert "metric_name" not in str(error.value)
+
+
+@fl.task(steps=40, unit="nats")
+class AsTask:
+    """The network of the function below, as a task."""
+
+    def model(self):
+        return torch.nn.Linear(4, 1)
+
+    def batches(self, split, generator):
+        if split == "train":
+            while True:
+                yield torch.randn(16, 4, generator=generator)
+        inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(7))
+        yield inputs[:32] if split == "val" else inputs[32:]
+
+    def loss(self, model, batch):
+        return self.losses(model, batch).mean()
+
+    def losses(self, model, batch):
+        return (model(batch) - batch.sum(1, keepdim=True)).square()[:, 0]
+
+
+@fl.task(steps=40)
+def as_function(trial):
+    """The same as a function."""
+    torch.manual_seed(trial.stream("init"))
+    task = AsTask()
+    model = task.model()
+    optimizer, scheduler = trial.optimizer(model)
+    batches = task.batches("train", torch.Generator().manual_seed(trial.stream("data")))
+    for _ in range(40 if trial.steps is None else trial.steps):
+        loss = task.loss(model, next(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        found = {split: task.losses(model, next(task.batches(split, None))) for split in ("val", "test")}
+    trial.result(val_loss=found["val"].mean(), test_loss=found["test"].mean(), test_losses=found["test"])
+
+
+def test_a_task_and_a_function_give_the_same_numbers():
+    options = {**SMALL, "equal": "steps", "steps": 40}
+    task = fl.compare(AsTask, ["adamw", "momentum"], out="task", **options)
+    function = fl.compare(as_function, ["adamw", "momentum"], out="function", **options)
+    for arm in ("adamw", "momentum"):
+        assert task.confirmed(arm, "val_loss") == function.confirmed(arm, "val_loss")
+        assert task.confirmed(arm, "test_loss") == function.confirmed(arm, "test_loss")
+        pairs = zip(task.confirmation_trials(arm), function.confirmation_trials(arm), strict=True)
+        for a, b in pairs:
+            assert (a.options, a.seed) == (b.options, b.seed)
+            assert (task.record.items[a.id]["metric"] == function.record.items[b.id]["metric"]).all()
 
 
 BREAKS = {

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fallline.lab.command.git import find_top, run_git
+
 _CODE = (".py", ".pyx", ".sh", ".cu", ".cpp", ".h")
 _SETTINGS = (".yaml", ".yml", ".toml", ".json", ".cfg", ".ini")  # only tracked ones, because scripts write such files
 _NOT_SOURCES = ("pyvenv.cfg", "study.json")  # a folder with one of these is a virtual environment, or a study
@@ -26,8 +28,8 @@ def find_sources(named: Sequence[Path]) -> list[Path]:
     """Return the given files and the source files around them.
 
     In a git repository, these are the tracked files with code or settings, and the files with code that are neither
-    tracked nor ignored. Elsewhere, they are the files with code below the folders of the given files. Large files are
-    left out, because they are data.
+    tracked nor ignored. Elsewhere, they are the files with code below the folders of the given files. Files over 1 MB
+    are left out, because they are data, and so are those after the first 5,000.
 
     Args:
         named: the files that a command names.
@@ -45,18 +47,11 @@ def find_sources(named: Sequence[Path]) -> list[Path]:
 
 def _list_git(folder: Path, *which: str) -> list[Path] | None:
     """Return files of the git repository that contains a folder; None if there is none."""
-    git = ("git", "-C", str(folder))
-    try:
-        top = _output(*git, "rev-parse", "--show-toplevel").strip()
-        listed = _output(*git, "ls-files", "-z", "--full-name", *which, ":/")
-    except (OSError, subprocess.SubprocessError):
+    top = find_top(folder)
+    listed = run_git(folder, "ls-files", "-z", "--full-name", *which, ":/")
+    if top is None or listed is None:
         return None
-    return sorted(Path(top) / name for name in set(listed.split("\0")) if name)
-
-
-def _output(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=True)
-    return done.stdout
+    return sorted(top / os.fsdecode(name) for name in set(listed.split(b"\0")) if name)
 
 
 def _walk(folder: Path) -> list[Path]:

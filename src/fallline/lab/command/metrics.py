@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fallline.errors import ArgumentError
+from fallline.lab.command.process import Finished
+from fallline.lab.command.template import fill_text
 
 _NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
 _FORMATS = (".json", ".jsonl", ".csv")
@@ -80,6 +82,19 @@ class Source:
                 return to_number(last[1])
         return None
 
+    def prepare(self, values: Mapping[str, Any], folder: Path | None = None) -> "Reading":
+        """Return what reads the metric of a run that is about to start.
+
+        Args:
+            values: the values of the placeholders.
+            folder: working folder of the run; the current one by default.
+        """
+        if not self.file:
+            return Reading(self)
+        place, _, key = self.file.rpartition(":")
+        path = (folder or Path()) / fill_text(place, values)
+        return Reading(self, path, key, _stamp(path))
+
     def in_file(self, path: Path, key: str) -> float | None:
         """Return the last value of a key in a JSON, JSONL or CSV file; None if the file or the key is missing."""
         try:
@@ -94,6 +109,40 @@ class Source:
         except (OSError, ValueError):
             return None
         return to_number(values[-1]) if values else None
+
+
+_Stamp = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Reads the metric of one run, after its end.
+
+    Attributes:
+        source: where the metric stands.
+        path, key: the file and the key in it; None and "" for the output.
+        before: the state of the file before the run, so that an old file is not taken for that of the run.
+    """
+
+    source: Source
+    path: Path | None = None
+    key: str = ""
+    before: _Stamp = None
+
+    def find(self, done: Finished) -> float | None:
+        """Return the metric of a run that has ended; None if it has reported none."""
+        if self.path is None:
+            return self.source.in_text(done.stdout, done.stderr)
+        return self.source.in_file(self.path, self.key) if _stamp(self.path) != self.before else None
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Return what changes when a file is written; None if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _look_up(record: Any, key: str) -> Any:

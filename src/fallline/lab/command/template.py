@@ -83,10 +83,7 @@ class Command:
                     f"write {{{{{name}}}}} if the braces belong to the command"
                 )
 
-        def replace(match: re.Match[str]) -> str:
-            return match[0][0] if match[1] is None else str(values[match[1]])
-
-        return [_PLACEHOLDER.sub(replace, word) for word in self.words]
+        return [fill_text(word, values) for word in self.words]
 
     def files(self, folder: Path | None = None) -> list[Path]:
         """Return the existing files that the command names and that look like code or settings.
@@ -101,3 +98,19 @@ class Command:
             if path.suffix in _SOURCES and path.is_file() and path.stat().st_size <= _LARGEST:
                 found.append(path)
         return list(dict.fromkeys(found))
+
+
+def fill_text(text: str, values: Mapping[str, Any]) -> str:
+    """Return a text with its placeholders filled in; those without a value stay.
+
+    Example:
+        >>> fill_text("out/{trial}-{x}.json", {"trial": "3f2a"})
+        'out/3f2a-{x}.json'
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0][0]
+        return str(values[match[1]]) if match[1] in values else match[0]
+
+    return _PLACEHOLDER.sub(replace, text)

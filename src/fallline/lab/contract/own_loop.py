@@ -27,11 +27,9 @@ class LoopExamination(Examination):
     """The result of checking a training loop.
 
     Attributes:
-        noise: the difference of the metric between two runs with the same seed; 0 if they are bit-for-bit identical.
         seconds: duration of a full run, as far as the checks show it.
     """
 
-    noise: float = 0.0
     seconds: float = 0.0
 
 
@@ -53,7 +51,6 @@ def examine_loop(spec: Spec) -> LoopExamination:
     seconds = (time.monotonic() - began) / share
     value = _value(first, metric, trial)
     findings: list[Finding] = []
-    noise = 0.0
     if "deterministic" not in skipped:
         noise = abs(_value(_run(trial), metric, trial) - value)
         if noise:
@@ -69,7 +66,7 @@ def examine_loop(spec: Spec) -> LoopExamination:
         outcome = _run(slower)
         if outcome.failure is None and outcome.metrics[metric] == value:
             raise StudyError(_unused(spec, "lr", value))
-    return LoopExamination(findings, noise=noise, seconds=seconds)
+    return LoopExamination(findings, seconds=seconds)
 
 
 def _run(trial: Trial) -> Outcome:

@@ -10,7 +10,19 @@ from fallline.errors import StudyError
 from fallline.lab.design.spaces import Dimension, Space
 from fallline.lab.tasks import Task
 
-_ATTRIBUTES = ("name", "steps", "summary", "metric", "mode", "unit", "precision", "accumulate", "resplit", "own_loop")
+_ATTRIBUTES = (
+    "name",
+    "steps",
+    "summary",
+    "metric",
+    "mode",
+    "unit",
+    "precision",
+    "accumulate",
+    "resplit",
+    "own_loop",
+    "study_settings",
+)
 
 
 def describe(task: Task, spaces: Mapping[str, Space], factors: Mapping[str, list[float]]) -> dict[str, Any]:

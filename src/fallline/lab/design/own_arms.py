@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError
 from fallline.lab.command import Command
 from fallline.lab.design.arms import Arm, make_arms
-from fallline.lab.design.optimizers import find_optimizer, get_space, split_wrapper
+from fallline.lab.design.optimizers import find_optimizer, split_wrapper
 from fallline.lab.design.schedules import WARMUP, find_schedule
 from fallline.lab.design.spaces import SPACES, Dimension, Space
+from fallline.lab.design.trial import Trial
+from fallline.lab.isolation import small_seed
 from fallline.lab.user_code.import_path import is_path
 
 # Placeholders that the lab fills in for every command; all others are hyperparameters.
@@ -53,6 +55,22 @@ def parse_search(text: str) -> dict[str, Dimension]:
             raise ArgumentError(f"search: {name} must have {need}, got {part!r}{usual}")
         found[name] = Dimension(name, name, low, high, linear=linear)
     return found
+
+
+def fill_values(trial: Trial, spelling: str = "") -> dict[str, Any]:
+    """Return the value of every placeholder that a command may have in a trial.
+
+    Args:
+        trial: the specification of the run.
+        spelling: the user's spelling of the optimizer; "" for that of the trial.
+    """
+    options = dict(trial.options)
+    betas = options.get("betas")
+    if isinstance(betas, Sequence) and len(betas) == 2:
+        options |= {"beta1": betas[0], "beta2": betas[1], "betas": f"{betas[0]},{betas[1]}"}
+    own = {name: getattr(trial, name) for name in ("schedule", "warmup", "arm", "device")}
+    own |= {"optimizer": spelling or trial.optimizer, "seed": small_seed(trial.seed), "trial": trial.id}
+    return {**own, **({"steps": trial.steps} if trial.steps else {}), **options}
 
 
 def _value(text: str) -> int | float | str:
@@ -124,14 +142,11 @@ def _arm(
     placeholders = Command(command).placeholders if command else None
     text = optimizer.partition("@")[0]
     name = split_wrapper(find_optimizer(text))[1]
-    if is_path(name) or name in SPACES:
+    if placeholders is None or is_path(name) or name in SPACES:
         arm = make_arms([optimizer], [schedule])[0]
         if several:
             arm = replace(arm, name=f"{optimizer} + {schedule}")
         space = arm.space
-    elif placeholders is None:
-        get_space(name)  # raises the error for an unknown name
-        raise ArgumentTypeError(f"optimizers: {optimizer!r} must be known")
     else:
         arm = Arm(f"{optimizer} + {schedule}" if several else optimizer, optimizer, schedule)
         space = Space(optimizer, (), {"warmup": WARMUP})

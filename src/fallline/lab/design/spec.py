@@ -1,5 +1,6 @@
 """The specification of a study, which determines all of its results."""
 
+import functools
 import hashlib
 import json
 import math
@@ -158,6 +159,14 @@ class Spec:
     def settings_of(self, arm: Arm) -> dict[str, Any]:
         """Return the settings of the task in an arm."""
         return {**self.settings, **arm.settings}
+
+    @functools.cached_property
+    def _study_settings(self) -> tuple[str, ...]:
+        return tuple(self.learning.study_settings)
+
+    def trial_settings(self, arm: Arm) -> dict[str, Any]:
+        """Return the settings of the task that a trial of an arm depends on."""
+        return {name: value for name, value in self.settings_of(arm).items() if name not in self._study_settings}
 
     def data_key(self, arm: Arm) -> str:
         """Return the key of an arm in `data`: the settings of the task, which determine the data."""

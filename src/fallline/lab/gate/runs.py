@@ -4,10 +4,9 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fallline.errors import ArgumentError
 from fallline.lab.command import Command, Source, run_process
@@ -74,37 +73,18 @@ class Runner:
         folder = self.trees / arm.tree / arm.folder
         with tempfile.TemporaryDirectory(prefix="fallline-") as out:
             values = {SEED: seed, OUT: out}
-            file, key = self._file(folder, values)
-            before = _stamp(file)
+            reading = self.source.prepare(values, folder)
             done = run_process(Command(arm.command).fill(values), timeout=self.timeout, folder=folder)
             if done.problem:
                 last = done.last_lines.splitlines()[-1:]
                 return Outcome(None, f"{done.problem}{': ' if last else ''}{''.join(last)}", done.seconds)
-            if file is None:
-                value = self.source.in_text(done.stdout, done.stderr)
-            else:
-                value = self.source.in_file(file, key) if _stamp(file) != before else None
+            value = reading.find(done)
         if value is None:
             place = f"file {self.source.file!r}" if self.source.file else "output"
             return Outcome(None, f"has no {self.source.metric} in its {place}", done.seconds)
         if not abs(value) < _LARGEST:
             return Outcome(None, f"has {self.source.metric} = {value}", done.seconds)
         return Outcome(value, "", done.seconds)
-
-    def _file(self, folder: Path, values: Mapping[str, Any]) -> tuple[Path | None, str]:
-        name, _, key = self.source.file.rpartition(":")
-        for placeholder, value in values.items():
-            name = name.replace(f"{{{placeholder}}}", str(value))
-        return (folder / name if name else None), key
-
-
-def _stamp(file: Path | None) -> tuple[int, int, int] | None:
-    """Return what changes when a file is written, so that an old file is not taken for that of a run."""
-    try:
-        found = file.stat() if file is not None else None
-    except OSError:
-        return None
-    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def check_command(name: str, text: str, folder: Path) -> None:

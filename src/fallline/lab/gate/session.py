@@ -15,11 +15,10 @@ from fallline.lab.gate.ledger import Ledger
 from fallline.lab.gate.levels import STEP
 from fallline.lab.gate.rule import is_shared
 from fallline.lab.gate.runs import Arm, Outcome
-from fallline.lab.isolation import derive
+from fallline.lab.isolation import derive, small_seed
 
 BASELINE, CANDIDATE = "baseline", "candidate"
 HOLD_OUT = 0  # the number of the hold-out; proposals count from 1
-_SEEDS = 2**31  # seeds are below it, which every generator accepts
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Session:
         most, seed = self.settings["max_seeds"], self.settings["seed"]
         factor = derive(seed, "gate", "factor") | 1  # odd, so that no index below 2^31 repeats a seed
         start = derive(seed, "gate", "start")
-        return [(start + factor * index) % _SEEDS for index in range(series * most, (series + 1) * most)]
+        return [small_seed(start + factor * index) for index in range(series * most, (series + 1) * most)]
 
     def outcomes(self, series: int) -> dict[tuple[str, int], Outcome]:
         """Return the outcomes of the finished runs of a series by arm and seed.

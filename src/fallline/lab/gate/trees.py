@@ -3,13 +3,13 @@
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fallline.errors import ArgumentError, GateError
+from fallline.lab.command.git import find_top, run_git
 
 _CODE = (".py", ".sh", ".yaml", ".yml", ".json", ".toml", ".cfg", ".ini", ".txt")
 _LARGEST = 1 << 20  # bytes; larger files that are not code are linked
@@ -41,7 +41,7 @@ def copy_tree(folder: Path, store: Path) -> Tree:
         GateError: the files cannot be copied.
     """
     folder = folder.resolve()
-    root = _top(folder) or folder
+    root = find_top(folder) or folder
     session = store.parent.resolve()
     store.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=store))
@@ -69,21 +69,21 @@ def check_out(revision: str, folder: Path, store: Path) -> Tree:
         ArgumentError: the folder is not in a git repository, or the revision or the folder in it does not exist.
     """
     folder = folder.resolve()
-    root = _top(folder)
+    root = find_top(folder)
     if root is None:
         raise ArgumentError(
             f"baseline_rev: must be used in a git repository, got {revision!r} in {str(folder)!r}; run the command in "
             "the repository"
         )
-    found = _git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    found = run_git(root, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if found is None:
         raise ArgumentError(f"baseline_rev: must be a revision of {str(root)!r}, got {revision!r}; try HEAD")
     commit = found.decode().strip()
     target = store / f"rev-{commit[:12]}"
     if not target.exists():
         store.mkdir(parents=True, exist_ok=True)
-        _git(root, "worktree", "prune")
-        if _git(root, "worktree", "add", "--detach", str(target), commit) is None:
+        run_git(root, "worktree", "prune")
+        if run_git(root, "worktree", "add", "--detach", str(target), commit) is None:
             raise GateError(f"git cannot make a worktree of {revision} in {str(target)!r}; run `git worktree list`")
         _link_ignored(root, target, store.parent.resolve())
     inside = folder.relative_to(root).as_posix()
@@ -110,24 +110,9 @@ def _is_copied(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and (path.suffix in _CODE or path.stat().st_size <= _LARGEST)
 
 
-def _top(folder: Path) -> Path | None:
-    """Return the top folder of the git repository around a folder; None if there is none."""
-    found = _git(folder, "rev-parse", "--show-toplevel")
-    return Path(found.decode().rstrip("\n")) if found else None
-
-
-def _git(folder: Path, *words: str) -> bytes | None:
-    """Return what git prints, or None if it fails or is not installed."""
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
 def _files(root: Path, session: Path) -> Iterator[Path]:
     """Yield the paths of the files to copy, relative to the root and without those of the session."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = run_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed is not None:
         paths = sorted({Path(os.fsdecode(name)) for name in listed.split(b"\0") if name})
     else:
@@ -161,7 +146,7 @@ def _copy(root: Path, path: Path, target: Path) -> None:
 
 def _link_ignored(root: Path, target: Path, session: Path) -> None:
     """Link the files and folders that git ignores, such as data, and environments where there is no git."""
-    listed = _git(root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
+    listed = run_git(root, "ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
     if listed is not None:
         paths = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
     else:

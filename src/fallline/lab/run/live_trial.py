@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError, TrialStopped
-from fallline.lab.design.optimizers import build_optimizer, get_space
+from fallline.lab.design.optimizers import build_optimizer, get_space, keywords
 from fallline.lab.design.outcome import Failure
 from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import WARMUP, learning_rates, warmup_steps
-from fallline.lab.isolation import derive
+from fallline.lab.isolation import derive, small_seed
 from fallline.lab.run.divergence import Watch, window_of
 from fallline.lab.run.run_record import RunRecord, RunRecordFile
 from fallline.sam import SAM
@@ -96,9 +96,14 @@ class LiveTrial:
             total_steps: number of optimizer steps of the run; by default `steps`.
 
         Raises:
-            ArgumentError: the number of steps is unknown.
+            ArgumentError: the number of steps is unknown, or is not that of the study.
         """
         steps = total_steps if total_steps is not None else self.steps
+        if self.steps is not None and steps != self.steps:
+            raise ArgumentError(
+                f"trial.optimizer: total_steps must be the {self.steps} steps that the study asks for, got {steps}; "
+                "train for trial.steps steps, or compare without --steps"
+            )
         if steps is None or steps < 1:
             raise ArgumentError(
                 f"trial.optimizer: total_steps must be the number of optimizer steps of the run, got {total_steps}; "
@@ -106,7 +111,7 @@ class LiveTrial:
             )
         self.total_steps = steps
         space = get_space(self.optimizer_name)
-        known = {*space.defaults, *space.constant, "betas", "rho"}
+        known = {*keywords(self.optimizer_name), *space.options(space.defaults)}  # the others are of the script
         options = {name: value for name, value in self.params.items() if name in known}
         groups = list(model.parameters()) if isinstance(model, torch.nn.Module) else list(model)
         made = build_optimizer(space.optimizer, scale_groups(groups, options, space.defaults), **options)
@@ -198,11 +203,6 @@ class LiveTrial:
             self._record.write({"result": numbers})
             if items is not None:
                 self._record.save(items)
-
-
-def small_seed(seed: int) -> int:
-    """Return the seed that scripts get, which is below 2³¹ because some generators accept no larger ones."""
-    return seed % 2**31
 
 
 def trial(

@@ -14,9 +14,10 @@ import numpy as np
 from fallline.errors import TrialStopped
 from fallline.lab.command import Finished, run_process
 from fallline.lab.design.outcome import ITEM, OUTPUT, Costs, Failure, Outcome
+from fallline.lab.design.own_arms import fill_values
 from fallline.lab.design.trial import Trial
 from fallline.lab.isolation import derive, seed_everything
-from fallline.lab.run.live_trial import VARIABLE, LiveTrial, small_seed
+from fallline.lab.run.live_trial import VARIABLE, LiveTrial
 from fallline.lab.run.run_record import RunRecord, RunRecordFile
 from fallline.lab.tasks.own_loop import CommandTask, FunctionTask, OwnLoop
 from fallline.loss_curves import count_spikes
@@ -26,24 +27,6 @@ def describe_trial(trial: Trial, task: OwnLoop) -> dict[str, Any]:
     """Return what a training script needs to know of its trial, as plain data."""
     names = ("arm", "optimizer", "schedule", "warmup", "steps", "seed", "options", "stage", "device")
     return {**{name: getattr(trial, name) for name in names}, "trial": trial.id, "metric": task.metric_name}
-
-
-def fill_values(trial: Trial, spelling: str = "") -> dict[str, Any]:
-    """Return the value of every placeholder that a command may have in a trial.
-
-    Args:
-        trial: the specification of the run.
-        spelling: the user's spelling of the optimizer; "" for that of the trial.
-    """
-    options = dict(trial.options)
-    betas = options.get("betas")
-    if isinstance(betas, Sequence) and len(betas) == 2:
-        options |= {"beta1": betas[0], "beta2": betas[1], "betas": f"{betas[0]},{betas[1]}"}
-    own = {name: getattr(trial, name) for name in ("optimizer", "schedule", "warmup", "steps", "seed", "arm")}
-    own |= {"seed": small_seed(trial.seed), "optimizer": spelling or trial.optimizer}
-    if not trial.steps:
-        del own["steps"]
-    return {**own, "trial": trial.id, "device": trial.device, **options}
 
 
 def run_function(trial: Trial, task: FunctionTask) -> tuple[Outcome, Costs]:
@@ -69,10 +52,11 @@ def run_command(trial: Trial, task: CommandTask) -> tuple[Outcome, Costs, str]:
         folder = Path(name)
         described = folder / "trial.json"
         described.write_text(json.dumps(describe_trial(trial, task)), encoding="utf-8")
-        started = time.time()
+        readings = {name: source.prepare(values) for name, source in task.sources.items()}
         done = run_process(words, task.timeout or None, {VARIABLE: str(described)})
         record = RunRecordFile(folder).read()
-    printed = _find_metrics(task, values, done, started)
+    found = {name: reading.find(done) for name, reading in readings.items()}
+    printed = {name: value for name, value in found.items() if value is not None}
     if printed and not any("result" in entry for entry in record.entries):
         record.write({"result": printed})
     outcome = make_outcome(trial, task, record, _missing(task), done)
@@ -80,27 +64,9 @@ def run_command(trial: Trial, task: CommandTask) -> tuple[Outcome, Costs, str]:
     return outcome, Costs(done.seconds, 0.0, 0.0, 0), text
 
 
-def _find_metrics(task: CommandTask, values: Mapping[str, Any], done: Finished, started: float) -> dict[str, float]:
-    """Return the metrics in the output of a command, or in the file that it has written since it started."""
-    source, found = task.source, None
-    if source.file:
-        place, _, key = source.file.rpartition(":")
-        for name, value in values.items():
-            place = place.replace(f"{{{name}}}", str(value))
-        path = Path(place)
-        if path.exists() and path.stat().st_mtime >= started - 2:  # file systems may round times to two seconds
-            found = source.in_file(path, key)
-    else:
-        found = source.in_text(done.stdout, done.stderr)
-    metrics = {} if found is None else {task.metric_name: found}
-    if task.test_metric and (test := type(source)(task.test_metric).in_text(done.stdout, done.stderr)) is not None:
-        metrics["test_" + task.metric_name.removeprefix("val_")] = test
-    return metrics
-
-
 def _missing(task: CommandTask) -> str:
     """Return the sentence about a command that ended without its metric."""
-    source = task.source
+    source = task.sources[task.metric_name]
     if source.file:
         return f"the command wrote no {source.file.rpartition(':')[2]} to {source.file.rpartition(':')[0]}"
     if source.regex:

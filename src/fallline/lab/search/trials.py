@@ -167,7 +167,7 @@ def _trial(spec: Spec, search: Search, index: int, stage: str, seed: int, split:
         seed=seed,
         options=space.options(point),
         warmup=point["warmup"],
-        settings=spec.settings_of(arm),
+        settings=spec.trial_settings(arm),
         evaluations=spec.evaluations,
         device=spec.device,
         sources={file: digest for place in sorted(named) for file, digest in spec.sources.get(place, {}).items()},

@@ -58,6 +58,11 @@ def find_task(name: str) -> str:
     return own[0]
 
 
+def is_own_loop(name: str) -> bool:
+    """Return whether a name, as in a study, is that of a command or of a training function."""
+    return name == CommandTask.name or (is_path(name) and is_function(load_object("task", name)))
+
+
 def open_task(name: str, **settings: Any) -> Task:
     """Return a task like `get_task`; an error in the user's `__init__` is reported with its line.
 

@@ -48,6 +48,7 @@ class Task(ABC):
         split_seed: seed of the split; the default gives the split used for tuning.
         split_sizes: the sizes of "pool", "train", "val" and "test" at the last call of `split_indices`; None before.
         skip_checks: names of the contract checks to skip, see CHECKS; the report lists them.
+        study_settings: names of settings that concern the study as a whole and change no trial.
         own_loop: whether the user's code trains and evaluates the model, see `fallline.lab.tasks.own_loop`.
     """
 
@@ -65,6 +66,7 @@ class Task(ABC):
     split_sizes: Mapping[str, int] | None = None
     skip_checks: ClassVar[tuple[str, ...]] = ()
     own_loop: ClassVar[bool] = False
+    study_settings: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls: type[T], *, split_seed: int | None = None, **settings: Any) -> T:
         """Create the task and set its settings as attributes, before any `__init__` runs.

@@ -30,6 +30,7 @@ class OwnLoop(Task):
     own_loop: ClassVar[bool] = True
     steps: ClassVar[int] = 0
     unit: ClassVar[str] = ""
+    study_settings: ClassVar[tuple[str, ...]] = ("search", "skip")
     settings: ClassVar[dict[str, Any]] = {"metric_name": "val_loss", "goal": "", "search": "", "skip": ""}
     metric_name: str
     goal: str
@@ -93,7 +94,11 @@ class CommandTask(OwnLoop):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.template = Command(self.command)
-        self.source = Source(self.metric_name, self.metric_regex, self.metric_file)
+        self.sources = {self.metric_name: Source(self.metric_name, self.metric_regex, self.metric_file)}
+        if self.test_metric:
+            place = self.metric_file.rpartition(":")[0]
+            test = Source(self.test_metric, file=f"{place}:{self.test_metric}" if place else "")
+            self.sources["test_" + self.metric_name.removeprefix("val_")] = test
         if self.metric_file and "{trial}" not in self.metric_file:
             raise ArgumentError(
                 f"metric_file: must contain {{trial}}, so that no run reads the file of another, got "

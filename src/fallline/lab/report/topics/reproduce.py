@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fallline.lab.command import Command
 from fallline.lab.design.arms import Arm
 from fallline.lab.design.group_sequential import seeds_text
 from fallline.lab.design.optimizers import split_wrapper
+from fallline.lab.design.own_arms import fill_values
 from fallline.lab.design.param_groups import scale_groups
 from fallline.lab.design.schedules import DROPS, STABLE, WARMUP, warmup_steps
 from fallline.lab.report.document import Block, Code, Section, Text, Topic
@@ -126,12 +128,9 @@ def _own_code(study: StudyResults, search: Search) -> str:
     text = study.spec.settings_of(search.arm).get("command", "")
     options = {name: _round(value) for name, value in trial.options.items()}
     if text and {*Command(text).placeholders} - {"seed", "steps", "trial", "arm", "device"}:
-        own = {"seed": "SEED", "trial": "NAME", "device": trial.device, "steps": trial.steps, "arm": trial.arm}
-        betas = options.get("betas", ())
-        flat = dict(zip(("beta1", "beta2"), betas, strict=False)) | ({"betas": "{},{}".format(*betas)} if betas else {})
-        spelling = study.spec.settings_of(search.arm).get("spelling") or trial.optimizer
-        named = {"optimizer": spelling, "schedule": trial.schedule, "warmup": trial.warmup}
-        return shlex.join(Command(text).fill({**own, **named, **options, **flat}))
+        spelling = study.spec.settings_of(search.arm).get("spelling", "")
+        filled = fill_values(replace(trial, options=options), spelling) | {"seed": "SEED", "trial": "NAME"}
+        return shlex.join(Command(text).fill(filled))
     values = ", ".join(f"{name}={value!r}" for name, value in options.items())
     return (
         "# in the training script, for runs outside a study\n"
