@@ -1,4 +1,4 @@
-"""Run a command in a pseudo-terminal, and emulate the screen that it leaves behind."""
+"""Run a command in a pseudo-terminal, emulate the screen that it leaves behind, and tell progress from messages."""
 
 import os
 import pty
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from fcntl import ioctl
 from pathlib import Path
 
+_PROGRESS = re.compile(r"\w[\w ]*: \d+/\d+ trials(, (\d+ \w+ ?)+ left)?|timing the arms")
 _CONTROL = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|[\r\n\b]|\x1b.|[^\x1b\r\n\b]")
 
 
@@ -99,3 +100,8 @@ def screens(written: str, columns: int = 80) -> tuple[list[str], list[str]]:
     keep()
     final = ["".join(line).rstrip() for line in lines]
     return final, list(shown)
+
+
+def without_progress(errors: str) -> list[str]:
+    """Return the lines of stderr that are not the progress of a study: one line per stage where it is no terminal."""
+    return [line for line in errors.splitlines() if not _PROGRESS.fullmatch(line)]

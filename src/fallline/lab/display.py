@@ -54,7 +54,8 @@ class _TerminalBar(Display):
 
     def report(self, stage: str, done: int, total: int, unit: str, left: str) -> None:
         count = _count(done, total, unit, left)
-        self._bar.update(self._task, description=stage, completed=done, total=total, count=count)
+        begins = self._bar.tasks[0].description != stage  # drawn at once, however soon the stage ends
+        self._bar.update(self._task, refresh=begins, description=stage, completed=done, total=total, count=count)
 
     def write(self, line: str) -> None:
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
