@@ -19,7 +19,7 @@ slow: $(STAMP) $(VENV)/.ray $(VENV)/.docs $(VENV)/.clients  ## what takes longer
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 # Without constraints.txt, which pins torch. The usual wheels for Linux bring gigabytes of CUDA packages; for a CPU build,
-# let PIP_EXTRA_INDEX_URL name PyTorch's index of CPU wheels, and add +cpu to the version.
+# set PIP_EXTRA_INDEX_URL to the address of PyTorch's index of CPU wheels, and add +cpu to the version.
 compat:  ## the fast suite on another release: make compat TORCH=2.14.1 [PYTHON=python3.12]
 	@test -n '$(TORCH)' || { echo 'compat: TORCH must be a release of torch; run make compat TORCH=2.14.1' >&2; exit 2; }
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)

@@ -18,7 +18,10 @@ CANNOT = "cannot be judged"
 def gate(
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="COMMAND", help="Command of the baseline, with {seed}; only in the first call."),
+        typer.Option(
+            metavar="COMMAND",
+            help="Command that runs the baseline; must contain {seed}. Pass it only when you start a session.",
+        ),
     ] = None,
     candidate: Annotated[
         str | None,

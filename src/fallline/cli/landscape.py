@@ -24,7 +24,8 @@ _COLUMNS = 32  # maximum number of columns of a surface
 def landscape(
     task: options.TaskName = "digits",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="File of torch.save: a state dict, or a dict with the key 'model'.")
+        Path | None,
+        typer.Option(help="File written by torch.save: a state dict, or a dict that holds one under the key 'model'."),
     ] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="Arm whose stability limit to compare with: momentum@lr=0.1, adam …")

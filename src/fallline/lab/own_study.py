@@ -82,7 +82,9 @@ def specify_own(
     """
     command = task.command if isinstance(task, CommandTask) else None
     if variants and command is None:
-        raise ArgumentError("arm: must be given with a command, got a function; name its optimizers instead")
+        raise ArgumentError(
+            "arm: is only for a command, got a function; pass the names of the optimizers as optimizers instead"
+        )
     if options.pop("vary", None):
         raise ArgumentError(
             "vary: must be left out for a training loop of your own, got values; use --search NAME=A|B to search them, "

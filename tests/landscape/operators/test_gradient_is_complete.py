@@ -64,7 +64,7 @@ def build(run, dtype=torch.float64):
 @pytest.mark.parametrize("way", WHOLE)
 def test_a_part_without_gradient_is_an_error(way, dtype, operator):
     model, batch = build(WHOLE[way], dtype)
-    with pytest.raises(LossError, match=rf"^{operator.__name__}: .* got no gradient of first.weight and 1 more"):
+    with pytest.raises(LossError, match=rf"^{operator.__name__}: .* got none for first.weight and 1 more"):
         operator(model, error, batch)
 
 

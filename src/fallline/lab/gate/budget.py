@@ -52,8 +52,8 @@ def next_level(control: str, kept: Sequence[bool]) -> float:
         return _lord(kept)
     if len(kept) >= MOST:
         raise GateError(
-            f"This session has judged {MOST} proposals and spent its error budget of {TOTAL:g}. Start a new session "
-            "with another --session and a test set that has not been used, or use --control fdr there"
+            f"This session has judged {MOST} proposals and spent its error budget of {TOTAL:g}. Start a new session: "
+            "pass another --session and use a test set that no session has used; --control fdr there has no such limit"
         )
     return FIRST if not kept else (TOTAL - FIRST) / (MOST - 1)
 

@@ -17,9 +17,10 @@ _BISECTIONS = 16  # to within 0.01 %, from below; scipy.optimize would take seco
 def nominal_levels(level: float, most: int, paired: bool) -> tuple[float, ...]:
     """Return the nominal one-sided level of the t-test at each look, after 4, 8, …, `most` pairs.
 
-    A look spends level · (n² − (n − 4)²) / most². The first crossing of the bounds at a look is a crossing there and
-    not at the look before, so each nominal level is chosen such that this event has the probability that the look
-    spends. All looks together therefore do not exceed the level. benchmarks/gate.py measures their total.
+    The look after n pairs spends level · (n² − (n − 4)²) / most² of the significance level. If a bound is crossed for
+    the first time at a look, it was not crossed at the look before. So each nominal level is chosen such that this
+    event has exactly the probability that the look spends, and all looks together do not exceed the level.
+    benchmarks/gate.py measures their total.
 
     Args:
         level: significance level over all looks.

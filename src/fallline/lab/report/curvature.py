@@ -39,8 +39,8 @@ _PLANES = {
 }
 _HEADLINES = {
     "saddle": "Saddle: the curvature is negative in some directions",
-    "minimum": "Minimum: the curvature is positive in all directions found",
-    "flat": "Flat: the curvature is zero within the rounding error",
+    "minimum": "Minimum: the curvature is positive in every direction that was computed",
+    "flat": "Flat: the curvature is zero to within rounding error",
     "undetermined": "Undetermined: the smallest curvature cannot be distinguished from zero",
     "not stationary": "Not stationary: the gradient is too large for a critical point",
 }

@@ -52,8 +52,8 @@ def _check_reached(objective: Objective) -> None:
     guilty = [name for p, name in missing if _changes(objective, [p])] or [name for _, name in missing]
     more = f" and {len(guilty) - 1} more" if len(guilty) > 1 else ""
     raise LossError(
-        f"{objective.owner}: the gradient must contain every parameter that the loss depends on, got no gradient of "
-        f"{guilty[0]}{more}, with which the loss changes; compute it without {_CAUSES}, or leave it out of params"
+        f"{objective.owner}: every parameter that affects the loss must receive a gradient, got none for "
+        f"{guilty[0]}{more}; compute the loss without {_CAUSES}, or leave the parameter out of params"
     )
 
 

@@ -81,7 +81,9 @@ def trajectory(
         raise ArgumentError(f"trajectory: path must have at least 3 points, got {got}; record more of them in a list")
     points = [as_direction("trajectory", point, found) for point in path]
     if isinstance(directions, str) and directions != "pca":
-        raise ArgumentError(f"trajectory: directions must be 'pca' or a pair, got {directions!r}; leave it out")
+        raise ArgumentError(
+            f"trajectory: directions must be 'pca' or a pair of directions, got {directions!r}; omit it"
+        )
     pair = principal(points)[0] if isinstance(directions, str) else _orthonormal(directions, found)
     away = [[p.double() - w.detach().double() for p, w in zip(point, found.values(), strict=True)] for point in points]
     coordinates = np.array([[dot(point, direction) for direction in pair] for point in away])
@@ -102,7 +104,9 @@ def _variance(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _orthonormal(directions: Any, params: dict[str, torch.Tensor]) -> list[Direction]:
     if not isinstance(directions, Sequence) or len(directions) != 2:
-        raise ArgumentError("trajectory: directions must be 'pca' or a pair, got something else; pass (first, second)")
+        raise ArgumentError(
+            "trajectory: directions must be 'pca' or a pair of directions, got something else; pass (first, second)"
+        )
     one, other = ([t.double() for t in as_direction("trajectory", d, params)] for d in directions)
     length, both = norm(one), norm(other)
     one = [t / (length or 1.0) for t in one]

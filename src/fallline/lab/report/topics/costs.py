@@ -20,7 +20,7 @@ def costs(study: StudyResults) -> Table:
         Column("tuning trials\nall, failed", lambda row: f"{row['tuning']}, {row['tuning_failed']}"),
         Column("confirmation runs\nall, failed", lambda row: f"{row['confirmation']}, {row['confirmation_failed']}"),
         Column(
-            "all trials (s)\ntuning, evaluation",
+            "total time (s)\ntuning + evaluation",
             lambda row: Cell(
                 format_number(row["seconds"], ".1f"),
                 f"{format_number(row['tuning_s'], '.1f')}, {format_number(row['evaluation_s'], '.1f')}",

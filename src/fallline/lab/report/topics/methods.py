@@ -49,7 +49,7 @@ def _tuning(study: StudyResults) -> str:
     more = f", {spec.searches} times, each time with different points and a different seed" if spec.searches > 1 else ""
     short = ""
     if spec.horizon < 1:
-        short = f" Tuning runs had {100 * spec.horizon:g} % of the length, each with a complete schedule."
+        short = f" Tuning runs took {100 * spec.horizon:g} % of the steps, with the schedule shortened to fit."
     extension = (
         f"this happened and gave every tuned arm {extended} more trials" if extended > 0 else "this was not necessary"
     )
