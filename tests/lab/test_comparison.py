@@ -33,6 +33,18 @@ def test_every_finished_trial_is_called_back(tmp_path):
     assert [(trial.id, outcome) for trial, outcome in seen] == [(t.id, study.outcome(t)) for t in study.trials]
 
 
+def test_a_command_may_use_all_cores_of_this_machine_but_not_of_a_cluster(tmp_path):
+    options = {"trials": 2, "seeds": 2, "loop": {"command": "python train.py --seed {seed}"}, "examined": True}
+    spec = specify("", ["adamw"], ["cosine"], **options)
+    anywhere = comparison.Workers(
+        jobs=None, shard=None, ray=None, checkpoint_every=None, device="cpu", devices=(), ray_resources=""
+    )
+    assert comparison.share_machine(anywhere, spec)["jobs"] == 1
+    for other in ({"jobs": 2}, {"ray": "auto"}, {"devices": ("cuda:0",)}):
+        assert comparison.share_machine({**anywhere, **other}, spec) == {**anywhere, **other}
+    assert comparison.share_machine(anywhere, specify("digits", ["adamw"], ["cosine"], examined=True))["jobs"] is None
+
+
 def test_sam_is_confirmed_at_equal_gradients_and_at_equal_steps(sam):
     row = next(row for row in sam.leaderboard() if row["arm"] == "sam(momentum)")
     assert row["steps"] == 20

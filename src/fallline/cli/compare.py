@@ -59,6 +59,9 @@ def compare(
     jobs: options.Jobs = None,
     shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster to run on.")] = None,
+    ray_resources: Annotated[
+        str, typer.Option(help="What a trial occupies on the cluster: CPU=4,GPU=1; a core by default.")
+    ] = "",
     checkpoint_every: Annotated[int | None, typer.Option(help="Save a checkpoint of long runs every N steps.")] = None,
     command: Annotated[
         str | None,
@@ -152,6 +155,7 @@ def compare(
         checkpoint_every=checkpoint_every,
         device=device,
         devices=tuple(options.split(devices)),
+        ray_resources=ray_resources,
     )
 
     def specify(trials: int, seeds: Seeds, share: float = 1.0) -> Spec:
@@ -203,7 +207,7 @@ def compare(
         show.status(read_results(Store(folder, writable=False), read_spec(folder, "out"), baseline, margin))
         return
     if dry_run:
-        count = count_workers(**workers)
+        count = count_workers(**comparison.share_machine(workers, spec))
         with open_display("timing the arms"):
             expected = planning.preview(spec, count)
         show.estimate(spec, expected, count)

@@ -65,8 +65,7 @@ def run_comparison(
     folder = Path(out) if out is not None else default_folder(spec)
     if workers["jobs"] is None and is_here(spec.task):
         workers = {**workers, "jobs": 0}  # worker processes could not import the task
-    if workers["jobs"] is None and not workers["devices"] and isinstance(spec.learning, CommandTask):
-        workers = {**workers, "jobs": 1}  # a command may use all cores
+    workers = share_machine(workers, spec)
     executor, store = make_executor(folder, **workers), Store(folder)
     spec = identify(spec)
     baseline = spec.arm_name(baseline or spec.arms[0].name, "baseline")
@@ -88,6 +87,15 @@ def run_comparison(
             study = _time(study, store)
         store.write_tables(study.trials)
     return Study(study, store)
+
+
+def share_machine(workers: Workers, spec: Spec) -> Workers:
+    """Return the workers with one job if the study runs a command and nothing else limits its number of runs.
+
+    A command may use all cores of this machine. On Ray, it uses what it has asked for.
+    """
+    limited = workers["jobs"] is not None or workers["devices"] or workers["ray"] is not None
+    return workers if limited or not isinstance(spec.learning, CommandTask) else {**workers, "jobs": 1}
 
 
 def _show(display: Display, found: Progress) -> None:
@@ -119,6 +127,7 @@ def compare(
     devices: Sequence[str] = (),
     shard: str | None = None,
     ray: str | None = None,
+    ray_resources: str = "",
     checkpoint_every: int | None = None,
     out: str | Path | None = None,
     baseline: str | None = None,
@@ -166,6 +175,8 @@ def compare(
         devices: GPUs such as ("cuda:0", "cuda:1"); one worker runs on each and sees it as cuda:0.
         shard: "2/8" runs the second of eight shares of the trials and waits for the others.
         ray: address of a Ray cluster to run on.
+        ray_resources: what a trial occupies on the cluster, "CPU=4,GPU=1"; by default a core, and a GPU if `device` is
+            one. A command sees the GPUs that it occupies, and as many threads (OMP_NUM_THREADS) as cores.
         checkpoint_every: number of steps between checkpoints of a run, from which an interrupted run can resume.
         out: folder of the study; by default one under `fallline-runs` whose name is derived from the specification.
         baseline: the arm that the others are compared with; the first by default.
@@ -206,6 +217,12 @@ def compare(
             margin=margin,
         )
     workers = Workers(
-        jobs=jobs, shard=shard, ray=ray, checkpoint_every=checkpoint_every, device=device, devices=devices
+        jobs=jobs,
+        shard=shard,
+        ray=ray,
+        checkpoint_every=checkpoint_every,
+        device=device,
+        devices=devices,
+        ray_resources=ray_resources,
     )
     return run_comparison(spec, out, workers, baseline, margin, fork=fork, progress=progress, callbacks=callbacks)

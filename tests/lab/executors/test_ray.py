@@ -1,5 +1,6 @@
 """A Ray cluster of two nodes: the numbers of one process, whatever happens to its workers and nodes."""
 
+import importlib
 import importlib.util
 import os
 import socket
@@ -16,6 +17,7 @@ from fallline.lab.executors import count_workers, make_executor
 from fallline.lab.executors.ray import Worker
 from fallline.lab.provenance.manifest import versions
 from fallline.lab.search.trials import tune
+from support import scripts
 from support.killing import FRAIL
 
 TRIAL = tune(Spec("digits", 40, make_arms(["adam"], ["cosine"]), 1, 2), {})[0][0]
@@ -53,19 +55,38 @@ def test_what_is_planned_for_counts_the_workers_of_the_place(monkeypatch):
         is_initialized = staticmethod(lambda: False)
         init = staticmethod(lambda address, **options: Ray.started.append(address))
         shutdown = staticmethod(lambda: Ray.ended.append(True))
-        cluster_resources = staticmethod(lambda: {"CPU": 24.0, "GPU": 3.0})
+        nodes = staticmethod(lambda: [{"Alive": n < 2, "Resources": {"CPU": 12.0, "GPU": n + 1.0}} for n in range(3)])
 
     monkeypatch.setitem(sys.modules, "ray", Ray)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     nowhere = {"jobs": None, "shard": None, "ray": None}
     assert count_workers(**{**nowhere, "ray": "auto"}) == 24
     assert count_workers(**{**nowhere, "ray": "auto"}, device="cuda:0") == 3
-    assert (Ray.started, Ray.ended) == (["auto"] * 2, [True] * 2)
+    assert count_workers(**{**nowhere, "ray": "auto"}, ray_resources="CPU=8") == 2  # no worker uses two nodes
+    assert count_workers(**{**nowhere, "ray": "auto"}, ray_resources="CPU=3,GPU=1", device="cuda:0") == 3
+    assert (Ray.started, Ray.ended) == (["auto"] * 4, [True] * 4)
+    with pytest.raises(
+        ArgumentError, match=r"^ray_resources: a trial must fit on a node .*, got CPU=13, which no node"
+    ):
+        count_workers(**{**nowhere, "ray": "auto"}, ray_resources="CPU=13")
     assert count_workers(**{**nowhere, "ray": "auto", "jobs": 4}) == 4
     assert count_workers(**nowhere) == 6
     assert count_workers(**nowhere, device="cuda:0") == 1
     assert count_workers(**{**nowhere, "jobs": 0}) == 1
     assert count_workers(**{**nowhere, "jobs": 2, "shard": "3/5"}) == 10
+
+
+@pytest.mark.parametrize(
+    ("ray", "text", "words"),
+    [
+        ("auto", "CPU", r"^ray_resources: must be NAME=AMOUNT,NAME=AMOUNT, got 'CPU'; CPU=4,GPU=1 is four"),
+        ("auto", "CPU=-1", "got 'CPU=-1'"),
+        (None, "CPU=4", r"^ray_resources: must be given with ray, got 'CPU=4' alone; leave it out$"),
+    ],
+)
+def test_resources_that_cannot_be_used(tmp_path, ray, text, words):
+    with pytest.raises(ArgumentError, match=words):
+        executor(tmp_path, ray, ray_resources=text)
 
 
 @needs_ray
@@ -104,6 +125,31 @@ def cluster():
     found.second = found.add_node(**size, node_ip_address="127.0.0.3")
     yield found
     found.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_commands_and_functions_run_in_workers_of_the_cluster(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "command").mkdir()
+    (tmp_path / "function").mkdir()
+    shown = scripts.PRETEND + "print('worker', os.getppid())"
+    command = scripts.write_script(tmp_path / "command", shown) + " --optimizer {optimizer} --lr {lr} --seed {seed}"
+    scripts.write_script(tmp_path / "function", scripts.TRIAL)
+    small = {"optimizers": ["adamw", "lion"], "trials": 1, "seeds": 2}
+    for name, task in (("command", {"command": command}), ("function", {"task": "function/train.py:train"})):
+        fl.compare(**task, **small, ray=cluster.address, ray_resources="CPU=1", out=f"ray-{name}")
+        fl.compare(**task, **small, jobs=1, out=f"local-{name}")
+        tables = [tmp_path / f"{place}-{name}" / "results.csv" for place in ("ray", "local")]
+        assert tables[0].read_bytes() == tables[1].read_bytes()
+    outputs = [path.read_text() for path in (tmp_path / "ray-command").glob("trials/*/output.txt")]
+    workers = {text.split("worker ")[1].split()[0] for text in outputs}
+    assert workers and str(os.getpid()) not in workers
+    with pytest.raises(ArgumentError, match=r"^devices: must be given without ray"):
+        fl.compare(command=command, **small, ray=cluster.address, devices=("cuda:0",), out="refused")
+    with pytest.raises(ArgumentError, match=r"got CPU=2, which no node has"):
+        fl.compare(command=command, **small, ray=cluster.address, ray_resources="CPU=2", out="refused")
+    assert not importlib.import_module("ray").is_initialized()
 
 
 @needs_ray

@@ -10,7 +10,7 @@ from fallline.errors import ArgumentError
 from fallline.lab.executors.base import Executor
 from fallline.lab.executors.in_process import CallingProcess
 from fallline.lab.executors.pool import LocalPool
-from fallline.lab.executors.ray import RayCluster, cluster_size
+from fallline.lab.executors.ray import RayCluster, cluster_size, parse_resources
 from fallline.lab.executors.shard import Shard, parse_shard
 
 __all__ = ["Executor", "Workers", "count_workers", "make_executor"]
@@ -25,6 +25,7 @@ class Workers(TypedDict):
     checkpoint_every: int | None
     device: str
     devices: Sequence[str]
+    ray_resources: str
 
 
 def make_executor(
@@ -36,6 +37,7 @@ def make_executor(
     checkpoint_every: int | None,
     device: str = "cpu",
     devices: Sequence[str] = (),
+    ray_resources: str = "",
 ) -> Executor:
     """Return the executor for the trials of the study in a folder; the arguments are those of `compare`.
 
@@ -43,12 +45,12 @@ def make_executor(
         ArgumentError: an argument is invalid, or two of them cannot be combined.
     """
     numbers = _check_devices(devices, jobs, ray, device) if devices else []
-    _check(jobs, shard, ray, checkpoint_every, device)
+    _check(jobs, shard, ray, checkpoint_every, device, ray_resources)
     if numbers:
         devices_pool = LocalPool(folder, len(numbers), checkpoint_every, numbers)
         return Shard(devices_pool, folder, *parse_shard(shard)) if shard is not None else devices_pool
     if ray is not None:
-        return RayCluster(folder, ray, jobs, checkpoint_every)
+        return RayCluster(folder, ray, jobs, checkpoint_every, parse_resources(ray_resources, device))
     pool = (
         CallingProcess(folder, checkpoint_every)
         if jobs == 0
@@ -65,6 +67,7 @@ def count_workers(
     checkpoint_every: int | None = None,
     device: str = "cpu",
     devices: Sequence[str] = (),
+    ray_resources: str = "",
 ) -> int:
     """Return how many trials will run at a time; the arguments are those of `compare`.
 
@@ -79,13 +82,20 @@ def count_workers(
     """
     if devices:
         return len(_check_devices(devices, jobs, ray, device))
-    _check(jobs, shard, ray, checkpoint_every, device)
+    _check(jobs, shard, ray, checkpoint_every, device, ray_resources)
     if ray is not None:
-        return jobs or cluster_size(ray, device)
+        return jobs or cluster_size(ray, parse_resources(ray_resources, device))
     return _workers_here(jobs, device) * (parse_shard(shard)[1] if shard is not None else 1)
 
 
-def _check(jobs: int | None, shard: str | None, ray: str | None, checkpoint_every: int | None, device: str) -> None:
+def _check(
+    jobs: int | None,
+    shard: str | None,
+    ray: str | None,
+    checkpoint_every: int | None,
+    device: str,
+    ray_resources: str,
+) -> None:
     if checkpoint_every is not None:
         check_integer("compare", "checkpoint_every", checkpoint_every, 1, "leave it out for no checkpoints")
     if jobs is not None:
@@ -96,6 +106,8 @@ def _check(jobs: int | None, shard: str | None, ray: str | None, checkpoint_ever
         in_process = "jobs=0 (which runs trials in this process, as the task of a notebook requires)"
         other = f"shard={shard!r}" if shard is not None else in_process
         raise ArgumentError(f"ray: must be given without shard and jobs=0, got {other} too; leave one of them out")
+    if ray is None and ray_resources:
+        raise ArgumentError(f"ray_resources: must be given with ray, got {ray_resources!r} alone; leave it out")
     if ray is None and device != "cpu" and jobs is not None and jobs > 1:
         raise ArgumentError(f"jobs: must be 1 on an accelerator, got jobs={jobs} with device={device!r}; leave it out")
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from fallline.lab.run.attempt import Attempt
 from fallline.lab.storage.store import Store
 from fallline.lab.user_code.imports import digest_of
 
+_CORE: Mapping[str, float] = {"CPU": 1.0}
 _PATIENCE_S = 5.0  # timeout of the head node; Ray itself tries for five minutes and then ends the process
 
 
@@ -37,15 +39,22 @@ class RayCluster:
     Args:
         folder: folder of the study.
         address: address for `ray.init`: "auto", "HOST:PORT", "ray://HOST:PORT". An existing connection is reused.
-        jobs: number of workers; by default one per core of the cluster, or one per accelerator if trials run on those.
+        jobs: number of workers; by default as many as the cluster has resources for.
         checkpoint_every: as in `LocalPool`. A trial can resume on another node only if the nodes share the study's
             folder.
+        resources: amount of each resource of Ray that a worker occupies, as from `parse_resources`.
     """
 
     def __init__(
-        self, folder: Path, address: str, jobs: int | None = None, checkpoint_every: int | None = None
+        self,
+        folder: Path,
+        address: str,
+        jobs: int | None = None,
+        checkpoint_every: int | None = None,
+        resources: Mapping[str, float] = _CORE,
     ) -> None:
         self._ray = _import_ray()
+        self._resources = dict(resources)
         self._store, self._jobs, self._checkpoint_every = Store(folder), jobs, checkpoint_every
         self.address = address
         self._connected = False
@@ -57,6 +66,12 @@ class RayCluster:
         if not self._ray.is_initialized():
             _connect(self._ray, self.address)
             self._connected = True
+        try:
+            if self._jobs is None:
+                _size(self._ray, self._resources)
+        except ArgumentError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -103,9 +118,8 @@ class RayCluster:
         if not waiting:
             return
         starting = sum(busy.trial is None for busy in self._busy.values())
-        needs = {"num_cpus": 1} if waiting[-1].device == "cpu" else {"num_cpus": 1, "num_gpus": 1}
-        jobs = self._jobs or _size(self._ray, waiting[-1].device)
-        remote = self._ray.remote(**needs)(Worker)
+        jobs = self._jobs or max(1, _room(self._ray, self._resources))  # a lost node may come back
+        remote = self._ray.remote(**_remote_options(self._resources))(Worker)
         for _ in range(min(jobs - len(self._busy), len(waiting) - starting)):
             settings = {name: value for name, value in os.environ.items() if name.startswith("FALLLINE_")}
             actor = remote.remote(str(self._store.folder.resolve()), self._checkpoint_every)
@@ -126,21 +140,46 @@ class RayCluster:
             )
 
 
-def cluster_size(address: str, device: str = "cpu") -> int:
-    """Return the default number of workers on a cluster: one per core, or one per accelerator.
+def cluster_size(address: str, resources: Mapping[str, float] = _CORE) -> int:
+    """Return the default number of workers on a cluster: as many as it has resources for.
 
     Raises:
-        ArgumentError: no cluster answers at the address.
+        ArgumentError: no cluster answers at the address, or none of its nodes has the resources.
         MissingExtraError: Ray is not installed.
     """
     ray = _import_ray()
     if ray.is_initialized():
-        return _size(ray, device)
+        return _size(ray, resources)
     _connect(ray, address)
     try:
-        return _size(ray, device)
+        return _size(ray, resources)
     finally:
         ray.shutdown()
+
+
+def parse_resources(text: str, device: str = "cpu") -> dict[str, float]:
+    """Return what a trial occupies: {"CPU": 4.0, "GPU": 1.0} for "CPU=4,GPU=1"; by default a core.
+
+    Args:
+        text: amounts by the names that `ray status` shows; "" for the default.
+        device: device of the trials; on an accelerator the default is a core and a GPU.
+
+    Raises:
+        ArgumentError: the text has another form.
+
+    Example:
+        >>> parse_resources("CPU=4,GPU=1")
+        {'CPU': 4.0, 'GPU': 1.0}
+    """
+    found = {"CPU": 1.0} if device == "cpu" else {"CPU": 1.0, "GPU": 1.0}
+    for part in filter(None, text.split(",")):
+        name, _, amount = (piece.strip() for piece in part.partition("="))
+        if not name or not re.fullmatch(r"\d+(\.\d+)?", amount):
+            raise ArgumentError(
+                f"ray_resources: must be NAME=AMOUNT,NAME=AMOUNT, got {text!r}; CPU=4,GPU=1 is four cores and a GPU"
+            )
+        found[name] = float(amount)
+    return found
 
 
 def _import_ray() -> Any:
@@ -167,8 +206,33 @@ def _connect(ray: Any, address: str) -> None:
         ) from error
 
 
-def _size(ray: Any, device: str) -> int:
-    return max(1, int(ray.cluster_resources().get("CPU" if device == "cpu" else "GPU", 0)))
+def _size(ray: Any, resources: Mapping[str, float]) -> int:
+    """Return how many workers with these resources the nodes have room for.
+
+    Raises:
+        ArgumentError: no node has room for one, so Ray would wait forever.
+    """
+    room = _room(ray, resources)
+    if room:
+        return room
+    needs = ", ".join(f"{name}={amount:g}" for name, amount in resources.items())
+    raise ArgumentError(
+        f"ray_resources: a trial must fit on a node of the cluster, got {needs}, which no node has; ask for less, or "
+        "pass jobs (-j) if the cluster adds nodes on demand"
+    )
+
+
+def _room(ray: Any, resources: Mapping[str, float]) -> int:
+    """Return how many workers with these resources the nodes have room for, each worker on one node."""
+    needs = {name: amount for name, amount in resources.items() if amount}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min((int(node.get(name, 0) / amount) for name, amount in needs.items()), default=1) for node in nodes)
+
+
+def _remote_options(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Return the resources as arguments of `ray.remote`."""
+    others = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
+    return {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0), "resources": others}
 
 
 class Worker:
