@@ -17,6 +17,7 @@ from fallline.lab.executors.shard import Shard, parse_shard, share_of
 from fallline.lab.search.trials import tune
 from fallline.lab.storage.store import Store
 from fallline.lab.storage.study_file import read_study
+from support import scripts
 from support.terminals import without_progress
 
 TRIALS = tune(Spec("digits", 40, make_arms(["adam", "sgd"], ["cosine"]), 16, 2), {})[0]
@@ -161,3 +162,26 @@ def test_shards_at_once_give_the_bytes_of_one_process(tmp_path):
     ledger = (tmp_path / "shards/ledger.jsonl").read_text().splitlines()
     assert len(ledger) == len(list((tmp_path / "shards/trials").iterdir()))  # no trial was run twice
     assert not list((tmp_path / "shards").rglob(".draft*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["command", "function"])
+def test_shards_of_a_training_loop_give_the_bytes_of_one_process(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if kind == "command":
+        command = scripts.write_script(tmp_path) + " --optimizer {optimizer} --lr {lr} --seed {seed}"
+        task, loop = {"command": command}, ["--command", command]
+    else:
+        scripts.write_script(tmp_path, scripts.TRIAL)
+        task, loop = {"task": "train.py:train"}, ["train.py:train"]
+    options = {"trials": 1, "seeds": 2}
+    words = [sys.executable, "-c", "from fallline.cli import main; main()", "compare", *loop, "--out", "shards"]
+    words += ["--optimizers", "adamw,lion", "-j", "0"]
+    words += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    shards = [subprocess.Popen([*words, "--shard", f"{i}/2"], stderr=subprocess.PIPE, text=True) for i in (1, 2)]
+    fl.compare(**task, optimizers=["adamw", "lion"], out="whole", jobs=0, **options)
+    said = [process.communicate(timeout=240)[1] for process in shards]
+    assert [process.returncode for process in shards] == [0, 0], said
+    assert (tmp_path / "shards/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+    ledger = (tmp_path / "shards/ledger.jsonl").read_text().splitlines()
+    assert len(ledger) == len(list((tmp_path / "shards/trials").iterdir()))  # no trial was run twice
