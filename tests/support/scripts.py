@@ -56,6 +56,49 @@ if __name__ == "__main__":
     train(fl.trial())
 """
 
+# The same training as a task, as a function, and as a script.
+THREE = """
+import torch
+import fallline as fl
+
+@fl.task(steps=40, unit="nats")
+class AsTask:
+    def model(self):
+        return torch.nn.Linear(4, 1)
+
+    def batches(self, split, generator):
+        while split == "train":
+            yield torch.randn(16, 4, generator=generator)
+        inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(7))
+        yield inputs[:32] if split == "val" else inputs[32:]
+
+    def loss(self, model, batch):
+        return self.losses(model, batch).mean()
+
+    def losses(self, model, batch):
+        return (model(batch) - batch.sum(1, keepdim=True)).square()[:, 0]
+
+@fl.task(steps=40)
+def as_function(trial):
+    torch.manual_seed(trial.stream("init"))
+    task = AsTask()
+    model = task.model()
+    optimizer, scheduler = trial.optimizer(model)
+    batches = task.batches("train", torch.Generator().manual_seed(trial.stream("data")))
+    for _ in range(trial.steps):
+        loss = task.loss(model, next(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        found = {split: task.losses(model, next(task.batches(split, None))) for split in ("val", "test")}
+    trial.result(val_loss=found["val"].mean(), test_loss=found["test"].mean(), test_losses=found["test"])
+
+if __name__ == "__main__":
+    as_function(fl.trial())
+"""
+
 
 def write_script(folder, text=PRETEND, name="train.py"):
     """Write a script, and return the beginning of a command that runs it."""

@@ -4,11 +4,10 @@ import json
 import math
 
 import pytest
-import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError, StudyError, TaskWarning
-from support.scripts import PRETEND, TRIAL, write_script
+from support.scripts import PRETEND, write_script
 
 SMALL = {"trials": 4, "seeds": 4, "jobs": 0}
 
@@ -60,19 +59,6 @@ def test_steps_that_the_study_sets_are_shared_by_all_arms(tmp_path):
     study = compare(write_script(tmp_path) + ARGUMENTS + " --steps {steps}", steps=200)
     assert {trial.steps for trial in study.trials} == {200}
     assert "200 steps" in study.report("report.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_a_function_and_a_command_give_the_same_numbers(tmp_path):
-    command = write_script(tmp_path, TRIAL)
-    options = {"trials": 1, "seeds": 2, "optimizers": ["adamw", "momentum"]}
-    one = fl.compare("train.py:train", jobs=0, out="one", **options)
-    two = fl.compare(command=command, jobs=2, out="two", **options)
-    for arm in ("adamw", "momentum"):
-        for a, b in zip(one.confirmation_trials(arm), two.confirmation_trials(arm), strict=True):
-            assert one.outcome(a).metrics == two.outcome(b).metrics
-            assert (one.record.items[a.id] == two.record.items[b.id]).all()
-    assert one.record.comparisons["momentum"].comparison.design.scope.startswith("with new seeds and new test examples")
 
 
 @pytest.mark.slow
@@ -140,59 +126,6 @@ def test_arguments_of_a_training_loop_are_refused_with_a_task(task, options, wor
         fl.compare(task, ["adamw"], **SMALL, **options)
     assert words in str(error.value)
     assert "metric_name" not in str(error.value)
-
-
-@fl.task(steps=40, unit="nats")
-class AsTask:
-    """The network of the function below, as a task."""
-
-    def model(self):
-        return torch.nn.Linear(4, 1)
-
-    def batches(self, split, generator):
-        if split == "train":
-            while True:
-                yield torch.randn(16, 4, generator=generator)
-        inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(7))
-        yield inputs[:32] if split == "val" else inputs[32:]
-
-    def loss(self, model, batch):
-        return self.losses(model, batch).mean()
-
-    def losses(self, model, batch):
-        return (model(batch) - batch.sum(1, keepdim=True)).square()[:, 0]
-
-
-@fl.task(steps=40)
-def as_function(trial):
-    """The same as a function."""
-    torch.manual_seed(trial.stream("init"))
-    task = AsTask()
-    model = task.model()
-    optimizer, scheduler = trial.optimizer(model)
-    batches = task.batches("train", torch.Generator().manual_seed(trial.stream("data")))
-    for _ in range(40 if trial.steps is None else trial.steps):
-        loss = task.loss(model, next(batches))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-    with torch.no_grad():
-        found = {split: task.losses(model, next(task.batches(split, None))) for split in ("val", "test")}
-    trial.result(val_loss=found["val"].mean(), test_loss=found["test"].mean(), test_losses=found["test"])
-
-
-def test_a_task_and_a_function_give_the_same_numbers():
-    options = {**SMALL, "equal": "steps", "steps": 40}
-    task = fl.compare(AsTask, ["adamw", "momentum"], out="task", **options)
-    function = fl.compare(as_function, ["adamw", "momentum"], out="function", **options)
-    for arm in ("adamw", "momentum"):
-        assert task.confirmed(arm, "val_loss") == function.confirmed(arm, "val_loss")
-        assert task.confirmed(arm, "test_loss") == function.confirmed(arm, "test_loss")
-        pairs = zip(task.confirmation_trials(arm), function.confirmation_trials(arm), strict=True)
-        for a, b in pairs:
-            assert (a.options, a.seed) == (b.options, b.seed)
-            assert (task.record.items[a.id]["metric"] == function.record.items[b.id]["metric"]).all()
 
 
 BREAKS = {

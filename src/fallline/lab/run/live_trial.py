@@ -193,7 +193,9 @@ class LiveTrial:
         if items is not None:
             mean = float(items.mean())
             numbers.setdefault(test, mean)
-            if not math.isclose(numbers[test], mean, rel_tol=_TOLERANCE, abs_tol=1e-9):
+            if not math.isfinite(mean):  # the run has diverged, which is an outcome of its arm
+                numbers[test], items = mean, None
+            elif not math.isclose(numbers[test], mean, rel_tol=_TOLERANCE, abs_tol=1e-9):
                 raise ArgumentError(
                     f"trial.result: {test} must be the mean of test_losses, got {numbers[test]:.6g} and a mean of "
                     f"{mean:.6g}; pass the values of the same metric for every test example"
@@ -257,9 +259,9 @@ def _number(where: str, value: Any) -> float:
 def _array(values: Any) -> np.ndarray:
     """Return the values of single test examples as a float array (n,)."""
     found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    if found.ndim != 1 or not found.size or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+    if found.ndim != 1 or not found.size or found.dtype.kind not in "fiu":
         raise ArgumentError(
-            f"trial.result: test_losses must be finite numbers (n,), one per test example, got {found.dtype} of shape "
+            f"trial.result: test_losses must be numbers (n,), one per test example, got {found.dtype} of shape "
             f"{found.shape}; concatenate the losses of the batches, computed with reduction='none'"
         )
     return found.astype(np.float64)
