@@ -2,7 +2,7 @@
 
 This measures the time of a quick study, the trials per minute of the worker pool and of one process per trial, and the
 time of a run in the lab and of a bare loop that makes the same steps. Both alternate, so that a slow moment of the
-machine affects both.
+machine affects both. The last section is that of `benchmarks/process_start.py`.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import process_start
 import torch
 from run import processor
 
@@ -196,6 +197,8 @@ def report(rounds: int) -> Iterator[str]:
     for task, steps in TASKS.items():
         lab, hand, ratio = overhead(task, steps, rounds)
         yield f"| {task} | {steps} | {lab:.3f} | {hand:.3f} | {ratio:.3f} |"
+    yield ""
+    yield from process_start.report(rounds)
 
 
 if __name__ == "__main__":
