@@ -273,8 +273,7 @@ def _caption(study: StudyResults) -> str:
     axes = "both axes are logarithmic" if kind.is_ratio else "the axis of the learning rate is logarithmic"
     caption = (
         f"Validation result at the end of every tuning trial, with one seed per trial; {axes}. A ring marks the "
-        "selected configuration, a hollow marker the documented default, and a red × a failed trial, "
-        "whose height has no meaning."
+        "selected configuration, a hollow marker the documented default, and a red × (at any height) a failed trial."
     )
     if any(search.finalists for search in study.searches.values()):
         caption += f" Bars show the mean ± SD over {AGAIN + 1} seeds for configurations that were run on more seeds."
