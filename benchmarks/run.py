@@ -36,6 +36,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "SGD, Nesterov": ("SGD", {"momentum": 0.9, "nesterov": True}),
     "RMSprop": ("RMSprop", {}),
     "RMSprop, centered, momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
+    "Adagrad": ("Adagrad", {}),
     "Adam": ("Adam", {}),
     "AdamW": ("AdamW", {}),
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),

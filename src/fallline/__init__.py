@@ -11,6 +11,7 @@ from fallline.linting import lint, watch
 from fallline.optimizers import (
     LAMB,
     SGD,
+    Adagrad,
     Adam,
     AdamW,
     Lion,
@@ -46,6 +47,7 @@ __all__ = [
     "LAMB",
     "SAM",
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Constant",

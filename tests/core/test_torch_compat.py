@@ -209,6 +209,11 @@ def test_grad_scaler_skips_the_overflowing_step_alone(cls, backend):
         assert distance(list(state.values()), list(expected.values())) <= ROUNDING[torch.float32]
 
 
+def can_cycle(opt):
+    """Return whether an optimizer has a momentum or a β1 that PyTorch's cyclic schedulers can change."""
+    return not {"momentum", "betas"}.isdisjoint(opt.defaults)
+
+
 SCHEDULERS = {
     "LambdaLR": lambda opt: lr_scheduler.LambdaLR(opt, lambda k: 1 / (1 + k)),
     "MultiplicativeLR": lambda opt: lr_scheduler.MultiplicativeLR(opt, lambda k: 0.9),
@@ -220,8 +225,9 @@ SCHEDULERS = {
     "PolynomialLR": lambda opt: lr_scheduler.PolynomialLR(opt, 4, 0.9),
     "CosineAnnealingLR": lambda opt: lr_scheduler.CosineAnnealingLR(opt, 5),
     "CosineAnnealingWarmRestarts": lambda opt: lr_scheduler.CosineAnnealingWarmRestarts(opt, 2),
-    "CyclicLR": lambda opt: lr_scheduler.CyclicLR(opt, 0.001, 0.1, step_size_up=2),  # momentum or β1 cycles against it
-    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 0.1, total_steps=8),
+    # Momentum or β1 cycles against it.
+    "CyclicLR": lambda opt: lr_scheduler.CyclicLR(opt, 0.001, 0.1, step_size_up=2, cycle_momentum=can_cycle(opt)),
+    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 0.1, total_steps=8, cycle_momentum=can_cycle(opt)),
     "ReduceLROnPlateau": lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=1, factor=0.5),
     "SequentialLR": lambda opt: lr_scheduler.SequentialLR(
         opt, [lr_scheduler.LinearLR(opt, 0.1, 1.0, 3), lr_scheduler.ExponentialLR(opt, 0.9)], [3]

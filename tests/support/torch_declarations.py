@@ -29,7 +29,8 @@ def _load() -> Any:
 
 
 COMMON = _load()
-INFOS = {info.name: info for info in COMMON.optim_db if info.name in ("SGD", "RMSprop", "Adam", "AdamW")}
+SUITES = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad")
+INFOS = {info.name: info for info in COMMON.optim_db if info.name in SUITES}
 OURS = {name: OPTIMIZERS[name.lower()] for name in INFOS}
 
 

@@ -22,7 +22,7 @@ _ADDED = {EMA: "ema_decay", MASTER: "master_weights"}
 # State of other optimizers, of PyTorch, of Fallline and of Sophia. It shows that another optimizer was saved; any other
 # unknown key belongs to a wrapper around the optimizer, such as Lookahead, and is kept.
 _STATE_OF_RULES = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "mu_product", "square_avg", "grad_avg"}
-_STATE_OF_RULES |= {"momentum_buffer", "acc_delta", "row_var", "col_var", "hessian"}
+_STATE_OF_RULES |= {"momentum_buffer", "sum", "acc_delta", "row_var", "col_var", "hessian"}
 # Modules that torch.compile, DistributedDataParallel, FSDP and checkpointing insert into the names of parameters.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 

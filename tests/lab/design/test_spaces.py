@@ -23,6 +23,7 @@ RANGES = {
     "momentum": {"lr": (1e-3, 1), "weight_decay": L2, "1-momentum": MOMENTUM},
     "nesterov": {"lr": (1e-3, 1), "weight_decay": L2, "1-momentum": MOMENTUM},
     "rmsprop": {"lr": (1e-5, 1e-1), "weight_decay": L2, "1-alpha": ALPHA},
+    "adagrad": {"lr": (1e-4, 1), "weight_decay": L2},
     "adam": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
     "adamw": {"lr": (3e-5, 1e-1), "weight_decay": DECOUPLED, **ADAM},
     "lamb": {"lr": (1e-3, 1e-1), "weight_decay": DECOUPLED, "1-beta1": (5e-2, 0.3)},
@@ -57,7 +58,8 @@ def test_dimensions_come_in_at_the_published_budgets(arm, trials):
 
 
 def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():
-    assert RANGES.keys() >= {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lamb", "lion"} <= SPACES.keys()
+    own = {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "lamb", "lion"}
+    assert RANGES.keys() >= own <= SPACES.keys()
 
 
 @pytest.mark.parametrize("count", [2, 8, 64])

@@ -17,6 +17,7 @@ CASES = {
     "rmsprop": (fl.RMSprop, {}),
     "rmsprop with momentum": (fl.RMSprop, {"momentum": 0.5}),
     "rmsprop, centered, eps inside": (fl.RMSprop, {"centered": True, "eps_inside_sqrt": True, "eps": 1e-3}),
+    "adagrad": (fl.Adagrad, {"lr_decay": 1e-3}),
     "adam": (fl.Adam, {}),
     "adam, other betas": (fl.Adam, {"betas": (0.5, 0.9)}),
     "adamw, amsgrad": (fl.AdamW, {"amsgrad": True, "weight_decay": 0.0}),
@@ -47,7 +48,7 @@ def test_the_limit_is_where_the_optimizer_itself_diverges(name, scale):
     """Run it with the second moments held still, as the theory has them, on the quadratic."""
     model, optimizer, _ = frozen_optimizer(name, scale)
     w, state = model.weight, optimizer.state[model.weight]
-    held = {key: value.clone() for key, value in state.items() if "sq" in key or key == "grad_avg"}
+    held = {key: value.clone() for key, value in state.items() if "sq" in key or key in ("grad_avg", "sum")}
     step = state["step"].clone() if "step" in state else None
     with torch.no_grad():
         w.fill_(1.0)
@@ -67,6 +68,8 @@ def test_the_limit_is_where_the_optimizer_itself_diverges(name, scale):
                 state["max_exp_avg_sq"].copy_(held["max_exp_avg_sq"])
         if "square_avg" in held:
             state["square_avg"].copy_((held["square_avg"] - (1 - alpha) * w.grad**2) / alpha)
+        if "sum" in held:
+            state["sum"].copy_(held["sum"] - w.grad**2)
         if "grad_avg" in held:
             state["grad_avg"].copy_((held["grad_avg"] - (1 - alpha) * w.grad) / alpha)
         if step is not None:

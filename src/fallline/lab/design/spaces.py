@@ -133,6 +133,8 @@ SPACES: dict[str, Space] = {
         (_lr(1e-5, 1e-1), _L2, _ALPHA),
         {"lr": 1e-2, "weight_decay": 0.0, "alpha": 0.99},
     ),
+    # Schmidt et al. 2021, arXiv:2007.01547: lr from 1e-4 to 1.
+    "adagrad": Space("adagrad", (_lr(1e-4, 1), _L2), {"lr": 1e-2, "weight_decay": 0.0}),
     "adam": Space("adam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 1e-3, "weight_decay": 0.0, **_ADAM}),
     "adamw": Space(
         "adamw",
