@@ -38,6 +38,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "RMSprop, centered, momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
     "Adagrad": ("Adagrad", {}),
     "Adam": ("Adam", {}),
+    "Adamax": ("Adamax", {}),
     "AdamW": ("AdamW", {}),
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
     "NAdamW": ("NAdamW", {}),

@@ -103,7 +103,7 @@ def package() -> str:
     """Return the text that optimizers/__init__.py must have."""
     found = {**optimizers(), "OPTIMIZERS": "registry", "create_optimizer": "create"}
     found |= dict.fromkeys(("StepInBackward", "step_in_backward"), "step_in_backward")
-    modules = {module: sort([name for name in found if found[name] == module]) for module in found.values()}
+    modules = {module: [name for name in found if found[name] == module] for module in found.values()}
     lines = sorted(imported(f"optimizers.{module}", names) for module, names in modules.items())
     names = "\n".join(f'    "{name}",' for name in sort(list(found)))
     return OPTIMIZERS.format(imports="\n".join(lines), names=names)
@@ -153,9 +153,9 @@ def render() -> str:
     names = sorted([*MODULES, *LAZY, *(name for group in public.values() for name in group)])
     return TEMPLATE.format(
         modules=", ".join(MODULES),
-        imports="\n".join(imported(p, sort(group)) for p, group in sorted(public.items())),
+        imports="\n".join(imported(p, group) for p, group in sorted(public.items())),
         typing="\n".join(
-            "    " + imported(p, sort([name for name, package in LAZY.items() if package == p]))
+            "    " + imported(p, [name for name, package in LAZY.items() if package == p])
             for p in sorted(set(LAZY.values()))
         ),
         names="\n".join(f'    "{name}",' for name in sort(names)),
@@ -164,7 +164,8 @@ def render() -> str:
 
 
 def imported(package: str, names: list[str]) -> str:
-    """Return an import as ruff formats it."""
+    """Return an import as ruff formats it, which orders names regardless of case, unlike those of `__all__`."""
+    names = sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n.lower()))
     line = f"from fallline.{package} import {', '.join(names)}"
     if len(line) <= 120:
         return line

@@ -16,6 +16,7 @@ LETTERS = {
     "exp_avg": "m{}",
     "exp_avg_sq": "v{}",
     "max_exp_avg_sq": r"v^{{\max}}{}",
+    "exp_inf": "u{}",
     "square_avg": "v{}",
     "grad_avg": r"\bar g{}",
     "momentum_buffer": "b{}",

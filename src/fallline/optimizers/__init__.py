@@ -2,6 +2,7 @@
 
 from fallline.optimizers.adagrad import Adagrad
 from fallline.optimizers.adam import Adam
+from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.create import create_optimizer
 from fallline.optimizers.lamb import LAMB
@@ -19,6 +20,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Lion",
     "NAdamW",
     "RMSprop",

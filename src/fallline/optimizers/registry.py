@@ -3,6 +3,7 @@
 from fallline.core.optimizer import Optimizer
 from fallline.optimizers.adagrad import Adagrad
 from fallline.optimizers.adam import Adam
+from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
@@ -13,6 +14,7 @@ from fallline.optimizers.sgd import SGD
 _CLASSES: tuple[type[Optimizer], ...] = (
     Adagrad,
     Adam,
+    Adamax,
     AdamW,
     LAMB,
     Lion,

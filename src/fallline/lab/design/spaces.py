@@ -136,6 +136,8 @@ SPACES: dict[str, Space] = {
     # Schmidt et al. 2021, arXiv:2007.01547: lr from 1e-4 to 1.
     "adagrad": Space("adagrad", (_lr(1e-4, 1), _L2), {"lr": 1e-2, "weight_decay": 0.0}),
     "adam": Space("adam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 1e-3, "weight_decay": 0.0, **_ADAM}),
+    # The range of Adam, whose steps have the same length.
+    "adamax": Space("adamax", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 2e-3, "weight_decay": 0.0, **_ADAM}),
     "adamw": Space(
         "adamw",
         (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
