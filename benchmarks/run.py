@@ -39,6 +39,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Adagrad": ("Adagrad", {}),
     "Adam": ("Adam", {}),
     "Adamax": ("Adamax", {}),
+    "RAdam": ("RAdam", {}),
     "AdamW": ("AdamW", {}),
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
     "NAdamW": ("NAdamW", {}),

@@ -112,8 +112,8 @@ def test_nan_and_inf_propagate_as_in_torch(cls, name, options, backend):
         mine, other = ({"param": p, **each.state[p]} for p, each in ((ours, opt), (theirs, torch_opt)))
         for key in mine:
             assert torch.equal(mine[key].isfinite(), other[key].isfinite()), key
-        # In the state an Inf may stay one where torch, which interpolates, gets Inf − Inf.
-        assert torch.equal(ours.isnan(), theirs.isnan())
+        # An Inf in the state may stay one where torch, which interpolates, gets Inf − Inf, and so may the parameter.
+        assert torch.equal(ours.isnan(), theirs.isnan()) if step < 2 else not (ours.isnan() & ~theirs.isnan()).any()
 
 
 @EVERY_BACKEND

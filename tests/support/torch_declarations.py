@@ -29,7 +29,7 @@ def _load() -> Any:
 
 
 COMMON = _load()
-SUITES = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adamax")
+SUITES = ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Adamax", "RAdam")
 INFOS = {info.name: info for info in COMMON.optim_db if info.name in SUITES}
 OURS = {name: OPTIMIZERS[name.lower()] for name in INFOS}
 

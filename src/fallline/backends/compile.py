@@ -12,7 +12,12 @@ from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import one_memory
 from fallline.backends.rounding import positions, random_bits, round_randomly
 
-_WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "where": torch.where}
+
+def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.where(condition.bool(), x, y)  # a condition of scalars is a number
+
+
+_WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "where": _where}
 _WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positions": positions}
 
 

@@ -125,13 +125,12 @@ class ForeachBucket(TracedBucket):
         params, *states = self._columns()
         tensors = [Tensors([t.to(dtype) for t in column]) for column in (params, grads, *states)]
         results = _function(sweep, self.update.state)(*tensors, *scalars[self.scalar_rows].T.tolist())
+        inputs = {id(x) for column in tensors for x in column.tensors}
         # Copy outputs that are inputs or numbers to new tensors before anything is written.
         return tuple(
             tensors[0]._each(torch.full_like, result)
             if isinstance(result, list)
-            else Tensors([x.clone() for x in result.tensors])
-            if result in tensors
-            else result
+            else Tensors([x.clone() if id(x) in inputs else x for x in result.tensors])
             for result in results
         )
 
@@ -152,5 +151,13 @@ def _maximum(x: Any, y: Any) -> Tensors:
     return x.maximum(y) if isinstance(x, Tensors) else y.maximum(x)
 
 
-def _where(condition: Tensors, x: Operand, y: Operand) -> Tensors:
-    return condition.where(x, y)
+def _where(condition: Tensors | list[float], x: Any, y: Any) -> Tensors:
+    if isinstance(condition, Tensors):
+        return condition.where(x, y)
+    like = x if isinstance(x, Tensors) else y  # a condition of one number per tensor selects whole tensors
+    return like._each(_select, condition, x, y)
+
+
+def _select(like: torch.Tensor, condition: float, x: Any, y: Any) -> torch.Tensor:
+    chosen = x if condition else y
+    return chosen if isinstance(chosen, torch.Tensor) else torch.full_like(like, chosen)

@@ -8,6 +8,7 @@ from fallline.optimizers.create import create_optimizer
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
 from fallline.optimizers.nadamw import NAdamW
+from fallline.optimizers.radam import RAdam
 from fallline.optimizers.registry import OPTIMIZERS
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.sgd import SGD
@@ -23,6 +24,7 @@ __all__ = [
     "Adamax",
     "Lion",
     "NAdamW",
+    "RAdam",
     "RMSprop",
     "StepInBackward",
     "create_optimizer",

@@ -8,6 +8,7 @@ from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
 from fallline.optimizers.nadamw import NAdamW
+from fallline.optimizers.radam import RAdam
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.sgd import SGD
 
@@ -19,6 +20,7 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     LAMB,
     Lion,
     NAdamW,
+    RAdam,
     RMSprop,
     SGD,
 )

@@ -21,6 +21,7 @@ CASES = {
     "adam": (fl.Adam, {}),
     "adam, other betas": (fl.Adam, {"betas": (0.5, 0.9)}),
     "adamax": (fl.Adamax, {}),
+    "radam": (fl.RAdam, {}),
     "adamw, amsgrad": (fl.AdamW, {"amsgrad": True, "weight_decay": 0.0}),
     "nadamw": (fl.NAdamW, {"weight_decay": 0.0}),
 }

@@ -138,6 +138,8 @@ SPACES: dict[str, Space] = {
     "adam": Space("adam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 1e-3, "weight_decay": 0.0, **_ADAM}),
     # The range of Adam, whose steps have the same length.
     "adamax": Space("adamax", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 2e-3, "weight_decay": 0.0, **_ADAM}),
+    # The range of Adam; it contains the grid of Liu et al. 2020, arXiv:1908.03265: 3e-3 to 0.1.
+    "radam": Space("radam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 1e-3, "weight_decay": 0.0, **_ADAM}),
     "adamw": Space(
         "adamw",
         (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
