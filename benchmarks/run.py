@@ -42,6 +42,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "RAdam": ("RAdam", {}),
     "AdamW": ("AdamW", {}),
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
+    "NAdam": ("NAdam", {}),
     "NAdamW": ("NAdamW", {}),
     "Lion": ("Lion", {}),
     "LAMB": ("LAMB", {}),

@@ -122,7 +122,7 @@ def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
 
 # Numbers for every letter; a formula that dropped or turned round a term would give another result.
 LETTERS = ("lr", "beta1", "beta2", "alpha", "eps", "momentum", "dampening", "weight_decay", "trust_clip", "step")
-LETTERS += ("lr_decay", "initial_accumulator_value")
+LETTERS += ("lr_decay", "initial_accumulator_value", "momentum_decay", "mu_product")
 NUMBERS = {name: 0.31 + 0.04 * i for i, name in enumerate(LETTERS)} | {"first": False}
 
 

@@ -117,7 +117,10 @@ def _cost(cls: type[Optimizer]) -> Iterator[str]:
     yield f"**{always} bytes of state per parameter**{extra} (float32).{halved}"
     texts = entries(rule_sections(cls)["State"])
     if cls.rule.state:
-        rows = [(f"`{key}`", _inline(letter(key, "t")), texts.get(key, "")) for key in cls.rule.state]
+        rows = [
+            (f"`{key}`", _inline(letter(key, "t")), texts.get(key, ""))
+            for key in (*cls.rule.state, *cls.rule.scalar_state)
+        ]
         yield _table(("state", "", "meaning"), rows)
     if times := step_times(cls):
         rows = [(o or "plain", row["fallline"], _best_torch(row)) for o, row in times.items()]

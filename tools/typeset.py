@@ -42,6 +42,10 @@ LETTERS = {
     "clip_grad_value": "c",
     "clip_grad_norm": "c",
     "ema_decay": "d",
+    "momentum_decay": r"\psi",
+    "mu": r"\mu{}",
+    "mu_next": r"\mu_{{t+1}}",
+    "mu_product": r"\Pi_t",
     "step": "t",
     "first": r"t = 1",
 }
@@ -86,6 +90,9 @@ class Symbol:
 
     def __pow__(self, other: Operand) -> "Symbol":
         return Symbol("**", (self, other))
+
+    def __rpow__(self, other: Operand) -> "Symbol":
+        return Symbol("**", (other, self))
 
     def __neg__(self) -> Operand:
         if self.operation == "neg":

@@ -71,7 +71,9 @@ def test_a_run_and_its_state_equal_torchs(cls, torch_cls, options, backend):
     assert distance(train(ours, range(6)), train(theirs, range(6))) <= TOLERANCE
     for mine, other in zip(state_of(ours), state_of(theirs), strict=True):
         assert mine.keys() == other.keys()
-        assert all(mine[key].dtype == other[key].dtype and mine[key].shape == other[key].shape for key in mine)
+        assert all(mine[key].shape == other[key].shape for key in mine)
+        wider = {"mu_product"}  # float64 here; torch's float32 would round NAdam of float64 parameters
+        assert all(mine[key].dtype == other[key].dtype for key in mine.keys() - wider)
         assert distance([mine[key] for key in other], list(other.values())) <= 4 * TOLERANCE
 
 
@@ -249,10 +251,11 @@ def test_every_scheduler_of_torch_is_tried():
 def test_torchs_schedulers_drive_it(cls, torch_cls, name, tensor):
     make = (lambda: torch.tensor(0.01, dtype=torch.float64)) if tensor else (lambda: 0.01)
     ours, theirs = (each(params_of(dtype=torch.float64), lr=make()) for each in (cls, torch_cls))
+    limit = 1e-9 if cls.rule.scalar_state else 1e-14  # torch keeps mu_product in float32; others measured 6.9e-16
     schedules, seen = [SCHEDULERS[name](ours), SCHEDULERS[name](theirs)], set()
     for step in range(7):
         seen.add(float(ours.param_groups[0]["lr"]))
-        assert distance(train(ours, [step]), train(theirs, [step])) <= 1e-14  # measured 6.9e-16
+        assert distance(train(ours, [step]), train(theirs, [step])) <= limit
         for schedule in schedules:
             schedule.step(*([1.0] if name == "ReduceLROnPlateau" else []))
         mine, other = ours.param_groups[0], theirs.param_groups[0]

@@ -164,6 +164,9 @@ class Symbol:
     def __pow__(self, other: Operand) -> "Symbol":
         return self._combine("{} ** {}", self, other)
 
+    def __rpow__(self, other: Operand) -> "Symbol":
+        return self._combine("{} ** {}", other, self)
+
     def __neg__(self) -> "Symbol":
         return self._combine("-{}", self)
 

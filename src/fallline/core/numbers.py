@@ -10,7 +10,13 @@ from fallline.rules.rule import Rule, pair
 
 
 def numbers_of(
-    owner: str, rule: Rule, group: Mapping[str, Any], step: float, first: bool, scale: Any = None
+    owner: str,
+    rule: Rule,
+    group: Mapping[str, Any],
+    step: float,
+    first: bool,
+    scale: Any = None,
+    scalars: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return all numbers that an update can read, by the names in the rule (`betas` gives beta1 and beta2).
 
@@ -21,6 +27,7 @@ def numbers_of(
         step: the number of updates of the parameters, including this one.
         first: whether their state was created in this step.
         scale: the scale of a GradScaler, by which the gradients still have to be divided.
+        scalars: the values of the rule's `scalar_state` before this update; those after it are among the numbers.
 
     Raises:
         ArgumentTypeError: an option is not a number.
@@ -37,7 +44,7 @@ def numbers_of(
     base = _number(owner, "base_lr", group.get("initial_lr", group["base_lr"]))
     numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
     numbers["grad_scale"] = None if scale is None else number(scale)
-    return numbers
+    return numbers | rule.next_scalars(scalars or {}, numbers)
 
 
 def _number(owner: str, name: str, value: Any) -> Any:

@@ -179,8 +179,11 @@ class Optimizer(torch.optim.Optimizer):
             grads = self._gradients(plan, updates)
             if grads is None:
                 raise RuntimeError("gradients changed while the optimizer was stepping; call step() from one thread")
-        numbers = [self._numbers(cohort) for cohort in plan.cohorts]  # raises before anything is written
-        plan.advance()
+        numbers: list[dict[str, Any]] = []
+        for cohort in plan.cohorts:  # raises before anything is written
+            scalars = cohort.scalars if cohort.previous is None else numbers[cohort.previous]
+            numbers.append(self._numbers(cohort, scalars))
+        plan.advance(numbers)
         norms = self._norms(plan, grads, numbers)
         if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
@@ -209,10 +212,10 @@ class Optimizer(torch.optim.Optimizer):
         with torch.inference_mode(False):  # state made in inference mode could not be updated outside of it
             return make_plan(type(self).__name__, self.param_groups, self.state, updates, self.backend, self._places)
 
-    def _numbers(self, cohort: Cohort) -> dict[str, Any]:
+    def _numbers(self, cohort: Cohort, scalars: Mapping[str, float]) -> dict[str, Any]:
         """Return all numbers that the next update of these parameters can read."""
         group, scale = self.param_groups[cohort.group], getattr(self, "grad_scale", None)
-        return numbers_of(type(self).__name__, self.rule, group, cohort.age + 1, cohort.first, scale)
+        return numbers_of(type(self).__name__, self.rule, group, cohort.age + 1, cohort.first, scale, scalars)
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:

@@ -44,6 +44,9 @@ def complete_state(name: str, state: dict[str, Any], param: torch.Tensor, update
     """
     missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
+        if key in update.rule.copies:  # like other copies of the parameter, it has no lower precision
+            state[key] = param.detach().to(_state_dtype(param), copy=True)
+            continue
         dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
     if any(state[key].is_complex() != param.is_complex() for key in update.state if state.get(key) is not None):
@@ -56,12 +59,20 @@ def complete_state(name: str, state: dict[str, Any], param: torch.Tensor, update
             state[key] = param.detach().to(_state_dtype(param), copy=True)
     if update.counts_steps and "step" not in state:
         state["step"] = new_step(0.0)
+    for key, value in update.rule.scalar_state.items():
+        if state.get(key) is None:
+            state[key] = new_scalar(value)
     return bool(missing)
 
 
 def new_step(value: float | list[float]) -> torch.Tensor:
     """Return a step counter, or a vector of them, on the CPU, whatever the default device is."""
     return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
+def new_scalar(value: float | list[float]) -> torch.Tensor:
+    """Return another number of the state, or a vector of them: float64, because products and sums add up rounding."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _state_dtype(param: torch.Tensor) -> torch.dtype:

@@ -9,7 +9,7 @@ import torch
 
 from fallline.core.decay_mode import decay_entries, decay_options
 from fallline.core.options import plain_options
-from fallline.core.state import new_step
+from fallline.core.state import new_scalar, new_step
 from fallline.dtensor import is_sharded, place_like
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
@@ -132,10 +132,11 @@ def _fit_state(
     saved_group: Mapping[str, Any],
     saved: Mapping[str, Any],
 ) -> dict[str, Any]:
-    own = {*rule.state, "step", EMA, MASTER}
+    own = {*rule.state, *rule.scalar_state, "step", EMA, MASTER}
     present = {k: v for k, v in saved.items() if v is not None or k not in own}  # PyTorch stores a buffer of None
     lazy = [k for k, option in _ADDED.items() if not saved_group.get(option)]
     needed = [k for k in update_for(rule, group).state if k not in lazy] + ["step"] * rule.counts_steps
+    needed += rule.scalar_state
     started = not own.isdisjoint(present)
     if (_STATE_OF_RULES - own) & present.keys() or any(started and k not in present for k in needed):
         raise StateError(
@@ -149,6 +150,8 @@ def _fit_state(
             state[k] = _copy(value, param)
         elif k == "step":
             state[k] = new_step(float(value))
+        elif k in rule.scalar_state:
+            state[k] = new_scalar(float(value))
         elif not isinstance(value, torch.Tensor) or value.shape != param.shape:
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
             raise StateError(

@@ -1,10 +1,8 @@
 """The step plan of an optimizer: its parameters sorted into buckets, and a check whether the plan is still valid."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from operator import is_
 from typing import Any
 
 import torch
@@ -12,7 +10,8 @@ import torch
 from fallline.backends import bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.core.memory import turns_of
-from fallline.core.state import check_gradient, complete_state, new_step
+from fallline.core.shared_scalars import SharedScalars, same, share_scalars
+from fallline.core.state import check_gradient, complete_state, new_scalar
 from fallline.dtensor import is_sharded
 from fallline.errors import ArgumentError, GradientError
 from fallline.rules.update import Update
@@ -23,12 +22,19 @@ class Cohort:
     """A set of parameters of one group that have received the same number of updates (`age`).
 
     A parameter that is listed several times is updated several times in a step, which is its `stride`.
+
+    Attributes:
+        scalars: the values of the rule's `scalar_state` before the next update, the same for all these parameters.
+        previous: the index of the cohort of the update before, for the second and later updates in one step; its
+            numbers hold the values to start from, and `scalars` is empty.
     """
 
     group: int
     age: float
     first: bool
     stride: int
+    scalars: dict[str, float]
+    previous: int | None
 
 
 @dataclass
@@ -42,11 +48,9 @@ class Plan:
         buckets: the parameters with a gradient.
         cohorts: the cohorts that the row numbers in the buckets refer to.
         states: all state dicts of the optimizer.
-        counting: the states whose `step` this plan advances.
-        steps: those steps in one vector; None if there are none.
-        views: the elements of `steps`, each the `step` of one state.
-        ages: the values that this plan last wrote to `steps`.
+        steps: the `step` of the states in which this plan advances it; None if there are none.
         strides: by how much a step advances each of the `steps`.
+        scalars: the other numbers that this plan advances, each with the cohorts of the first updates of its states.
         empty: the parameters without elements; they have a state and a step count, but no bucket.
     """
 
@@ -56,11 +60,9 @@ class Plan:
     buckets: list[Bucket]
     cohorts: list[Cohort]
     states: list[dict[str, Any]]
-    counting: list[dict[str, Any]]
-    steps: torch.Tensor | None
-    views: list[torch.Tensor]
-    ages: torch.Tensor | None
+    steps: SharedScalars | None
     strides: torch.Tensor | int
+    scalars: list[tuple[SharedScalars, list[int]]]
     empty: list[torch.Tensor]
 
     def holds(
@@ -71,43 +73,24 @@ class Plan:
             updates == self.updates
             and not any(p.grad is not None for p in self.idle)
             and all(p.grad is not None and p.numel() == 0 for p in self.empty)
-            and all(_same(group["params"], params) for group, params in zip(groups, self.params, strict=True))
-            and _same(state.values(), self.states)  # users may clear the state or replace its dicts
-            and (self.steps is None or self._steps_hold())
+            and all(same(group["params"], params) for group, params in zip(groups, self.params, strict=True))
+            and same(state.values(), self.states)  # users may clear the state or replace its dicts
+            and (self.steps is None or self.steps.hold())
+            and all(shared.hold() for shared, _ in self.scalars)
         )
 
-    def advance(self) -> None:
-        """Advance all step counts by one step."""
+    def advance(self, numbers: Sequence[Mapping[str, Any]]) -> None:
+        """Advance the numbers in the state by one step; `numbers` are those of each cohort in this step."""
         if self.steps is not None:
-            self.steps += self.strides
-            self.ages = self.steps.clone()
-        for cohort in self.cohorts:
+            self.steps.add(self.strides)
+        for cohort, own in zip(self.cohorts, numbers, strict=True):
             cohort.age += cohort.stride
             cohort.first = False
-
-    def _steps_hold(self) -> bool:
-        assert self.steps is not None and self.ages is not None
-        current = list(map(dict.get, self.counting, repeat("step")))
-        in_place = self.views[0].data_ptr() == self.steps.data_ptr()  # another plan may have moved them
-        return in_place and _same(current, self.views) and torch.equal(self.steps, self.ages)
-
-
-def share_steps(states: Sequence[dict[str, Any]]) -> torch.Tensor | None:
-    """Make every `step` a view of one vector, so that a thousand counters advance in one operation."""
-    if not states:
-        return None
-    steps = new_step([float(state["step"]) for state in states])
-    for state, step in zip(states, steps, strict=True):
-        old = state["step"]
-        if isinstance(old, torch.Tensor) and not old.is_inference():
-            old.data = step  # keep the tensor object, because state dicts returned earlier refer to it
-        else:
-            state["step"] = step
-    return steps
-
-
-def _same(ours: Collection[Any], theirs: Collection[Any]) -> bool:
-    return len(ours) == len(theirs) and all(map(is_, ours, theirs))
+            while cohort.previous is not None:  # the last of several updates in a step comes last
+                cohort = self.cohorts[cohort.previous]
+            cohort.scalars = {key: own[key] for key in cohort.scalars}
+        for shared, rows in self.scalars:
+            shared.assign(new_scalar([cohort.scalars.get(shared.key, 0.0) for cohort in self.cohorts])[rows])
 
 
 def make_plan(
@@ -144,10 +127,8 @@ def make_plan(
     ]
     strides = Counter(param for _, param in active)
     places = places or {p: n for n, p in enumerate(p for group in groups for p in group["params"])}
-    buckets, cohorts = _sort(name, groups, state, updates, backend, places, active, strides)
+    buckets, cohorts, rows = _sort(name, groups, state, updates, backend, places, active, strides)
     counted = dict.fromkeys(param for index, param in active if updates[index].counts_steps)
-    counting = [state[param] for param in counted]
-    steps = share_steps(counting)
     repeated = len(strides) < len(active)
     return Plan(
         updates=list(updates),
@@ -156,13 +137,23 @@ def make_plan(
         buckets=buckets,
         cohorts=cohorts,
         states=list(state.values()),
-        counting=counting,
-        steps=steps,
-        views=[own["step"] for own in counting],
-        ages=None if steps is None else steps.clone(),
+        steps=share_scalars("step", [state[param] for param in counted]),
+        scalars=_share_all(state, cohorts, rows),
         strides=torch.tensor([strides[param] for param in counted], device="cpu") if repeated else 1,
         empty=[param for _, param in active if param.numel() == 0],
     )
+
+
+def _share_all(
+    state: Mapping[torch.Tensor, dict[str, Any]], cohorts: Sequence[Cohort], rows: Mapping[torch.Tensor, int]
+) -> list[tuple[SharedScalars, list[int]]]:
+    """Return the numbers besides `step` that the parameters in these cohorts have."""
+    found = []
+    for key in dict.fromkeys(key for cohort in cohorts for key in cohort.scalars):
+        own = {param: row for param, row in rows.items() if key in cohorts[row].scalars}
+        if (shared := share_scalars(key, [state[param] for param in own])) is not None:
+            found.append((shared, [*own.values()]))
+    return found
 
 
 def _sort(
@@ -174,10 +165,17 @@ def _sort(
     places: Mapping[torch.Tensor, int],
     active: Sequence[tuple[int, torch.Tensor]],
     strides: Mapping[torch.Tensor, int],
-) -> tuple[list[Bucket], list[Cohort]]:
-    """Sort the parameters with a gradient (`active`, with the index of their group) into buckets and cohorts."""
+) -> tuple[list[Bucket], list[Cohort], dict[torch.Tensor, int]]:
+    """Sort the parameters with a gradient (`active`, with the index of their group) into buckets and cohorts.
+
+    Returns:
+        The buckets, the cohorts, and the index of the cohort of each parameter's first update in a step.
+    """
     buckets: dict[Any, Bucket] = {}
-    cohorts: dict[tuple[int, float, bool, int], int] = {}
+    cohorts: list[Cohort] = []
+    row_of: dict[Any, int] = {}
+    latest: dict[torch.Tensor, int] = {}
+    firsts: dict[torch.Tensor, int] = {}
     seen: Counter[torch.Tensor] = Counter()
     for (index, param), turn in zip(active, turns_of([param for _, param in active]), strict=True):
         _check_shards(name, groups[index], param)
@@ -187,16 +185,22 @@ def _sort(
         own = state[param] if update.state or update.counts_steps else state.get(param, {})
         first = complete_state(name, own, param, update)
         before, seen[param] = seen[param], seen[param] + 1
+        age = float(own["step"]) + before if update.counts_steps else 0.0
+        scalars = {} if before else {key: float(own[key]) for key in update.rule.scalar_state}
+        kind = (index, age, first, strides[param], *scalars.values(), latest.get(param))
+        if kind not in row_of:
+            row_of[kind] = len(cohorts)
+            cohorts.append(Cohort(index, age, first, strides[param], scalars, latest.get(param)))
+        row = latest[param] = row_of[kind]
+        firsts.setdefault(param, row)
         if param.numel() == 0:  # an operation costs a tensor without elements as much as a small one
             continue
-        age = float(own["step"]) + before if update.counts_steps else 0.0
-        row = cohorts.setdefault((index, age, first, strides[param]), len(cohorts))
-        kind, make = bucket_for(backend_of(groups[index], backend), update, param, grad, own)
-        key = (max(turn, before), kind)
+        bucket_kind, make = bucket_for(backend_of(groups[index], backend), update, param, grad, own)
+        key = (max(turn, before), bucket_kind)
         if key not in buckets:
             buckets[key] = make(update)
         buckets[key].add(param, own, row, places[param])
-    return list(buckets.values()), [Cohort(*key) for key in cohorts]
+    return list(buckets.values()), cohorts, firsts
 
 
 def backend_of(group: Mapping[str, Any], backend: str) -> str:

@@ -7,6 +7,7 @@ from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.create import create_optimizer
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
+from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.registry import OPTIMIZERS
@@ -23,6 +24,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "NAdam",
     "NAdamW",
     "RAdam",
     "RMSprop",

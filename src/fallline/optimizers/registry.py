@@ -7,6 +7,7 @@ from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
+from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.rmsprop import RMSprop
@@ -19,6 +20,7 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     AdamW,
     LAMB,
     Lion,
+    NAdam,
     NAdamW,
     RAdam,
     RMSprop,

@@ -30,7 +30,7 @@ class Range:
         if self.below == math.inf:
             limit = "" if self.low == -math.inf else f" {'>' if self.open else '>='} {self.low:g}"
             return f"a finite number{limit}" + " or None" * self.optional
-        return f"in [{self.low:g}, {self.below:g})"
+        return f"in {'(' if self.open else '['}{self.low:g}, {self.below:g})"
 
     def check(self, owner: str, name: str, value: Any) -> None:
         """Raise ArgumentError unless `value` (a number or a one-element tensor) lies in the range."""
@@ -69,6 +69,12 @@ class Rule:
         stability: function of states, numbers and options (by name) that returns (P, c). Near a minimum the rule steps
             by lr·P⁻¹ times (a mean or sum of) the gradients, and it is stable while the eigenvalues of P⁻¹·Hessian are
             below c/lr. None: unknown.
+        scalar_state: maps each number in the state of a parameter, besides `step`, to its initial value, such as
+            NAdam's product of momenta. The function takes them by keyword.
+        advance: function `(*scalar_state, **numbers) -> tuple` of plain numbers that returns the values of
+            `scalar_state` after a step; it takes the hyperparameters and `step` that it needs by keyword. It is called
+            before the update, so the function gets the new values.
+        copies: the state keys that start as copies of the parameter instead of zeros.
         arguments: the numbers that the function takes by keyword.
         flags: the boolean options that the function takes by keyword.
         takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
@@ -86,6 +92,10 @@ class Rule:
     global_norms: int = 0
     exact: Mapping[str, str] = field(default_factory=dict)
     stability: Callable[..., tuple[Any, Any]] | None = None
+    scalar_state: Mapping[str, float] = field(default_factory=dict)
+    advance: Callable[..., tuple[float, ...]] | None = None
+    copies: tuple[str, ...] = ()
+    advance_arguments: tuple[str, ...] = field(init=False)
     arguments: tuple[str, ...] = field(init=False)
     flags: tuple[str, ...] = field(init=False)
     takes_norms: bool = field(init=False)
@@ -100,7 +110,10 @@ class Rule:
         object.__setattr__(self, "flags", tuple(p.name for p in named if p.annotation is bool))
         pairs = tuple(name for name in self.ranges if f"{name.removesuffix('s')}1" in numbers)
         object.__setattr__(self, "pairs", pairs)
-        object.__setattr__(self, "counts_steps", self.counts_steps or "step" in self.arguments)
+        counts_steps = self.counts_steps or "step" in self.arguments or bool(self.scalar_state)
+        object.__setattr__(self, "counts_steps", counts_steps)
+        after = [] if self.advance is None else [*inspect.signature(self.advance).parameters][len(self.scalar_state) :]
+        object.__setattr__(self, "advance_arguments", tuple(after))
 
     def check(self, owner: str, group: Mapping[str, Any]) -> None:
         """Raise ArgumentError for the first hyperparameter of `group` that is out of range."""
@@ -121,6 +134,14 @@ class Rule:
                 f"leave it out for {self.weight_decay_modes[0]!r}"
             )
 
+    def next_scalars(self, scalars: Mapping[str, float], numbers: Mapping[str, Any]) -> dict[str, float]:
+        """Return the values of `scalar_state` after a step, from those before it and the numbers of the step."""
+        if self.advance is None:
+            return {}
+        keywords = {name: real_number(numbers[name]) for name in self.advance_arguments}
+        new = self.advance(*(scalars[key] for key in self.scalar_state), **keywords)
+        return dict(zip(self.scalar_state, new, strict=True))
+
     def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
         """Return the diagonal of P (or 1) and the largest stable eigenvalue of P⁻¹·Hessian; None without `stability`.
 
@@ -136,10 +157,8 @@ class Rule:
         given = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
         wanted = inspect.signature(self.stability).parameters
         optional = {key for key, option in self.state.items() if option is not None and not group[option]}
-        found = {
-            name: None if name in optional else state[name] if name in self.state or name == "step" else given[name]
-            for name in wanted
-        }
+        own = {*self.state, *self.scalar_state, "step"}
+        found = {name: None if name in optional else state[name] if name in own else given[name] for name in wanted}
         preconditioner, constant = self.stability(**found)
         lr = real_number(group["lr"])
         return preconditioner, real_number(constant) / lr if lr else math.inf
@@ -170,14 +189,17 @@ def rule(
     global_norms: int = 0,
     exact: Mapping[str, str] | None = None,
     stability: Callable[..., tuple[Any, Any]] | None = None,
+    scalar_state: Mapping[str, float] | None = None,
+    advance: Callable[..., tuple[float, ...]] | None = None,
+    copies: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
     The function takes the parameter, the gradient and its states by position, and the numbers that it needs by keyword:
     hyperparameters by their name in the group (`betas` is passed as `beta1` and `beta2`), `step` (1 in the first update
-    of a parameter) and `first` (true if the state was created in this step). A keyword annotated with `bool` is an
-    option whose value is known before the update runs, so the function may branch on it. It may also branch on whether
-    a state is None.
+    of a parameter), `first` (true if the state was created in this step) and the numbers of `scalar_state`. A keyword
+    annotated with `bool` is an option whose value is known before the update runs, so the function may branch on it. It
+    may also branch on whether a state is None.
     """
 
     def declare(function: Callable[..., tuple[Any, ...]]) -> Rule:
@@ -193,6 +215,9 @@ def rule(
             global_norms,
             dict(exact or {}),
             stability,
+            dict(scalar_state or {}),
+            advance,
+            copies,
         )
 
     return declare

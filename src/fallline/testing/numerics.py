@@ -80,10 +80,11 @@ def every_shape_works(subject: Subject) -> None:
         params = params_of(shapes, dtype)
         opt = subject.build(params, lr=0.1)
         after = train(opt, range(3))
+        numbers = {"step", *subject.cls.rule.scalar_state}
         need([tuple(p.shape) for p in after] == shapes, f"{dtype}: a shape changed")
         need(all(bool(p.isfinite().all()) for p in after), f"{dtype}: a parameter is not finite")
         for param, state in zip(params, state_of(opt), strict=True):
-            wrong = [k for k, v in state.items() if v.shape != (() if k == "step" else param.shape)]
+            wrong = [k for k, v in state.items() if v.shape != (() if k in numbers else param.shape)]
             need(not wrong, f"{dtype}: {wrong} of a parameter of shape {tuple(param.shape)} has another shape")
 
 
@@ -155,10 +156,15 @@ def lr_zero_holds_still(subject: Subject) -> None:
     start = [p.clone() for p in values_of(still)]
     need(same_bits(train(still, [0]), start), "a parameter changed")
     train(moving, [0])
+    rule = subject.cls.rule
+    of_lr = {"ema", *rule.copies, *(rule.scalar_state if "lr" in rule.advance_arguments else ())}
     for opt in (still, moving):
         for state in opt.state.values():
-            state.pop("ema", None)  # averages of the parameters depend on lr
+            for key in of_lr & state.keys():
+                del state[key]  # averages, other iterates and sums of learning rates depend on lr
     need(same_state(still, moving), "the state after a first step depends on lr")
+    still = subject.build(params_of(), lr=0.0)
+    train(still, [0])
     still.param_groups[0]["lr"] = 0.01
     need(all(bool(p.isfinite().all()) for p in train(still, range(1, 4))), "a later step is not finite")
 

@@ -24,6 +24,7 @@ CASES = {
     "radam": (fl.RAdam, {}),
     "adamw, amsgrad": (fl.AdamW, {"amsgrad": True, "weight_decay": 0.0}),
     "nadamw": (fl.NAdamW, {"weight_decay": 0.0}),
+    "nadam": (fl.NAdam, {"momentum_decay": 0.01}),
 }
 START = 1e-6  # so small that no gradient is larger than those of the state that is held
 AXES = torch.tensor([4.0, 3.0, 0.5], dtype=torch.float64)
@@ -39,6 +40,8 @@ def frozen_optimizer(name, scale):
     optimizer.step()
     if "step" in (state := optimizer.state[w]):
         state["step"].fill_(1000)  # an age at which means have forgotten their start
+    if "mu_product" in state:
+        state["mu_product"].fill_(0.0)
     found = sharpness(Hessian(model, loss_fn, data), optimizer)
     # The learning rate that puts it at `scale` times the edge.
     optimizer.param_groups[0]["lr"] = scale * LR / found.ratio

@@ -145,6 +145,8 @@ SPACES: dict[str, Space] = {
         (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
         {"lr": 1e-3, "weight_decay": 1e-2, **_ADAM},
     ),
+    # The ranges of Adam, whose step it takes after the first steps; the default is that of PyTorch.
+    "nadam": Space("nadam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 2e-3, "weight_decay": 0.0, **_ADAM}),
     "lamb": Space(
         "lamb",
         (
