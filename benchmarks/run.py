@@ -44,6 +44,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
     "NAdam": ("NAdam", {}),
     "NAdamW": ("NAdamW", {}),
+    "ScheduleFreeSGD": ("ScheduleFreeSGD", {}),
+    "ScheduleFreeAdamW": ("ScheduleFreeAdamW", {}),
     "Lion": ("Lion", {}),
     "LAMB": ("LAMB", {}),
     "AdamW, clip": ("AdamW", {"clip_grad_norm": 1.0}),

@@ -87,9 +87,15 @@ def optimizers() -> dict[str, str]:
     found = {}
     for path in sorted((PACKAGE / "optimizers").glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and "Optimizer" in [getattr(base, "id", "") for base in node.bases]:
+            if isinstance(node, ast.ClassDef) and _has_rule(node):
                 found[node.name] = path.stem
     return found
+
+
+def _has_rule(node: ast.ClassDef) -> bool:
+    """Return whether a class sets `rule`; a base class of several optimizers has none."""
+    assigned = [part.targets[0] for part in node.body if isinstance(part, ast.Assign)]
+    return "rule" in [getattr(target, "id", "") for target in assigned]
 
 
 def registry() -> str:

@@ -46,6 +46,14 @@ LETTERS = {
     "mu": r"\mu{}",
     "mu_next": r"\mu_{{t+1}}",
     "mu_product": r"\Pi_t",
+    "z": "z{}",
+    "c": "c{}",
+    "warmup_steps": "T",
+    "r": "r",
+    "weight_lr_power": "q",
+    "direction": "d{}",
+    "lr_max": r"\hat\eta_t",
+    "weight_sum": "W_t",
     "step": "t",
     "first": r"t = 1",
 }
@@ -88,8 +96,8 @@ class Symbol:
     def __rtruediv__(self, other: Operand) -> "Symbol":
         return Symbol("/", (other, self))
 
-    def __pow__(self, other: Operand) -> "Symbol":
-        return Symbol("**", (self, other))
+    def __pow__(self, other: Operand) -> Operand:
+        return 1 if _is(other, 0) else Symbol("**", (self, other))
 
     def __rpow__(self, other: Operand) -> "Symbol":
         return Symbol("**", (other, self))

@@ -124,7 +124,9 @@ def test_backends_and_threads_give_the_same_bits(cls, backend, monkeypatch):
     different = sum((a != b).sum().item() for a, b in zip(mine, theirs, strict=True))
     assert different <= 4  # of 851; measured 0 for all but LAMB, whose norms differ in the last place
     exact = {"step", *cls.rule.scalar_state, *cls.rule.copies}
-    assert {v.dtype for state in state_of(ours) for k, v in state.items() if k not in exact} == {LOW}
+    assert {v.dtype for state in state_of(ours) for k, v in state.items() if k not in exact} == (
+        {LOW} if cls.rule.state.keys() - exact else set()
+    )
 
 
 @EVERY_BACKEND

@@ -124,7 +124,9 @@ CHANGES = {
     "lr is changed": lambda opt: opt.param_groups[0].update(lr=0.3),
     "weight decay is switched on": lambda opt: opt.param_groups[0].update(weight_decay=0.3),
     "weight decay is switched off": lambda opt: opt.param_groups[0].update(weight_decay=0),
-    "decay mode is changed": lambda opt: opt.param_groups[0].update(weight_decay=0.3, weight_decay_mode="decoupled"),
+    "decay mode is changed": lambda opt: opt.param_groups[0].update(
+        weight_decay=0.3, weight_decay_mode=opt.rule.weight_decay_modes[-1]
+    ),
 }
 
 

@@ -69,12 +69,12 @@ def test_entries_of_wrappers_in_the_state_are_kept_and_change_no_step(cls, backe
     opt, plain = cls(params_of(), backend=backend), cls(params_of(), backend=backend)
     train(opt, range(2)), train(plain, range(2))
     for param, state in list(opt.state.items()):
-        state |= {"slow_params": param.detach().clone(), "z": None, "notes": {"a": [torch.ones(2), 1]}}
+        state |= {"slow_params": param.detach().clone(), "anchor": None, "notes": {"a": [torch.ones(2), 1]}}
     opt.state["trac"] = {"variance": torch.ones(3), "step": 4}
     saved = copy.deepcopy(opt.state_dict())
     other = reloaded(opt, saved, backend=backend)
     for entries in (state for key, state in other.state.items() if key != "trac"):
-        assert entries["z"] is None and entries["notes"]["a"][1] == 1
+        assert entries["anchor"] is None and entries["notes"]["a"][1] == 1
         assert entries["slow_params"].shape == entries["slow_params"].shape
     assert other.state["trac"]["step"] == 4 and torch.equal(other.state["trac"]["variance"], torch.ones(3))
     other.state["trac"]["variance"].zero_()

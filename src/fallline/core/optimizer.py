@@ -3,14 +3,14 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch._compile import _disable_dynamo
 
 from fallline.backends import BACKENDS
+from fallline.core.averages import AveragedWeights
 from fallline.core.common_options import expand_signature
 from fallline.core.numbers import numbers_of
 from fallline.core.options import (
@@ -27,14 +27,14 @@ from fallline.core.step_plan import Cohort, Plan, make_plan
 from fallline.errors import ArgumentError, ArgumentTypeError, StateError, StateWarning, suggest
 from fallline.group_values import Scalar as Scalar  # re-exported for the optimizers, like Params
 from fallline.group_values import number, refill
-from fallline.rules.rule import EMA, Rule
+from fallline.rules.rule import Rule
 from fallline.rules.update import Update, update_for
 from fallline.wrappers import report_skipped_step
 
 Params: TypeAlias = Iterable[torch.Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, torch.Tensor]]
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(AveragedWeights, torch.optim.Optimizer):
     """Base class of the optimizers; it applies `rule` to all parameters through the backends.
 
     The constructor of a subclass declares the hyperparameters of its rule, takes the options that all optimizers share
@@ -168,6 +168,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _update(self) -> None:
+        self._check_not_averaged("step()")
         for group in self.param_groups:
             self.rule.check_mode(type(self).__name__, group)
         unscale = getattr(self, "grad_scale", None) is not None
@@ -217,33 +218,13 @@ class Optimizer(torch.optim.Optimizer):
         group, scale = self.param_groups[cohort.group], getattr(self, "grad_scale", None)
         return numbers_of(type(self).__name__, self.rule, group, cohort.age + 1, cohort.first, scale, scalars)
 
-    @contextmanager
-    def ema_weights(self) -> Iterator[None]:
-        """Replace the parameters by their averages for the duration of the block.
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it.
 
         Raises:
-            ArgumentError: there are no averages: no group has an `ema_decay`, or no step has been taken.
+            StateError: the parameters are replaced by averages; see `averaged`.
         """
-        owned = [(p, self.state[p]) for group in self.param_groups for p in group["params"] if p in self.state]
-        averaged = [(p, s[EMA]) for p, s in owned if s.get(EMA) is not None]
-        if not averaged:
-            raise ArgumentError(
-                f"{type(self).__name__}: ema_decay must have been given and a step taken, got no averages; "
-                "pass ema_decay=0.999 to the constructor"
-            )
-        kept = [p.detach().clone() for p, _ in averaged]
-        with torch.no_grad():
-            for p, average in averaged:
-                p.copy_(average)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for (p, _), value in zip(averaged, kept, strict=True):
-                    p.copy_(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it."""
+        self._check_not_averaged("state_dict()")
         return pack(type(self).__name__, self.rule, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -256,6 +237,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             StateError: groups, names or shapes do not match; the optimizer is unchanged.
         """
+        self._check_not_averaged("load_state_dict()")
         state_dict = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict

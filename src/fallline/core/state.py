@@ -36,8 +36,12 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
     return True
 
 
-def complete_state(name: str, state: dict[str, Any], param: torch.Tensor, update: Update) -> bool:
-    """Create missing state of a parameter; return whether any was missing, not counting copies of the parameter.
+def complete_state(
+    name: str, state: dict[str, Any], param: torch.Tensor, update: Update, differentiable: bool = False
+) -> bool:
+    """Create missing state of a parameter; return whether any was missing, not counting averages and master weights.
+
+    If `differentiable`, autograd records that a state starts as a copy of the parameter.
 
     Raises:
         GradientError: the parameter has become complex, or real, since the optimizer called `name` made its state.
@@ -45,7 +49,8 @@ def complete_state(name: str, state: dict[str, Any], param: torch.Tensor, update
     missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
         if key in update.rule.copies:  # like other copies of the parameter, it has no lower precision
-            state[key] = param.detach().to(_state_dtype(param), copy=True)
+            source = param if differentiable else param.detach()
+            state[key] = source.to(_state_dtype(param), copy=True)
             continue
         dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)

@@ -183,7 +183,7 @@ def _sort(
         assert grad is not None, "only parameters with a gradient are active"
         # torch.distributed.checkpoint would save an empty state, and then miss it in a checkpoint without one
         own = state[param] if update.state or update.counts_steps else state.get(param, {})
-        first = complete_state(name, own, param, update)
+        first = complete_state(name, own, param, update, bool(groups[index].get("differentiable")))
         before, seen[param] = seen[param], seen[param] + 1
         age = float(own["step"]) + before if update.counts_steps else 0.0
         scalars = {} if before else {key: float(own[key]) for key in update.rule.scalar_state}

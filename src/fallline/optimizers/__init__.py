@@ -12,6 +12,8 @@ from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.registry import OPTIMIZERS
 from fallline.optimizers.rmsprop import RMSprop
+from fallline.optimizers.schedulefreeadamw import ScheduleFreeAdamW
+from fallline.optimizers.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
 from fallline.optimizers.step_in_backward import StepInBackward, step_in_backward
 
@@ -28,6 +30,8 @@ __all__ = [
     "NAdamW",
     "RAdam",
     "RMSprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "StepInBackward",
     "create_optimizer",
     "step_in_backward",

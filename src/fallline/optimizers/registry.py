@@ -11,6 +11,8 @@ from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.rmsprop import RMSprop
+from fallline.optimizers.schedulefreeadamw import ScheduleFreeAdamW
+from fallline.optimizers.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
 
 _CLASSES: tuple[type[Optimizer], ...] = (
@@ -24,6 +26,8 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     NAdamW,
     RAdam,
     RMSprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
     SGD,
 )
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.rule.name: cls for cls in _CLASSES}

@@ -130,6 +130,7 @@ class _Updates:
         _check(opt, group)
         part = self._part(param)
         part.param_groups = [{**group, "params": [param]}]
+        part._averaged = opt._averaged
         state = opt.state.get(param)
         if part.state.get(param) is not state:
             part.state = defaultdict(dict, {} if state is None else {param: state})

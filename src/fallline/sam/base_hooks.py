@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
+from fallline.dtensor import is_sharded, local
+
 
 class Phases(Protocol):
     """An optimizer whose step has two phases."""
@@ -42,3 +44,19 @@ def guard_base(base: torch.optim.Optimizer, sam: Phases, previous: Iterable[Any]
         base.register_load_state_dict_pre_hook(lambda *_: refuse("loading", "base.load_state_dict()")),
         base.register_step_pre_hook(lambda *_: refuse("a step of the base", "base.step()")),
     ]
+
+
+def creates_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a step is the one by which torch.distributed.checkpoint creates the state of an optimizer.
+
+    It has no state, a learning rate of 0 and gradients of 0. A learning rate of 0 alone is the first step of a warm-up,
+    in which a missing closure is a mistake as in any other step.
+    """
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    grads = [local(grad) if is_sharded(grad) else grad for grad in grads]
+    return (
+        not optimizer.state
+        and bool(grads)
+        and all(float(group.get("lr", 1.0)) == 0 for group in optimizer.param_groups)
+        and not any(bool(grad.any()) for grad in grads)
+    )

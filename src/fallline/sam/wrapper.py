@@ -1,19 +1,19 @@
 """SAM: each step uses the gradient at the point in the neighborhood where the loss is approximately largest."""
 
 import inspect
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch._compile import _disable_dynamo
 from torch.amp import GradScaler
 
-from fallline.dtensor import is_sharded, local
+from fallline.core.averages import AveragedWeights
 from fallline.errors import ArgumentTypeError, StateError
 from fallline.group_values import plain
 from fallline.rules.rule import NON_NEGATIVE
-from fallline.sam.base_hooks import guard_base
+from fallline.sam.base_hooks import creates_state, guard_base
 from fallline.sam.batchnorm import frozen_batchnorm
 from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation
 from fallline.wrappers import report_skipped_step
@@ -125,6 +125,17 @@ class SAM(torch.optim.Optimizer):
         """The defaults of the base."""
         return self.base.defaults
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Replace the parameters by the averages of the base for the duration of a block; see `Optimizer.averaged`.
+
+        Raises:
+            StateError: the parameters are perturbed.
+        """
+        self.check_finished("evaluation", "averaged()")
+        with self.base.averaged() if isinstance(self.base, AveragedWeights) else nullcontext():
+            yield
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; the group can set its own `sam_rho` and `sam_adaptive`.
 
@@ -211,7 +222,7 @@ class SAM(torch.optim.Optimizer):
             StateError: there is neither a closure nor a first phase, or both.
         """
         if closure is None:
-            if not self._perturbed and self._creates_state():
+            if not self._perturbed and creates_state(self):
                 self.base.step()
             elif not self._perturbed:
                 raise StateError(
@@ -238,21 +249,6 @@ class SAM(torch.optim.Optimizer):
         self._restore()
         self.base.step()
         return loss
-
-    def _creates_state(self) -> bool:
-        """Return whether this is the step by which torch.distributed.checkpoint creates the state of an optimizer.
-
-        It has no state, a learning rate of 0 and gradients of 0. A learning rate of 0 alone is the first step of a
-        warm-up, in which a missing closure is a mistake as in any other step.
-        """
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        grads = [local(grad) if is_sharded(grad) else grad for grad in grads]
-        return (
-            not self.state
-            and bool(grads)
-            and all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups)
-            and not any(bool(grad.any()) for grad in grads)
-        )
 
     def _restore(self) -> None:
         self._perturbed = False

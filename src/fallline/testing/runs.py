@@ -21,6 +21,8 @@ NEEDS: dict[str, Options] = {
     "dampening": {"momentum": 0.9},
     "decoupled_weight_decay": {"weight_decay": 0.1},
 }
+# Values of numbers whose default is 0, where 0.5 does nothing.
+VALUES: dict[str, float] = {"warmup_steps": 8}
 BACKENDS = ("fused", "foreach", "reference")
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Tolerances for the same update with another order of operations, relative to the largest element of the tensor. The
@@ -42,7 +44,7 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
         elif default is False:
             found[name] = {**NEEDS.get(name, {}), name: True}
         elif isinstance(default, (int, float)) and default == 0 and name != "weight_decay":
-            found[name] = {**NEEDS.get(name, {}), name: 0.5}
+            found[name] = {**NEEDS.get(name, {}), name: VALUES.get(name, 0.5)}
     found = {name: options for name, options in found.items() if _accepts(cls, options)}
     everything: Options = {}
     for options in found.values():

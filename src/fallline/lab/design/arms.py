@@ -10,9 +10,9 @@ import torch
 
 from fallline.arguments import is_number
 from fallline.errors import ArgumentError, ArgumentTypeError, FalllineError, suggest
-from fallline.lab.design.optimizers import build_optimizer, find_optimizer, get_space, keywords
+from fallline.lab.design.optimizers import build_optimizer, find_optimizer, get_space, keywords, split_wrapper
 from fallline.lab.design.schedules import find_schedule
-from fallline.lab.design.spaces import Space
+from fallline.lab.design.spaces import SCHEDULE_FREE, Space
 from fallline.lab.user_code.import_path import describe
 
 
@@ -59,7 +59,8 @@ def make_arms(
     """Return an arm for every combination of an optimizer, a schedule and the varied values.
 
     Args:
-        optimizers: names of optimizers. Each may be followed by fixed values or search ranges after an @:
+        optimizers: names of optimizers; a schedule-free one gets a constant rate unless several schedules are compared.
+            Each may be followed by fixed values or search ranges after an @:
             `adamw@lr=1e-4`, `adam@lr=1e-5..1e-2@weight_decay=0`.
         schedules: "constant", "step", "cosine" …
         vary: values by the name of a hyperparameter or a setting of the task; `warmup` is a fraction of the steps.
@@ -86,7 +87,9 @@ def make_arms(
         optimizer, *assignments = text.split("@")
         optimizer = find_optimizer(optimizer)
         text = "@".join([optimizer, *assignments])
-        arm = Arm(text if len(schedules) == 1 else f"{text} + {schedule}", optimizer, schedule)
+        alone = len(schedules) == 1
+        constant = alone and split_wrapper(optimizer)[1] in SCHEDULE_FREE
+        arm = Arm(text if alone else f"{text} + {schedule}", optimizer, "constant" if constant else schedule)
         for assignment in assignments:
             arm = _assign(arm, text, assignment)
         for name, value in combination:

@@ -13,6 +13,8 @@ from fallline.lab.isolation import derive
 
 # Each axis is one column of the Sobol sequence, so that searching more dimensions with a larger budget moves no point.
 AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
+# Optimizers that are evaluated at an average of their iterates in place of a decay of the learning rate.
+SCHEDULE_FREE = ("schedulefreeadamw", "schedulefreesgd")
 # Smallest number of trials with which each axis is searched (docs/lab-protocol.md, section Search spaces).
 _FROM_TRIALS = {"lr": 1, "weight_decay": 9, "momentum": 25, "rho": 25, "second_moment": 64, "eps": 64, "warmup": 64}
 
@@ -147,6 +149,23 @@ SPACES: dict[str, Space] = {
     ),
     # The ranges of Adam, whose step it takes after the first steps; the default is that of PyTorch.
     "nadam": Space("nadam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 2e-3, "weight_decay": 0.0, **_ADAM}),
+    # The README of the authors' package schedulefree 1.4.1: learning rates of 1 to 10 times those of AdamW and of 10 to
+    # 50 times those of SGD, and beta of 0.9 to 0.98.
+    "schedulefreeadamw": Space(
+        "schedulefreeadamw",
+        (
+            _lr(1e-4, 3e-1),
+            _DECOUPLED,
+            Dimension("beta1", "momentum", 1e-2, 0.2, complement=True),
+            *_ADAM_TAIL[1:],
+        ),
+        {"lr": 2.5e-3, "weight_decay": 0.0, **_ADAM},
+    ),
+    "schedulefreesgd": Space(
+        "schedulefreesgd",
+        (_lr(2e-2, 20), _L2, Dimension("momentum", "momentum", 1e-2, 0.2, complement=True)),
+        {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.9},
+    ),
     "lamb": Space(
         "lamb",
         (

@@ -1,6 +1,7 @@
 """Switch a model between training weights and evaluation weights, for optimizers that distinguish them.
 
-A schedule-free optimizer has methods `train` and `eval`; a Fallline optimizer with `ema_decay` keeps averaged weights.
+Fallline's optimizers have a method `averaged`, for the averages of `ema_decay` and of schedule-free optimizers. The
+schedule-free optimizers of other libraries have methods `train` and `eval`.
 """
 
 from collections.abc import Iterator
@@ -25,18 +26,17 @@ def switch_to_evaluation(optimizer: Any) -> None:
 
 
 @contextmanager
-def evaluation_weights(optimizer: Any, averages: bool = True) -> Iterator[None]:
+def evaluation_weights(optimizer: Any) -> Iterator[None]:
     """Load the evaluation weights into the model within a block; training continues bit-for-bit as without it.
 
     Args:
         optimizer: a torch optimizer, or SAM around one.
-        averages: whether to use the optimizer's averaged weights if it keeps any; there are none before the first step.
     """
     inner = _inner(optimizer)
     with ExitStack() as stack:
-        if averages and inner.param_groups[0].get("ema_decay") is not None:
-            stack.enter_context(inner.ema_weights())
-        if callable(getattr(inner, "eval", None)):
+        if callable(getattr(inner, "averaged", None)):
+            stack.enter_context(inner.averaged())
+        elif callable(getattr(inner, "eval", None)):
             kept = [(p, p.detach().clone()) for group in inner.param_groups for p in group["params"]]
             inner.eval()
             stack.callback(_restore, inner, kept)

@@ -193,7 +193,7 @@ class Training:
         weights that its method `eval` swaps in.
         """
         began = time.perf_counter()
-        with evaluation_weights(self.optimizer, averages=bool(self.losses)):
+        with evaluation_weights(self.optimizer):
             yield
         self.clock.evaluation += time.perf_counter() - began
 
