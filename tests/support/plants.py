@@ -36,6 +36,14 @@ def coupled_decay(setup):
     setup.optimizer = adam
 
 
+def schedule_free_with_decay(setup):
+    optimizer = fl.ScheduleFreeAdamW(split(setup.model, 0.1), lr=1e-3)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 1e-3
+    setup.scheduler = copy.deepcopy(setup.scheduler, {id(setup.optimizer): optimizer})
+    setup.optimizer = optimizer
+
+
 def lr_changed_without_decay(setup):
     group = setup.optimizer.param_groups[0]
     setup.options["previous"] = {"lr": 3 * group["initial_lr"], "weight_decay": group["weight_decay"]}
@@ -158,6 +166,7 @@ PLANTS = [
     ("first-step-at-zero", first_step_at_zero, always),
     ("stepped-before-optimizer", stepped_before_optimizer, always),
     ("ratios-overwritten", ratios_overwritten, always),
+    ("schedule-free-with-decay", schedule_free_with_decay, is_adamw),
     ("missing-parameters", missing_parameters, always),
     ("stale-parameters", stale_parameters, always),
     ("frozen-parameters", frozen_parameters, always),

@@ -138,6 +138,24 @@ def ratios_overwritten(setup: Setup) -> Found:
             return
 
 
+@check(
+    "warning",
+    "Defazio et al. 2024, arXiv:2405.15682: the average of the iterates takes the place of the decay",
+    "The decay is part of an experiment.",
+)
+def schedule_free_with_decay(setup: Setup) -> Found:
+    """Find a schedule-free optimizer whose learning rate decays."""
+    if setup.scheduler is None or not setup.curve or not any("weight_lr_power" in group for group in setup.groups):
+        return
+    top, last = max(setup.curve), setup.curve[-1]
+    if last < 0.5 * top:
+        yield (
+            f"{setup.kind} evaluates an average of its iterates instead of decaying the learning rate, but the "
+            f"schedule lowers it from {top:.2g} to {last:.2g}: late steps are short, yet count fully in the average",
+            "leave the schedule out and set warmup_steps of the optimizer",
+        )
+
+
 def _given(group: Group) -> float:
     """Return the learning rate, or its factor, with which a group was created; NaN if it is not known."""
     return float(next((group[key] for key in ("lr_scale", "base_lr") if key in group), math.nan))
