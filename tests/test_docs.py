@@ -15,9 +15,8 @@ import docs
 import pages
 from equations import equations, run, variants
 from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
-from fallline.rules import ops
+from fallline.rules import matrices, ops
 from fallline.rules.rule import Range
-from support.variants import EVERY_CLASS
 from typeset import Printer, Symbol, leaf, letter
 
 A, B, C = leaf("a"), leaf("b"), leaf("c")
@@ -25,6 +24,9 @@ A, B, C = leaf("a"), leaf("b"), leaf("c")
 
 def latex(value):
     return Printer({}).right_side(value)
+
+
+EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 
 @EVERY_CLASS
@@ -94,7 +96,9 @@ def test_an_option_is_shown_with_those_it_needs():
 
 @EVERY_CLASS
 def test_every_option_of_a_rule_has_its_formula(cls):
-    switched = {option for option in cls.rule.state.values() if option} | set(cls.rule.flags)
+    switched = {option for option in cls.rule.state.values() if option} | {
+        flag for flag, kind in cls.rule.flags.items() if kind is bool
+    }
     optional = {name for name, allowed in cls.rule.ranges.items() if isinstance(allowed, Range) and allowed.optional}
     assert switched | optional <= variants(cls).keys()
 
@@ -112,9 +116,9 @@ def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
     always, more = declaration.state_bytes(cls)
     for option in (None, *more):
         options = {} if option is None else {option: 0.5 if option in cls.rule.ranges else True}
-        param = torch.nn.Parameter(torch.zeros(10))
+        param = torch.nn.Parameter(torch.zeros(10, 1))
         optimizer = cls([param], backend="reference", **options)
-        param.grad = torch.ones(10)
+        param.grad = torch.ones(10, 1)
         optimizer.step()
         numbers = {"step", *cls.rule.scalar_state}
         real = sum(v.numel() * v.element_size() for k, v in optimizer.state[param].items() if k not in numbers) // 10
@@ -149,6 +153,8 @@ def value_of(symbol, numbers):
         "min": lambda: min(o),
         "norm": lambda: abs(o[0]),
         "where": lambda: o[1] if o[0] else o[2],
+        "newton_schulz": lambda: matrices.orthogonalize([torch.tensor([[o[0]]])], [o[1]], *o[2])[0].item(),
+        "scale_by_shape": lambda: o[0] * matrices.shape_factor((1, 1), *o[1]),
     }[symbol.operation]()
 
 

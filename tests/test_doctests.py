@@ -11,7 +11,7 @@ from fallline.errors import MissingExtraError
 from fallline.optimizers import OPTIMIZERS
 
 MODULES = [module.name for module in pkgutil.walk_packages(fallline.__path__, "fallline.")]
-LOOKED_UP = [f"fallline.optimizers.{name}" for name in ("create", *OPTIMIZERS)]
+LOOKED_UP = ["fallline.optimizers.create", *(cls.__module__ for cls in OPTIMIZERS.values())]
 for package in (fallline.schedules, fallline.recipes):
     LOOKED_UP += [module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
 WITHOUT = {"fallline.plotting", "fallline.group_values"}  # internal

@@ -85,8 +85,8 @@ def test_a_rule_says_what_it_is(cls):
 
 def test_optimizers_are_found_by_their_rules_names():
     found = {}
-    for info in pkgutil.iter_modules(optimizers.__path__):
-        module = importlib.import_module(f"fallline.optimizers.{info.name}")
+    for info in pkgutil.walk_packages(optimizers.__path__, "fallline.optimizers."):
+        module = importlib.import_module(info.name)
         for cls in vars(module).values():
             if inspect.isclass(cls) and cls.__module__ == module.__name__ and hasattr(cls, "rule"):
                 found[cls.rule.name] = cls

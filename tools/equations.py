@@ -32,7 +32,7 @@ def equations(cls: type[Optimizer], options: Options) -> list[str]:
 
 def run(cls: type[Optimizer], options: Options) -> tuple[Update, tuple[Operand, ...], dict[str, Any]]:
     """Return the update that the options ask for, its results on symbols, and what the rule called its values."""
-    optimizer = cls([torch.nn.Parameter(torch.zeros(1))], **options)
+    optimizer = cls([torch.nn.Parameter(torch.zeros(1, 1))], **options)
     group = optimizer.param_groups[0]
     update = update_for(optimizer.rule, group)
     local: dict[str, Any] = {}
@@ -130,7 +130,8 @@ def variants(cls: type[Optimizer]) -> dict[str, tuple[Options, Options]]:
     An option that another one needs (nesterov: momentum) is shown together with it.
     """
     rule, parameters = cls.rule, inspect.signature(cls).parameters
-    names = [option for option in rule.state.values() if option] + list(rule.flags)
+    names = [option for option in rule.state.values() if option]
+    names += [flag for flag, kind in rule.flags.items() if kind is bool]
     names += [name for name, allowed in rule.ranges.items() if allowed.optional or parameters[name].default == 0]
     values = {n: 0.5 if n in rule.ranges else True for n in names}
     found: dict[str, tuple[Options, Options]] = {}

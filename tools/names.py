@@ -85,10 +85,11 @@ __all__ = [
 def optimizers() -> dict[str, str]:
     """Return the classes of optimizers and the modules they are in, in the order of the modules."""
     found = {}
-    for path in sorted((PACKAGE / "optimizers").glob("*.py")):
+    folder = PACKAGE / "optimizers"
+    for path in sorted(folder.rglob("*.py"), key=lambda path: path.stem):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and _has_rule(node):
-                found[node.name] = path.stem
+                found[node.name] = ".".join(path.relative_to(folder).with_suffix("").parts)
     return found
 
 
@@ -108,9 +109,10 @@ def registry() -> str:
 def package() -> str:
     """Return the text that optimizers/__init__.py must have."""
     found = {**optimizers(), "OPTIMIZERS": "registry", "create_optimizer": "create"}
-    found |= dict.fromkeys(("StepInBackward", "step_in_backward"), "step_in_backward")
-    modules = {module: [name for name in found if found[name] == module] for module in found.values()}
-    lines = sorted(imported(f"optimizers.{module}", names) for module, names in modules.items())
+    modules = {f"optimizers.{own}": [name for name in found if found[name] == own] for own in found.values()}
+    modules["core.step_in_backward"] = ["StepInBackward", "step_in_backward"]
+    lines = sorted(imported(module, names) for module, names in modules.items())
+    found |= dict.fromkeys(modules["core.step_in_backward"], "")
     names = "\n".join(f'    "{name}",' for name in sort(list(found)))
     return OPTIMIZERS.format(imports="\n".join(lines), names=names)
 

@@ -1,6 +1,7 @@
 """The path of an optimizer on the ravine as a small SVG, beside plain SGD's at the same budget."""
 
 import functools
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ def _descend(cls: type[Optimizer], options: Mapping[str, Any]) -> Path:
 
 
 def _label(cls: type[Optimizer], options: Mapping[str, Any]) -> str:
-    plain = cls([torch.nn.Parameter(torch.zeros(1))]).defaults
-    more = {k: v for k, v in options.items() if plain[k] != v}
+    plain = inspect.signature(cls).parameters
+    more = {k: v for k, v in options.items() if plain[k].default not in (v, None)}
     return ", ".join([cls.__name__, *(k if v is True else f"{k} {v:g}" for k, v in more.items())])
 
 

@@ -131,6 +131,14 @@ class Symbol:
         """Return the larger of two values."""
         return Symbol("max", (self, other))
 
+    def newton_schulz(self, eps: Operand, *options: Any) -> "Symbol":
+        """Return an orthogonalized matrix."""
+        return Symbol("newton_schulz", (self, eps, options))
+
+    def scale_by_shape(self, *options: Any) -> "Symbol":
+        """Return a matrix times a factor that depends on its shape."""
+        return Symbol("scale_by_shape", (self, options))
+
     def where(self, x: Operand, y: Operand) -> Operand:
         """Return a choice by this symbol; none when there is nothing to choose."""
         return x if x == y else Symbol("where", (self, x, y))
@@ -209,6 +217,10 @@ class Printer:
             return rf"\sqrt{{{self._text(o[0], SUM, nested)}}}"
         if operation == "norm":
             return rf"\lVert {self._text(o[0])} \rVert" + (r"_{\mathrm{all}}" if o[1] == ALL else "")
+        if operation == "newton_schulz":
+            return r"\mathrm{NewtonSchulz}" + _bracketed(self._text(o[0], SUM, nested))
+        if operation == "scale_by_shape":
+            return "s " + self._text(o[0], ATOM, nested)
         name = {"max": r"\max", "min": r"\min", "sign": r"\mathrm{sign}"}[operation]
         return name + _bracketed(", ".join(self._text(part, SUM, nested) for part in o))
 

@@ -167,6 +167,9 @@ def test_every_option_takes_effect_at_the_next_step(cls, backend):
     for one in options:
         changes = {key: value for key, value in one.items() if key in names}
         base = cls([parameter(1)]).defaults
+        changes = {
+            key: value for key, value in changes.items() if not key.startswith("adamw_")
+        }  # only of Muon's groups
         assert changes.keys() <= base.keys() | {"decoupled_weight_decay"}
         if not changes or all(base[key] == value for key, value in changes.items() if key in base):
             continue

@@ -1,6 +1,7 @@
 """Bad input is refused at once, with a message of owner, argument, limit, value and remedy, and changes nothing."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -82,7 +83,7 @@ def test_momentum_out_of_place_is_refused():
 @pytest.mark.parametrize("betas", [(0.9,), (0.9, 0.99, 0.999), (), 0.9, "ab", None], ids=str)
 def test_betas_of_the_wrong_number_are_refused(betas):
     for cls in OPTIMIZERS.values():
-        if "betas" in cls([parameter(1)]).defaults:
+        if "betas" in inspect.signature(cls).parameters:
             with pytest.raises(ArgumentError) as error:
                 cls([parameter(2)], betas=betas)
             check_message(error, cls.__name__, "betas", f"betas={betas!r}", "0.9")
@@ -160,8 +161,8 @@ def test_a_decay_mode_mistyped_on_a_live_group_is_refused_at_the_next_step(cls, 
 @EVERY_BACKEND
 @EVERY_CASE
 def test_a_sparse_gradient_is_refused_and_nothing_moves(cls, name, options, backend):
-    opt = cls([parameter(4, seed=1), parameter(3, 2, seed=2)], backend=backend, **options)
-    first, second = opt.param_groups[0]["params"]
+    first, second = parameter(4, seed=1), parameter(3, 2, seed=2)
+    opt = cls([first, second], backend=backend, **options)
     for trained in (False, True):
         before, states = [p.detach().clone() for p in (first, second)], copy.deepcopy(state_of(opt))
         set_grads([first], 5)
@@ -231,7 +232,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(
     cls, name, options, damage, limit, value, entries
 ):
     lr = torch.tensor(0.01)
-    opt = cls([("a", parameter(2)), ("b", parameter(4, 3))], lr=lr, **options)
+    opt = cls([("a", parameter(2, 1)), ("b", parameter(4, 3))], lr=lr, **options)
     train(opt, range(2))
     saved = copy.deepcopy(opt.state_dict())
     if len(saved["state"].get(1, {}).keys() - {"step"}) < entries:
@@ -255,7 +256,7 @@ def test_the_state_dict_of_another_optimizer_is_refused():
     for cls in OPTIMIZERS.values():
         for other in OPTIMIZERS.values():
             for steps in (0, 2):
-                stranger, opt = other([parameter(3)]), cls([parameter(3)])
+                stranger, opt = other([parameter(3, 2)]), cls([parameter(3, 2)])
                 train(stranger, range(steps))
                 states = [update_for(o.rule, o.param_groups[0]).state for o in (stranger, opt)]
                 if cls.rule.ranges.keys() <= other.rule.ranges.keys() and (steps == 0 or states[0] == states[1]):

@@ -52,10 +52,10 @@ def test_nothing_is_aliased_after_loading(cls, name, options):
     train(other, range(3, 5))
     train(fresh, range(3, 5))
     assert same_bits(before, flat_state(opt))
-    (group,), (kept,) = opt.param_groups, saved["param_groups"]
-    assert all(kept[k] == v for k, v in group.items() if k not in ("params", "weight_decay"))
-    # With its mode where PyTorch's class would decay in another way.
-    assert kept["weight_decay"] in (group["weight_decay"], (group["weight_decay_mode"], group["weight_decay"]))
+    for group, kept in zip(opt.param_groups, saved["param_groups"], strict=True):
+        assert all(kept[k] == v for k, v in group.items() if k not in ("params", "weight_decay"))
+        # With its mode where PyTorch's class would decay in another way.
+        assert kept["weight_decay"] in (group["weight_decay"], (group["weight_decay_mode"], group["weight_decay"]))
 
 
 def addresses(opt):

@@ -92,7 +92,8 @@ def test_independent_decay_follows_the_schedule_and_decoupled_decay_lr(cls, back
         if mode not in cls.rule.weight_decay_modes:
             continue
         param = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
-        opt = cls([param], lr=lr, weight_decay=decay, weight_decay_mode=mode, backend=backend)
+        options = {"adamw_lr": lr} if cls.__name__ == "Muon" else {}
+        opt = cls([param], lr=lr, weight_decay=decay, weight_decay_mode=mode, backend=backend, **options)
         opt.param_groups[0]["lr"] = factor * lr
         param.grad = torch.zeros_like(param)
         opt.step()

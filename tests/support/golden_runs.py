@@ -21,7 +21,9 @@ def run(case, backend, dtype):
     trajectory = {}
     for step in range(1, problem.STEPS + 1):
         if case.lrs is not None:
-            optimizer.param_groups[0]["lr"] = case.lrs[step - 1]
+            for group in optimizer.param_groups:
+                if group.get("algorithm") != "adamw":  # whose rate in Muon is an option of its own
+                    group["lr"] = case.lrs[step - 1]
         for name, grad in problem.gradients(step, case.late).items():
             params[name].grad = None if grad is None else torch.from_numpy(grad).to(dtype)
         optimizer.step()

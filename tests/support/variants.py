@@ -34,8 +34,10 @@ __all__ = [
     "REAL",
     "ROUNDING",
     "distance",
+    "near",
     "normal",
     "parameter",
+    "params_for",
     "params_of",
     "same_bits",
     "same_state",
@@ -46,7 +48,11 @@ __all__ = [
     "variants",
 ]
 
-CASES = [(cls, name, options) for cls in OPTIMIZERS.values() for name, options in variants(cls).items()]
+# What is tested with these is the machinery around a rule. To it, each of the others looks like one of them: a state or
+# two, updated element by element. `check_rule`, the goldens and torch's own tests run on all optimizers.
+_ALIKE = {"adagrad", "adamax", "nadamw", "radam", "schedulefreesgd"}
+CLASSES = {name: cls for name, cls in OPTIMIZERS.items() if name not in _ALIKE}
+CASES = [(cls, name, options) for cls in CLASSES.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 # The defaults and all options together stand for each option alone, which the slow suite tests.
@@ -58,7 +64,7 @@ EVERY_CASE = pytest.mark.parametrize(
         for case, label in zip(CASES, IDS, strict=True)
     ],
 )
-EVERY_CLASS = pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+EVERY_CLASS = pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 
 
 def through_a_file(state):
@@ -72,3 +78,17 @@ def through_a_file(state):
 def params_of(dtype=torch.float32, shapes=((), (5,), (3, 4))):
     """Return a parameter of each shape, whose numbers are those of its place."""
     return [parameter(*shape, seed=index, dtype=dtype) for index, shape in enumerate(shapes)]
+
+
+def near(ours, one, other, factor=1):
+    """Return whether parameters of our optimizer and of torch's, after 3 + 3 steps in float32, agree.
+
+    The order of operations differs: 5.7e-7 was measured. Muon's products in bfloat16 are summed in another order, which
+    makes units in the last place of steps of 1e-3.
+    """
+    return distance(one, other) <= factor * (2e-5 if ours.rule.whole else 1e-6)
+
+
+def params_for(cls, **options):
+    """Return parameters that PyTorch's class of this name accepts; its Muon takes only matrices."""
+    return params_of(**options, **({"shapes": ((3, 4), (4, 3), (5, 5))} if cls.__name__ == "Muon" else {}))

@@ -1,6 +1,7 @@
 """The shipped conformance suite: every optimizer passes, an outside rule can be held to it, broken ones are caught."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ EVERY = [
     )
     for cls in OPTIMIZERS.values()
     for name, check, subject in cases(cls)
+    # A single option is tested where it is compiled; the other backends run the same trace or the function itself.
+    if name.split("-")[1] in ENDS or subject.backend == "fused"
 ]
 
 
@@ -158,17 +161,17 @@ def test_a_wrong_formula_is_caught_by_the_oracle():
 @pytest.mark.parametrize("name", sorted({case.optimizer for case in goldens.CASES.values()} - {"SAM"}))
 def test_the_oracles_of_the_goldens_fit_check_rule(name):
     cls = next(cls for cls in OPTIMIZERS.values() if cls.__name__ == name)
-    update = goldens.oracle_of(next(case for case in goldens.CASES.values() if case.optimizer == name)).update
+    module = goldens.oracle_of(next(case for case in goldens.CASES.values() if case.optimizer == name))
 
     def plain(param, grad, state, lr, lr0, **options):
         config, extra = around.split(options)
         if config.pop("decoupled_weight_decay", False):
             config["weight_decay_mode"] = "decoupled"
-        return update(param, around.clipped({"p": grad}, extra)["p"], state, lr, lr0, **config)
+        return module.update(param, around.clipped({"p": grad}, extra)["p"], state, lr, lr0, **config)
 
     for check_name, check, subject in cases(cls, backends=["reference"], oracle=plain):
         if check_name.startswith("follows_the_oracle"):
-            check(subject)
+            check(replace(subject, options={**subject.options, **getattr(module, "EXACT", {})}))
 
 
 def test_the_promised_checks_are_there():

@@ -19,12 +19,18 @@ def bucket_for(
     If the backend does not support the parameter, the reference backend is used. Backends are imported when they are
     first needed, because importing Numba takes a quarter of a second, and `torch.compile` more.
     """
+    if is_sharded(param) and update.rule.whole:  # its operations run on DTensors
+        from fallline.backends.reference import ReferenceBucket
+
+        return (update, "reference"), ReferenceBucket
     if is_sharded(param):
         from fallline.backends import sharded
 
         return sharded.key_of(backend, update, param, grad), partial(
             sharded.ShardedBucket, backend=backend, bucket_for=bucket_for
         )
+    if update.rule.whole and backend != "reference":
+        backend = "foreach"  # kernels and compiled passes see single elements
     if backend == "auto":
         backend = "fused" if param.device.type == "cpu" else "foreach"
     used = [state[key] for key in update.state]  # a state can hold entries of wrappers and of options that are off

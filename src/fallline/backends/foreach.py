@@ -11,8 +11,10 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
 from fallline.backends.rounding import round_columns
+from fallline.rules.matrices import orthogonalize, shape_factor
 
 Operand = Union["Tensors", list[float], float]
+PART = 1 << 22  # elements of matrices that are updated together on a CPU
 
 
 class Tensors:
@@ -80,6 +82,14 @@ class Tensors:
         """Return `x` where these conditions are true, and `y` elsewhere."""
         return self._each(torch.where, x, y)
 
+    def newton_schulz(self, eps: list[float], *options: Any) -> "Tensors":
+        """Return the orthogonalized matrices; those of one shape are multiplied as a batch."""
+        return Tensors(orthogonalize(self.tensors, eps, *options))
+
+    def scale_by_shape(self, *options: Any) -> "Tensors":
+        """Return each matrix times a factor that depends on its shape."""
+        return self * [shape_factor(x.shape, *options) for x in self.tensors]
+
 
 def can_serve(param: torch.Tensor) -> bool:
     """Return whether the foreach backend supports this parameter: plain and real, with any layout and device."""
@@ -103,28 +113,49 @@ class ForeachBucket(TracedBucket):
 
     def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
         """Run a pass that sums squares; synchronizes with the device once."""
-        columns = [[x.double().square().sum() for x in output.tensors] for output in self._run(sweep, grads, scalars)]
+        outputs = self._run(sweep, grads, scalars, range(len(grads)))
+        columns = [[x.double().square().sum() for x in output.tensors] for output in outputs]
         return torch.stack([torch.stack(column) for column in columns], dim=1).cpu().numpy()
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
         """Run the pass that writes the results."""
-        results = dict(zip(("param", *self.update.state), self._run(sweep, grads, scalars), strict=True))
-        if rounded := self.rounded():
-            for index, key in enumerate(self.rounding_keys(numbers).tolist()):
-                values = {name: results[name].tensors[index] for name in rounded}
-                for name, value in round_columns(rounded, values, key, self.origins[index]).items():
-                    results[name].tensors[index] = value
-        for target, result in zip(self._columns(), results.values(), strict=True):
-            torch._foreach_copy_(target, result.tensors)
+        keys, rounded = self.rounding_keys(numbers).tolist(), self.rounded()
+        for part in self._parts:
+            results = dict(zip(("param", *self.update.state), self._run(sweep, grads, scalars, part), strict=True))
+            for place, index in enumerate(part if rounded else ()):
+                values = {name: results[name].tensors[place] for name in rounded}
+                for name, value in round_columns(rounded, values, keys[index], self.origins[index]).items():
+                    results[name].tensors[place] = value
+            for target, result in zip(self._columns(part), results.values(), strict=True):
+                torch._foreach_copy_(target, result.tensors)
 
-    def _columns(self) -> list[list[torch.Tensor]]:
-        return [self.params, *([state[key] for state in self.states] for key in self.update.state)]
+    @functools.cached_property
+    def _parts(self) -> list[Sequence[int]]:
+        """The indices of the tensors that are updated together: all, or on a CPU matrices of one shape, some at a time.
 
-    def _run(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> tuple[Tensors, ...]:
+        On a CPU, new memory costs more than the arithmetic; the intermediate results of a part reuse that of the last.
+        """
+        if not self.update.rule.whole or self.params[0].device.type != "cpu":
+            return [range(len(self.params))]
+        parts: dict[tuple[Any, int], list[int]] = {}
+        begun: dict[Any, int] = {}
+        for index, param in enumerate(self.params):
+            begun[param.shape] = begun.get(param.shape, 0) + param.numel()
+            parts.setdefault((param.shape, (begun[param.shape] - 1) // PART), []).append(index)
+        return list(parts.values())
+
+    def _columns(self, part: Sequence[int]) -> list[list[torch.Tensor]]:
+        return [[self.params[i] for i in part], *([self.states[i][key] for i in part] for key in self.update.state)]
+
+    def _run(
+        self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, part: Sequence[int]
+    ) -> tuple[Tensors, ...]:
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
-        params, *states = self._columns()
-        tensors = [Tensors([t.to(dtype) for t in column]) for column in (params, grads, *states)]
-        results = _function(sweep, self.update.state)(*tensors, *scalars[self.scalar_rows].T.tolist())
+        params, *states = self._columns(part)
+        own = [grads[i] for i in part]
+        tensors = [Tensors([t.to(dtype) for t in column]) for column in (params, own, *states)]
+        rows = [self.scalar_rows[i] for i in part]
+        results = _function(sweep, self.update.state)(*tensors, *scalars[rows].T.tolist())
         inputs = {id(x) for column in tensors for x in column.tensors}
         # Copy outputs that are inputs or numbers to new tensors before anything is written.
         return tuple(
@@ -141,7 +172,8 @@ def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tenso
     names = ["param", "grad", *states, *(f"s{k}" for k in range(len(sweep.scalars)))]
     lines = [*(f"{name} = {expression}" for name, expression in sweep.lines), f"return {', '.join(sweep.outputs)},"]
     source = f"def run({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
-    namespace: dict[str, Any] = {"sqrt": Tensors.sqrt, "sign": Tensors.sign, "maximum": _maximum, "where": _where}
+    namespace: dict[str, Any] = {"maximum": _maximum, "where": _where}
+    namespace |= {name: getattr(Tensors, name) for name in ("sqrt", "sign", "newton_schulz", "scale_by_shape")}
     exec(source, namespace)
     function: Callable[..., tuple[Tensors | list[float], ...]] = namespace["run"]
     return function

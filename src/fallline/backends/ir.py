@@ -195,6 +195,14 @@ class Symbol:
         """Record a selection with this symbol as the condition."""
         return self._combine("where({}, {}, {})", self, x, y)
 
+    def newton_schulz(self, eps: Operand, *options: Any) -> "Symbol":
+        """Record an orthogonalization of the tensor of which this is an element; see `rules.matrices`."""
+        return self._combine(f"newton_schulz({{}}, {{}}, *{options})", self, eps)
+
+    def scale_by_shape(self, *options: Any) -> "Symbol":
+        """Record a multiplication by a factor that depends on the shape of the tensor."""
+        return self._combine(f"scale_by_shape({{}}, *{options})", self)
+
 
 @functools.cache
 def trace(update: Update) -> Trace:

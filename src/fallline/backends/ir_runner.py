@@ -71,9 +71,11 @@ class TracedBucket(Bucket):
         names = self.traced.arguments
         function = _scalar_function(self.traced, sweep)
         if not self.traced.per_tensor:
-            rows = [function(**{name: row[name] for name in names}, **norms) for row in numbers]
-            return np.array(rows, dtype=np.float64).reshape(len(rows), len(sweep.scalars))
-        arrays = {name: np.array([row[name] for row in numbers], dtype=np.float64)[self.rows] for name in names}
+            table = np.full((len(numbers), len(sweep.scalars)), np.nan)
+            for row in set(self.rows):  # other rows may be of groups with another rule
+                table[row] = function(**{name: numbers[row][name] for name in names}, **norms)
+            return table
+        arrays = {name: np.array([numbers[row][name] for row in self.rows], dtype=np.float64) for name in names}
         with np.errstate(all="ignore"):
             columns = function(**arrays, **norms)
         table = np.empty((len(self.rows), len(columns)))

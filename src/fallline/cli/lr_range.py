@@ -94,7 +94,7 @@ def _measure(
     model = task.model().to(device)
     values = arm.space.options({**arm.space.defaults, **arm.fixed})
     groups = scale_groups(task.param_groups(model), values, arm.space.defaults)
-    optimizer = build_optimizer(arm.space.optimizer, groups, **values)
+    optimizer = build_optimizer(arm.space.optimizer, groups, model=model, **values)
     seed_everything(derive(seed, "dropout"))
     loss = loss_of(task, device)
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(seed, "data"))))

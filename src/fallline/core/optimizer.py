@@ -120,7 +120,9 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
                 a leaf or has an unsupported dtype.
         """
         if isinstance(param_group, Mapping):
-            param_group = plain_options(type(self).__name__, self.rule, param_group)
+            param_group = plain_options(
+                type(self).__name__, self.rule_of({**self.defaults, **param_group}), param_group
+            )
             if param_group.pop("decoupled_weight_decay", False):  # in the groups of torch.optim.Adam and AdamW
                 param_group.setdefault("weight_decay_mode", "decoupled")
             group = {**self.defaults, **param_group}
@@ -134,7 +136,12 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ArgumentError if the options of a group are invalid; subclasses add their own checks."""
-        check_options(type(self).__name__, self.rule, self.defaults, group)
+        check_options(type(self).__name__, self.rule_of(group), self.defaults, group)
+
+    @classmethod
+    def rule_of(cls, group: Mapping[str, Any]) -> Rule:
+        """Return the update rule of a group; a subclass whose groups have different rules overrides it."""
+        return cls.rule
 
     # NOTE [untraced]: a step writes through memory addresses, reads numbers out of tensors and keeps a plan, which
     # torch.compile cannot trace. Inside a compiled function it runs as usual, at the cost of one graph break.
@@ -170,9 +177,9 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
     def _update(self) -> None:
         self._check_not_averaged("step()")
         for group in self.param_groups:
-            self.rule.check_mode(type(self).__name__, group)
+            self.rule_of(group).check_mode(type(self).__name__, group)
         unscale = getattr(self, "grad_scale", None) is not None
-        updates = [update_for(self.rule, group, unscale) for group in self.param_groups]
+        updates = [update_for(self.rule_of(group), group, unscale) for group in self.param_groups]
         plan = self._plan
         grads = self._gradients(plan, updates) if plan is not None else None
         if plan is None or grads is None:
@@ -216,7 +223,7 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
     def _numbers(self, cohort: Cohort, scalars: Mapping[str, float]) -> dict[str, Any]:
         """Return all numbers that the next update of these parameters can read."""
         group, scale = self.param_groups[cohort.group], getattr(self, "grad_scale", None)
-        return numbers_of(type(self).__name__, self.rule, group, cohort.age + 1, cohort.first, scale, scalars)
+        return numbers_of(type(self).__name__, self.rule_of(group), group, cohort.age + 1, cohort.first, scale, scalars)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it.
@@ -225,7 +232,7 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
             StateError: the parameters are replaced by averages; see `averaged`.
         """
         self._check_not_averaged("state_dict()")
-        return pack(type(self).__name__, self.rule, super().state_dict())
+        return pack(type(self).__name__, self.rule_of, super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of Fallline or of the class of the same name in `torch.optim`.
@@ -242,7 +249,7 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
         with torch.inference_mode(False):  # see _make_plan
-            state, groups = unpack(type(self).__name__, self.rule, self.param_groups, state_dict)
+            state, groups = unpack(type(self).__name__, self.rule_of, self.param_groups, state_dict)
         kept = self.defaults["clip_grad_norm"]  # the one option that all groups share, so it is loaded as the default
         self.defaults["clip_grad_norm"] = groups[0]["clip_grad_norm"]
         try:

@@ -1,7 +1,7 @@
 """State dicts in PyTorch's layout; loading checks them first and copies tensors without changing their dtype."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -26,23 +26,25 @@ _STATE_OF_RULES |= {"momentum_buffer", "sum", "acc_delta", "row_var", "col_var",
 # Modules that torch.compile, DistributedDataParallel, FSDP and checkpointing insert into the names of parameters.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
+RuleOf = Callable[[Mapping[str, Any]], Rule]
 
-def pack(name: str, rule: Rule, state_dict: dict[str, Any]) -> dict[str, Any]:
+
+def pack(name: str, rule_of: RuleOf, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Add the keys that PyTorch's classes need to load a state dict with the same meaning.
 
     Args:
         name: class name of the optimizer, for messages.
-        rule: update rule of the optimizer.
+        rule_of: returns the update rule of a group.
         state_dict: the state dict as PyTorch's base class makes it; its groups are changed.
     """
     for group in state_dict.get("param_groups", ()):  # a user's hook may have returned anything
-        group |= plain_options(name, rule, group)
-        group |= decay_entries(name, rule, group)
+        group |= plain_options(name, rule_of(group), group)
+        group |= decay_entries(name, rule_of(group), group)
     return state_dict
 
 
 def unpack(
-    name: str, rule: Rule, own_groups: Sequence[dict[str, Any]], state_dict: Mapping[str, Any]
+    name: str, rule_of: RuleOf, own_groups: Sequence[dict[str, Any]], state_dict: Mapping[str, Any]
 ) -> tuple[defaultdict[Any, dict[str, Any]], list[dict[str, Any]]]:
     """Return copies of the state and the groups in a state dict, matched to the parameters of an optimizer.
 
@@ -51,7 +53,7 @@ def unpack(
 
     Args:
         name: class name of the optimizer, for messages.
-        rule: update rule of the optimizer.
+        rule_of: returns the update rule of a group.
         own_groups: parameter groups of the optimizer.
         state_dict: the state dict to load.
 
@@ -69,7 +71,8 @@ def unpack(
             f"{name}: a state dict must have as many groups as the optimizer, got {len(saved_groups)} for "
             f"{len(own_groups)}; build the optimizer with the groups it was saved with"
         )
-    groups = [_fit_group(name, rule, i, *pair) for i, pair in enumerate(zip(own_groups, saved_groups, strict=True))]
+    pairs = zip(own_groups, saved_groups, strict=True)
+    groups = [_fit_group(name, rule_of(pair[0]), i, *pair) for i, pair in enumerate(pairs)]
     owners = {
         key: (param, group, saved)
         for group, saved in zip(groups, saved_groups, strict=True)
@@ -79,8 +82,8 @@ def unpack(
     for key, saved_state in state_dict["state"].items():
         if key in owners:
             param, group, saved = owners[key]
-            state[param] = _fit_state(name, rule, key, param, group, saved, saved_state)
-        elif _is_of_parameter(rule, key, saved_state):
+            state[param] = _fit_state(name, rule_of(group), key, param, group, saved, saved_state)
+        elif any(_is_of_parameter(rule_of(group), key, saved_state) for group in groups):
             raise StateError(
                 f"{name}: state must belong to a parameter of a group, got state for parameter {key!r}; "
                 "check whether it was saved with more parameters"

@@ -7,12 +7,13 @@ from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
+from fallline.optimizers.muon import Muon
 from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.rmsprop import RMSprop
-from fallline.optimizers.schedulefreeadamw import ScheduleFreeAdamW
-from fallline.optimizers.schedulefreesgd import ScheduleFreeSGD
+from fallline.optimizers.schedule_free.schedulefreeadamw import ScheduleFreeAdamW
+from fallline.optimizers.schedule_free.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
 
 _CLASSES: tuple[type[Optimizer], ...] = (
@@ -22,6 +23,7 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     AdamW,
     LAMB,
     Lion,
+    Muon,
     NAdam,
     NAdamW,
     RAdam,

@@ -14,6 +14,8 @@ ALL, TENSOR = "all", "tensor"  # scope of a norm: all parameters of all groups, 
 EMA = "ema"  # the state key of averaged parameters
 MASTER = "master"  # the state key of the float32 master weights of half-precision parameters
 
+_FLAGS = (bool, int, str, tuple)  # annotations of options that select what the function computes
+
 Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
 
 
@@ -63,6 +65,7 @@ class Rule:
         source: the publication of the rule.
         weight_decay_modes: supported weight decay modes; the first is the default. In the mode "in_update", the
             function applies the decay.
+        whole: whether the function needs whole tensors, such as for products of matrices, and not single elements.
         counts_steps: whether the state has a `step`, the age of the parameter; true if the function takes `step`.
         global_norms: the number of norms over ALL that the function computes.
         exact: maps each option that cannot be combined with stochastically rounded state to the reason.
@@ -76,7 +79,8 @@ class Rule:
             before the update, so the function gets the new values.
         copies: the state keys that start as copies of the parameter instead of zeros.
         arguments: the numbers that the function takes by keyword.
-        flags: the boolean options that the function takes by keyword.
+        flags: the options that the function takes by keyword whose values are known before the update runs, with their
+            types.
         takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
         pairs: the hyperparameters that are two numbers, such as `betas`, which the function takes as beta1 and beta2.
     """
@@ -88,6 +92,7 @@ class Rule:
     formula: str
     source: str
     weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES
+    whole: bool = False
     counts_steps: bool = False
     global_norms: int = 0
     exact: Mapping[str, str] = field(default_factory=dict)
@@ -97,17 +102,18 @@ class Rule:
     copies: tuple[str, ...] = ()
     advance_arguments: tuple[str, ...] = field(init=False)
     arguments: tuple[str, ...] = field(init=False)
-    flags: tuple[str, ...] = field(init=False)
+    flags: Mapping[str, type] = field(init=False)
     takes_norms: bool = field(init=False)
     pairs: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         named = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-        numbers = [p.name for p in named if p.annotation is not bool and p.name != "norm"]
+        flags = {p.name: p.annotation for p in named if p.annotation in _FLAGS}
+        numbers = [p.name for p in named if p.name not in flags and p.name != "norm"]
         object.__setattr__(self, "arguments", tuple(numbers))
         object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
-        object.__setattr__(self, "flags", tuple(p.name for p in named if p.annotation is bool))
+        object.__setattr__(self, "flags", flags)
         pairs = tuple(name for name in self.ranges if f"{name.removesuffix('s')}1" in numbers)
         object.__setattr__(self, "pairs", pairs)
         counts_steps = self.counts_steps or "step" in self.arguments or bool(self.scalar_state)
@@ -185,6 +191,7 @@ def rule(
     formula: str,
     source: str,
     weight_decay_modes: tuple[str, ...] = WEIGHT_DECAY_MODES,
+    whole: bool = False,
     counts_steps: bool = False,
     global_norms: int = 0,
     exact: Mapping[str, str] | None = None,
@@ -198,8 +205,8 @@ def rule(
     The function takes the parameter, the gradient and its states by position, and the numbers that it needs by keyword:
     hyperparameters by their name in the group (`betas` is passed as `beta1` and `beta2`), `step` (1 in the first update
     of a parameter), `first` (true if the state was created in this step) and the numbers of `scalar_state`. A keyword
-    annotated with `bool` is an option whose value is known before the update runs, so the function may branch on it. It
-    may also branch on whether a state is None.
+    annotated with bool, int, str or tuple is an option whose value is known before the update runs, so the function may
+    branch on it. It may also branch on whether a state is None.
     """
 
     def declare(function: Callable[..., tuple[Any, ...]]) -> Rule:
@@ -211,6 +218,7 @@ def rule(
             formula,
             source,
             weight_decay_modes,
+            whole,
             counts_steps,
             global_norms,
             dict(exact or {}),

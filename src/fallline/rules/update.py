@@ -18,7 +18,7 @@ class Update:
 
     rule: Rule
     state: tuple[str, ...]
-    flags: tuple[tuple[str, bool], ...]
+    flags: tuple[tuple[str, Any], ...]
     absent: tuple[str, ...]
     weight_decay_mode: str | None
     maximize: bool
@@ -101,7 +101,9 @@ def update_for(rule: Rule, group: Mapping[str, Any], unscale: bool = False) -> U
     return Update(
         rule=rule,
         state=(*state, *around),
-        flags=tuple((name, bool(group[name])) for name in rule.flags),
+        flags=tuple(
+            (name, kind(group[name]) if kind in (bool, tuple) else group[name]) for name, kind in rule.flags.items()
+        ),
         absent=tuple(
             name
             for name in rule.arguments

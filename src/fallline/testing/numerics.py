@@ -79,11 +79,12 @@ def every_shape_works(subject: Subject) -> None:
     for dtype in (*subject.dtypes, torch.complex64):
         params = params_of(shapes, dtype)
         opt = subject.build(params, lr=0.1)
-        after = train(opt, range(3))
+        train(opt, range(3))
         numbers = {"step", *subject.cls.rule.scalar_state}
-        need([tuple(p.shape) for p in after] == shapes, f"{dtype}: a shape changed")
-        need(all(bool(p.isfinite().all()) for p in after), f"{dtype}: a parameter is not finite")
-        for param, state in zip(params, state_of(opt), strict=True):
+        need([tuple(p.shape) for p in params] == shapes, f"{dtype}: a shape changed")
+        need(all(bool(p.isfinite().all()) for p in params), f"{dtype}: a parameter is not finite")
+        for param in params:
+            state = {k: v for k, v in opt.state[param].items() if v is not None}
             wrong = [k for k, v in state.items() if v.shape != (() if k in numbers else param.shape)]
             need(not wrong, f"{dtype}: {wrong} of a parameter of shape {tuple(param.shape)} has another shape")
 
@@ -153,6 +154,8 @@ def half_precision_is_rounded_once(subject: Subject) -> None:
 def lr_zero_holds_still(subject: Subject) -> None:
     """Check that no parameter changes at lr 0, and that the state is the same as at any other lr."""
     still, moving = subject.build(params_of(), lr=0.0), subject.build(params_of())
+    for group in still.param_groups:  # an option may set another rate for some groups
+        group["lr"] = 0.0
     start = [p.clone() for p in values_of(still)]
     need(same_bits(train(still, [0]), start), "a parameter changed")
     train(moving, [0])
@@ -174,7 +177,7 @@ def a_tensor_lr_is_a_number(subject: Subject) -> None:
     lr = torch.tensor(0.0078125, dtype=torch.float64)
     opt, twin = subject.build(params_of(), lr=lr), subject.build(params_of(), lr=0.0078125)
     need(same_bits(train(opt, range(3)), train(twin, range(3))), "a tensor lr gives other results than the same number")
-    need(opt.param_groups[0]["lr"] is lr, "the tensor was replaced")
+    need(any(group["lr"] is lr for group in opt.param_groups), "the tensor was replaced")
     need(lr.item() == 0.0078125, "the tensor was modified")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fallline.core.optimizer import Optimizer
-from fallline.errors import ArgumentError
+from fallline.errors import ArgumentError, ArgumentTypeError
 
 Options = dict[str, Any]
 
@@ -56,7 +56,7 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
 def _accepts(cls: type[Optimizer], options: Options) -> bool:
     try:
         cls([parameter()], **options)
-    except ArgumentError:
+    except (ArgumentError, ArgumentTypeError):
         return False
     return True
 

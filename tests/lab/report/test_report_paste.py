@@ -15,7 +15,7 @@ from fallline.lab.report.topics.reproduce import command
 from fallline.lab.specify import specify
 from support.studies import changed, with_outcomes
 
-OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "torch.optim:NAdam"]
+OPTIMIZERS = ["momentum", "lion", "sam(adamw)", "asam(sgd)", "muon", "torch.optim:NAdam"]
 CASES = [("momentum", schedule) for schedule in SCHEDULES] + [(name, "cosine") for name in OPTIMIZERS]
 
 

@@ -133,7 +133,7 @@ def test_costs_count_every_trial_also_those_that_failed(study):
         assert [row["tuning trials all, failed"].text, row["confirmation runs all, failed"].text] == counts
         spent = [study.store.costs(trial) for trial in trials]
         tuned = math.fsum(c.seconds for c, t in zip(spent, trials, strict=True) if t.stage == "tune")
-        cell = row["all trials (s) tuning, evaluation"]
+        cell = row["total time (s) tuning + evaluation"]
         assert float(cell.text) == pytest.approx(math.fsum(c.seconds for c in spent), abs=0.051)
         assert [float(text) for text in cell.small.split(", ")] == pytest.approx(
             [tuned, math.fsum(c.evaluation_s for c in spent)], abs=0.051
@@ -217,7 +217,7 @@ def test_methods_and_threats_say_what_was_done(study):
     assert "The search covered the learning rate; the other hyperparameters were fixed" in text and "half" not in text
     short = changed(study, spec=replace(study.spec, horizon=0.5, equal="steps"))
     short = with_outcomes(short, lambda trial: study.outcome(study.trials[0]))  # whatever it is called now
-    assert "Tuning runs had 50 % of the length" in said(methods(short.record))
+    assert "Tuning runs took 50 % of the steps" in said(methods(short.record))
     assert "The best learning rate can depend on the length" in said(threats(short.record))
     text = said(threats(study.record))
     assert "do not include the randomness of the search" in text and "its lead is slightly optimistic" in text

@@ -58,7 +58,7 @@ def test_torch_optim_gives_the_same_losses(arm):
     spec = Spec("digits", 100, make_arms([arm], ["cosine"]), trials=8, seeds=2)
     tuned = tune(spec, {})[0][4]  # an ordinary point of the search
     ours, _ = run(tuned)
-    theirs, _ = run(tuned, lambda name, params, **options: TORCH[name](params, **options))
+    theirs, _ = run(tuned, lambda name, params, model, **options: TORCH[name](params, **options))
     for mine, other in zip(ours.curve, theirs.curve, strict=True):
         assert mine["train_loss"] == pytest.approx(other["train_loss"], abs=1e-4)
         assert mine["val_loss"] == pytest.approx(other["val_loss"], abs=1e-4)

@@ -77,9 +77,10 @@ def check_arms(place: str, settings: dict[str, Any], arms: Sequence[Arm]) -> Non
             continue
         options = space.options({**space.defaults, **arm.fixed})
         with as_in_a_worker():
-            groups = scale_groups(task.param_groups(make(task)), options, space.defaults)
+            model = make(task)
+            groups = scale_groups(task.param_groups(model), options, space.defaults)
             try:
-                build_optimizer(space.optimizer, groups, **options)
+                build_optimizer(space.optimizer, groups, model=model, **options)
             # Constructors raise errors for parameters that they reject: Muon for vectors, LBFGS for several groups.
             except Exception as error:
                 reason = " ".join(str(error).split())

@@ -22,8 +22,12 @@ _RHO = {
 _UNKNOWN_LR = 1e-3  # centre of the search range if the class has no default learning rate
 
 
-def build_optimizer(name: str, params: Any, **options: Any) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, params: Any, *, model: torch.nn.Module | None = None, **options: Any
+) -> torch.optim.Optimizer:
     """Construct an optimizer from its name in a study: "adamw", "sam(sgd)", "torch.optim:NAdam", "my_file.py:Mine".
+
+    `model` is for optimizers that treat the parameters of different modules differently, such as Muon.
 
     Example:
         >>> opt = build_optimizer("sam(sgd)", [torch.nn.Parameter(torch.zeros(2))], lr=0.1, rho=0.05)
@@ -33,9 +37,11 @@ def build_optimizer(name: str, params: Any, **options: Any) -> torch.optim.Optim
     wrapper, inner = split_wrapper(name)
     if wrapper:
         rho = options.pop("rho")
-        return SAM(build_optimizer(inner, params, **options), rho=rho, adaptive=wrapper == "asam")
+        return SAM(build_optimizer(inner, params, model=model, **options), rho=rho, adaptive=wrapper == "asam")
     if is_path(name):
         return load_object("optimizers", name)(params, **options)  # type: ignore[no-any-return]
+    if model is not None and "model" in inspect.signature(OPTIMIZERS[name]).parameters:
+        options["model"] = model
     return create_optimizer(name, params, **options)
 
 

@@ -166,6 +166,11 @@ SPACES: dict[str, Space] = {
         (_lr(2e-2, 20), _L2, Dimension("momentum", "momentum", 1e-2, 0.2, complement=True)),
         {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.9},
     ),
+    "muon": Space(  # Jordan et al. 2024 use 0.02 with AdamW at 3e-4, and 0.05 in their speed runs
+        "muon",
+        (_lr(1e-3, 0.3), Dimension("adamw_lr", "adamw_lr", 3e-5, 3e-2), _DECOUPLED, _MOMENTUM),
+        {"lr": 1e-3, "adamw_lr": 3e-4, "weight_decay": 0.1, "momentum": 0.95},
+    ),
     "lamb": Space(
         "lamb",
         (

@@ -140,7 +140,8 @@ def _descents(
     problem: Problem, optimizer: str, options: dict[str, Any], lrs: Sequence[float], steps: int
 ) -> np.ndarray:
     params = [torch.nn.Parameter(torch.tensor(problem.start, dtype=torch.float64)) for _ in lrs]
-    groups = [{"params": [param], "lr": lr} for param, lr in zip(params, lrs, strict=True)]
+    own = {"algorithm": "muon"} if optimizer == "muon" else {}  # a point is a vector, which it would leave to AdamW
+    groups = [{"params": [param], "lr": lr, **own} for param, lr in zip(params, lrs, strict=True)]
     stepper: Any = build_optimizer(optimizer, groups, **options)
 
     def closure() -> torch.Tensor:

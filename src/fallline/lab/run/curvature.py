@@ -135,7 +135,7 @@ def measure_curvature(
     if arm is not None:
         options = arm.space.options({**arm.space.defaults, **arm.fixed})
         groups = scale_groups(task.param_groups(model), options, arm.space.defaults)
-        optimizer = build_optimizer(arm.space.optimizer, groups, **options)
+        optimizer = build_optimizer(arm.space.optimizer, groups, model=model, **options)
     if checkpoint is not None:
         _load(checkpoint, model, optimizer)
     seed_everything(derive(seed, "dropout"))

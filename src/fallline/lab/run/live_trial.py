@@ -113,10 +113,12 @@ class LiveTrial:
         space = get_space(self.optimizer_name)
         known = {*keywords(self.optimizer_name), *space.options(space.defaults)}  # the others are of the script
         options = {name: value for name, value in self.params.items() if name in known}
-        groups = list(model.parameters()) if isinstance(model, torch.nn.Module) else list(model)
-        made = build_optimizer(space.optimizer, scale_groups(groups, options, space.defaults), **options)
-        if isinstance(made, SAM) and isinstance(model, torch.nn.Module):
-            made.model = model  # so that running statistics are updated only in the first pass
+        module = model if isinstance(model, torch.nn.Module) else None
+        groups = list(model) if module is None else list(module.parameters())
+        scaled = scale_groups(groups, options, space.defaults)
+        made = build_optimizer(space.optimizer, scaled, model=module, **options)
+        if isinstance(made, SAM) and module is not None:
+            made.model = module  # so that running statistics are updated only in the first pass
         return made, Scheduler(made, Factors(tuple(learning_rates(self.schedule_name, steps, self.warmup))))
 
     def log(self, step: int, *, stop: bool = True, **values: Any) -> None:

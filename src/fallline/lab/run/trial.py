@@ -34,7 +34,7 @@ def start(trial: Trial, make_optimizer: MakeOptimizer = build_optimizer) -> Trai
     seed_everything(derive(trial.seed, "init"))
     model = task.model().to(trial.device)
     groups = scale_groups(task.param_groups(model), trial.options, get_space(trial.optimizer).defaults)
-    optimizer = make_optimizer(trial.optimizer, groups, **trial.options)
+    optimizer = make_optimizer(trial.optimizer, groups, model=model, **trial.options)
     if isinstance(optimizer, SAM):
         optimizer.model = model  # so that running statistics are updated only in the first pass
     batches = iter(task.batches("train", torch.Generator().manual_seed(derive(trial.seed, "data"))))

@@ -1,5 +1,6 @@
 """Text for copy and paste: the command that reproduces the study, and the best arm as Python code."""
 
+import inspect
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -163,6 +164,8 @@ def _optimizer(arm: Arm, options: dict[str, Any], params: str) -> tuple[list[str
     imports, cls = _named(inner, "torch.optim") if is_path(inner) else ([], f"fl.{OPTIMIZERS[inner].__name__}")
     rho = options.pop("rho", None) if wrapper else None
     keywords = ", ".join(f"{key}={_round(value)!r}" for key, value in options.items())
+    if not is_path(inner) and "model" in inspect.signature(OPTIMIZERS[inner]).parameters:
+        keywords += ", model=model"  # whose modules decide about each parameter
     made = f"{cls}({params}, {keywords})"
     if not wrapper:
         return imports, [f"opt = {made}"], _PLAIN

@@ -8,7 +8,7 @@ from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Params, Scalar
 from fallline.core.schedule_free import ScheduleFree
 from fallline.optimizers.adam import denominator
-from fallline.optimizers.schedule_free import add_weight, fraction, move, warmed_up
+from fallline.optimizers.schedule_free.average import add_weight, fraction, move, warmed_up
 from fallline.rules.rule import NON_NEGATIVE, Range, rule
 
 

@@ -239,8 +239,9 @@ def _check(opt: Optimizer, group: dict[str, Any]) -> None:
     for option, reason in _REFUSED.items():
         if group.get(option):
             raise ArgumentError(f"{_NAME}: {option} must be left out, got {group[option]!r}: {reason}")
-    if opt.rule.global_norms:
+    rule = opt.rule_of(group)
+    if rule.global_norms:
         raise ArgumentError(
             f"{_NAME}: the rule must take no norm over all parameters, because they are updated one after the other, "
-            f"got {opt.rule.name}; call opt.step() instead"
+            f"got {rule.name}; call opt.step() instead"
         )
