@@ -29,7 +29,7 @@ def test_the_winner_runs_as_pasted(study, optimizer, schedule):
     outcomes = {(t.arm, t.seed): study.outcome(t) for t in study.trials}
     pasted = with_outcomes(changed(study, spec=spec, searches=searches), lambda t: outcomes[t.arm, t.seed])
     assert pasted.leaderboard()[0]["arm"] == best
-    model = torch.nn.Linear(3, 2)
+    model, twin = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)) for _ in range(2))
     names = {"model": model}
     exec(best_code(pasted.record), names)
     steps = pasted.spec.steps_of(arm, "confirm")
@@ -48,7 +48,7 @@ def test_the_winner_runs_as_pasted(study, optimizer, schedule):
         names["sched"].step()
     expected = [0.0123456789 * factor for factor in learning_rates(schedule, steps, 0.1)]
     assert used == pytest.approx(expected, rel=1e-5, abs=1e-12)  # the code shows six digits of the learning rate
-    theirs = build_optimizer(arm.space.optimizer, torch.nn.Linear(3, 2).parameters(), **arm.space.options(point))
+    theirs = build_optimizer(arm.space.optimizer, twin.parameters(), model=twin, **arm.space.options(point))
     assert type(names["opt"]) is type(theirs)
     for key, value in theirs.param_groups[0].items():
         if key not in ("params", "lr", "base_lr"):
