@@ -1,12 +1,14 @@
 """The reference backend: torch operations on one tensor after the other; any dtype, layout and device, and autograd."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from fallline.backends.bucket import Bucket
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
+from fallline.dtensor import is_sharded
 from fallline.rules.rule import TENSOR
 
 
@@ -57,7 +59,8 @@ class ReferenceBucket(Bucket):
         known = iter(norms)
 
         def norm(values: torch.Tensor, scope: str) -> torch.Tensor | float:
-            square = values.double().square().sum()
+            square: Any = values.double().square().sum()
+            square = square.full_tensor() if is_sharded(square) else square
             if scope == TENSOR:
                 return square.sqrt()
             for value in known:
