@@ -29,7 +29,7 @@ def follows_the_oracle(subject: Subject) -> None:
     """Check that the reference backend in float64 follows the oracle, to 1e-12 of the largest element."""
     if subject.oracle is None or subject.backend != "reference":
         return
-    lr = float(subject.build(params_of()).param_groups[0]["lr"])
+    lr = float(subject.build(params_of()).defaults["lr"])
     params = params_of(dtype=torch.float64)
     opt = subject.build(params)
     values: list[Any] = [p.detach().numpy().copy() for p in params]
