@@ -59,8 +59,8 @@ class ReferenceBucket(Bucket):
         known = iter(norms)
 
         def norm(values: torch.Tensor, scope: str) -> torch.Tensor | float:
-            square: Any = values.double().square().sum()
-            square = square.full_tensor() if is_sharded(square) else square
+            total: Any = values.double().square().sum()
+            square: torch.Tensor = total.full_tensor() if is_sharded(total) else total
             if scope == TENSOR:
                 return square.sqrt()
             for value in known:
