@@ -150,8 +150,13 @@ class Router:
             )
         return count
 
-    def check_names(self, known: list[str]) -> None:
-        """Raise ArgumentError if a key of `route` or `split` matches no parameter."""
+    def without_model(self) -> "Router":
+        """Return a copy that can be pickled, for parameters that are added to a copy of the optimizer."""
+        return Router(self._owner, None, None if callable(self._route) else self._route, self._split)
+
+    def check_names(self, names: list[str]) -> None:
+        """Raise ArgumentError if a key of `route` or `split` matches neither these names nor others of the model."""
+        known = list(dict.fromkeys([*names, *(name for places in self._places.values() for name, _ in places)]))
         keys = [*self._split, *(() if self._route is None or callable(self._route) else self._route)]
         for key in keys:
             if not _matches(key, known):

@@ -138,7 +138,9 @@ def test_every_decision_can_be_overridden():
     assert found["lm_head.weight"][0] == "muon" and found["blocks.0.qkv.weight"][0] == "adamw"
     assert found["blocks.1.qkv.weight"] == ("muon", 3)
     by_function = algorithms(fl.Muon(model, route=lambda name, param: "adamw" if param.dim() == 2 else None))
-    assert {name for name, (algorithm, _) in by_function.items() if algorithm == "muon"} <= {"blocks.0.norm.weight"}
+    assert {algorithm for algorithm, _ in by_function.values()} == {"adamw"}
+    tied = algorithms(fl.Muon(Language(tied=True), route={"lm_head": "muon"}))  # by any of its names
+    assert tied["wte.weight"][0] == "muon"
     groups = [{"params": [model.lm_head.weight], "algorithm": "muon", "lr": 0.5}]
     group = fl.Muon(groups).param_groups[0]
     assert (group["algorithm"], group["lr"]) == ("muon", 0.5)
@@ -166,6 +168,18 @@ def test_one_bad_gradient_spoils_its_matrix_and_no_other(value, backend):
     bad.grad[1, 2] = value
     optimizer.step()
     assert bad.isnan().all() and good.isfinite().all()
+
+
+def test_options_of_groups_reach_both_sides():
+    layers = [nn.Linear(4, 4) for _ in range(2)]
+    groups = [
+        {"params": layers[0].parameters(), "weight_decay": 0.0, "lr": 0.01},
+        {"params": layers[1].parameters(), "adamw_lr": 0.5, "adamw_weight_decay": 0.7},
+    ]
+    first, second, third, fourth = fl.Muon(groups, lr=0.02, weight_decay=0.1, adamw_lr=1e-3).param_groups
+    assert (first["lr"], first["weight_decay"], second["lr"], second["weight_decay"]) == (0.01, 0.0, 5e-4, 0.0)
+    assert (third["lr"], third["weight_decay"], fourth["lr"], fourth["weight_decay"]) == (0.02, 0.1, 0.5, 0.7)
+    assert [group["algorithm"] for group in (first, second, third, fourth)] == 2 * ["muon", "adamw"]
 
 
 def test_the_adamw_side_is_adamw():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from fallline.arguments import is_number
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.errors import ArgumentError, suggest
@@ -16,6 +17,7 @@ from fallline.routing import ADAMW, ALGORITHMS, MUON, Route, Routed, Router, Rou
 from fallline.rules.matrices import newton_schulz, scale_by_shape
 from fallline.rules.rule import NON_NEGATIVE, Rule, rule
 
+ADAMW_LR = 3e-4  # the usual learning rate of AdamW beside Muon
 _CONVENTIONS = ("original", "match_rms_adamw")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -135,7 +137,7 @@ class Muon(Optimizer):
     ) -> None:
         self._router = Router(type(self).__name__, params if isinstance(params, nn.Module) else model, route, split)
         self._adamw = {
-            "lr": _at_most(lr, 3e-4) if adamw_lr is None else adamw_lr,
+            "lr": _at_most(lr, ADAMW_LR) if adamw_lr is None else adamw_lr,
             "eps": adamw_eps,
             "weight_decay": weight_decay if adamw_weight_decay is None else adamw_weight_decay,
             "betas": adamw_betas,  # only its groups have them: torch's CyclicLR would cycle betas instead of momentum
@@ -166,12 +168,12 @@ class Muon(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add the parameters as one group for each algorithm, and for each number of blocks.
 
-        In such a group, `lr`, `weight_decay` and `eps` are those of Muon; `adamw_lr`, `adamw_weight_decay`,
-        `adamw_eps` and `adamw_betas` are those of AdamW. If the group has an `algorithm`, it is not divided, and its
-        options apply as they are.
+        A group can set `adamw_lr`, `adamw_betas`, `adamw_eps` and `adamw_weight_decay` for its parameters that AdamW
+        updates. If it sets only `weight_decay`, that applies to both; if it sets only `lr`, the ratio to the default
+        does. If the group has an `algorithm`, it is not divided, and its options apply as they are.
         """
         given = dict(param_group) if isinstance(param_group, Mapping) else {}
-        own = {"amsgrad": False, **{key: given.pop(f"adamw_{key}", value) for key, value in self._adamw.items()}}
+        own = self._adamw_options(given)
         members = _members(given.get("params"), len(self.routing.routes))
         if members is None:  # the base class raises the error that fits
             super().add_param_group(param_group)
@@ -196,6 +198,16 @@ class Muon(Optimizer):
         self.routing.routes += routes
         if not parts:
             super().add_param_group(given)
+
+    def _adamw_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Take the options of AdamW out of those of a group, and return them with the defaults of the others."""
+        found = {"amsgrad": False, **self._adamw}
+        if "weight_decay" in given:
+            found["weight_decay"] = given["weight_decay"]
+        if "lr" in given and is_number(given["lr"]) and is_number(found["lr"]) and is_number(self.defaults["lr"]):
+            usual = self.defaults["lr"]
+            found["lr"] = found["lr"] * (given["lr"] / usual) if usual else min(given["lr"], ADAMW_LR)
+        return found | {key: given.pop(f"adamw_{key}") for key in self._adamw if f"adamw_{key}" in given}
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
@@ -226,8 +238,8 @@ class Muon(Optimizer):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: vars(self)[name] for name in ("routing", "_adamw")}
-        return {**super().__getstate__(), **kept, "_router": Router(type(self).__name__)}
+        kept = {"routing": self.routing, "_adamw": self._adamw, "_router": self._router.without_model()}
+        return {**super().__getstate__(), **kept}
 
 
 def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
