@@ -146,6 +146,14 @@ def test_every_decision_can_be_overridden():
     assert (group["algorithm"], group["lr"]) == ("muon", 0.5)
 
 
+@pytest.mark.parametrize("algorithm", ["muon", "adamw"])
+def test_a_group_may_be_empty(algorithm):
+    matrix = nn.Parameter(normal(3, 2))
+    optimizer = fl.Muon([{"params": [], "algorithm": algorithm}, {"params": [matrix]}])
+    train(optimizer, range(2))
+    assert [group["algorithm"] for group in optimizer.param_groups] == [algorithm, "muon"]
+
+
 def test_each_side_has_its_own_options():
     optimizer = fl.Muon(Language(), lr=0.02, weight_decay=0.3, adamw_lr=1e-3, adamw_betas=(0.8, 0.9), adamw_eps=1e-6)
     sides = {group["algorithm"]: group for group in optimizer.param_groups}

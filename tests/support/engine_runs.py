@@ -21,11 +21,11 @@ def zero_run():
     found = {}
     for name, cls in OPTIMIZERS.items():
         model, alone, resumed = (network(torch.float64) for _ in range(3))
-        opt = ZeroRedundancyOptimizer(model.parameters(), cls, lr=0.01, ema_decay=0.9)
-        single = cls(alone.parameters(), lr=0.01, ema_decay=0.9)
+        opt = ZeroRedundancyOptimizer(_params(model, cls), cls, lr=0.01, ema_decay=0.9)
+        single = cls(_params(alone, cls), lr=0.01, ema_decay=0.9)
         replayed(model, opt, range(5))
         resumed.load_state_dict(model.state_dict())
-        other = ZeroRedundancyOptimizer(resumed.parameters(), cls, lr=0.5)
+        other = ZeroRedundancyOptimizer(_params(resumed, cls), cls, lr=0.5)
         opt.consolidate_state_dict(0)
         box = [opt.state_dict() if torch.distributed.get_rank() == 0 else None]
         torch.distributed.broadcast_object_list(box, 0)
@@ -36,6 +36,15 @@ def zero_run():
         weights = [{k: whole(p) for k, p in m.named_parameters()} for m in (model, resumed, alone)]
         found[name] = apart(weights[0], weights[2]), apart(weights[1], weights[0])
     return found
+
+
+def _params(model, cls):
+    """Return the parameters of a model, for Muon in groups: the processes must have the same groups."""
+    params = list(model.parameters())
+    if not cls.rule.whole:
+        return params
+    sides = {"muon": [p for p in params if p.dim() > 1], "adamw": [p for p in params if p.dim() < 2]}
+    return [{"params": own, "algorithm": name, "ns_dtype": "float64"} for name, own in sides.items()]
 
 
 def sam_around_zero_run():

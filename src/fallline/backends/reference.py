@@ -8,7 +8,7 @@ import torch
 from fallline.backends.bucket import Bucket
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
-from fallline.dtensor import is_sharded
+from fallline.dtensor import is_sharded, local, local_like, numbering
 from fallline.rules.rule import TENSOR
 
 
@@ -34,9 +34,16 @@ class ReferenceBucket(Bucket):
         names, keys = ("param", *self.update.state), self.rounding_keys(numbers).tolist()
         for index, (param, grad, state, row) in enumerate(zip(self.params, grads, self.states, self.rows, strict=True)):
             new = dict(zip(names, self._new(param, grad, state, row, numbers, norms), strict=True))
-            new |= round_columns(self.rounded(index), new, keys[index])
+            targets, rounded = {"param": param, **state}, self.rounded(index)
+            origin: int | torch.Tensor = 0
+            if is_sharded(param):  # each process rounds and writes its own part
+                new = {name: local_like(value, targets[name]) for name, value in new.items()}
+                targets = {name: local(targets[name]) for name in names}
+                origin = numbering(param) if rounded else 0
+                torch.autograd.graph.increment_version([param])
+            new |= round_columns(rounded, new, keys[index], origin)
             for name, value in new.items():
-                target = param if name == "param" else state[name]
+                target = targets[name]
                 if target.is_conj():  # the real view of a conjugated tensor is a copy
                     target.copy_(torch.view_as_complex(value.contiguous()))
                 else:

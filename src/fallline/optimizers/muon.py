@@ -178,26 +178,22 @@ class Muon(Optimizer):
         if members is None:  # the base class raises the error that fits
             super().add_param_group(param_group)
             return
-        if "algorithm" in given:
-            self._check_algorithm(given["algorithm"])
-            routes = [
-                _as_told(given["algorithm"], label, tensor, given.get("blocks", 1)) for label, tensor, _ in members
-            ]
-        else:
+        told = given.get("algorithm")
+        if told is None:
             routes = [self._router.decide(label, tensor) for label, tensor, _ in members]
             self._check_group({**self.defaults, **given})  # also if none of its parameters uses the options
+        else:
+            self._check_algorithm(told)
+            routes = [_as_told(told, label, tensor, given.get("blocks", 1)) for label, tensor, _ in members]
         parts: dict[tuple[str, int], list[Any]] = {}
         for route, (_, _, member) in zip(routes, members, strict=True):
             parts.setdefault((route.algorithm, route.blocks), []).append(member)
-        for (algorithm, blocks), params in parts.items():
-            told = "algorithm" in given
-            options = given if algorithm == MUON else {**own, **given} if told else {**given, **own}
+        for (algorithm, blocks), params in (parts or {(told or MUON, 1): []}).items():  # a group may be empty
+            options = given if algorithm == MUON else {**given, **own} if told is None else {**own, **given}
             if len(parts) > 1 and "name" in given:
                 options = {**options, "name": f"{given['name']}, {algorithm}" + f", {blocks} blocks" * (blocks > 1)}
             super().add_param_group({**options, "params": params, "algorithm": algorithm, "blocks": blocks})
         self.routing.routes += routes
-        if not parts:
-            super().add_param_group(given)
 
     def _adamw_options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take the options of AdamW out of those of a group, and return them with the defaults of the others."""

@@ -6,7 +6,6 @@ its first dimension. A vector is a matrix with one column, and a number a matrix
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -83,36 +82,34 @@ def orthogonalize(
     computes the whole result.
     """
     shapes = [_matrix_shape(tensor.shape, blocks) for tensor in tensors]
-    order = sorted(range(len(tensors)), key=lambda i: (shapes[i], eps[i]))
+    batches: dict[Any, list[int]] = {}
+    for index, (shape, least) in enumerate(zip(shapes, eps, strict=True)):
+        alone = index if shape[0] * shape[1] >= LARGE else None
+        batches.setdefault((shape, least, alone), []).append(index)
     results: dict[int, torch.Tensor] = {}
-    for ((rows, columns), least), same in groupby(order, key=lambda i: (shapes[i], eps[i])):
-        members = list(same)
-        count = 1 if rows * columns >= LARGE else len(members)
-        for start in range(0, len(members), count):
-            part = members[start : start + count]
-            wholes: list[Any] = [tensors[i].to(getattr(torch, dtype)) for i in part]
-            wholes = [whole.full_tensor() if is_sharded(whole) else whole for whole in wholes]
-            batch = torch.cat([whole.reshape(blocks, rows, columns) for whole in wholes])
-            if rows * columns >= LARGE:
-                batch = torch.stack([_iterate(x, least, coefficients, steps) for x in batch])
-            else:
-                batch = _iterate_batch(batch, least, coefficients, steps)
-            for i, result in zip(part, batch.split(blocks), strict=True):
-                own = result.reshape(tensors[i].shape).to(tensors[i].dtype)
-                results[i] = place_like(own, tensors[i]) if is_sharded(tensors[i]) else own
+    for (shape, least, alone), members in batches.items():
+        wholes: list[Any] = [tensors[i].to(getattr(torch, dtype)) for i in members]
+        wholes = [whole.full_tensor() if is_sharded(whole) else whole for whole in wholes]
+        batch = torch.cat([whole.reshape(blocks, *shape) for whole in wholes])
+        parts = [batch] if alone is None else batch.unbind()
+        new = torch.cat([_iterate(x, least, coefficients, steps).reshape(-1, *shape) for x in parts])
+        for i, result in zip(members, new.split(blocks), strict=True):
+            own = result.reshape(tensors[i].shape).to(tensors[i].dtype)
+            results[i] = place_like(own, tensors[i]) if is_sharded(tensors[i]) else own
     return [results[i] for i in range(len(tensors))]
 
 
 def _iterate(x: torch.Tensor, eps: float, coefficients: tuple[float, ...], steps: int) -> torch.Tensor:
-    """Orthogonalize one large matrix."""
+    """Orthogonalize a large matrix, or a batch of small ones of shape (batch, rows, columns)."""
     a, b, c = coefficients
-    tall = x.shape[0] > x.shape[1]
+    gram_of, add_product = (_gram, torch.addmm) if x.dim() == 2 else (lambda y: y @ y.mT, torch.baddbmm)
+    tall = x.shape[-2] > x.shape[-1]
     if tall:  # the products with the smaller side are the cheaper ones
         x = x.mT.contiguous()
-    x = x / torch.linalg.vector_norm(x).clamp(min=eps)
+    x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = _gram(x)
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = gram_of(x)
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
@@ -126,19 +123,6 @@ def _gram(x: torch.Tensor) -> torch.Tensor:
     gram[half:, :half] = lower @ upper.mT
     gram[:half, half:] = gram[half:, :half].mT
     return gram
-
-
-def _iterate_batch(x: torch.Tensor, eps: float, coefficients: tuple[float, ...], steps: int) -> torch.Tensor:
-    """Orthogonalize a batch of small matrices, of shape (batch, rows, columns)."""
-    a, b, c = coefficients
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT.contiguous()
-    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=eps)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
 
 
 def _matrix_shape(shape: Sequence[int], blocks: int) -> tuple[int, int]:
