@@ -44,7 +44,8 @@ def _params(model, cls):
     if not cls.rule.whole:
         return params
     sides = {"muon": [p for p in params if p.dim() > 1], "adamw": [p for p in params if p.dim() < 2]}
-    return [{"params": own, "algorithm": name, "ns_dtype": "float64"} for name, own in sides.items()]
+    options = {"lr": 0.01, "weight_decay": 0.1, "ns_dtype": "float64"}  # which PyTorch's class writes into each group
+    return [{"params": own, "algorithm": name, **options} for name, own in sides.items()]
 
 
 def sam_around_zero_run():
