@@ -1,10 +1,14 @@
 """Data that change while a study runs, and what a notebook's task depends on."""
 
+import importlib.util
+import sys
+
 import pytest
 import torch
 
 import fallline as fl
 from fallline.errors import StudyError
+from fallline.lab.user_code.sources import imports_for, sources_of
 from support.projects import TINY, outcomes, project, write_task
 from support.task_data import ROWS
 
@@ -51,6 +55,33 @@ def test_data_edited_while_a_trial_runs_are_refused_and_the_trial_is_not_stored(
         fl.compare("mine.py:Mine", jobs=jobs, out="study", **TINY)
     torch.save(data, "data.pt")
     fl.compare("mine.py:Mine", jobs=jobs, out="study", **TINY)
+
+
+def load_generated(name, path, monkeypatch):
+    """Load a file under a name, as compilers load the code that they generate."""
+    path.write_text("FACTOR = 1\n")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+
+
+@pytest.mark.parametrize("owner", ["torch._inductor.runtime.compile_tasks", "numpy", "fallline.backends.fused"])
+def test_code_that_an_installed_package_generates_is_not_a_source(project, owner, monkeypatch):
+    """Whether it is first loaded during a study depends on what the process did before, and so would every id."""
+    write_task(project)
+    with imports_for("mine.py:Mine"):
+        load_generated(f"{owner}.c3fg", project / "c3fg.py", monkeypatch)
+        load_generated("mine_too.c3fh", project / "c3fh.py", monkeypatch)  # not of a package that is installed
+    assert set(sources_of("mine.py:Mine")) == {"mine.py", "c3fh.py"}
+
+
+def test_a_module_that_the_user_adds_to_an_installed_package_is_a_source(project, monkeypatch):
+    write_task(project)
+    monkeypatch.setattr(torch, "__path__", [*torch.__path__, str(project)])
+    with imports_for("mine.py:Mine"):
+        load_generated("torch.added", project / "added.py", monkeypatch)
+    assert set(sources_of("mine.py:Mine")) == {"mine.py", "added.py"}
 
 
 CELL = (

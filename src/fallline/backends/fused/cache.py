@@ -31,8 +31,9 @@ _reported: set[Path] = set()
 
 
 def _fingerprint(source: str) -> str:
+    """Return a hash of what a kernel depends on; Numba's files contain the name of the package too."""
     helpers = Path(__file__).with_name("intrinsics.py").read_bytes()
-    return hashlib.sha256(source.encode() + helpers).hexdigest()[:16]
+    return hashlib.sha256(source.encode() + helpers + str(__package__).encode()).hexdigest()[:16]
 
 
 def load_module(stem: str, source: str) -> ModuleType:
@@ -52,7 +53,7 @@ def _load(name: str, source: str) -> ModuleType:
         _write_once(path, source)
         for file in _code_files(path):
             require_trusted(file)
-        return _import(f"fallline_kernels.{name}", path)
+        return _import(f"{__package__}.{name}", path)  # so the lab knows it as a module of Fallline
     # Numba raises RuntimeError if no folder is writable, and unpickles its files even if they are damaged.
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         _warn_unusable(folder, str(error))

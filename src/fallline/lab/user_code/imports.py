@@ -52,6 +52,20 @@ def user_file(text: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
+def module_file(name: str, file: str | None) -> Path | None:
+    """Return the real path of a module's file if the module is the user's, else None.
+
+    Code that an installed package generates and loads as its own submodule, as `torch.compile` does, is not the user's,
+    although its file is in a cache folder.
+    """
+    path, top = user_file(file), sys.modules.get(name.partition(".")[0])
+    above = vars(top).get("__file__") if isinstance(top, ModuleType) else None
+    if path is None or not isinstance(above, str) or user_file(above) is not None:
+        return path
+    folders = [Path(folder).resolve() for folder in getattr(top, "__path__", ())]
+    return path if any(map(path.is_relative_to, folders)) else None
+
+
 class RecordingLoader(SourceFileLoader):
     """Loads a source file without its .pyc, see NOTE [bytecode], and stores the digest of the source."""
 
@@ -113,7 +127,7 @@ def modules_used(names: Iterable[str]) -> dict[str, Path]:
         spec = _spec(name)
         if spec is None:
             continue
-        path = user_file(spec.origin)
+        path = module_file(name, spec.origin)
         if path is None and (spec.origin is not None or spec.submodule_search_locations is None):
             continue  # not a user file; a namespace package has no file but may contain user modules
         if path is not None:
@@ -211,7 +225,9 @@ def user_modules() -> dict[str, Path]:
     found = {}
     for name, module in list(sys.modules.items()):
         file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-        path = user_file(file) if isinstance(file, str) and name not in ("__main__", "__mp_main__") else None
+        if not isinstance(file, str) or name in ("__main__", "__mp_main__"):
+            continue
+        path = module_file(name, file)
         if path is not None:
             found[name] = path
     return found
