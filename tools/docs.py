@@ -183,6 +183,7 @@ def index(classes: Iterable[type[Optimizer]]) -> str:
     )
 
 
+LONGEST = 240  # characters of LaTeX in a line; what is longer is left to docs/semantics.md
 PICTURES = f"""\
 Each page shows {STEPS} steps on the surface `ravine` of `fallline.problems`. {PROBLEMS["ravine"].summary} Every
 optimizer, and plain SGD, runs with the learning rate, out of {len(LRS)}, that has the lowest mean value over the steps.
@@ -200,7 +201,7 @@ def options(classes: Sequence[type[Optimizer]]) -> str:
         text = f"{text[0].upper()}{text[1:]}"
         if name == "weight_decay_mode":
             shown += [f"## `{name}`", text, *_decay_modes(first), _table(*_modes_of(classes))]
-        elif lines := _changed(first, name, plain):
+        elif (lines := _changed(first, name, plain)) and max(map(len, lines)) <= LONGEST:
             shown += [f"## `{name}`", text, _math(lines)]
         else:
             rest.append((f"`{name}`", text))

@@ -40,6 +40,7 @@ def update(
 _WD = {"lr": 0.01, "weight_decay": 0.1}
 _AMS = {"lr": 0.01, "betas": (0.9, 0.9), "amsgrad": True}
 _INDEPENDENT = {"weight_decay": 0.1, "weight_decay_mode": "independent"}
+_CAUTIOUS = {"weight_decay": 0.1, "cautious": True}
 CASES = [
     Case("adamw_default", "AdamW"),
     Case("adamw_weight_decay", "AdamW", _WD),
@@ -55,6 +56,8 @@ CASES = [
     Case("adamw_clip_norm", "AdamW", _WD | {"clip_grad_norm": 8.0}),
     Case("adamw_clip_both_ema", "AdamW", _WD | {"clip_grad_norm": 3.0, "clip_grad_value": 1.0, "ema_decay": 0.9}),
     Case("adamw_ema_late", "AdamW", _WD | {"ema_decay": 0.95}, late=True),
+    Case("adamw_cautious", "AdamW", _CAUTIOUS | {"lr": 0.01}),
+    Case("adamw_cautious_decay", "AdamW", _WD | _CAUTIOUS | {"cautious_weight_decay": True}, late=True),
     Case("adamw_late", "AdamW", _AMS | _WD, late=True),
     Case("adamw_zero_lr", "AdamW", _WD, lrs=zero_first(0.01)),
 ]

@@ -44,7 +44,9 @@ def run(case: Case) -> Golden:
         for name, grad in options.clipped(problem.gradients(step, case.late), around).items():
             if grad is not None:
                 # np.asarray: NumPy turns the result of 0-d arithmetic into a scalar.
-                new = np.asarray(oracle.update(params[name], grad, state[name], lr, lr0, **config))
+                new = np.asarray(
+                    options.stepped(oracle.update, params[name], grad, state[name], lr, lr0, config, around)
+                )
                 options.average(params[name], new, state[name], around)
                 params[name] = new
         if step in problem.RECORDED:

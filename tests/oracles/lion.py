@@ -44,6 +44,7 @@ CASES = [
         {"lr": 0.01, "weight_decay": 0.1, "weight_decay_mode": "independent"},
         lrs=ramp(0.02),
     ),
+    Case("lion_cautious_maximize", "Lion", _WD | {"cautious": True, "maximize": True}),
     Case("lion_late", "Lion", _WD, late=True),
     Case("lion_zero_lr", "Lion", _WD, lrs=zero_first(0.01)),
     Case("lion_clip_value_ema", "Lion", _WD | {"clip_grad_value": 0.5, "ema_decay": 0.9}),

@@ -1,11 +1,18 @@
-"""What every optimizer can do around its update: clip the gradients, average the parameters."""
+"""What every optimizer can do around its update: clip the gradients, move and decay with caution, average.
 
+Caution: Liang et al. 2024, arXiv:2411.16085, algorithm 1, scaled as in the authors' c_adamw.py (d / nnz, at most 1000;
+the paper has d / (nnz + 1)); of decay: Chen et al. 2025, arXiv:2510.12402, equation 2.
+"""
+
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from oracles.formula import decayed
 from oracles.problem import Array
 
 Grads = dict[str, Array | None]
@@ -18,6 +25,8 @@ class Options:
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
     ema_decay: float | None = None
+    cautious: bool = False
+    cautious_weight_decay: bool = False
 
 
 def split(config: Mapping[str, object]) -> tuple[dict[str, object], Options]:
@@ -37,6 +46,33 @@ def clipped(grads: Grads, options: Options) -> Grads:
         coefficient = min(1.0, options.clip_grad_norm / (math.sqrt(math.fsum(squares)) + 1e-6))
         grads = {name: None if g is None else np.asarray(g * coefficient) for name, g in grads.items()}
     return grads
+
+
+def stepped(
+    update: Callable[..., Array],
+    p: Array,
+    g: Array,
+    state: dict[str, Array],
+    lr: float,
+    lr0: float,
+    config: Mapping[str, Any],
+    options: Options,
+) -> Array:
+    """Return the parameter after one step; a cautious one has no decay but those that multiply the parameter."""
+    if not (options.cautious or options.cautious_weight_decay):
+        return update(p, g, state, lr, lr0, **config)
+    declared = inspect.signature(update).parameters
+    mode, wd = (config.get(name, declared[name].default) for name in ("weight_decay_mode", "weight_decay"))
+    start = p if options.cautious_weight_decay else decayed(p, g, mode, wd, lr, lr0)[0]
+    moved = update(start, g, state, lr, lr0, **{**config, "weight_decay": 0.0}) - start
+    if options.cautious:
+        ascent = -g if config.get("maximize") else g
+        agrees = (moved * ascent < 0).astype(np.float64)
+        moved = moved * agrees / max(float(agrees.mean()), 1e-3)
+    if options.cautious_weight_decay:
+        decay = start - decayed(start, g, mode, wd, lr, lr0)[0]
+        return start + moved - decay * (-moved * start >= 0)
+    return start + moved
 
 
 def average(before: Array, after: Array, state: dict[str, Array], options: Options) -> None:

@@ -47,6 +47,12 @@ CASES = [
     Case("sgd_independent", "SGD", _M | {"weight_decay": 0.1, "weight_decay_mode": "independent"}, lrs=ramp(0.1)),
     Case("sgd_clip_norm", "SGD", {"lr": 0.05, "momentum": 0.9, "clip_grad_norm": 8.0}),
     Case("sgd_clip_value_ema", "SGD", {"lr": 0.05, "clip_grad_value": 0.25, "ema_decay": 0.9}),
+    Case(
+        "sgd_cautious_decay",
+        "SGD",
+        _M | {"weight_decay": 0.1, "weight_decay_mode": "independent", "cautious_weight_decay": True},
+        lrs=ramp(0.1),
+    ),
     Case("sgd_late", "SGD", _M | {"dampening": 0.5, "weight_decay": 0.1}, late=True),
     Case("sgd_zero_lr", "SGD", _M | {"weight_decay": 0.1}, lrs=zero_first(0.05)),
 ]

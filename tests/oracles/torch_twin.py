@@ -38,6 +38,8 @@ def run(case: Case, oracle: ModuleType) -> Golden | None:
         return None
     config: dict[str, Any]
     config, around = options.split(case.config)
+    if around.cautious or around.cautious_weight_decay:
+        return None
     default = inspect.signature(oracle.update).parameters["weight_decay_mode"].default
     mode = config.pop("weight_decay_mode", default)
     by_hand = config.pop("weight_decay") if mode not in modes else None

@@ -49,6 +49,8 @@ def cases():
         if cls.rule.whole:  # products in bfloat16 would hide everything else
             options = {**options, "ns_dtype": "float64"}
         found[name] = functools.partial(cls, **options)
+        if variant == "default" and cls.rule.name in ("adamw", "muon"):  # a share over all of a tensor
+            found[f"{name}-cautious"] = functools.partial(cls, **options, cautious=True, cautious_weight_decay=True)
         if variant in ("default", "everything"):  # what couples parameters
             found[f"{name}-clip"] = functools.partial(cls, **{**options, "clip_grad_norm": 0.1, "ema_decay": 0.9})
             for adaptive in (False, True):

@@ -35,6 +35,8 @@ class ExtraOptions(TypedDict, total=False):
     clip_grad_norm: Annotated[float | None, Default(None)]
     clip_grad_value: Annotated[float | None, Default(None)]
     ema_decay: Annotated[float | None, Default(None)]
+    cautious: Annotated[bool, Default(False)]
+    cautious_weight_decay: Annotated[bool, Default(False)]
     state_dtype: Annotated[torch.dtype | None, Default(None)]
     master_weights: Annotated[bool, Default(False)]
     stochastic_rounding: Annotated[bool, Default(False)]
@@ -62,6 +64,11 @@ class CommonOptions(TorchFlags, ExtraOptions, total=False):
             holds the norm before clipping.
         clip_grad_value: clamp every element of the gradients to [−value, value], before the norm is computed.
         ema_decay: keep averages of the parameters, e = d·e + (1 − d)·param after each step; see `ema_weights`.
+        cautious: move only the elements whose update has the direction of the negative gradient, and scale their
+            updates up by their share of the elements of the tensor, at most 1,000 times (Liang et al. 2024,
+            arXiv:2411.16085).
+        cautious_weight_decay: decay only the elements that the update does not move away from 0 (Chen et al. 2025,
+            arXiv:2510.12402); weight_decay_mode must be "decoupled" or "independent".
         state_dtype: dtype of new state; torch.bfloat16 halves its size and is rounded stochastically; averages of the
             parameters keep their dtype. None means the dtype of the parameter, but float32 for half precision.
         master_weights: keep float32 copies of bfloat16 or float16 parameters in the state. Updates and decay apply to

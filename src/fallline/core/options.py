@@ -9,7 +9,7 @@ import torch
 from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.group_values import plain
-from fallline.rules.rule import FRACTION, POSITIVE, Rule, pair
+from fallline.rules.rule import FRACTION, MULTIPLYING_MODES, POSITIVE, Rule, pair
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
@@ -78,11 +78,28 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
             f"{name}: clip_grad_norm must be the same for all groups, because the norm is computed over all of them, "
             f"got {group['clip_grad_norm']} and {defaults['clip_grad_norm']}; pass it to the constructor"
         )
+    _check_cautious(name, rule, group)
     _check_rounding(name, rule, group)
     if group.get("capturable"):
         raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
     if group.get("differentiable") and group.get("fused"):
         raise ArgumentError(f"{name}: differentiable must be False when fused is True; leave fused out")
+
+
+def _check_cautious(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
+    for option in ("cautious", "cautious_weight_decay"):
+        if not isinstance(group[option], bool):
+            raise ArgumentError(f"{name}: {option} must be True or False, got {group[option]!r}; pass True")
+        if group[option] and rule.copies:
+            raise ArgumentError(
+                f"{name}: {option} must be False, because the state holds points ({', '.join(rule.copies)}) that have "
+                f"to move with the parameter, got {option}=True; leave it out"
+            )
+    if group["cautious_weight_decay"] and group["weight_decay_mode"] not in MULTIPLYING_MODES:
+        raise ArgumentError(
+            f"{name}: cautious_weight_decay needs a decay that multiplies the parameter, got "
+            f"weight_decay_mode={group['weight_decay_mode']!r}; pass weight_decay_mode='decoupled'"
+        )
 
 
 def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
@@ -110,7 +127,16 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
 
 
 # Options that a user switches on and that a state dict can switch off again.
-_SWITCHES = ("clip_grad_norm", "clip_grad_value", "ema_decay", "state_dtype", "master_weights", "stochastic_rounding")
+_SWITCHES = (
+    "clip_grad_norm",
+    "clip_grad_value",
+    "ema_decay",
+    "cautious",
+    "cautious_weight_decay",
+    "state_dtype",
+    "master_weights",
+    "stochastic_rounding",
+)
 
 
 def switched_off(groups: Sequence[Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from fallline.arguments import real_number
 from fallline.errors import ArgumentError, ArgumentTypeError
 
 WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
+MULTIPLYING_MODES = ("decoupled", "independent")  # the modes in which decay multiplies the parameter
 ALL, TENSOR = "all", "tensor"  # scope of a norm: all parameters of all groups, or a single parameter
 EMA = "ema"  # the state key of averaged parameters
 MASTER = "master"  # the state key of the float32 master weights of half-precision parameters

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fallline.rules.ops import maximum, minimum
-from fallline.rules.rule import ALL, EMA, MASTER, Norm, Rule
+from fallline.rules.ops import maximum, minimum, sign
+from fallline.rules.rule import ALL, EMA, MASTER, MULTIPLYING_MODES, TENSOR, Norm, Rule
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Update:
     unscale: bool
     clip_value: bool
     clip_norm: bool
+    cautious: bool
+    cautious_weight_decay: bool
     round_param: bool
     state_dtype: Any
 
@@ -74,16 +76,18 @@ class Update:
             grad = grad * minimum(scalars["clip_grad_norm"] / (norm(grad, ALL) + 1e-6), 1)
         if self.weight_decay_mode == "l2":
             grad = grad + scalars["weight_decay"] * param
-        elif self.weight_decay_mode == "decoupled":
-            param = param * (1 - scalars["lr"] * scalars["weight_decay"])
-        elif self.weight_decay_mode == "independent":
-            param = param * (1 - scalars["relative_lr"] * scalars["weight_decay"])
+        elif self._multiplies and not self.cautious_weight_decay:
+            param = param * (1 - self._decay(scalars))
         keywords = {name: None if name in self.absent else scalars[name] for name in self.rule.arguments}
         if self.rule.takes_norms:
             keywords["norm"] = norm
         new_param, *new = self.rule.function(
             param, grad, *(given.get(key) for key in self.rule.state), **keywords, **dict(self.flags)
         )
+        if self.cautious:
+            new_param = param + cautious_step(new_param - param, grad, norm)
+        if self._multiplies and self.cautious_weight_decay:
+            new_param = new_param - self._decay(scalars) * (param * inward(new_param - param, param))
         kept = [value for key, value in zip(self.rule.state, new, strict=True) if key in given]
         if EMA in given:
             decay = scalars["ema_decay"]
@@ -91,6 +95,33 @@ class Update:
         if MASTER in given:
             kept.append(new_param)  # the parameter is a copy of it, rounded when it is stored
         return new_param, *kept
+
+    @property
+    def _multiplies(self) -> bool:
+        """Whether weight decay multiplies the parameter."""
+        return self.weight_decay_mode in MULTIPLYING_MODES
+
+    def _decay(self, scalars: Mapping[str, Any]) -> Any:
+        """Return the fraction of the parameter that a step removes."""
+        rate = "lr" if self.weight_decay_mode == "decoupled" else "relative_lr"
+        return scalars[rate] * scalars["weight_decay"]
+
+
+def cautious_step(step: Any, grad: Any, norm: Norm) -> Any:
+    """Return the elements of a step that have the direction of −grad, divided by their share, and 0 for the others.
+
+    Liang et al. 2024, arXiv:2411.16085, algorithm 1, with the scale of the authors' code: the share counts as at least
+    0.001.
+    """
+    agrees = maximum(-sign(step) * sign(grad), 0.0)
+    differs = 1 - agrees
+    agreeing, differing = norm(agrees, TENSOR) ** 2, norm(differs, TENSOR) ** 2
+    return step * agrees / maximum(agreeing / (agreeing + differing), 1e-3)
+
+
+def inward(step: Any, param: Any) -> Any:
+    """Return 0 where a step leads away from 0, and 1 elsewhere (Chen et al. 2025, arXiv:2510.12402, equation 2)."""
+    return 1 - maximum(sign(step) * sign(param), 0.0)
 
 
 def update_for(rule: Rule, group: Mapping[str, Any], unscale: bool = False) -> Update:
@@ -114,6 +145,8 @@ def update_for(rule: Rule, group: Mapping[str, Any], unscale: bool = False) -> U
         unscale=unscale,
         clip_value=group.get("clip_grad_value") is not None,
         clip_norm=group.get("clip_grad_norm") is not None,
+        cautious=bool(group.get("cautious")),
+        cautious_weight_decay=bool(group.get("cautious_weight_decay")),
         round_param=bool(group.get("stochastic_rounding")),
         state_dtype=group.get("state_dtype"),
     )

@@ -14,6 +14,7 @@ Options = dict[str, Any]
 # Arguments that do not change what a step computes.
 EXECUTION = {"params", "backend", "foreach", "fused", "capturable", "differentiable"}
 COUPLING = {"clip_grad_norm"}  # makes parameters depend on the gradients of others; tested separately
+MASKING = {"cautious", "cautious_weight_decay"}  # a sign that rounding turns changes the result; tested separately
 # Options for some dtypes and in some combinations only; tested separately.
 ROUNDED = {"state_dtype", "master_weights", "stochastic_rounding", "rounding_seed"}
 NEEDS: dict[str, Options] = {
@@ -35,7 +36,7 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
     found: dict[str, Options] = {"default": {}}
     for name, parameter in inspect.signature(cls).parameters.items():
         default = parameter.default
-        if name in EXECUTION | COUPLING | ROUNDED:
+        if name in EXECUTION | COUPLING | MASKING | ROUNDED:
             continue
         if name == "weight_decay_mode":
             found |= {mode: {"weight_decay": 0.1, name: mode} for mode in cls.rule.weight_decay_modes}
