@@ -51,6 +51,8 @@ def test_it_passes_the_goldens(installed):
         "-q",
         "-p",
         "no:cacheprovider",
+        "-k",
+        "float64",
         ROOT / "tests" / "optimizers" / "test_golden.py",
     ]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -46,7 +46,7 @@ def alone(run):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count", "shards"),
-    [("fsdp", 2, 2), ("fsdp", 4, 4), ("hsdp", 2, 1), ("hsdp", 4, 2), ("ddp", 2, 1), ("ddp", 4, 1)],
+    [("fsdp", 2, 2), ("fsdp", 4, 4), ("hsdp", 4, 2), ("ddp", 2, 1)],
 )
 def test_fifty_float64_steps_equal_one_process(kind, count, shards):
     # Measured: 1.2e-13, by SAM around RMSprop with everything, under HSDP; batches are averaged in another order.

@@ -245,7 +245,16 @@ def test_every_scheduler_of_torch_is_tried():
     assert set(lr_scheduler.__all__) - {"LRScheduler"} <= SCHEDULERS.keys()
 
 
-@EVERY_PAIR
+# A scheduler sees only the groups: one optimizer with momentum and one with betas stand for all in the fast suite.
+@pytest.mark.parametrize(
+    ("cls", "torch_cls"),
+    [
+        pytest.param(
+            *pair, id=pair[0].__name__, marks=() if pair[0].rule.name in ("sgd", "adamw") else pytest.mark.slow
+        )
+        for pair in PAIRS
+    ],
+)
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("tensor", [False, True], ids=["float lr", "tensor lr"])
 def test_torchs_schedulers_drive_it(cls, torch_cls, name, tensor):

@@ -17,18 +17,21 @@ from fallline.rules.rule import NON_NEGATIVE, rule
 from fallline.testing import CHECKS, ConformanceError, cases, check_rule
 from oracles import cases as goldens
 from oracles import options as around
-from support.variants import ENDS
+from support.variants import CLASSES, ENDS
+
+
+def marks_of(cls, variant):
+    """Leave single options, and all options at once of optimizers that look alike, to the slow suite."""
+    fast = ENDS if cls.rule.name in CLASSES else ENDS[:1]
+    return () if variant in fast else pytest.mark.slow
+
 
 EVERY = [
-    pytest.param(
-        check,
-        subject,
-        id=f"{cls.rule.name}-{name}",
-        marks=() if name.split("-")[1] in ENDS else pytest.mark.slow,  # CHECK-VARIANT-BACKEND
-    )
+    pytest.param(check, subject, id=f"{cls.rule.name}-{name}", marks=marks_of(cls, name.split("-")[1]))
     for cls in OPTIMIZERS.values()
     for name, check, subject in cases(cls)
-    # A single option is tested where it is compiled; the other backends run the same trace or the function itself.
+    # The name is CHECK-VARIANT-BACKEND. A single option is tested where it is compiled: the other backends run the same
+    # trace or the function itself.
     if name.split("-")[1] in ENDS or subject.backend == "fused"
 ]
 

@@ -15,7 +15,7 @@ from support.terminals import without_progress
 
 pytestmark = pytest.mark.slow
 WORDS = [sys.executable, "-c", "from fallline.cli import main; main()", "compare", "digits"]
-SIZE = {"steps": 100, "trials": 2, "seeds": 2}
+SIZE = {"steps": 60, "trials": 2, "seeds": 2}
 WORDS += [word for key, value in SIZE.items() for word in (f"--{key}", str(value))]
 ARMS = ["momentum", "sam(adam)"]
 

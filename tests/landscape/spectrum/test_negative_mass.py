@@ -58,8 +58,7 @@ def test_the_share_is_within_the_interval(values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("n", [60, 300])
+@pytest.mark.parametrize(("n", "dtype"), [(60, torch.float32), (60, torch.float64), (300, torch.float64)])
 @SPECTRA
 def test_the_share_is_within_the_interval_of_200(values, n, dtype):
     """A t-interval over the probes covered 60 % of `geometric` and 76 % of `low_rank`."""
