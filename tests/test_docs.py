@@ -17,6 +17,7 @@ from equations import equations, run, variants
 from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
 from fallline.rules import matrices, ops
 from fallline.rules.rule import Range
+from fallline.rules.update import update_for
 from typeset import Printer, Symbol, leaf, letter
 
 A, B, C = leaf("a"), leaf("b"), leaf("c")
@@ -100,7 +101,9 @@ def test_every_option_of_a_rule_has_its_formula(cls):
         flag for flag, kind in cls.rule.flags.items() if kind is bool
     }
     optional = {name for name, allowed in cls.rule.ranges.items() if isinstance(allowed, Range) and allowed.optional}
-    assert switched | optional <= variants(cls).keys()
+    update = update_for(cls.rule, cls([torch.nn.Parameter(torch.zeros(1))]).param_groups[0])
+    elsewhere = {name for name in optional if name not in (*update.scalars, *update.absent)}  # see `Rule.adapt`
+    assert (switched | optional) - elsewhere <= variants(cls).keys()
 
 
 @EVERY_CLASS
@@ -128,7 +131,7 @@ def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
 # Numbers for every letter; a formula that dropped or turned round a term would give another result.
 LETTERS = ("lr", "beta1", "beta2", "alpha", "eps", "momentum", "dampening", "weight_decay", "trust_clip", "step")
 LETTERS += ("lr_decay", "initial_accumulator_value", "momentum_decay", "mu_product", "warmup_steps", "r")
-LETTERS += ("weight_lr_power", "lr_max", "weight_sum")
+LETTERS += ("weight_lr_power", "lr_max", "weight_sum", "beta3", "d0", "d", "next_d")
 NUMBERS = {name: 0.31 + 0.03 * i for i, name in enumerate(LETTERS)} | {"first": False}
 
 

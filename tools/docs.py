@@ -83,6 +83,12 @@ def _update(cls: type[Optimizer]) -> Iterator[str]:
         f"{'; '.join(legend)}; the other letters are explained below. Weight decay is shown in its default mode, "
         f"`{mode}`. The [options](options.md) of every optimizer describe the other modes, clipping and averaging."
     )
+    if cls.rule.adapt is not None:
+        kept = _inline(letter(f"next_{cls.rule.group_state[0]}"))
+        yield (
+            f"{kept} depends on sums over all parameters, see [semantics](../semantics.md#{cls.rule.name}), and is "
+            "kept in the parameter groups."
+        )
     for option, (on, off) in variants(cls).items():
         without = equations(cls, {**DECAY, **off})
         yield f"With {_set(on)}{' instead' if on[option] is False else ''}:"
@@ -106,7 +112,8 @@ def _arguments(cls: type[Optimizer]) -> Iterator[str]:
     yield "The options that all optimizers share are described [on their own page](options.md)."
     if arms(cls):
         names = ", ".join(f"`{arm}`" for arm in arms(cls))
-        yield f"Names in the lab (`fallline compare`): {names}. The learning rate is searched in {_range(cls, 'lr')}."
+        found = "not searched" if searched(cls, "lr") is None else f"searched in {_range(cls, 'lr')}"
+        yield f"Names in the lab (`fallline compare`): {names}. The learning rate is {found}."
 
 
 def _cost(cls: type[Optimizer]) -> Iterator[str]:

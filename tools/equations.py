@@ -132,7 +132,8 @@ def variants(cls: type[Optimizer]) -> dict[str, tuple[Options, Options]]:
     rule, parameters = cls.rule, inspect.signature(cls).parameters
     names = [option for option in rule.state.values() if option]
     names += [flag for flag, kind in rule.flags.items() if kind is bool]
-    names += [name for name, allowed in rule.ranges.items() if allowed.optional or parameters[name].default == 0]
+    declared = {name: allowed for name, allowed in rule.ranges.items() if name in parameters}
+    names += [name for name, allowed in declared.items() if allowed.optional or parameters[name].default == 0]
     values = {n: 0.5 if n in rule.ranges else True for n in names}
     found: dict[str, tuple[Options, Options]] = {}
     for name, value in values.items():
@@ -159,7 +160,7 @@ def accepts(cls: type[Optimizer], options: Options) -> bool:
 def symbols(cls: type[Optimizer]) -> dict[str, str]:
     """Return the letter of every hyperparameter that has one; `betas` has two."""
     found = {}
-    for name in ("lr", "weight_decay", *cls.rule.ranges):
+    for name in ("lr", "weight_decay", *(name for name in cls.rule.ranges if name not in cls.rule.group_state)):
         pair = f"{name.removesuffix('s')}1"
         letters = [pair, pair.replace("1", "2")] if pair in LETTERS else [name]
         found[name] = ", ".join(letter(n) for n in letters)

@@ -23,6 +23,8 @@ FLOAT32_CANCELLED = 1e-5  # of the tensor's largest; measured 4.5e-6 under clipp
 def test_float64_follows_the_golden(name, backend):
     record = golden.load(name)
     limit = FLOAT64 if backend == "reference" else OTHER_ORDER
+    if record.case.optimizer == "Prodigy":  # its estimate is a sum whose terms cancel; measured 8.2e-12
+        limit = 1e-10
     assert golden.difference(record, run(record.case, backend, torch.float64)) <= limit
 
 
@@ -36,6 +38,7 @@ def test_float32_follows_the_golden_to_rounding(name, backend):
         assert ours.state[param].keys() == record.state[param].keys()
         for key, value in record.state[param].items():
             allowed = FLOAT32_STATE * np.abs(value) + FLOAT32_CANCELLED * np.abs(value).max()
+            allowed = allowed * (20 if record.case.optimizer == "Prodigy" else 1)
             assert np.all(np.abs(ours.state[param][key] - value) <= allowed), (param, key)
 
 

@@ -39,13 +39,18 @@ def run(case: Case) -> Golden:
     params = problem.initial()
     state: dict[str, dict[str, Array]] = {name: {} for name in params}
     trajectory: dict[int, dict[str, Array]] = {}
+    group: dict[str, float] = {}
+    shared = {"group": group} if hasattr(oracle, "gather") else {}
     for step in range(1, problem.STEPS + 1):
         lr = lr0 if case.lrs is None else case.lrs[step - 1]
-        for name, grad in options.clipped(problem.gradients(step, case.late), around).items():
+        grads = options.clipped(problem.gradients(step, case.late), around)
+        if shared:  # numbers that depend on all parameters
+            oracle.gather(params, grads, state, group, lr, **config)
+        for name, grad in grads.items():
             if grad is not None:
                 # np.asarray: NumPy turns the result of 0-d arithmetic into a scalar.
                 new = np.asarray(
-                    options.stepped(oracle.update, params[name], grad, state[name], lr, lr0, config, around)
+                    options.stepped(oracle.update, params[name], grad, state[name], lr, lr0, config | shared, around)
                 )
                 options.average(params[name], new, state[name], around)
                 params[name] = new

@@ -161,7 +161,7 @@ def test_a_wrong_formula_is_caught_by_the_oracle():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({case.optimizer for case in goldens.CASES.values()} - {"SAM"}))
+@pytest.mark.parametrize("name", sorted({case.optimizer for case in goldens.CASES.values()} - {"SAM", "Prodigy"}))
 def test_the_oracles_of_the_goldens_fit_check_rule(name):
     cls = next(cls for cls in OPTIMIZERS.values() if cls.__name__ == name)
     module = goldens.oracle_of(next(case for case in goldens.CASES.values() if case.optimizer == name))

@@ -23,6 +23,8 @@ class TracedBucket(Bucket):
     This class computes the expressions of hyperparameters and norms, once per step and in double precision.
     """
 
+    _sums: np.ndarray  # of the last pass over all parameters, one row for each tensor
+
     @functools.cached_property
     def traced(self) -> Trace:
         """The trace of the update."""
@@ -51,10 +53,13 @@ class TracedBucket(Bucket):
         """Run the pass that writes parameters and states; see `sums` and `step` for the arguments."""
 
     def sum_of_squares(self, grads: Sequence[torch.Tensor], numbers: Numbers, norms: Sequence[float]) -> float:
-        """Run the pass that sums squares for the next norm over all parameters."""
-        sweep = [sweep for sweep in self.traced.passes if sweep.scope == ALL][len(norms)]
-        scalars = self._scalars(sweep, numbers, dict(zip(self.traced.norms, norms, strict=False)))
-        return math.fsum(self.sums(sweep, grads, scalars)[:, 0].tolist())
+        """Run the pass that sums squares for the next norm over all parameters, unless the pass before computed it."""
+        places = [(sweep, k) for sweep in self.traced.passes if sweep.scope == ALL for k in range(len(sweep.norms))]
+        sweep, column = places[len(norms)]
+        if column == 0:
+            scalars = self._scalars(sweep, numbers, dict(zip(self.traced.norms, norms, strict=False)))
+            self._sums = self.sums(sweep, grads, scalars)
+        return math.fsum(self._sums[:, column].tolist())
 
     def step(self, grads: Sequence[torch.Tensor], numbers: Numbers, norms: Sequence[float]) -> None:
         """Run the passes that compute norms of single tensors, then the pass that writes the results."""

@@ -43,6 +43,7 @@ def numbers_of(
             numbers[name] = group[name] if keep else _number(owner, name, group[name])
     base = _number(owner, "base_lr", group.get("initial_lr", group["base_lr"]))
     numbers["relative_lr"] = numbers["lr"] / base if base else 0.0
+    numbers |= {f"next_{name}": numbers[name] for name in rule.group_state}  # known after the sums
     numbers["grad_scale"] = None if scale is None else number(scale)
     return numbers | rule.next_scalars(scalars or {}, numbers)
 

@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -195,8 +195,19 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
         norms = self._norms(plan, grads, numbers)
         if updates[0].clip_norm:
             self.grad_norm = norms[0] if norms else 0.0
+        self._adapt(plan, numbers, norms)
         for bucket, bucket_grads in zip(plan.buckets, grads, strict=True):
             bucket.step(bucket_grads, numbers, norms)
+
+    def _adapt(self, plan: Plan, numbers: list[dict[str, Any]], norms: Sequence[float]) -> None:
+        """Compute the numbers that groups keep, write them to the groups, and add them to the numbers of the step."""
+        for group, update in zip(self.param_groups, plan.updates, strict=True):
+            if update.rule.adapt is not None and len(norms) >= update.global_norms:
+                own = numbers_of(type(self).__name__, update.rule, group, 0, False)
+                group.update(update.rule.adapted(own, update.sums(norms)))
+        for cohort, own in zip(plan.cohorts, numbers, strict=True):
+            group = self.param_groups[cohort.group]
+            own |= {f"next_{name}": group[name] for name in self.rule_of(group).group_state}
 
     def _norms(self, plan: Plan, grads: list[list[torch.Tensor]], numbers: list[dict[str, Any]]) -> list[float]:
         """Return the norms over all parameters that the updates need; each can depend on the norms before it."""

@@ -78,7 +78,7 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
             f"{name}: clip_grad_norm must be the same for all groups, because the norm is computed over all of them, "
             f"got {group['clip_grad_norm']} and {defaults['clip_grad_norm']}; pass it to the constructor"
         )
-    _check_cautious(name, rule, group)
+    _check_cautious(name, group)
     _check_rounding(name, rule, group)
     if group.get("capturable"):
         raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
@@ -86,15 +86,10 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
         raise ArgumentError(f"{name}: differentiable must be False when fused is True; leave fused out")
 
 
-def _check_cautious(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
+def _check_cautious(name: str, group: Mapping[str, Any]) -> None:
     for option in ("cautious", "cautious_weight_decay"):
         if not isinstance(group[option], bool):
             raise ArgumentError(f"{name}: {option} must be True or False, got {group[option]!r}; pass True")
-        if group[option] and rule.copies:
-            raise ArgumentError(
-                f"{name}: {option} must be False, because the state holds points ({', '.join(rule.copies)}) that have "
-                f"to move with the parameter, got {option}=True; leave it out"
-            )
     if group["cautious_weight_decay"] and group["weight_decay_mode"] not in MULTIPLYING_MODES:
         raise ArgumentError(
             f"{name}: cautious_weight_decay needs a decay that multiplies the parameter, got "

@@ -11,7 +11,7 @@ import torch
 
 from fallline.core.averages import Values
 from fallline.core.optimizer import Optimizer
-from fallline.errors import StateError
+from fallline.errors import ArgumentError, StateError
 from fallline.group_values import number, read
 from fallline.rules.rule import MASTER
 
@@ -27,6 +27,15 @@ class ScheduleFree(Optimizer):
         """Add a parameter group in the present mode; see `Optimizer.add_param_group`."""
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("train_mode", self.param_groups[0].get("train_mode", True))
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        for option in ("cautious", "cautious_weight_decay"):
+            if group[option]:
+                raise ArgumentError(
+                    f"{type(self).__name__}: {option} must be False, because z would not move with the parameter, "
+                    f"got {option}={group[option]!r}; leave it out"
+                )
+        super()._check_group(group)
 
     def train(self) -> None:
         """Write the training weights y to the parameters, if they are the averages x."""

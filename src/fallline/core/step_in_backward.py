@@ -240,7 +240,7 @@ def _check(opt: Optimizer, group: dict[str, Any]) -> None:
         if group.get(option):
             raise ArgumentError(f"{_NAME}: {option} must be left out, got {group[option]!r}: {reason}")
     rule = opt.rule_of(group)
-    if rule.global_norms:
+    if rule.global_norms or rule.sums:
         raise ArgumentError(
             f"{_NAME}: the rule must take no norm over all parameters, because they are updated one after the other, "
             f"got {rule.name}; call opt.step() instead"

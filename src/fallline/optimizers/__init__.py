@@ -11,6 +11,7 @@ from fallline.optimizers.lion import Lion
 from fallline.optimizers.muon import Muon
 from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
+from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.registry import OPTIMIZERS
 from fallline.optimizers.rmsprop import RMSprop
@@ -30,6 +31,7 @@ __all__ = [
     "Muon",
     "NAdam",
     "NAdamW",
+    "Prodigy",
     "RAdam",
     "RMSprop",
     "ScheduleFreeAdamW",

@@ -10,6 +10,7 @@ from fallline.optimizers.lion import Lion
 from fallline.optimizers.muon import Muon
 from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
+from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.schedule_free.schedulefreeadamw import ScheduleFreeAdamW
@@ -26,6 +27,7 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     Muon,
     NAdam,
     NAdamW,
+    Prodigy,
     RAdam,
     RMSprop,
     ScheduleFreeAdamW,

@@ -79,6 +79,13 @@ class Rule:
             `scalar_state` after a step; it takes the hyperparameters and `step` that it needs by keyword. It is called
             before the update, so the function gets the new values.
         copies: the state keys that start as copies of the parameter instead of zeros.
+        sums: the names of sums over all elements of all parameters that `adapt` takes.
+        summands: function `(param, grad, *state, **numbers) -> tuple` of the elements that are summed, one for each of
+            `sums`. It takes the numbers and flags that it needs by keyword.
+        group_state: the names of numbers that the groups keep, such as Prodigy's estimate of the distance. They are
+            hyperparameters too, whose first values the constructor sets.
+        adapt: function `(*group_state, **numbers) -> tuple` of plain numbers that returns the values of `group_state`
+            after a step; it takes hyperparameters and `sums` by keyword. `function` gets both, as `d` and `next_d`.
         arguments: the numbers that the function takes by keyword.
         flags: the options that the function takes by keyword whose values are known before the update runs, with their
             types.
@@ -101,6 +108,11 @@ class Rule:
     scalar_state: Mapping[str, float] = field(default_factory=dict)
     advance: Callable[..., tuple[float, ...]] | None = None
     copies: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
+    summands: Callable[..., tuple[Any, ...]] | None = None
+    group_state: tuple[str, ...] = ()
+    adapt: Callable[..., tuple[float, ...]] | None = None
+    summand_arguments: tuple[str, ...] = field(init=False)
     advance_arguments: tuple[str, ...] = field(init=False)
     arguments: tuple[str, ...] = field(init=False)
     flags: Mapping[str, type] = field(init=False)
@@ -119,6 +131,7 @@ class Rule:
         object.__setattr__(self, "pairs", pairs)
         counts_steps = self.counts_steps or "step" in self.arguments or bool(self.scalar_state)
         object.__setattr__(self, "counts_steps", counts_steps)
+        object.__setattr__(self, "summand_arguments", _keywords_of(self.summands))
         after = [] if self.advance is None else [*inspect.signature(self.advance).parameters][len(self.scalar_state) :]
         object.__setattr__(self, "advance_arguments", tuple(after))
 
@@ -149,6 +162,15 @@ class Rule:
         new = self.advance(*(scalars[key] for key in self.scalar_state), **keywords)
         return dict(zip(self.scalar_state, new, strict=True))
 
+    def adapted(self, numbers: Mapping[str, Any], sums: Mapping[str, float]) -> dict[str, float]:
+        """Return the values of `group_state` after a step, from the numbers of the step and the sums."""
+        if self.adapt is None:
+            return {}
+        known = {**numbers, **sums}
+        now = (real_number(numbers[name]) for name in self.group_state)
+        new = self.adapt(*now, **{name: _plain(known[name]) for name in _keywords_of(self.adapt)})
+        return dict(zip(self.group_state, new, strict=True))
+
     def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
         """Return the diagonal of P (or 1) and the largest stable eigenvalue of P⁻¹·Hessian; None without `stability`.
 
@@ -169,6 +191,16 @@ class Rule:
         preconditioner, constant = self.stability(**found)
         lr = real_number(group["lr"])
         return preconditioner, real_number(constant) / lr if lr else math.inf
+
+
+def _keywords_of(function: Callable[..., Any] | None) -> tuple[str, ...]:
+    """Return the names of the keyword-only parameters of a function."""
+    parameters = () if function is None else inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def _plain(value: Any) -> float | None:
+    return None if value is None else real_number(value)
 
 
 def pair(owner: str, name: str, values: Any) -> tuple[Any, Any]:
@@ -200,6 +232,10 @@ def rule(
     scalar_state: Mapping[str, float] | None = None,
     advance: Callable[..., tuple[float, ...]] | None = None,
     copies: tuple[str, ...] = (),
+    sums: tuple[str, ...] = (),
+    summands: Callable[..., tuple[Any, ...]] | None = None,
+    group_state: tuple[str, ...] = (),
+    adapt: Callable[..., tuple[float, ...]] | None = None,
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -227,6 +263,10 @@ def rule(
             dict(scalar_state or {}),
             advance,
             copies,
+            sums,
+            summands,
+            group_state,
+            adapt,
         )
 
     return declare

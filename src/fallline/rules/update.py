@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fallline.rules.ops import maximum, minimum, sign
+from fallline.rules.ops import maximum, minimum, sign, sqrt
 from fallline.rules.rule import ALL, EMA, MASTER, MULTIPLYING_MODES, TENSOR, Norm, Rule
 
 
@@ -43,7 +43,8 @@ class Update:
     @property
     def scalars(self) -> tuple[str, ...]:
         """The names of the numbers that the update reads, in the order of a kernel's arguments."""
-        extra = [name for name in self.rule.arguments if name not in self.absent]
+        wanted = dict.fromkeys((*self.rule.arguments, *self.rule.summand_arguments))
+        extra = [name for name in wanted if name not in self.absent and name not in self.rule.flags]
         extra += {
             "l2": ["weight_decay"],
             "decoupled": ["weight_decay", "lr"],
@@ -57,7 +58,12 @@ class Update:
     @property
     def global_norms(self) -> int:
         """The number of norms over all parameters that the update needs."""
-        return int(self.clip_norm) + self.rule.global_norms
+        return int(self.clip_norm) + 2 * len(self.rule.sums) + self.rule.global_norms
+
+    def sums(self, norms: Sequence[float]) -> dict[str, float]:
+        """Return the sums that the rule has declared, from the norms over all parameters."""
+        parts = norms[int(self.clip_norm) :]
+        return {name: parts[2 * k] ** 2 - parts[2 * k + 1] ** 2 for k, name in enumerate(self.rule.sums)}
 
     def __call__(
         self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any], norm: Norm
@@ -78,12 +84,17 @@ class Update:
             grad = grad + scalars["weight_decay"] * param
         elif self._multiplies and not self.cautious_weight_decay:
             param = param * (1 - self._decay(scalars))
+        states, flags = [given.get(key) for key in self.rule.state], dict(self.flags)
+        if self.rule.summands is not None:
+            known = flags | {name: scalars[name] for name in self.scalars} | dict.fromkeys(self.absent)
+            wanted = {name: known[name] for name in self.rule.summand_arguments}
+            for summand in self.rule.summands(param, grad, *states, **wanted):
+                for part in (summand, -summand):  # backends sum squares only
+                    norm(sqrt(maximum(part, 0.0)), ALL)
         keywords = {name: None if name in self.absent else scalars[name] for name in self.rule.arguments}
         if self.rule.takes_norms:
             keywords["norm"] = norm
-        new_param, *new = self.rule.function(
-            param, grad, *(given.get(key) for key in self.rule.state), **keywords, **dict(self.flags)
-        )
+        new_param, *new = self.rule.function(param, grad, *states, **keywords, **flags)
         if self.cautious:
             new_param = param + cautious_step(new_param - param, grad, norm)
         if self._multiplies and self.cautious_weight_decay:
@@ -137,7 +148,7 @@ def update_for(rule: Rule, group: Mapping[str, Any], unscale: bool = False) -> U
         ),
         absent=tuple(
             name
-            for name in rule.arguments
+            for name in dict.fromkeys((*rule.arguments, *rule.summand_arguments))
             if group.get(name, 0) is None or (name == "weight_decay" and mode != "in_update")
         ),
         weight_decay_mode=mode,

@@ -96,6 +96,8 @@ def copies_continue_identically(subject: Subject) -> None:
 
 def late_gradients_count_their_own_age(subject: Subject) -> None:
     """Check that a parameter that misses some gradients is updated as in an optimizer of its own."""
+    if subject.cls.rule.sums:  # the update depends on the gradients of all parameters
+        return
     early, late, alone = parameter(5), parameter(3, 4, seed=1), parameter(3, 4, seed=1)
     opt, single = subject.build([early, late]), subject.build([alone])
     for step in range(8):

@@ -161,6 +161,7 @@ def lr_zero_holds_still(subject: Subject) -> None:
     train(moving, [0])
     rule = subject.cls.rule
     of_lr = {"ema", *rule.copies, *(rule.scalar_state if "lr" in rule.advance_arguments else ())}
+    of_lr |= set(rule.state) if rule.sums else set()
     for opt in (still, moving):
         for state in opt.state.values():
             for key in of_lr & state.keys():

@@ -130,7 +130,7 @@ def test_the_exercises_run_on_an_archive_in_the_format(task, arms, data_folder, 
     write_archive(data_folder / "cifar-10-binary.tar.gz", {**parts, "test_batch.bin": coloured(50, 0)})
     words = ["1"] if task == "cifar10" else ["3", "--task", task]
     out = data_folder / "study"
-    words += ["--quick", "--steps", "8", "-j", "2", "--data-dir", str(data_folder), "--out", str(out)]
+    words += ["--quick", "--steps", "20", "-j", "2", "--data-dir", str(data_folder), "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["fallline", "exercise", *words])
     assert app.run() == 0
     study = load(out)

@@ -166,6 +166,14 @@ SPACES: dict[str, Space] = {
         (_lr(2e-2, 20), _L2, Dimension("momentum", "momentum", 1e-2, 0.2, complement=True)),
         {"lr": 1.0, "weight_decay": 0.0, "momentum": 0.9},
     ),
+    # The README of the authors' package prodigyopt 1.1.2: lr stays 1, and d_coef of 0.5 to 2 works; the range is twice
+    # as wide on both sides. safeguard_warmup because every arm may have a warm-up.
+    "prodigy": Space(
+        "prodigy",
+        (Dimension("d_coef", "lr", 0.25, 4.0), _DECOUPLED, *_ADAM_TAIL[:2]),
+        {"d_coef": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999},
+        {"safeguard_warmup": True},
+    ),
     "muon": Space(  # Jordan et al. 2024 use 0.02 with AdamW at 3e-4, and 0.05 in their speed runs
         "muon",
         (_lr(1e-3, 0.3), Dimension("adamw_lr", "adamw_lr", 3e-5, 3e-2), _DECOUPLED, _MOMENTUM),

@@ -104,7 +104,7 @@ def failures(study: StudyResults) -> Table | None:
                 failure["state"],
             )
             counts[key] += 1
-            example.setdefault(key, {"step": failure["step"], "cause": failure["cause"], "lr": trial.options["lr"]})
+            example.setdefault(key, {"step": failure["step"], "cause": failure["cause"], "lr": trial.options.get("lr")})
     rows = Records(
         {"arm": arm, "stage": stage, "state": state, "count": count, **example[arm, stage, state]}
         for (arm, stage, state), count in counts.items()
