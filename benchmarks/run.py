@@ -44,6 +44,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
     "NAdam": ("NAdam", {}),
     "NAdamW": ("NAdamW", {}),
+    "AdEMAMix": ("AdEMAMix", {}),
     "ScheduleFreeSGD": ("ScheduleFreeSGD", {}),
     "ScheduleFreeAdamW": ("ScheduleFreeAdamW", {}),
     "Lion": ("Lion", {}),
