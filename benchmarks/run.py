@@ -45,6 +45,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "NAdam": ("NAdam", {}),
     "NAdamW": ("NAdamW", {}),
     "AdEMAMix": ("AdEMAMix", {}),
+    "Adan": ("Adan", {}),
     "ScheduleFreeSGD": ("ScheduleFreeSGD", {}),
     "ScheduleFreeAdamW": ("ScheduleFreeAdamW", {}),
     "Lion": ("Lion", {}),

@@ -67,6 +67,15 @@ def test_ademamix_without_its_slow_mean_is_adamw(backend, table, lr, beta1, beta
 
 
 @EVERY_BACKEND
+@few
+@given(table=rows, lr=rates, beta1=fractions, beta3=fractions)
+def test_adan_without_changes_is_adam(backend, table, lr, beta1, beta3):
+    one = run(OPTIMIZERS["adan"], table, lr=lr, betas=(beta1, 0.0, beta3), backend=backend)
+    other = run(OPTIMIZERS["adam"], table, lr=lr, betas=(beta1, beta3), backend=backend)
+    assert distance(result(one), result(other)) <= 2e-6  # as above
+
+
+@EVERY_BACKEND
 @EVERY_CLASS
 @few
 @given(table=rows, lr=rates)

@@ -17,6 +17,7 @@ from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.schedule_free.schedulefreeadamw import ScheduleFreeAdamW
 from fallline.optimizers.schedule_free.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
+from fallline.optimizers.two_momenta.adan import Adan
 from fallline.optimizers.two_momenta.ademamix import AdEMAMix
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "Lion",
     "Muon",
     "NAdam",

@@ -20,6 +20,7 @@ NEEDS: dict[str, Options] = {
     "nesterov": {"momentum": 0.9, "dampening": 0},
     "dampening": {"momentum": 0.9},
     "decoupled_weight_decay": {"weight_decay": 0.1},
+    "no_prox": {"weight_decay": 0.1},
 }
 # Values of numbers whose default is 0 or None, where 0.5 does nothing.
 VALUES: dict[str, float] = {"warmup_steps": 8, "beta3_warmup": 8, "alpha_warmup": 8}

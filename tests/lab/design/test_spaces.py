@@ -36,12 +36,19 @@ RANGES = {
         "1-beta2": BETA2,
         "eps": EPS,
     },
+    "adan": {
+        "lr": (1e-4, 3e-1),
+        "weight_decay": DECOUPLED,
+        "1-beta1": (2e-2, 0.1),
+        "1-beta3": (1e-3, 0.1),
+        "eps": EPS,
+    },
     "lamb": {"lr": (1e-3, 1e-1), "weight_decay": DECOUPLED, "1-beta1": (5e-2, 0.3)},
     "lion": {"lr": (1e-5, 1e-2), "weight_decay": (3e-3, 10.0), "betas": ((0.9, 0.99), (0.95, 0.98))},
     "sam(sgd)": {"lr": (1e-3, 3), "weight_decay": L2, "rho": (1e-2, 0.5)},
 }
 # Trials; the rest from 64 on.
-FROM = {"lr": 1, "weight_decay": 9, "momentum": 25, "beta1": 25, "betas": 25, "rho": 25, "beta3": 25}
+FROM = {"lr": 1, "weight_decay": 9, "momentum": 25, "beta1": 25, "betas": 25, "rho": 25}
 
 
 @pytest.mark.parametrize("arm", RANGES)
@@ -62,7 +69,7 @@ def test_the_ranges_are_the_published_ones_searched_in_log(arm):
 @pytest.mark.parametrize("trials", [1, 8, 9, 24, 25, 63, 64])
 def test_dimensions_come_in_at_the_published_budgets(arm, trials):
     space = get_space(arm)
-    start = {**FROM, "alpha": 25} if arm == "ademamix" else FROM  # RMSprop's alpha is a beta2
+    start = {**FROM, "alpha": 25, "beta3": 25} if arm == "ademamix" else FROM  # elsewhere they are of squares
     expected = [d.name for d in space.dimensions if trials >= start.get(d.name, 64)]
     assert [d.name for d in space.dimensions_for(trials, {}, {})] == expected
     assert "lr" not in [d.name for d in space.dimensions_for(trials, {"lr": 0.1}, {})]

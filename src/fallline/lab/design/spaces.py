@@ -186,6 +186,19 @@ SPACES: dict[str, Space] = {
         ),
         {"lr": 1e-3, "weight_decay": 0.0, "alpha": 2.0, "beta3": 0.9999, **_ADAM},
     ),
+    # The README of the authors' code (sail-sg/Adan): 5 to 10 times the learning rate of AdamW, and betas in the order
+    # beta3 and beta1; the paper varies beta1 from 0.9 to 0.98 and beta3 from 0.9 to 0.999.
+    "adan": Space(
+        "adan",
+        (
+            _lr(1e-4, 3e-1),
+            _DECOUPLED,
+            Dimension("beta1", "momentum", 2e-2, 0.1, complement=True),
+            Dimension("beta3", "second_moment", 1e-3, 0.1, complement=True),
+            _ADAM_TAIL[2],
+        ),
+        {"lr": 1e-3, "weight_decay": 0.0, "beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8},
+    ),
     "lamb": Space(
         "lamb",
         (

@@ -10,8 +10,8 @@ from fallline.errors import StateError
 
 # State keys of a running mean of squared gradients, and the option that exists if the mean is bias-corrected.
 _SECOND_MOMENTS = {"exp_avg_sq": "betas", "square_avg": None}
-# Of three betas, the place of that of exp_avg_sq, by a state that tells the optimizers apart: AdEMAMix.
-_PLACES = {"exp_avg_slow": 1}
+# Of three betas, the place of that of exp_avg_sq, by a state that tells the optimizers apart: AdEMAMix and Adan.
+_PLACES = {"exp_avg_slow": 1, "exp_avg_diff": 2}
 
 
 def find_staleness(optimizer: Any, group: Mapping[str, Any], factor: float) -> list[float]:
