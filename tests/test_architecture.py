@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "sam": "errors dtensor group_values wrappers rules core",
     "schedules": "errors arguments group_values wrappers step_record plotting",
     "recipes": "errors arguments wrappers optimizers schedules",
-    "linting": "errors arguments guard wrappers loss_curves optimizers schedules",
+    "linting": "errors arguments guard wrappers routing loss_curves optimizers schedules",
     "testing": "errors rules core optimizers",
     "landscape/progress": "",
     "landscape/loss": "errors arguments guard",

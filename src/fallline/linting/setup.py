@@ -77,6 +77,14 @@ class Setup:
         """The groups of the optimizer."""
         return self.updater.param_groups
 
+    @property
+    def muon_groups(self) -> list[Group]:
+        """The groups that Muon updates: in other packages, all groups of a Muon, or those with `use_muon`."""
+        if "Muon" not in self.kind:
+            return []
+        usual = [group for group in self.groups if group["params"] and group.get("use_muon", True)]
+        return [group for group in usual if group.get("algorithm", "muon") == "muon"]
+
     def named_groups(self) -> Iterator[tuple[str, Group]]:
         """Yield each group with its name for messages."""
         for number, group in enumerate(self.groups):
