@@ -44,6 +44,8 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "AdamW, amsgrad": ("AdamW", {"amsgrad": True}),
     "NAdam": ("NAdam", {}),
     "NAdamW": ("NAdamW", {}),
+    "AdEMAMix": ("AdEMAMix", {}),
+    "Adan": ("Adan", {}),
     "ScheduleFreeSGD": ("ScheduleFreeSGD", {}),
     "ScheduleFreeAdamW": ("ScheduleFreeAdamW", {}),
     "Lion": ("Lion", {}),

@@ -131,7 +131,7 @@ def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
 # Numbers for every letter; a formula that dropped or turned round a term would give another result.
 LETTERS = ("lr", "beta1", "beta2", "alpha", "eps", "momentum", "dampening", "weight_decay", "trust_clip", "step")
 LETTERS += ("lr_decay", "initial_accumulator_value", "momentum_decay", "mu_product", "warmup_steps", "r")
-LETTERS += ("weight_lr_power", "lr_max", "weight_sum", "beta3", "d0", "d", "next_d")
+LETTERS += ("weight_lr_power", "lr_max", "weight_sum", "beta3", "beta3_warmup", "alpha_warmup", "d0", "d", "next_d")
 NUMBERS = {name: 0.31 + 0.03 * i for i, name in enumerate(LETTERS)} | {"first": False}
 
 
@@ -149,6 +149,9 @@ def value_of(symbol, numbers):
         "/": lambda: o[0] / o[1],
         "**": lambda: o[0] ** o[1],
         ">": lambda: o[0] > o[1],
+        "<": lambda: o[0] < o[1],
+        "exp": lambda: math.exp(o[0]),
+        "log": lambda: math.log(o[0]),
         "neg": lambda: -o[0],
         "sqrt": lambda: math.sqrt(o[0]),
         "sign": lambda: ops.sign(o[0]),

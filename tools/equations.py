@@ -12,7 +12,7 @@ from fallline.core.optimizer import Optimizer
 from fallline.errors import FalllineError
 from fallline.rules.rule import EMA
 from fallline.rules.update import Update, update_for
-from typeset import LETTERS, Operand, Printer, Symbol, children, leaf, letter
+from typeset import Operand, Printer, Symbol, children, leaf, letter
 
 Options = Mapping[str, Any]
 
@@ -158,10 +158,10 @@ def accepts(cls: type[Optimizer], options: Options) -> bool:
 
 
 def symbols(cls: type[Optimizer]) -> dict[str, str]:
-    """Return the letter of every hyperparameter that has one; `betas` has two."""
+    """Return the letter of every hyperparameter that has one; `betas` has several."""
     found = {}
     for name in ("lr", "weight_decay", *(name for name in cls.rule.ranges if name not in cls.rule.group_state)):
-        pair = f"{name.removesuffix('s')}1"
-        letters = [pair, pair.replace("1", "2")] if pair in LETTERS else [name]
+        count = cls.rule.lengths.get(name, 0)
+        letters = [f"{name.removesuffix('s')}{index}" for index in range(1, count + 1)] or [name]
         found[name] = ", ".join(letter(n) for n in letters)
     return found

@@ -103,7 +103,7 @@ def registry() -> str:
     """Return the text that optimizers/registry.py must have."""
     found = optimizers()
     imports = (f"from fallline.optimizers.{module} import {name}" for name, module in found.items())
-    return REGISTRY.format(imports="\n".join(imports), classes="\n".join(f"    {name}," for name in found))
+    return REGISTRY.format(imports="\n".join(sorted(imports)), classes="\n".join(f"    {name}," for name in found))
 
 
 def package() -> str:

@@ -16,6 +16,12 @@ LETTERS = {
     "exp_avg": "m{}",
     "exp_avg_sq": "v{}",
     "max_exp_avg_sq": r"v^{{\max}}{}",
+    "exp_avg_fast": "m{}",
+    "exp_avg_slow": "s{}",
+    "exp_avg_diff": r"\delta{}",
+    "previous_grad": "g'{}",
+    "change": r"\Delta{}",
+    "ahead": "h{}",
     "exp_inf": "u{}",
     "square_avg": "v{}",
     "grad_avg": r"\bar g{}",
@@ -24,6 +30,7 @@ LETTERS = {
     EMA: r"\bar\theta{}",
     "update": "u{}",
     "ratio": "r{}",
+    "slow": "b{}",
     "length": r"\rho{}",
     "longest": r"\rho_\infty",
     "denominator": "d{}",
@@ -32,7 +39,10 @@ LETTERS = {
     "weight_decay": r"\lambda",
     "beta1": r"\beta_1",
     "beta2": r"\beta_2",
+    "beta3": r"\beta_3",
     "alpha": r"\alpha",
+    "beta3_warmup": r"T_{{\beta_3}}",
+    "alpha_warmup": r"T_\alpha",
     "eps": r"\epsilon",
     "momentum": r"\mu",
     "dampening": r"\tau",
@@ -56,7 +66,6 @@ LETTERS = {
     "weight_sum": "W_t",
     "s": "s{}",
     "p0": r"\theta_0",
-    "beta3": r"\beta_3",
     "d0": "d_0",
     "d": "d_{{t-1}}",
     "next_d": "d_t",
@@ -130,6 +139,14 @@ class Symbol:
     def sqrt(self) -> "Symbol":
         """Return a square root."""
         return Symbol("sqrt", (self,))
+
+    def exp(self) -> "Symbol":
+        """Return an exponential."""
+        return Symbol("exp", (self,))
+
+    def log(self) -> "Symbol":
+        """Return a natural logarithm."""
+        return Symbol("log", (self,))
 
     def sign(self) -> "Symbol":
         """Return a sign."""
@@ -229,7 +246,7 @@ class Printer:
             return r"\mathrm{NewtonSchulz}" + _bracketed(self._text(o[0], SUM, nested))
         if operation == "scale_by_shape":
             return "s " + self._text(o[0], ATOM, nested)
-        name = {"max": r"\max", "min": r"\min", "sign": r"\mathrm{sign}"}[operation]
+        name = {"max": r"\max", "min": r"\min", "exp": r"\exp", "log": r"\ln", "sign": r"\mathrm{sign}"}[operation]
         return name + _bracketed(", ".join(self._text(part, SUM, nested) for part in o))
 
     def _factors(self, value: Operand) -> list[Operand]:

@@ -15,6 +15,7 @@ MUON, ADAMW = "muon", "adamw"
 ALGORITHMS = (MUON, ADAMW)
 Route = Mapping[str, str] | Callable[[str, torch.Tensor], str | None]
 
+EMBEDDING, HEAD = "an embedding", "the output layer"  # how the reasons of these begin
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _STACKED = {nn.MultiheadAttention: ("in_proj_weight", 3), nn.LSTM: ("weight_", 4), nn.GRU: ("weight_", 3)}
@@ -119,9 +120,9 @@ class Router:
         if param.dim() < 2:
             return ADAMW, "a vector"
         if any(isinstance(owner, _EMBEDDINGS) for owner in owners):
-            return ADAMW, "an embedding" + tied
+            return ADAMW, EMBEDDING + tied
         if self._head == id(param):
-            return ADAMW, "the output layer" + tied
+            return ADAMW, HEAD + tied
         known = owners and isinstance(owners[0], (nn.Linear, nn.modules.conv._ConvNd, *_STACKED))
         if not known and any(word in part for part in names[0].split(".")[-2:] for word in _TELLING):
             return ADAMW, "named like an embedding or an output layer"

@@ -9,7 +9,7 @@ import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, StateError
 from fallline.optimizers import OPTIMIZERS, create_optimizer
-from fallline.rules.rule import Range
+from fallline.rules.rule import FRACTION, Range
 from fallline.rules.update import update_for
 from support.messages import check_message
 from support.variants import (
@@ -27,37 +27,42 @@ from support.variants import (
 )
 
 NUMBERS = [
-    (name, value, "in [0, 1)" if name in ("betas[0]", "betas[1]", "alpha") else "finite number", text)
-    for name in ("lr", "weight_decay", "eps", "momentum", "alpha", "betas[0]", "betas[1]")
+    (name, value, "in [0, 1)" if name.startswith("betas") else "finite number", text)
+    for name in ("lr", "weight_decay", "eps", "momentum", "alpha", "betas[0]", "betas[1]", "betas[2]")
     for value, text in ((-0.1, "-0.1"), (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"))
-] + [(name, 1.0, "in [0, 1)", "1") for name in ("alpha", "betas[0]", "betas[1]")]
+] + [(name, 1.0, "in [0, 1)", "1") for name in ("alpha", "betas[0]", "betas[1]", "betas[2]")]
 
 
-def option(name, value):
-    """Return the keyword that gives `name` (perhaps one of a pair) this value."""
+def option(cls, name, value):
+    """Return the keyword that gives `name` (perhaps one of several betas) this value."""
     if name.startswith("betas"):
-        return {"betas": (value, 0.99) if name == "betas[0]" else (0.9, value)}
+        betas = [0.9, 0.99, 0.999][: cls.rule.lengths["betas"]]
+        betas[int(name[-2])] = value
+        return {"betas": tuple(betas)}
     return {name: value}
 
 
 @EVERY_CLASS
 @pytest.mark.parametrize(("name", "value", "limit", "text"), NUMBERS)
 def test_a_number_out_of_range_is_refused(cls, name, value, limit, text):
-    if name.partition("[")[0] not in cls([parameter(1)]).defaults:
+    stem, _, index = name.partition("[")
+    allowed = cls.rule.ranges.get(stem)
+    if stem not in cls([parameter(1)]).defaults or (index == "2]" and cls.rule.lengths["betas"] < 3):
         return  # another optimizer has it
-    if cls.rule.ranges.get(name.partition("[")[0]) == Range(0.0, 1.0, open=True):
+    if value == 1 and allowed is not None and allowed.below > 1:
+        return  # RMSprop's alpha is a beta, and AdEMAMix's a weight
+    if allowed == Range(0.0, 1.0, open=True):
         limit = "in (0, 1)"
-    for keywords in ({"params": [parameter(2)], **option(name, value)}, {"params": [group(name, value)]}):
+    if stem == "alpha":
+        limit = "in [0, 1)" if allowed == FRACTION else "finite number"
+    chosen = option(cls, name, value)
+    for keywords in ({"params": [parameter(2)], **chosen}, {"params": [{"params": [parameter(2)], **chosen}]}):
         with pytest.raises(ArgumentError) as error:
             cls(**keywords)
         check_message(error, cls.__name__, name, text, "choose a value in that range")
         assert limit in str(error.value)
     with pytest.raises(ValueError):
-        cls([parameter(2)], **option(name, torch.tensor(value)))
-
-
-def group(name, value):
-    return {"params": [parameter(2)], **option(name, value)}
+        cls([parameter(2)], **option(cls, name, torch.tensor(value)))
 
 
 @EVERY_CLASS
@@ -83,7 +88,7 @@ def test_momentum_out_of_place_is_refused():
 @pytest.mark.parametrize("betas", [(0.9,), (0.9, 0.99, 0.999), (), 0.9, "ab", None], ids=str)
 def test_betas_of_the_wrong_number_are_refused(betas):
     for cls in OPTIMIZERS.values():
-        if "betas" in inspect.signature(cls).parameters:
+        if "betas" in inspect.signature(cls).parameters and betas != (0.9, 0.99, 0.999)[: cls.rule.lengths["betas"]]:
             with pytest.raises(ArgumentError) as error:
                 cls([parameter(2)], betas=betas)
             check_message(error, cls.__name__, "betas", f"betas={betas!r}", "0.9")

@@ -130,6 +130,15 @@ def test_text_in_a_live_group_is_refused_and_changes_nothing(text):
         assert same_bits(train(opt, [2]), train(whole, [2]))
 
 
+@pytest.mark.parametrize("values", [(0.9, 0.999), (0.9, 0.99, 0.999, 0.9999), 0.9])
+def test_what_is_not_three_numbers_is_refused_where_three_are_needed(values):
+    with pytest.raises(ArgumentError) as error:
+        fl.AdEMAMix(params_of(), betas=values)
+    check_message(error, "AdEMAMix", "betas must be three numbers", "betas=", r"pass \(0.9, 0.999, 0.9999\)")
+    with pytest.raises(ArgumentError, match=r"betas\[2\] must be in \[0, 1\), got 1"):
+        fl.AdEMAMix(params_of(), betas=(0.9, 0.999, 1.0))
+
+
 @pytest.mark.parametrize("values", NO_PAIRS, ids=str)
 def test_what_holds_no_two_numbers_in_order_is_no_pair(values):
     with pytest.raises(ArgumentError) as error:

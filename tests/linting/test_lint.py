@@ -93,6 +93,12 @@ def test_our_recipes_get_no_finding(recipe):
     assert fl.lint(net, optimizer, scheduler, 20_000) == []
 
 
+def test_our_recipe_of_muon_gets_no_finding():
+    net = model()
+    optimizer, scheduler = fl.recipes.language_model(net, 20_000, optimizer="muon")
+    assert fl.lint(net, optimizer, scheduler, 20_000) == []
+
+
 def test_fine_tuning_gets_no_finding():
     net = nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)])
     optimizer, scheduler = fl.recipes.fine_tuning(net, 3000)

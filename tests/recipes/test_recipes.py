@@ -193,6 +193,40 @@ def test_what_is_given_is_used_and_said(name):
     assert str(recipe).count("your argument") == 3
 
 
+def test_muon_takes_the_hidden_matrices_and_the_settings_of_adamw():
+    model = Transformer()
+    del model.frozen  # so that the head is the last linear layer
+    recipe = recipes.language_model(model, 1000, optimizer="muon", lr=0.01, betas=(0.8, 0.9))
+    groups = names(model, recipe.optimizer.param_groups)
+    hidden = [f"blocks.{i}.{name}.weight" for i in range(3) for name in ("bias_free", "normalizer")]
+    assert groups["decayed, muon"] == hidden
+    assert groups["decayed, adamw"] == ["pos_embed", "head.weight"]
+    assert "embedding.weight" in groups["undecayed"] and len(groups) == 3
+    for group in recipe.optimizer.param_groups:
+        assert (group["initial_lr"], group["clip_grad_norm"]) == (0.01, 1.0)
+        assert group["weight_decay"] == (0.0 if group["name"] == "undecayed" else 0.1)
+        if group["algorithm"] == "muon":
+            assert (group["momentum"], group["adjust_lr_fn"]) == (0.95, "match_rms_adamw")
+        else:
+            assert group["betas"] == (0.8, 0.9)
+    assert recipe.scheduler.schedules == recipes.language_model(model, 1000).scheduler.schedules
+    text = str(recipe)
+    assert "language_model: Muon with WarmupCosine" in text and "Liu et al. 2025" in text and "Jordan et al." in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_updates_of_muon_have_the_size_of_those_of_adamw():
+    """Which is why its recipe has the learning rate of AdamW, whose updates are 0.2 to 0.4 of it (Liu et al. 2025)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 64), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 9))
+    optimizer, _ = recipes.language_model(model, 10, optimizer="muon", lr=1e-3, weight_decay=0.0, warmup_steps=0)
+    weight = model[1].weight
+    before = weight.detach().clone()
+    weight.grad = torch.randn(128, 64)
+    optimizer.step()
+    assert 1.5e-4 < (weight - before).square().mean().sqrt() < 2.5e-4  # 0.2 of the lr, times singular values near 1
+
+
 def test_batch_size_rules():
     assert recipes.scale_lr(0.1, 1024, 256, "linear") == pytest.approx(0.4)
     assert recipes.scale_lr(0.1, 64, 256, "sqrt") == pytest.approx(0.05)
@@ -204,6 +238,8 @@ def test_batch_size_rules():
 BAD = [
     (lambda m: recipes.convnet(m, 100, scale_lr="linear"), "batch_size must be given .*, got batch_size=None; "),
     (lambda m: recipes.convnet(m, 100, scale_lr="cubic", batch_size=1), "rule must be one of .*, got rule='cubic'; "),
+    (lambda m: recipes.language_model(m, 100, optimizer="moun"), "optimizer must be .*'moun'; did you mean muon"),
+    (lambda m: recipes.language_model(m, 100, optimizer="sgd"), "one of adamw, muon, got optimizer='sgd'; construct"),
     (lambda m: recipes.convnet(m, 0), "total_steps must be .*, got total_steps=0; "),
     (lambda m: recipes.language_model(m, 0), "total_steps must be .*, got total_steps=0; "),
     (lambda m: recipes.convnet(m, 100, lr=-1.0), r"lr must be .*, got -?1?.*"),
@@ -222,11 +258,13 @@ def test_bad_arguments_are_named(call, message):
         call(Transformer())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, "language_model, muon"])
 def test_a_recipe_trains(name):
+    name, _, optimizer = name.partition(", ")
+    options = {"optimizer": optimizer} if optimizer else {}
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(3)])
-    optimizer, scheduler = getattr(recipes, name)(model, 60, lr=0.02)
+    optimizer, scheduler = getattr(recipes, name)(model, 60, lr=0.02, **options)
     x, y = torch.randn(64, 8), torch.randn(64, 8)
     losses = []
     for _ in range(60):

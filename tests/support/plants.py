@@ -44,6 +44,35 @@ def schedule_free_with_decay(setup):
     setup.optimizer = optimizer
 
 
+def evaluated_in_train_mode(setup):
+    schedule_free_with_decay(setup)
+    for param in setup.model.parameters():
+        param.grad = torch.zeros_like(param)
+    setup.optimizer.step()
+    setup.model.eval()
+
+
+def with_muon(setup, second, **options):
+    """Give a set-up Muon on its matrices, and another algorithm for its vectors."""
+    matrices, vectors = split(setup.model, 0.1)
+    groups = [{**matrices, "algorithm": "muon"}, {**vectors, "algorithm": second}]
+    optimizer = fl.Muon(groups, lr=0.02, **options)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    setup.scheduler = copy.deepcopy(setup.scheduler, {id(setup.optimizer): optimizer})
+    setup.optimizer = optimizer
+
+
+def muon_on_all_matrices(setup):
+    with_muon(setup, "adamw")
+
+
+def clipping_under_muon(setup):
+    for name in ("norm", "layer"):
+        setup.model[name] = torch.nn.Linear(8, 8, bias=False)
+    with_muon(setup, "muon", clip_grad_norm=1.0)
+
+
 def lr_changed_without_decay(setup):
     group = setup.optimizer.param_groups[0]
     setup.options["previous"] = {"lr": 3 * group["initial_lr"], "weight_decay": group["weight_decay"]}
@@ -167,6 +196,9 @@ PLANTS = [
     ("stepped-before-optimizer", stepped_before_optimizer, always),
     ("ratios-overwritten", ratios_overwritten, always),
     ("schedule-free-with-decay", schedule_free_with_decay, is_adamw),
+    ("muon-on-embedding-or-head", muon_on_all_matrices, is_adamw),
+    ("clipping-under-muon", clipping_under_muon, is_adamw),
+    ("evaluated-in-train-mode", evaluated_in_train_mode, is_adamw),
     ("missing-parameters", missing_parameters, always),
     ("stale-parameters", stale_parameters, always),
     ("frozen-parameters", frozen_parameters, always),

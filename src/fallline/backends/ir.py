@@ -183,6 +183,20 @@ class Symbol:
         """Record a square root."""
         return self._combine("sqrt({})", self)
 
+    def exp(self) -> "Symbol":
+        """Record an exponential of a number."""
+        return self._of_number("exp")
+
+    def log(self) -> "Symbol":
+        """Record a natural logarithm of a number."""
+        return self._of_number("log")
+
+    def _of_number(self, function: str) -> "Symbol":
+        """Record a function that exists for numbers only."""
+        if not self.scalar:
+            raise TypeError(f"a rule may take ops.{function} of numbers, such as hyperparameters, but not of tensors")
+        return self._combine(f"{function}({{}})", self)
+
     def sign(self) -> "Symbol":
         """Record a sign."""
         return self._combine("sign({})", self)

@@ -108,6 +108,8 @@ def _divide(x: float, y: float) -> float:
 # The functions in scalar expressions: for numbers, and for arrays with one number per tensor.
 _NUMBERS: dict[str, Any] = {
     "sqrt": math.sqrt,
+    "exp": math.exp,
+    "log": math.log,
     "divide": _divide,
     "maximum": ops.maximum,
     "where": ops.where,
@@ -116,6 +118,8 @@ _NUMBERS: dict[str, Any] = {
 }
 _ARRAYS: dict[str, Any] = {
     "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
     "divide": np.divide,
     "maximum": np.maximum,
     "where": np.where,

@@ -6,7 +6,7 @@ from typing import Any
 from fallline.core.options import NUMBERS
 from fallline.errors import ArgumentTypeError
 from fallline.group_values import number
-from fallline.rules.rule import Rule, pair
+from fallline.rules.rule import Rule, several
 
 
 def numbers_of(
@@ -18,7 +18,7 @@ def numbers_of(
     scale: Any = None,
     scalars: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return all numbers that an update can read, by the names in the rule (`betas` gives beta1 and beta2).
+    """Return all numbers that an update can read, by the names in the rule (`betas` gives beta1, beta2 and so on).
 
     Args:
         owner: name of the optimizer, for messages.
@@ -35,9 +35,9 @@ def numbers_of(
     keep = bool(group.get("differentiable"))  # autograd records tensors
     numbers: dict[str, Any] = {"step": step, "first": first}
     for name in (*NUMBERS, *rule.ranges):
-        if name in rule.pairs:
+        if name in rule.lengths:
             stem = name.removesuffix("s")
-            for index, value in enumerate(pair(owner, name, group[name])):
+            for index, value in enumerate(several(owner, name, group[name], rule.lengths[name])):
                 numbers[f"{stem}{index + 1}"] = value if keep else _number(owner, f"{name}[{index}]", value)
         else:
             numbers[name] = group[name] if keep else _number(owner, name, group[name])

@@ -9,7 +9,7 @@ import torch
 from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.group_values import plain
-from fallline.rules.rule import FRACTION, MULTIPLYING_MODES, POSITIVE, Rule, pair
+from fallline.rules.rule import FRACTION, MULTIPLYING_MODES, POSITIVE, Rule, several
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
@@ -28,10 +28,11 @@ def plain_options(name: str, rule: Rule, options: Mapping[str, Any]) -> dict[str
     """Return options as groups hold them: NumPy scalars as Python numbers, and hyperparameters like betas as tuples.
 
     Raises:
-        ArgumentError: a hyperparameter that must be two numbers is something else.
+        ArgumentError: a hyperparameter that must be several numbers is something else.
     """
     found = {key: value if key == "params" else plain(value) for key, value in options.items()}
-    return found | {key: tuple(map(plain, pair(name, key, found[key]))) for key in rule.pairs if key in found}
+    lengths = {key: count for key, count in rule.lengths.items() if key in found}
+    return found | {key: tuple(map(plain, several(name, key, found[key], n))) for key, n in lengths.items()}
 
 
 def check_spelling(name: str, defaults: Mapping[str, Any], group: Mapping[str, Any], known: Collection[str]) -> None:

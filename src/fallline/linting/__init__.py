@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.linting import decay, parameters, precision, schedule, unseen, warmup
+from fallline.linting import decay, muon, parameters, precision, schedule, unseen, warmup
 from fallline.linting.finding import CHECKS, SEVERITIES, Check, Finding
 from fallline.linting.running import RUN_CHECKS
 from fallline.linting.setup import Setup
@@ -17,7 +17,7 @@ from fallline.wrappers import calls_per_step, unwrap_optimizer, unwrap_scheduler
 
 __all__ = ["CHECKS", "FAMILIES", "RUN_CHECKS", "SEVERITIES", "Check", "Finding", "Watch", "lint", "watch"]
 
-FAMILIES = (parameters, schedule, warmup, decay, precision, unseen)  # importing a module declares its checks
+FAMILIES = (parameters, schedule, warmup, decay, precision, muon, unseen)  # importing a module declares its checks
 
 
 def lint(

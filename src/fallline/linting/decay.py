@@ -16,7 +16,7 @@ def coupled_decay(setup: Setup) -> Found:
     """Find L2 regularization in a variant of Adam, which divides it by the denominator."""
     for name, group in setup.named_groups():
         if (
-            setup.kind in ("Adam", "NAdam", "RAdam", "Adamax")
+            setup.kind in ("Adam", "NAdam", "RAdam", "Adamax", "AdEMAMix")
             and group.get("weight_decay", 0)
             and setup.mode(group) == "l2"
         ):

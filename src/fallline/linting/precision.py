@@ -18,7 +18,7 @@ def lost_updates(setup: Setup) -> Found:
     for name, group in setup.named_groups():
         low = [p for p in group["params"] if p.dtype == torch.bfloat16 and p.requires_grad and p.numel()]
         exact = group.get("stochastic_rounding") or group.get("master_weights")
-        if not low or exact or not (setup.is_adam or setup.kind == "Lion"):
+        if not low or exact or not (setup.is_adam or setup.kind in ("Lion", "Adan")):
             continue
         lr = max(setup.curve or [float(group["lr"])])
         sizes = [p.detach().float().pow(2).mean().sqrt().item() for p in low]

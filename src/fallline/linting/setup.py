@@ -15,7 +15,8 @@ from fallline.wrappers import single_schedulers, updaters
 
 Group = dict[str, Any]
 _ENDS, _BETWEEN = 3000, 5000  # numbers of calls of a long schedule that are sampled at each end and in between
-ADAM = ("Adam", "AdamW", "NAdam", "NAdamW", "RAdam", "Adamax", "LAMB")  # class names, so that any library's match
+# Class names, so that those of any library match.
+ADAM = ("Adam", "AdamW", "NAdam", "NAdamW", "RAdam", "Adamax", "LAMB", "AdEMAMix")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ class Setup:
         """The groups of the optimizer."""
         return self.updater.param_groups
 
+    @property
+    def muon_groups(self) -> list[Group]:
+        """The groups that Muon updates: in other packages, all groups of a Muon, or those with `use_muon`."""
+        if "Muon" not in self.kind:
+            return []
+        usual = [group for group in self.groups if group["params"] and group.get("use_muon", True)]
+        return [group for group in usual if group.get("algorithm", "muon") == "muon"]
+
     def named_groups(self) -> Iterator[tuple[str, Group]]:
         """Yield each group with its name for messages."""
         for number, group in enumerate(self.groups):
@@ -87,7 +96,8 @@ class Setup:
         """Return the mode of weight decay: "l2", "decoupled" or another of Fallline's modes."""
         if "weight_decay_mode" in group:
             return str(group["weight_decay_mode"])
-        decoupled = group.get("decoupled_weight_decay", self.kind in ("AdamW", "Lion", "NAdamW", "Adafactor"))
+        usual = self.kind in ("AdamW", "Lion", "NAdamW", "Adafactor", "AdEMAMix")
+        decoupled = group.get("decoupled_weight_decay", group.get("weight_decouple", usual))  # pytorch_optimizer's name
         return "decoupled" if decoupled else "l2"
 
     @functools.cached_property

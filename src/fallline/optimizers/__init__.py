@@ -18,15 +18,19 @@ from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.schedule_free.schedulefreeadamw import ScheduleFreeAdamW
 from fallline.optimizers.schedule_free.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
+from fallline.optimizers.two_momenta.adan import Adan
+from fallline.optimizers.two_momenta.ademamix import AdEMAMix
 
 __all__ = [
     "LAMB",
     "OPTIMIZERS",
     "SGD",
+    "AdEMAMix",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Adan",
     "Lion",
     "Muon",
     "NAdam",

@@ -16,12 +16,16 @@ from fallline.optimizers.rmsprop import RMSprop
 from fallline.optimizers.schedule_free.schedulefreeadamw import ScheduleFreeAdamW
 from fallline.optimizers.schedule_free.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
+from fallline.optimizers.two_momenta.adan import Adan
+from fallline.optimizers.two_momenta.ademamix import AdEMAMix
 
 _CLASSES: tuple[type[Optimizer], ...] = (
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    Adan,
+    AdEMAMix,
     LAMB,
     Lion,
     Muon,

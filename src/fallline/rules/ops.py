@@ -15,6 +15,16 @@ def sqrt(x: Any) -> Any:
     return x.sqrt() if hasattr(x, "sqrt") else math.sqrt(x)
 
 
+def exp(x: Any) -> Any:
+    """Return the exponential of a number; not of tensors, for which the backends have no such function."""
+    return x.exp() if hasattr(x, "exp") else math.exp(x)
+
+
+def log(x: Any) -> Any:
+    """Return the natural logarithm of a number > 0; not of tensors, for which the backends have no such function."""
+    return x.log() if hasattr(x, "log") else math.log(x)
+
+
 def sign(x: Any) -> Any:
     """Return the sign of every element, -1, 0 or 1; 0 for 0 and for NaN, as in PyTorch."""
     return x.sign() if hasattr(x, "sign") else float((x > 0) - (x < 0))

@@ -90,7 +90,8 @@ class Rule:
         flags: the options that the function takes by keyword whose values are known before the update runs, with their
             types.
         takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
-        pairs: the hyperparameters that are two numbers, such as `betas`, which the function takes as beta1 and beta2.
+        lengths: the hyperparameters that are several numbers, such as `betas`, with their count. The function takes
+            them as beta1, beta2 and so on.
     """
 
     name: str
@@ -117,7 +118,7 @@ class Rule:
     arguments: tuple[str, ...] = field(init=False)
     flags: Mapping[str, type] = field(init=False)
     takes_norms: bool = field(init=False)
-    pairs: tuple[str, ...] = field(init=False)
+    lengths: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
@@ -127,8 +128,12 @@ class Rule:
         object.__setattr__(self, "arguments", tuple(numbers))
         object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
         object.__setattr__(self, "flags", flags)
-        pairs = tuple(name for name in self.ranges if f"{name.removesuffix('s')}1" in numbers)
-        object.__setattr__(self, "pairs", pairs)
+        parts = {name: [f"{name.removesuffix('s')}{i}" for i in range(1, 10)] for name in self.ranges}
+        used = {
+            name: [i for i, part in enumerate(own, 1) if part in numbers and part not in self.ranges]
+            for name, own in parts.items()
+        }
+        object.__setattr__(self, "lengths", {name: max(2, *indices) for name, indices in used.items() if indices})
         counts_steps = self.counts_steps or "step" in self.arguments or bool(self.scalar_state)
         object.__setattr__(self, "counts_steps", counts_steps)
         object.__setattr__(self, "summand_arguments", _keywords_of(self.summands))
@@ -138,8 +143,8 @@ class Rule:
     def check(self, owner: str, group: Mapping[str, Any]) -> None:
         """Raise ArgumentError for the first hyperparameter of `group` that is out of range."""
         for name, allowed in {"lr": NON_NEGATIVE, "weight_decay": NON_NEGATIVE, **self.ranges}.items():
-            if name in self.pairs:
-                for index, value in enumerate(pair(owner, name, group[name])):
+            if name in self.lengths:
+                for index, value in enumerate(several(owner, name, group[name], self.lengths[name])):
                     allowed.check(owner, f"{name}[{index}]", value)
             else:
                 allowed.check(owner, name, group[name])
@@ -183,7 +188,7 @@ class Rule:
         """
         if self.stability is None:
             return None
-        given = {**group, **dict(zip(("beta1", "beta2"), group.get("betas", ()), strict=False))}
+        given = {**group, **{f"beta{i}": beta for i, beta in enumerate(group.get("betas", ()), start=1)}}
         wanted = inspect.signature(self.stability).parameters
         optional = {key for key, option in self.state.items() if option is not None and not group[option]}
         own = {*self.state, *self.scalar_state, "step"}
@@ -203,18 +208,22 @@ def _plain(value: Any) -> float | None:
     return None if value is None else real_number(value)
 
 
-def pair(owner: str, name: str, values: Any) -> tuple[Any, Any]:
-    """Return the two values of a hyperparameter such as `betas`, which any iterable that has a length may hold.
+def several(owner: str, name: str, values: Any, count: int) -> tuple[Any, ...]:
+    """Return the values of a hyperparameter such as `betas`, which any iterable that has a length may hold.
 
     Raises:
-        ArgumentError: `values` is not such an iterable, is text, or does not have two elements.
+        ArgumentError: `values` is not such an iterable, is text, or does not have `count` elements.
     """
     try:  # not isinstance: OmegaConf's lists are no list, and NumPy's arrays are no Sequence
-        unordered = isinstance(values, (str, bytes, Set, Mapping)) or len(values) != 2
-        first, second = [None] if unordered else list(values)
+        unordered = isinstance(values, (str, bytes, Set, Mapping)) or len(values) != count
+        found = () if unordered else tuple(values)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{owner}: {name} must be two numbers, got {name}={values!r}; pass (0.9, 0.999)") from None
-    return first, second
+        found = ()
+    if len(found) != count:
+        words = {2: "two numbers", 3: "three numbers"}.get(count, f"{count} numbers")
+        example = str((0.9, 0.999, 0.9999)[:count]) if count <= 3 else "a tuple of them"
+        raise ArgumentError(f"{owner}: {name} must be {words}, got {name}={values!r}; pass {example}")
+    return found
 
 
 def rule(
@@ -240,10 +249,10 @@ def rule(
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
     The function takes the parameter, the gradient and its states by position, and the numbers that it needs by keyword:
-    hyperparameters by their name in the group (`betas` is passed as `beta1` and `beta2`), `step` (1 in the first update
-    of a parameter), `first` (true if the state was created in this step) and the numbers of `scalar_state`. A keyword
-    annotated with bool, int, str or tuple is an option whose value is known before the update runs, so the function may
-    branch on it. It may also branch on whether a state is None.
+    hyperparameters by their name in the group (`betas` is passed as `beta1`, `beta2` and so on), `step` (1 in the first
+    update of a parameter), `first` (true if the state was created in this step) and the numbers of `scalar_state`. A
+    keyword annotated with bool, int, str or tuple is an option whose value is known before the update runs, so the
+    function may branch on it. It may also branch on whether a state or an optional number is None.
     """
 
     def declare(function: Callable[..., tuple[Any, ...]]) -> Rule:

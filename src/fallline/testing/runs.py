@@ -21,9 +21,10 @@ NEEDS: dict[str, Options] = {
     "nesterov": {"momentum": 0.9, "dampening": 0},
     "dampening": {"momentum": 0.9},
     "decoupled_weight_decay": {"weight_decay": 0.1},
+    "no_prox": {"weight_decay": 0.1},
 }
-# Values of numbers whose default is 0, where 0.5 does nothing.
-VALUES: dict[str, float] = {"warmup_steps": 8}
+# Values of numbers whose default is 0 or None, where 0.5 does nothing.
+VALUES: dict[str, float] = {"warmup_steps": 8, "beta3_warmup": 8, "alpha_warmup": 8}
 BACKENDS = ("fused", "foreach", "reference")
 REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Tolerances for the same update with another order of operations, relative to the largest element of the tensor. The
@@ -41,7 +42,7 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
         if name == "weight_decay_mode":
             found |= {mode: {"weight_decay": 0.1, name: mode} for mode in cls.rule.weight_decay_modes}
         elif default is None:
-            found[name] = {name: 0.5}
+            found[name] = {name: VALUES.get(name, 0.5)}
         elif default is False:
             found[name] = {**NEEDS.get(name, {}), name: True}
         elif isinstance(default, (int, float)) and default == 0 and name != "weight_decay":

@@ -28,11 +28,27 @@ RANGES = {
     "adamax": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
     "radam": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
     "adamw": {"lr": (3e-5, 1e-1), "weight_decay": DECOUPLED, **ADAM},
+    "ademamix": {
+        "lr": (3e-5, 1e-1),
+        "weight_decay": DECOUPLED,
+        "1-beta3": (1e-4, 1e-2),
+        "alpha": (1.0, 16.0),
+        "1-beta2": BETA2,
+        "eps": EPS,
+    },
+    "adan": {
+        "lr": (1e-4, 3e-1),
+        "weight_decay": DECOUPLED,
+        "1-beta1": (2e-2, 0.1),
+        "1-beta3": (1e-3, 0.1),
+        "eps": EPS,
+    },
     "lamb": {"lr": (1e-3, 1e-1), "weight_decay": DECOUPLED, "1-beta1": (5e-2, 0.3)},
     "lion": {"lr": (1e-5, 1e-2), "weight_decay": (3e-3, 10.0), "betas": ((0.9, 0.99), (0.95, 0.98))},
     "sam(sgd)": {"lr": (1e-3, 3), "weight_decay": L2, "rho": (1e-2, 0.5)},
 }
-FROM = {"lr": 1, "weight_decay": 9, "momentum": 25, "beta1": 25, "betas": 25, "rho": 25}  # trials; the rest from 64 on
+# Trials; the rest from 64 on.
+FROM = {"lr": 1, "weight_decay": 9, "momentum": 25, "beta1": 25, "betas": 25, "rho": 25}
 
 
 @pytest.mark.parametrize("arm", RANGES)
@@ -53,7 +69,8 @@ def test_the_ranges_are_the_published_ones_searched_in_log(arm):
 @pytest.mark.parametrize("trials", [1, 8, 9, 24, 25, 63, 64])
 def test_dimensions_come_in_at_the_published_budgets(arm, trials):
     space = get_space(arm)
-    expected = [d.name for d in space.dimensions if trials >= FROM.get(d.name, 64)]
+    start = {**FROM, "alpha": 25, "beta3": 25} if arm == "ademamix" else FROM  # elsewhere they are of squares
+    expected = [d.name for d in space.dimensions if trials >= start.get(d.name, 64)]
     assert [d.name for d in space.dimensions_for(trials, {}, {})] == expected
     assert "lr" not in [d.name for d in space.dimensions_for(trials, {"lr": 0.1}, {})]
     assert [d.name for d in space.dimensions_for(1, {}, {"warmup": (0.0, 0.1)})] == ["lr", "warmup"]
@@ -62,6 +79,12 @@ def test_dimensions_come_in_at_the_published_budgets(arm, trials):
 def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():
     own = {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamax", "radam", "adamw", "lamb", "lion"}
     assert RANGES.keys() >= own <= SPACES.keys()
+
+
+def test_three_betas_are_passed_together():
+    values = {"lr": 0.1, "beta3": 0.99, "beta2": 0.9, "beta1": 0.5, "warmup": 0.05}
+    assert SPACES["ademamix"].options(values) == {"lr": 0.1, "betas": (0.5, 0.9, 0.99)}
+    assert SPACES["sgd"].options({"lr": 0.1, "beta3": 0.99}) == {"lr": 0.1, "beta3": 0.99}  # of the user's script
 
 
 @pytest.mark.parametrize("count", [2, 8, 64])

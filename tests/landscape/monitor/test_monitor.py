@@ -12,6 +12,7 @@ import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError, LandscapeWarning
 from fallline.landscape import Monitor
 from fallline.landscape.monitor.noise_scale import NoiseScale
+from fallline.landscape.monitor.norms import find_staleness
 from support.landscapes import squares
 from support.monitor_runs import batch, net
 
@@ -48,10 +49,10 @@ def test_norms_and_ratios_are_those_of_numpy():
     assert not {"noise_scale", "second_moment_staleness"} & row.keys()
 
 
-@pytest.mark.parametrize("make", [torch.optim.Adam, fl.Adam, fl.NAdamW], ids=["torch", "fl", "fl-nadamw"])
+@pytest.mark.parametrize("make", [torch.optim.Adam, fl.Adam, fl.NAdamW, fl.AdEMAMix])
 def test_staleness_is_the_root_mean_of_squared_gradient_over_second_moment(make):
     model = net()
-    betas, v = (0.9, 0.99), [0.0] * 4
+    betas, v = (0.9, 0.99) + (0.999,) * (make is fl.AdEMAMix), [0.0] * 4
     rows = run(model, make(model.parameters(), lr=1e-3, betas=betas, weight_decay=0), 1)
     assert rows[0]["second_moment_staleness"] == pytest.approx(1, abs=1e-3)  # v̂ is g² itself
     model = net()
@@ -62,6 +63,15 @@ def test_staleness_is_the_root_mean_of_squared_gradient_over_second_moment(make)
         hats = [new / (1 - 0.99**step) for new in v]
         by_hand = max(np.sqrt((g.numpy() ** 2 / h).mean()) for g, h in zip(grads, hats, strict=True))
         assert row["second_moment_staleness"] == pytest.approx(by_hand, rel=1e-4)  # float32; eps is far below
+
+
+def test_the_second_moments_of_adan_have_the_third_beta():
+    param = torch.nn.Parameter(torch.ones(3))
+    optimizer = fl.Adan([param], lr=0.0)
+    for _ in range(5):
+        param.grad = torch.tensor([1.0, -2.0, 0.5])
+        optimizer.step()
+    assert find_staleness(optimizer, optimizer.param_groups[0], 1.0) == [pytest.approx(1, rel=1e-5)]
 
 
 def test_a_gradient_that_grows_tenfold_makes_the_second_moment_stale():

@@ -25,6 +25,10 @@ CASES = {
     "adamw, amsgrad": (fl.AdamW, {"amsgrad": True, "weight_decay": 0.0}),
     "nadamw": (fl.NAdamW, {"weight_decay": 0.0}),
     "nadam": (fl.NAdam, {"momentum_decay": 0.01}),
+    "ademamix": (fl.AdEMAMix, {"betas": (0.9, 0.999, 0.98), "alpha": 5.0}),
+    "adan": (fl.Adan, {}),
+    "adan, other betas": (fl.Adan, {"betas": (0.5, 0.8, 0.9), "eps": 1e-3}),
+    "ademamix, slow mean leads": (fl.AdEMAMix, {"betas": (0.95, 0.999, 0.7), "alpha": 8.0, "beta3_warmup": 10}),
 }
 START = 1e-6  # so small that no gradient is larger than those of the state that is held
 AXES = torch.tensor([4.0, 3.0, 0.5], dtype=torch.float64)
@@ -58,11 +62,11 @@ def test_the_limit_is_where_the_optimizer_itself_diverges(name, scale):
     step = state["step"].clone() if "step" in state else None
     with torch.no_grad():
         w.fill_(START)
-    for key in ("momentum_buffer", "exp_avg"):
+    for key in ("momentum_buffer", "exp_avg", "exp_avg_fast", "exp_avg_slow", "exp_avg_diff", "previous_grad"):
         if key in state:
             state[key].zero_()
     group = optimizer.param_groups[0]
-    beta2 = group.get("betas", (0, 0))[1]
+    beta2 = group.get("betas", (0, 0))[2 if "exp_avg_diff" in state else 1]
     alpha = group.get("alpha", 0.0)
     history = []
     for _ in range(1500):

@@ -12,6 +12,7 @@ from fallline.errors import ArgumentError
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.analysis.statistics import Comparison, compare, holm, paired_differences
 from fallline.lab.design.param_groups import SCALED
+from fallline.lab.design.spaces import BETAS
 from fallline.lab.search.selection import Search
 
 DISAGREEMENT = 0.01  # significance level at which validation and test are reported to disagree
@@ -90,7 +91,7 @@ def _without_effect(study: StudyResults, search: Search) -> str | None:
 def _cause(study: StudyResults, search: Search, names: Sequence[str]) -> str:
     """Return why hyperparameters had no effect, or the possible causes where the cause is not known."""
     groups = study.manifest.get("groups", [])
-    options = {name: "betas" if name in ("beta1", "beta2") else name for name in names}
+    options = {name: "betas" if name in BETAS else name for name in names}
     own = [n for n, o in options.items() if groups and all(o in g["own"] and n not in SCALED for g in groups)]
     still = [n for n in names if n in SCALED and groups and all(g.get(n) == 0 for g in groups)]
     if own:

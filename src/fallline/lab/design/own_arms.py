@@ -11,7 +11,7 @@ from fallline.lab.command import Command
 from fallline.lab.design.arms import Arm, make_arms
 from fallline.lab.design.optimizers import find_optimizer, split_wrapper
 from fallline.lab.design.schedules import WARMUP, find_schedule
-from fallline.lab.design.spaces import SPACES, Dimension, Space
+from fallline.lab.design.spaces import BETAS, SPACES, Dimension, Space
 from fallline.lab.design.trial import Trial
 from fallline.lab.isolation import small_seed
 from fallline.lab.user_code.import_path import is_path
@@ -66,8 +66,8 @@ def fill_values(trial: Trial, spelling: str = "") -> dict[str, Any]:
     """
     options = dict(trial.options)
     betas = options.get("betas")
-    if isinstance(betas, Sequence) and len(betas) == 2:
-        options |= {"beta1": betas[0], "beta2": betas[1], "betas": f"{betas[0]},{betas[1]}"}
+    if isinstance(betas, tuple | list) and len(betas) <= len(BETAS):
+        options |= {**dict(zip(BETAS, betas, strict=False)), "betas": ",".join(map(str, betas))}
     own = {name: getattr(trial, name) for name in ("schedule", "warmup", "arm", "device")}
     own |= {"optimizer": spelling or trial.optimizer, "seed": small_seed(trial.seed), "trial": trial.id}
     return {**own, **({"steps": trial.steps} if trial.steps else {}), **options}
@@ -190,7 +190,7 @@ def _narrowed(
 
 
 def _is_beta(name: str, reached: Collection[str]) -> bool:
-    return name in ("beta1", "beta2") and bool({"beta1", "beta2", "betas"} & {*reached})
+    return name in BETAS and bool({*BETAS, "betas"} & {*reached})
 
 
 def _with_range(dimension: Dimension, own: Dimension | None) -> Dimension:

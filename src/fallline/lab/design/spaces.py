@@ -15,8 +15,10 @@ from fallline.lab.isolation import derive
 AXES = ("lr", "weight_decay", "momentum", "second_moment", "eps", "warmup", "rho")
 # Optimizers that are evaluated at an average of their iterates in place of a decay of the learning rate.
 SCHEDULE_FREE = ("schedulefreeadamw", "schedulefreesgd")
+BETAS = ("beta1", "beta2", "beta3")  # in a search; the constructor takes them together, as `betas`
 # Smallest number of trials with which each axis is searched (docs/lab-protocol.md, section Search spaces).
 _FROM_TRIALS = {"lr": 1, "weight_decay": 9, "momentum": 25, "rho": 25, "second_moment": 64, "eps": 64, "warmup": 64}
+_FROM_TRIALS |= {"slow_mean": 25}  # the weight of AdEMAMix's second mean
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Dimension:
     """The range of one hyperparameter, searched in log scale or evenly, or the values to choose from.
 
     Attributes:
-        name: name in the report: `lr`, `weight_decay`, `momentum`, `beta1`, `beta2`, `alpha`, `eps`, `rho`.
+        name: name in the report: `lr`, `weight_decay`, `momentum`, `beta1`, `beta2`, `beta3`, `alpha`, `eps`, `rho`.
         axis: the column of the Sobol sequence, shared by all optimizers that have this axis; the name of a
             hyperparameter that only the user's script knows.
         low, high: the range of the value, or of 1 − value if `complement` is True.
@@ -98,10 +100,10 @@ class Space:
         return tuple(d for d in enough if d.name not in fixed)
 
     def options(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return constructor keywords for the values of all dimensions (`beta1` and `beta2` become `betas`)."""
-        options: dict[str, Any] = {k: v for k, v in values.items() if k not in ("beta1", "beta2", "warmup")}
-        if "beta1" in values:
-            options["betas"] = (values["beta1"], values["beta2"])
+        """Return constructor keywords for the values of all dimensions (`beta1` and so on become `betas`)."""
+        options: dict[str, Any] = {k: v for k, v in values.items() if k != "warmup"}
+        if "beta1" in values:  # otherwise a beta2 or beta3 is a name of the user's script
+            options["betas"] = tuple(options.pop(name) for name in BETAS if name in values)
         return {**options, **self.constant}
 
 
@@ -178,6 +180,32 @@ SPACES: dict[str, Space] = {
         "muon",
         (_lr(1e-3, 0.3), Dimension("adamw_lr", "adamw_lr", 3e-5, 3e-2), _DECOUPLED, _MOMENTUM),
         {"lr": 1e-3, "adamw_lr": 3e-4, "weight_decay": 0.1, "momentum": 0.95},
+    ),
+    # The ranges of AdamW, which Pagliardini et al. 2024, arXiv:2409.03137, keep for lr and decay. The authors' code has
+    # alpha=2 and beta3=0.9999 by default, and their README alpha=8; short runs need a shorter mean.
+    "ademamix": Space(
+        "ademamix",
+        (
+            _lr(3e-5, 1e-1),
+            _DECOUPLED,
+            Dimension("beta3", "momentum", 1e-4, 1e-2, complement=True),
+            Dimension("alpha", "slow_mean", 1.0, 16.0),
+            *_ADAM_TAIL[1:],
+        ),
+        {"lr": 1e-3, "weight_decay": 0.0, "alpha": 2.0, "beta3": 0.9999, **_ADAM},
+    ),
+    # The README of the authors' code (sail-sg/Adan): 5 to 10 times the learning rate of AdamW, and betas in the order
+    # beta3 and beta1; the paper varies beta1 from 0.9 to 0.98 and beta3 from 0.9 to 0.999.
+    "adan": Space(
+        "adan",
+        (
+            _lr(1e-4, 3e-1),
+            _DECOUPLED,
+            Dimension("beta1", "momentum", 2e-2, 0.1, complement=True),
+            Dimension("beta3", "second_moment", 1e-3, 0.1, complement=True),
+            _ADAM_TAIL[2],
+        ),
+        {"lr": 1e-3, "weight_decay": 0.0, "beta1": 0.98, "beta2": 0.92, "beta3": 0.99, "eps": 1e-8},
     ),
     "lamb": Space(
         "lamb",

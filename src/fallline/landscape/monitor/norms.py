@@ -10,6 +10,8 @@ from fallline.errors import StateError
 
 # State keys of a running mean of squared gradients, and the option that exists if the mean is bias-corrected.
 _SECOND_MOMENTS = {"exp_avg_sq": "betas", "square_avg": None}
+# Of three betas, the place of that of exp_avg_sq, by a state that tells the optimizers apart: AdEMAMix and Adan.
+_PLACES = {"exp_avg_slow": 1, "exp_avg_diff": 2}
 
 
 def find_staleness(optimizer: Any, group: Mapping[str, Any], factor: float) -> list[float]:
@@ -49,12 +51,13 @@ def _second_moment(
         return moment
     if "step" not in state:  # in the groups of some optimizers; their moments are not always those of the gradient
         raise StateError(f"the state of {name} has {key} but no step, by which its bias is corrected")
-    if len(group[betas]) != 2:
+    place = 1 if len(group[betas]) == 2 else next((place for k, place in _PLACES.items() if k in state), None)
+    if place is None:
         raise StateError(f"the groups of {name} do not have two betas, of which the second is that of {key}")
     step = float(state["step"])
     if step <= 0:
         raise StateError(f"the state of {name} has step={step}, so its {key} has no value yet")
-    corrected: torch.Tensor = moment / (1 - float(group[betas][1]) ** step)
+    corrected: torch.Tensor = moment / (1 - float(group[betas][place]) ** step)
     return corrected
 
 

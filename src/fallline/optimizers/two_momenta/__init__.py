@@ -1,0 +1,1 @@
+"""Optimizers with two momenta: running means of different lengths, or of the gradient and of its changes."""
