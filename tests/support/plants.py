@@ -52,6 +52,14 @@ def evaluated_in_train_mode(setup):
     setup.model.eval()
 
 
+def prodigy_learning_rate(setup):
+    optimizer = fl.Prodigy(split(setup.model, 0.1), lr=1e-3)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 1e-3
+    setup.scheduler = copy.deepcopy(setup.scheduler, {id(setup.optimizer): optimizer})
+    setup.optimizer = optimizer
+
+
 def with_muon(setup, second, **options):
     """Give a set-up Muon on its matrices, and another algorithm for its vectors."""
     matrices, vectors = split(setup.model, 0.1)
@@ -196,6 +204,7 @@ PLANTS = [
     ("stepped-before-optimizer", stepped_before_optimizer, always),
     ("ratios-overwritten", ratios_overwritten, always),
     ("schedule-free-with-decay", schedule_free_with_decay, is_adamw),
+    ("prodigy-learning-rate", prodigy_learning_rate, is_adamw),
     ("muon-on-embedding-or-head", muon_on_all_matrices, is_adamw),
     ("clipping-under-muon", clipping_under_muon, is_adamw),
     ("evaluated-in-train-mode", evaluated_in_train_mode, is_adamw),

@@ -156,6 +156,35 @@ def schedule_free_with_decay(setup: Setup) -> Found:
         )
 
 
+@check(
+    "warning",
+    "README of prodigyopt 1.1.2: keep lr=1, tune d_coef, and use cosine annealing without restarts",
+    "The rate is lowered on purpose, against instability.",
+)
+def prodigy_learning_rate(setup: Setup) -> Found:
+    """Find Prodigy, which multiplies lr by its own estimate, with another lr than 1 or a schedule that restarts."""
+    groups = [group for group in setup.groups if {"d_coef", "d0", "d"} <= group.keys()]
+    rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    if groups and any(rate not in (0.0, 1.0) for rate in rates):
+        yield (
+            f"Prodigy estimates the learning rate and multiplies it by lr={max(rates):g}: the estimate makes up for it "
+            "as long as it grows, and the steps after that are short or long for good",
+            "pass lr=1, and tune d_coef if at all",
+        )
+    top = lowest = 0.0
+    for lr in setup.curve if groups and setup.curve else []:
+        if lowest < 0.5 * top and lr > 0.9 * top:
+            yield (
+                f"the schedule restarts: lr falls to {lowest:.2g} and rises to {lr:.2g} again, but Prodigy's estimate "
+                "also grew with the low rates and never falls",
+                "use one decay over the whole run, such as fl.Cosine",
+            )
+            return
+        if lr >= top:
+            top = lowest = lr
+        lowest = min(lowest, lr)
+
+
 def _given(group: Group) -> float:
     """Return the learning rate, or its factor, with which a group was created; NaN if it is not known."""
     return float(next((group[key] for key in ("lr_scale", "base_lr") if key in group), math.nan))

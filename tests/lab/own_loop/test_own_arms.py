@@ -3,8 +3,9 @@
 import pytest
 
 from fallline.errors import ArgumentError
-from fallline.lab.design.own_arms import make_own_arms, parse_search
+from fallline.lab.design.own_arms import fill_values, make_own_arms, parse_search
 from fallline.lab.design.spaces import sobol
+from fallline.lab.design.trial import Trial
 from fallline.lab.tasks.own_loop import CommandTask, table_name
 
 COMMAND = "python train.py --optimizer {optimizer} --lr {lr} --seed {seed}"
@@ -20,6 +21,15 @@ def test_only_placeholders_are_searched():
     assert set(arm.space.defaults) == {"lr", "warmup"}
     (arm,) = make_own_arms(["adamw"], ["cosine"], "", COMMAND + " --wd {weight_decay} --b1 {beta1}")
     assert set(dimensions(arm)) == {"lr", "weight_decay", "beta1", "beta2"}
+
+
+def test_a_command_gets_all_three_betas():
+    (arm,) = make_own_arms(["adan"], ["constant"], "", "python train.py {lr} {betas}")
+    assert set(dimensions(arm)) == {"lr", "beta1", "beta3"}
+    options = arm.space.options(arm.space.defaults)
+    found = fill_values(Trial("tune", "own", "adan", "adan", "constant", 10, 0, 1, options))
+    assert found["betas"] == "0.98,0.92,0.99"
+    assert [found[name] for name in ("beta1", "beta2", "beta3")] == [0.98, 0.92, 0.99]
 
 
 def test_without_placeholders_the_script_asks_for_everything():
