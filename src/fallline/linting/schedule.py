@@ -164,7 +164,7 @@ def schedule_free_with_decay(setup: Setup) -> Found:
 def prodigy_learning_rate(setup: Setup) -> Found:
     """Find Prodigy, which multiplies lr by its own estimate, with another lr than 1 or a schedule that restarts."""
     groups = [group for group in setup.groups if {"d_coef", "d0", "d"} <= group.keys()]
-    rates = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    rates = [float(group["initial_lr"] if "initial_lr" in group else group["lr"]) for group in groups]
     if groups and any(rate not in (0.0, 1.0) for rate in rates):
         yield (
             f"Prodigy estimates the learning rate and multiplies it by lr={max(rates):g}: the estimate makes up for it "
