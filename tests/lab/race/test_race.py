@@ -37,7 +37,7 @@ def test_sgds_path_is_gradient_descent_by_hand():
             point = point - lr * hessian @ (point - 1)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "lamb", "sam(sgd)", "torch.optim:NAdam"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "lamb", "prodigy", "sam(sgd)", "torch.optim:NAdam"])
 def test_rates_run_together_as_they_run_alone(name):
     options = {"rho": 0.1} if name.startswith("sam") else {}
     together = descend(PROBLEMS["rosenbrock"], name, options, [1e-4, 1e-3, 10.0], 10)

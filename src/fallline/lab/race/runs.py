@@ -131,7 +131,8 @@ def descend(problem: Problem, optimizer: str, options: dict[str, Any], lrs: Sequ
     """
     if "backend" in keywords(optimizer):
         options = {**options, "backend": "reference"}  # compiling does not pay off for tensors of two numbers
-    if optimizer in OPTIMIZERS:  # updates of different tensors are independent, so one optimizer can run all rates
+    coupled = optimizer not in OPTIMIZERS or bool(OPTIMIZERS[optimizer].rule.sums) or "clip_grad_norm" in options
+    if not coupled:  # updates of different tensors are independent, so one optimizer can run all rates
         return _descents(problem, optimizer, options, lrs, steps)
     return np.concatenate([_descents(problem, optimizer, options, [lr], steps) for lr in lrs])
 
