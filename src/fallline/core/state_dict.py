@@ -104,6 +104,12 @@ def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Ma
             f"{name}: group {index} must have {', '.join(rule.ranges)}, got a group without "
             f"{', '.join(missing)}; check whether it was saved by another optimizer"
         )
+    for key, count in rule.lengths.items():
+        if isinstance(saved[key], (tuple, list)) and len(saved[key]) != count:
+            raise StateError(
+                f"{name}: group {index} must have {key} of {count} numbers, got {key}={saved[key]!r}; check whether it "
+                "was saved by another optimizer"
+            )
     if len(saved["params"]) != len(own["params"]):
         raise StateError(
             f"{name}: group {index} must have {len(own['params'])} parameters as in the optimizer, got "
