@@ -103,7 +103,7 @@ def test_an_overflow_under_a_scaler_changes_no_estimate():
 
 def test_names_of_the_package_are_taken():
     opt = fl.Prodigy(params(), decouple=False, growth_rate=float("inf"))
-    assert opt.param_groups[0]["weight_decay_mode"] == "l2" and opt.param_groups[0]["growth_rate"] is None
+    assert opt.param_groups[0]["weight_decay_mode"] == "l2" and opt.param_groups[0]["growth_rate"] == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,9 @@ def test_names_of_the_package_are_taken():
     [
         ({"d0": 0.0}, "d0 must be a finite number > 0, got 0"),
         ({"d_coef": -1.0}, "d_coef must be a finite number > 0, got -1"),
-        ({"growth_rate": 0.5}, "growth_rate must be a finite number >= 1 or None, got 0.5"),
+        ({"growth_rate": 0.5}, "growth_rate must be a number >= 1, got 0.5"),
+        ({"growth_rate": float("nan")}, "growth_rate must be a number >= 1, got nan"),
+        ({"d0": float("inf")}, "d0 must be a finite number > 0, got inf"),
         ({"beta3": 1.0}, r"beta3 must be in \[0, 1\), got 1"),
         ({"weight_decay_mode": "decoupled"}, "weight_decay_mode must be one of in_update, l2"),
     ],

@@ -60,7 +60,7 @@ def estimate(
     beta3: float | None,
     d0: float,
     d_coef: float,
-    growth_rate: float | None,
+    growth_rate: float,
 ) -> tuple[float, float, float]:
     """Return the estimate of the distance, its maximum and its numerator after a step; unchanged without gradients."""
     if total == 0:
@@ -69,7 +69,7 @@ def estimate(
     found = d_coef * numerator / total
     largest = max(d_max, found)
     start = max(d, found) if d == d0 else d
-    return min(largest, math.inf if growth_rate is None else start * growth_rate), largest, numerator
+    return min(largest, start * growth_rate), largest, numerator
 
 
 @rule(
@@ -85,7 +85,7 @@ def estimate(
         "beta3": Range(0.0, 1.0, optional=True),
         "d0": POSITIVE,
         "d_coef": POSITIVE,
-        "growth_rate": Range(1.0, optional=True),
+        "growth_rate": Range(1.0, infinite=True),
         "d": POSITIVE,
         "d_max": POSITIVE,
         "d_numerator": NUMBER,
@@ -163,7 +163,7 @@ class Prodigy(Optimizer):
         safeguard_warmup: keep a small lr, as in a warm-up, from making the estimate too large.
         d0: first estimate, > 0; it should be smaller than any distance, and rarely needs a change.
         d_coef: factor of the estimate, > 0.
-        growth_rate: largest factor by which the estimate grows in a step, >= 1; None is no limit.
+        growth_rate: largest factor by which the estimate grows in a step, >= 1; infinity is no limit.
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
     Raises:
@@ -196,7 +196,7 @@ class Prodigy(Optimizer):
         safeguard_warmup: bool = False,
         d0: float = 1e-6,
         d_coef: float = 1.0,
-        growth_rate: float | None = None,
+        growth_rate: float = math.inf,
         **options: Unpack[CommonOptions],
     ) -> None:
         if not decouple:
@@ -212,7 +212,7 @@ class Prodigy(Optimizer):
             safeguard_warmup=safeguard_warmup,
             d0=d0,
             d_coef=d_coef,
-            growth_rate=None if growth_rate == math.inf else growth_rate,
+            growth_rate=growth_rate,
             **options,
         )
 

@@ -22,17 +22,23 @@ Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean nor
 
 @dataclass(frozen=True)
 class Range:
-    """The range of a hyperparameter: finite numbers in [low, below), or in (low, below) if `open`."""
+    """The range of a hyperparameter: finite numbers in [low, below), or in (low, below) if `open`.
+
+    Attributes:
+        optional: whether None is allowed too.
+        infinite: whether infinity is allowed too.
+    """
 
     low: float = 0.0
     below: float = math.inf
     open: bool = False
-    optional: bool = False  # None is allowed too
+    optional: bool = False
+    infinite: bool = False
 
     def __str__(self) -> str:
         if self.below == math.inf:
             limit = "" if self.low == -math.inf else f" {'>' if self.open else '>='} {self.low:g}"
-            return f"a finite number{limit}" + " or None" * self.optional
+            return f"a {'' if self.infinite else 'finite '}number{limit}" + " or None" * self.optional
         return f"in {'(' if self.open else '['}{self.low:g}, {self.below:g})"
 
     def check(self, owner: str, name: str, value: Any) -> None:
@@ -44,7 +50,8 @@ class Range:
         except (TypeError, ValueError, RuntimeError):
             raise ArgumentTypeError(f"{owner}: {name} must be {self}, got {value!r}; pass a number") from None
         above = self.low < number if self.open else self.low <= number
-        if not (math.isfinite(number) and above and number < self.below):
+        below = number < self.below or (self.infinite and number == math.inf)
+        if not ((self.infinite or math.isfinite(number)) and above and below):
             raise ArgumentError(f"{owner}: {name} must be {self}, got {number:g}; choose a value in that range")
 
 
