@@ -102,7 +102,7 @@ def _has_rule(node: ast.ClassDef) -> bool:
 def registry() -> str:
     """Return the text that optimizers/registry.py must have."""
     found = optimizers()
-    imports = (f"from fallline.optimizers.{module} import {name}" for name, module in found.items())
+    imports = sorted(f"from fallline.optimizers.{module} import {name}" for name, module in found.items())
     return REGISTRY.format(imports="\n".join(imports), classes="\n".join(f"    {name}," for name in found))
 
 

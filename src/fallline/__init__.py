@@ -11,6 +11,7 @@ from fallline.linting import lint, watch
 from fallline.optimizers import (
     LAMB,
     SGD,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -53,6 +54,7 @@ __all__ = [
     "LAMB",
     "SAM",
     "SGD",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

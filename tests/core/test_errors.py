@@ -43,7 +43,7 @@ def option(name, value):
 @EVERY_CLASS
 @pytest.mark.parametrize(("name", "value", "limit", "text"), NUMBERS)
 def test_a_number_out_of_range_is_refused(cls, name, value, limit, text):
-    if name.partition("[")[0] not in cls([parameter(1)]).defaults:
+    if name.partition("[")[0] not in ("lr", "weight_decay", *cls.rule.ranges):
         return  # another optimizer has it
     if cls.rule.ranges.get(name.partition("[")[0]) == Range(0.0, 1.0, open=True):
         limit = "in (0, 1)"
@@ -237,6 +237,8 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(
     saved = copy.deepcopy(opt.state_dict())
     if len(saved["state"].get(1, {}).keys() - {"step"}) < entries:
         return
+    if cls.rule.shapes and "shape of the parameter" in limit:
+        return  # its first state has another shape; see tests/testing/test_factored_rule.py
     damage(saved)
     twin = copy.deepcopy(opt)
     with pytest.raises((StateError, ArgumentError)) as error:

@@ -5,6 +5,7 @@ from fallline.optimizers.adagrad import Adagrad
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
+from fallline.optimizers.factored.adafactor import Adafactor
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
 from fallline.optimizers.muon import Muon
@@ -17,6 +18,7 @@ from fallline.optimizers.schedule_free.schedulefreesgd import ScheduleFreeSGD
 from fallline.optimizers.sgd import SGD
 
 _CLASSES: tuple[type[Optimizer], ...] = (
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,

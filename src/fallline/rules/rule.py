@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ EMA = "ema"  # the state key of averaged parameters
 MASTER = "master"  # the state key of the float32 master weights of half-precision parameters
 
 _FLAGS = (bool, int, str, tuple)  # annotations of options that select what the function computes
+_VALUES = {"norm": "takes_norms", "undecayed": "takes_undecayed"}  # keywords of a function that are no numbers
 
 Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
 
@@ -78,10 +79,15 @@ class Rule:
             `scalar_state` after a step; it takes the hyperparameters and `step` that it needs by keyword. It is called
             before the update, so the function gets the new values.
         copies: the state keys that start as copies of the parameter instead of zeros.
+        shapes: function `(shape, **options) -> dict` of the shape of a parameter, and of the options that it takes by
+            keyword. It returns the shapes of the states that have another shape than the parameter, and None for a
+            state that a parameter of this shape does not have. None: all states have the shape of the parameter.
+        steps: the state keys that hold multiples of past steps, which depend on lr.
         arguments: the numbers that the function takes by keyword.
         flags: the options that the function takes by keyword whose values are known before the update runs, with their
             types.
         takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
+        takes_undecayed: whether the function takes `undecayed` by keyword: the parameter before weight decay.
         pairs: the hyperparameters that are two numbers, such as `betas`, which the function takes as beta1 and beta2.
     """
 
@@ -100,19 +106,23 @@ class Rule:
     scalar_state: Mapping[str, float] = field(default_factory=dict)
     advance: Callable[..., tuple[float, ...]] | None = None
     copies: tuple[str, ...] = ()
+    shapes: Callable[..., Mapping[str, tuple[int, ...] | None]] | None = None
+    steps: tuple[str, ...] = ()
     advance_arguments: tuple[str, ...] = field(init=False)
     arguments: tuple[str, ...] = field(init=False)
     flags: Mapping[str, type] = field(init=False)
     takes_norms: bool = field(init=False)
+    takes_undecayed: bool = field(init=False)
     pairs: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         named = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
         flags = {p.name: p.annotation for p in named if p.annotation in _FLAGS}
-        numbers = [p.name for p in named if p.name not in flags and p.name != "norm"]
+        numbers = [p.name for p in named if p.name not in flags and p.name not in _VALUES]
         object.__setattr__(self, "arguments", tuple(numbers))
-        object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
+        for name, attribute in _VALUES.items():
+            object.__setattr__(self, attribute, any(p.name == name for p in named))
         object.__setattr__(self, "flags", flags)
         pairs = tuple(name for name in self.ranges if f"{name.removesuffix('s')}1" in numbers)
         object.__setattr__(self, "pairs", pairs)
@@ -147,6 +157,25 @@ class Rule:
         keywords = {name: real_number(numbers[name]) for name in self.advance_arguments}
         new = self.advance(*(scalars[key] for key in self.scalar_state), **keywords)
         return dict(zip(self.scalar_state, new, strict=True))
+
+    def state_shapes(self, shape: Sequence[int], group: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every state that a parameter has, by its key.
+
+        Args:
+            shape: shape of the parameter.
+            group: options of its group.
+        """
+        own = self.own_shapes(shape, group)
+        present = [key for key, option in self.state.items() if option is None or group[option]]
+        shapes = {key: own.get(key, tuple(shape)) for key in present}
+        return {key: found for key, found in shapes.items() if found is not None}
+
+    def own_shapes(self, shape: Sequence[int], group: Mapping[str, Any]) -> Mapping[str, tuple[int, ...] | None]:
+        """Return the states that do not have the shape of the parameter, as `shapes` declares them."""
+        if self.shapes is None:
+            return {}
+        options = [*inspect.signature(self.shapes).parameters][1:]
+        return self.shapes(tuple(shape), **{option: group[option] for option in options})
 
     def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
         """Return the diagonal of P (or 1) and the largest stable eigenvalue of P⁻¹·Hessian; None without `stability`.
@@ -199,6 +228,8 @@ def rule(
     scalar_state: Mapping[str, float] | None = None,
     advance: Callable[..., tuple[float, ...]] | None = None,
     copies: tuple[str, ...] = (),
+    shapes: Callable[..., Mapping[str, tuple[int, ...] | None]] | None = None,
+    steps: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -226,6 +257,8 @@ def rule(
             dict(scalar_state or {}),
             advance,
             copies,
+            shapes,
+            steps,
         )
 
     return declare
