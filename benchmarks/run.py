@@ -37,6 +37,7 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "RMSprop": ("RMSprop", {}),
     "RMSprop, centered, momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
     "Adagrad": ("Adagrad", {}),
+    "Adafactor": ("Adafactor", {}),
     "Adam": ("Adam", {}),
     "Adamax": ("Adamax", {}),
     "RAdam": ("RAdam", {}),

@@ -38,9 +38,10 @@ MAY_IMPORT = {
     "backends/fused": "errors folders notices rules backends",
     "core": "errors arguments dtensor group_values wrappers rules backends",
     "optimizers": "errors arguments group_values routing rules core "
-    "optimizers/schedule_free optimizers/two_momenta",  # only to list them
+    "optimizers/schedule_free optimizers/two_momenta optimizers/factored",  # only to list them
     "optimizers/schedule_free": "rules core optimizers",
     "optimizers/two_momenta": "rules core optimizers",
+    "optimizers/factored": "errors arguments rules core optimizers",
     "sam": "errors dtensor group_values wrappers rules core",
     "schedules": "errors arguments group_values wrappers step_record plotting",
     "recipes": "errors arguments wrappers optimizers schedules",

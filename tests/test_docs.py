@@ -16,7 +16,7 @@ import pages
 from equations import equations, run, variants
 from fallline.optimizers import OPTIMIZERS, SGD, Adam, NAdamW
 from fallline.rules import matrices, ops
-from fallline.rules.rule import Range
+from fallline.rules.ranges import Range
 from typeset import Printer, Symbol, leaf, letter
 
 A, B, C = leaf("a"), leaf("b"), leaf("c")
@@ -116,19 +116,20 @@ def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
     always, more = declaration.state_bytes(cls)
     for option in (None, *more):
         options = {} if option is None else {option: 0.5 if option in cls.rule.ranges else True}
-        param = torch.nn.Parameter(torch.zeros(10, 1))
+        param = torch.nn.Parameter(torch.zeros(declaration.SHAPE))
         optimizer = cls([param], backend="reference", **options)
-        param.grad = torch.ones(10, 1)
+        param.grad = torch.ones(declaration.SHAPE)
         optimizer.step()
         numbers = {"step", *cls.rule.scalar_state}
-        real = sum(v.numel() * v.element_size() for k, v in optimizer.state[param].items() if k not in numbers) // 10
-        assert real == always + more.get(option, 0)
+        real = sum(v.numel() * v.element_size() for k, v in optimizer.state[param].items() if k not in numbers)
+        assert real // param.numel() == always + more.get(option, 0)
 
 
 # Numbers for every letter; a formula that dropped or turned round a term would give another result.
 LETTERS = ("lr", "beta1", "beta2", "alpha", "eps", "momentum", "dampening", "weight_decay", "trust_clip", "step")
 LETTERS += ("lr_decay", "initial_accumulator_value", "momentum_decay", "mu_product", "warmup_steps", "r")
 LETTERS += ("weight_lr_power", "lr_max", "weight_sum", "beta3", "beta3_warmup", "alpha_warmup", "d0", "d", "next_d")
+LETTERS += ("beta2_decay",)
 NUMBERS = {name: 0.31 + 0.03 * i for i, name in enumerate(LETTERS)} | {"first": False}
 
 
@@ -155,6 +156,7 @@ def value_of(symbol, numbers):
         "max": lambda: max(o),
         "min": lambda: min(o),
         "norm": lambda: abs(o[0]),
+        "mean": lambda: o[0],
         "where": lambda: o[1] if o[0] else o[2],
         "newton_schulz": lambda: matrices.orthogonalize([torch.tensor([[o[0]]])], [o[1]], *o[2])[0].item(),
         "scale_by_shape": lambda: o[0] * matrices.shape_factor((1, 1), *o[1]),
@@ -173,6 +175,7 @@ def test_what_is_printed_calculates_what_the_rule_does(cls):
         } | {"weight_decay": NUMBERS["weight_decay"]}
         right = update(param, grad, state, scalars, lambda values, scope: abs(values))
         numbers = {letter(name): number for name, number in NUMBERS.items()}
+        numbers |= {str(leaf("").machine_epsilon().operands[0]): sys.float_info.epsilon}
         numbers |= {letter("param", "t-1"): param, letter("grad", "t"): grad}
         numbers |= {letter(key, "t-1"): number for key, number in zip(update.state, state, strict=True)}
         # The same operations in another order of negations only.

@@ -1,6 +1,7 @@
 """What the docs say about an optimizer, read off its class, its rule, the lab's search spaces and the benchmarks."""
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from fallline.lab.design.spaces import SPACES
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 FLOAT32 = 4  # bytes
+SHAPE = (64, 64)  # of the matrix whose state is counted
 _SECTION = re.compile(r"^(Use when|Args|Raises|Example):", re.MULTILINE)
 _RULE_SECTION = re.compile(r"^(State|Hyper|Follows|Differs):", re.MULTILINE)
 _ITEM = re.compile(r"^(\w+): ", re.MULTILINE)
@@ -71,10 +73,15 @@ def _flowing(text: str) -> str:
 
 
 def state_bytes(cls: type[Optimizer]) -> tuple[int, dict[str, int]]:
-    """Return the bytes of float32 state a parameter, and how many come with each option."""
-    options = [option for option in cls.rule.state.values() if option]
-    always = FLOAT32 * (len(cls.rule.state) - len(options))
-    return always, {option: FLOAT32 * options.count(option) for option in options}
+    """Return the bytes of float32 state per element of a matrix of `SHAPE`, and how many come with each option."""
+    rule, defaults = cls.rule, {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+
+    def count(**given: bool) -> int:
+        shapes = rule.state_shapes(SHAPE, {**defaults, **dict.fromkeys(options, False), **given})
+        return FLOAT32 * sum(math.prod(shape) for shape in shapes.values()) // math.prod(SHAPE)
+
+    options = [option for option in rule.state.values() if option]
+    return count(), {option: count(**{option: True}) - count() for option in options}
 
 
 def searched(cls: type[Optimizer], name: str) -> tuple[float, float] | None:

@@ -84,10 +84,10 @@ def _update(cls: type[Optimizer]) -> Iterator[str]:
         f"`{mode}`. The [options](options.md) of every optimizer describe the other modes, clipping and averaging."
     )
     if cls.rule.adapt is not None:
-        kept = _inline(letter(f"next_{cls.rule.group_state[0]}"))
+        before, after = (_inline(letter(name + cls.rule.group_state[0])) for name in ("", "next_"))
         yield (
-            f"{kept} depends on sums over all parameters, see [semantics](../semantics.md#{cls.rule.name}), and is "
-            "kept in the parameter groups."
+            f"{before} is a number of the parameter group, and {after} its value after the step, which depends on sums "
+            f"over all parameters; see [semantics](../semantics.md#{cls.rule.name})."
         )
     for option, (on, off) in variants(cls).items():
         without = equations(cls, {**DECAY, **off})
@@ -121,7 +121,8 @@ def _cost(cls: type[Optimizer]) -> Iterator[str]:
     always, more = state_bytes(cls)
     extra = "".join(f"; {count} more with `{option}`" for option, count in more.items())
     halved = " `state_dtype=torch.bfloat16` halves this." if cls.rule.state else ""
-    yield f"**{always} bytes of state per parameter**{extra} (float32).{halved}"
+    square = " of a large square matrix" if cls.rule.shapes else ""
+    yield f"**{always} bytes of state per parameter**{square}{extra} (float32).{halved}"
     texts = entries(rule_sections(cls)["State"])
     if cls.rule.state:
         rows = [
@@ -200,7 +201,8 @@ noise show how an optimizer moves, not how well it trains a network."""
 
 def options(classes: Sequence[type[Optimizer]]) -> str:
     """Return the page of the options that every optimizer has, their formulas shown on the one without state."""
-    first = min(classes, key=lambda cls: state_bytes(cls)[0])  # plain gradient descent, where each option shows best
+    simple = [cls for cls in classes if cls.rule.shapes is None]
+    first = min(simple, key=lambda cls: state_bytes(cls)[0])  # plain gradient descent, where each option shows best
     plain = equations(first, {})
     shown: list[str] = []
     rest: list[tuple[str, ...]] = []

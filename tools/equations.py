@@ -34,10 +34,10 @@ def run(cls: type[Optimizer], options: Options) -> tuple[Update, tuple[Operand, 
     """Return the update that the options ask for, its results on symbols, and what the rule called its values."""
     optimizer = cls([torch.nn.Parameter(torch.zeros(1, 1))], **options)
     group = optimizer.param_groups[0]
-    update = update_for(optimizer.rule, group)
+    update = update_for(optimizer.rule, group).of_states(optimizer.rule.state_shapes((1, 1), group))
     local: dict[str, Any] = {}
     with _LocalsOf(update.rule.function.__code__, local):
-        new = update(
+        new = update(  # of a matrix; without a state of its own shape, a vector has the same
             leaf(letter("param", "t-1")),
             leaf(letter("grad", "t")),
             [leaf(letter(key, "t-1")) for key in update.state],

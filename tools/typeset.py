@@ -67,13 +67,21 @@ LETTERS = {
     "s": "s{}",
     "p0": r"\theta_0",
     "d0": "d_0",
-    "d": "d_{{t-1}}",
     "next_d": "d_t",
     "d_coef": "c",
     "growth_rate": r"\gamma",
     "step": "t",
     "first": r"t = 1",
+    "row_var": "r{}",
+    "col_var": "c{}",
+    "variance": "v{}",
+    "root": r"\sigma{}",
+    "beta2_decay": r"\kappa",
+    "d": "d",
+    "weight": "w_t",
+    "rate": r"\alpha{}",
 }
+_ALONG = {None: "", -1: "_{j}", -2: "_{i}"}  # the index over which a mean is taken, of element (i, j)
 
 
 def letter(name: str, time: str = "") -> str:
@@ -155,6 +163,14 @@ class Symbol:
     def maximum(self, other: Operand) -> "Symbol":
         """Return the larger of two values."""
         return Symbol("max", (self, other))
+
+    def machine_epsilon(self) -> "Symbol":
+        """Return the machine epsilon."""
+        return leaf(r"\epsilon_{\mathrm{machine}}")
+
+    def mean_square(self, dim: int | None, square: bool) -> "Symbol":
+        """Return a mean along one dimension or all."""
+        return Symbol("mean", (self * self if square else self, _ALONG[dim]))
 
     def newton_schulz(self, eps: Operand, *options: Any) -> "Symbol":
         """Return an orthogonalized matrix."""
@@ -242,6 +258,8 @@ class Printer:
             return rf"\sqrt{{{self._text(o[0], SUM, nested)}}}"
         if operation == "norm":
             return rf"\lVert {self._text(o[0])} \rVert" + (r"_{\mathrm{all}}" if o[1] == ALL else "")
+        if operation == "mean":
+            return rf"\operatorname{{mean}}{o[1]}" + _bracketed(self._text(o[0], SUM, nested))
         if operation == "newton_schulz":
             return r"\mathrm{NewtonSchulz}" + _bracketed(self._text(o[0], SUM, nested))
         if operation == "scale_by_shape":

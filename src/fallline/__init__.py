@@ -11,6 +11,7 @@ from fallline.linting import lint, watch
 from fallline.optimizers import (
     LAMB,
     SGD,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
@@ -57,6 +58,7 @@ __all__ = [
     "SAM",
     "SGD",
     "AdEMAMix",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

@@ -1,6 +1,6 @@
 """Parameters that are sharded over processes (DTensors): the local part and its position in the whole tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,14 +36,32 @@ def place_like(value: Any, param: Any) -> torch.Tensor:
     if not is_sharded(param):
         whole: torch.Tensor = value.full_tensor() if is_sharded(value) else value
         return whole.detach().to(device=param.device, copy=True)
+    placements = _placements_beside(param, value.dim())
     if is_sharded(value):
-        sharded: torch.Tensor = value.detach().redistribute(param.device_mesh, param.placements)
+        sharded: torch.Tensor = value.detach().redistribute(param.device_mesh, placements)
         return sharded.clone()
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh = param.device_mesh
     replicated = DTensor.from_local(value.detach().to(param.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return replicated.redistribute(mesh, param.placements).clone()
+    return replicated.redistribute(mesh, placements).clone()
+
+
+def zeros_beside(param: Any, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Return zeros of any shape on the device of `param`, sharded along the same dimensions as far as they exist."""
+    if not is_sharded(param):
+        return torch.zeros(shape, dtype=dtype, device=param.device)
+    from torch.distributed.tensor import zeros
+
+    placements = _placements_beside(param, len(shape))
+    return zeros(shape, dtype=dtype, device_mesh=param.device_mesh, placements=placements)
+
+
+def _placements_beside(param: Any, dims: int) -> list[Any]:
+    """Return the placements of `param` for a tensor with another number of dimensions."""
+    from torch.distributed.tensor import Replicate
+
+    return [place if getattr(place, "dim", -1) < dims else Replicate() for place in param.placements]
 
 
 def sum_over_shards(values: np.ndarray, param: Any) -> np.ndarray:

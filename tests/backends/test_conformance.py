@@ -36,6 +36,8 @@ def params_of(shapes=SHAPES, dtype=torch.float32):
 def test_fused_backend_serves_plain_tensors_itself(dtype):
     """Otherwise the two backends agree because they are one."""
     for cls, _, options in CASES:
+        if cls.rule.shapes:
+            continue  # kernels see tensors of one shape
         shapes = [(), (3,)] if cls.rule.whole else [(), (3, 4)]  # kernels see elements, not matrices
         opt = cls(params_of(shapes, dtype), backend="fused", **options)
         set_grads(opt.param_groups[0]["params"], 0)

@@ -9,7 +9,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer
 from fallline.rules.ops import exp, log
-from fallline.rules.rule import FRACTION, TENSOR, rule
+from fallline.rules.ranges import FRACTION
+from fallline.rules.rule import TENSOR, rule
 from support.variants import EVERY_BACKEND, normal, parameter
 
 

@@ -9,7 +9,7 @@ import torch
 
 from fallline.errors import ArgumentError, ArgumentTypeError, GradientError, StateError
 from fallline.optimizers import OPTIMIZERS, create_optimizer
-from fallline.rules.rule import FRACTION, Range
+from fallline.rules.ranges import FRACTION, Range
 from fallline.rules.update import update_for
 from support.messages import check_message
 from support.variants import (
@@ -47,7 +47,7 @@ def option(cls, name, value):
 def test_a_number_out_of_range_is_refused(cls, name, value, limit, text):
     stem, _, index = name.partition("[")
     allowed = cls.rule.ranges.get(stem)
-    if stem not in cls([parameter(1)]).defaults or (index == "2]" and cls.rule.lengths["betas"] < 3):
+    if stem not in ("lr", "weight_decay", *cls.rule.ranges) or (index == "2]" and cls.rule.lengths["betas"] < 3):
         return  # another optimizer has it
     if value == 1 and allowed is not None and allowed.below > 1:
         return  # RMSprop's alpha is a beta, and AdEMAMix's a weight
@@ -242,6 +242,8 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(
     saved = copy.deepcopy(opt.state_dict())
     if len(saved["state"].get(1, {}).keys() - {"step"}) < entries:
         return
+    if cls.rule.shapes and "shape of the parameter" in limit:
+        return  # its first state has another shape; see tests/testing/test_factored_rule.py
     damage(saved)
     twin = copy.deepcopy(opt)
     with pytest.raises((StateError, ArgumentError)) as error:

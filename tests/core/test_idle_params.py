@@ -59,6 +59,8 @@ def test_sam_and_steps_in_the_backward_pass_leave_them_out(cls):
     for phase in (opt.first_step, opt.second_step):
         set_grads([model.adapter], 0)
         phase()
+    if cls.rule.sums:  # refused, see test_prodigy.py
+        return
     model = Adapted()
     opt = cls(model.parameters())
     fl.step_in_backward(model, opt)

@@ -9,7 +9,7 @@ import torch
 
 import fallline as fl
 from fallline.errors import ArgumentError, ArgumentTypeError
-from fallline.rules.rule import NON_NEGATIVE
+from fallline.rules.ranges import NON_NEGATIVE
 from support.messages import check_message
 from support.variants import EVERY_BACKEND, distance, params_of, same_bits, state_of, through_a_file, train
 

@@ -9,7 +9,8 @@ from typing_extensions import Unpack
 import fallline as fl
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
-from fallline.rules.rule import NON_NEGATIVE, rule
+from fallline.rules.ranges import NON_NEGATIVE
+from fallline.rules.rule import rule
 from support.variants import BACKENDS, parameter, same_bits, same_state, set_grads, train
 
 EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)

@@ -18,7 +18,7 @@ def gradients(step):
 
 def path(cls, steps=STEPS, **options):
     """Return the parameters before the first step and after each one."""
-    if cls.rule.whole:
+    if cls is fl.Muon:
         options |= {"ns_dtype": "float64", "adamw_lr": 0.1}
     params = [parameter(*shape, seed=index, dtype=torch.float64) for index, shape in enumerate(SHAPES)]
     opt, found = cls(params, lr=0.1, **options), []
@@ -32,8 +32,8 @@ def path(cls, steps=STEPS, **options):
 
 
 def steps_for(cls):
-    """LAMB's step depends on the parameter, so the plain run shows only its first one."""
-    return range(1, 2) if cls.rule.name == "lamb" else STEPS
+    """The steps of LAMB and Adafactor depend on the parameter, so the plain run shows only the first one."""
+    return range(1, 2) if cls in (fl.LAMB, fl.Adafactor) else STEPS
 
 
 def is_refused(cls):

@@ -31,7 +31,8 @@ def run(case: Case, oracle: ModuleType) -> Golden | None:
     """Return the record of a case run by torch, or None where torch cannot express it.
 
     A decay mode that torch's class lacks is its optimizer without decay, and one multiplication before each step (so
-    such a case must name its `weight_decay`: the class's default is not known here).
+    such a case must name its `weight_decay`: the class's default is not known here). An oracle whose step depends on
+    the parameter before decay, which torch's class would not see, sets `BY_HAND = False`.
     """
     modes: dict[str, str] = getattr(oracle, "TORCH", {})
     if not modes:
@@ -45,6 +46,8 @@ def run(case: Case, oracle: ModuleType) -> Golden | None:
     by_hand = config.pop("weight_decay") if mode not in modes else None
     if by_hand is not None:
         config["weight_decay"] = 0.0
+    if by_hand is not None and not getattr(oracle, "BY_HAND", True):
+        return None
     optimizer_class = getattr(torch.optim, modes.get(mode, next(iter(modes.values()))))
     if not config.keys() <= inspect.signature(optimizer_class).parameters.keys():
         return None

@@ -43,7 +43,7 @@ def zero_run():
 def _params(model, cls):
     """Return the parameters of a model, for Muon in groups: the processes must have the same groups."""
     params = list(model.parameters())
-    if not cls.rule.whole:
+    if "algorithm" not in cls(params).param_groups[0]:
         return params
     sides = {"muon": [p for p in params if p.dim() > 1], "adamw": [p for p in params if p.dim() < 2]}
     options = {"lr": 0.01, "weight_decay": 0.1, "ns_dtype": "float64"}  # which PyTorch's class writes into each group

@@ -46,7 +46,7 @@ def cases():
     found = {}
     for cls, variant, options in CASES:
         name = f"{cls.rule.name}-{variant}"
-        if cls.rule.whole:  # products in bfloat16 would hide everything else
+        if "ns_dtype" in cls.rule.flags:  # products in bfloat16 would hide everything else
             options = {**options, "ns_dtype": "float64"}
         found[name] = functools.partial(cls, **options)
         if variant == "default" and cls.rule.name in ("adamw", "muon"):  # a share over all of a tensor

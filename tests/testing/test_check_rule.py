@@ -13,7 +13,8 @@ from fallline.core.optimizer import Optimizer
 from fallline.errors import ArgumentTypeError
 from fallline.optimizers import OPTIMIZERS
 from fallline.rules.ops import sqrt
-from fallline.rules.rule import NON_NEGATIVE, rule
+from fallline.rules.ranges import NON_NEGATIVE
+from fallline.rules.rule import rule
 from fallline.testing import CHECKS, ConformanceError, cases, check_rule
 from oracles import cases as goldens
 from oracles import options as around

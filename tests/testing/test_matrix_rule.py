@@ -6,7 +6,8 @@ import torch
 
 from fallline.errors import FalllineError
 from fallline.rules.matrices import newton_schulz
-from fallline.rules.rule import NON_NEGATIVE, rule
+from fallline.rules.ranges import NON_NEGATIVE
+from fallline.rules.rule import rule
 from fallline.testing import cases, check_rule
 
 

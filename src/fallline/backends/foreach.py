@@ -11,7 +11,7 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
 from fallline.backends.rounding import round_columns
-from fallline.rules.matrices import orthogonalize, shape_factor
+from fallline.rules.matrices import orthogonalize, reduce_mean, shape_factor
 
 Operand = Union["Tensors", list[float], float]
 PART = 1 << 22  # elements of matrices that are updated together on a CPU
@@ -81,6 +81,14 @@ class Tensors:
     def where(self, x: Operand, y: Operand) -> "Tensors":
         """Return `x` where these conditions are true, and `y` elsewhere."""
         return self._each(torch.where, x, y)
+
+    def machine_epsilon(self) -> list[float]:
+        """Return the machine epsilon of every tensor."""
+        return [torch.finfo(x.dtype).eps for x in self.tensors]
+
+    def mean_square(self, *options: Any) -> "Tensors":
+        """Return the means of each tensor along one dimension or all."""
+        return Tensors([reduce_mean(x, *options) for x in self.tensors])
 
     def newton_schulz(self, eps: list[float], *options: Any) -> "Tensors":
         """Return the orthogonalized matrices; those of one shape are multiplied as a batch."""
@@ -173,7 +181,8 @@ def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tenso
     lines = [*(f"{name} = {expression}" for name, expression in sweep.lines), f"return {', '.join(sweep.outputs)},"]
     source = f"def run({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
     namespace: dict[str, Any] = {"maximum": _maximum, "where": _where}
-    namespace |= {name: getattr(Tensors, name) for name in ("sqrt", "sign", "newton_schulz", "scale_by_shape")}
+    methods = ("sqrt", "sign", "machine_epsilon", "mean_square", "newton_schulz", "scale_by_shape")
+    namespace |= {name: getattr(Tensors, name) for name in methods}
     exec(source, namespace)
     function: Callable[..., tuple[Tensors | list[float], ...]] = namespace["run"]
     return function

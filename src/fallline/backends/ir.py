@@ -209,6 +209,14 @@ class Symbol:
         """Record a selection with this symbol as the condition."""
         return self._combine("where({}, {}, {})", self, x, y)
 
+    def machine_epsilon(self) -> "Symbol":
+        """Record the machine epsilon of the arithmetic, a number for each tensor."""
+        return self._combine("machine_epsilon({})", self)
+
+    def mean_square(self, *options: Any) -> "Symbol":
+        """Record a mean of the tensor of which this is an element, along one dimension or all."""
+        return self._combine(f"mean_square({{}}, *{options})", self)
+
     def newton_schulz(self, eps: Operand, *options: Any) -> "Symbol":
         """Record an orthogonalization of the tensor of which this is an element; see `rules.matrices`."""
         return self._combine(f"newton_schulz({{}}, {{}}, *{options})", self, eps)

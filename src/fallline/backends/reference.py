@@ -8,7 +8,7 @@ import torch
 from fallline.backends.bucket import Bucket
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
-from fallline.dtensor import is_sharded, local, local_like, numbering
+from fallline.dtensor import is_sharded, local, local_like, numbering, place_like
 from fallline.rules.rule import TENSOR
 
 
@@ -36,7 +36,12 @@ class ReferenceBucket(Bucket):
             new = dict(zip(names, self._new(param, grad, state, row, numbers, norms), strict=True))
             targets, rounded = {"param": param, **state}, self.rounded(index)
             origin: int | torch.Tensor = 0
-            if is_sharded(param):  # each process rounds and writes its own part
+            if is_sharded(param) and self.update.rule.shapes is not None:  # all processes have computed the whole
+                new |= round_columns(rounded, new, keys[index])
+                new, rounded = {name: local(place_like(value, targets[name])) for name, value in new.items()}, []
+                targets = {name: local(targets[name]) for name in names}
+                torch.autograd.graph.increment_version([param])
+            elif is_sharded(param):  # each process rounds and writes its own part
                 new = {name: local_like(value, targets[name]) for name, value in new.items()}
                 targets = {name: local(targets[name]) for name in names}
                 origin = numbering(param) if rounded else 0
@@ -58,16 +63,20 @@ class ReferenceBucket(Bucket):
         numbers: Sequence[Mapping[str, float]],
         norms: Sequence[float],
     ) -> tuple[torch.Tensor, ...]:
-        """Return the new parameter and states."""
+        """Return the new parameter and states.
+
+        If states have other shapes than the parameter, each process gathers the whole tensors and computes all.
+        """
         dtype = torch.float32 if param.dtype in HALF else _real(param).dtype
         # Autograd saves the tensors that a differentiable step reads, so they must not be overwritten in place.
-        tensors = (param, *(state[key] for key in self.update.state))
+        tensors = [param, *(state[key] for key in self.update.state)]
+        if self.update.rule.shapes is not None:
+            grad, *tensors = map(_whole, (grad, *tensors))
         old = [_real(t).to(dtype, copy=torch.is_grad_enabled()) for t in tensors]
         known = iter(norms)
 
         def norm(values: torch.Tensor, scope: str) -> torch.Tensor | float:
-            total: Any = values.double().square().sum()
-            square: torch.Tensor = total.full_tensor() if is_sharded(total) else total
+            square = _whole(values.double().square().sum())
             if scope == TENSOR:
                 return square.sqrt()
             for value in known:
@@ -84,6 +93,11 @@ class _NormNeeded(Exception):
 
     def __init__(self, square: float) -> None:
         self.square = square
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    gathered: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return gathered
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:

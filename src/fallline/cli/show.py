@@ -199,7 +199,7 @@ def optimizers() -> None:
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column()
         grid.add_row("update", rule.formula.replace(";  ", ";\n"))
-        grid.add_row("state", _state(rule))
+        grid.add_row("state", _state(rule, {key: parameter.default for key, parameter in parameters.items()}))
         grid.add_row("defaults", ", ".join(f"{key}={parameters[key].default}" for key in hyper))
         grid.add_row("decay", rule.weight_decay_modes[0])
         grid.add_row("source", rule.source)
@@ -220,9 +220,11 @@ def optimizers() -> None:
     console.print(grid)
 
 
-def _state(rule: "Rule") -> str:
+def _state(rule: "Rule", defaults: dict[str, Any]) -> str:
     """Return the bytes of float32 state per parameter, with the names of the state tensors."""
-    always = [key for key, option in rule.state.items() if option is None]
+    square = (64, 64)
+    always = [key for key, shape in rule.state_shapes(square, defaults).items() if shape == square]
+    others = [key for key, option in rule.state.items() if option is None and key not in always]
     text = f"{4 * len(always)} bytes per parameter" + (f" ({', '.join(always)})" if always else "")
     more = [f"; 4 more with {option} ({key})" for key, option in rule.state.items() if option is not None]
-    return text + "".join(more)
+    return text + "".join(more) + (f"; of other shapes: {', '.join(others)}" if others else "")

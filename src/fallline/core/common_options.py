@@ -70,7 +70,8 @@ class CommonOptions(TorchFlags, ExtraOptions, total=False):
         cautious_weight_decay: decay only the elements that the update does not move away from 0 (Chen et al. 2025,
             arXiv:2510.12402); weight_decay_mode must be "decoupled" or "independent".
         state_dtype: dtype of new state; torch.bfloat16 halves its size and is rounded stochastically; averages of the
-            parameters keep their dtype. None means the dtype of the parameter, but float32 for half precision.
+            parameters, and states of other shapes, keep their dtype. None means the dtype of the parameter, but float32
+            for half precision.
         master_weights: keep float32 copies of bfloat16 or float16 parameters in the state. Updates and decay apply to
             them, and the parameter is their copy, rounded to nearest. Any other write to the parameter is lost.
         stochastic_rounding: round bfloat16 parameters so that updates below half an ulp are correct on average.

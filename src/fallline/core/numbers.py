@@ -6,7 +6,8 @@ from typing import Any
 from fallline.core.options import NUMBERS
 from fallline.errors import ArgumentTypeError
 from fallline.group_values import number
-from fallline.rules.rule import Rule, several
+from fallline.rules.ranges import several
+from fallline.rules.rule import Rule
 
 
 def numbers_of(

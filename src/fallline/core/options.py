@@ -9,7 +9,8 @@ import torch
 from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.group_values import plain
-from fallline.rules.rule import FRACTION, MULTIPLYING_MODES, POSITIVE, Rule, several
+from fallline.rules.ranges import FRACTION, POSITIVE, several
+from fallline.rules.rule import MULTIPLYING_MODES, Rule
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.

@@ -1,13 +1,14 @@
 """Preparation of a parameter for its update: check the gradient and create the state."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from fallline.core.options import DTYPES
-from fallline.dtensor import is_sharded
+from fallline.dtensor import is_sharded, zeros_beside
 from fallline.errors import GradientError
-from fallline.rules.rule import EMA, MASTER
+from fallline.rules.rule import EMA, MASTER, Rule
 from fallline.rules.update import Update
 
 
@@ -36,28 +37,44 @@ def check_gradient(name: str, param: torch.Tensor) -> bool:
     return True
 
 
+def real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor, or of its view as pairs of real numbers if it is complex."""
+    return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
+
+
+def shapes_of(rule: Rule, param: torch.Tensor, group: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every state that the rule keeps for a parameter, of the real view if the state is complex."""
+    return rule.state_shapes(real_shape(param), group)
+
+
 def complete_state(
-    name: str, state: dict[str, Any], param: torch.Tensor, update: Update, differentiable: bool = False
+    name: str, state: dict[str, Any], param: torch.Tensor, update: Update, group: Mapping[str, Any]
 ) -> bool:
     """Create missing state of a parameter; return whether any was missing, not counting averages and master weights.
 
-    If `differentiable`, autograd records that a state starts as a copy of the parameter.
+    If the group is `differentiable`, autograd records that a state starts as a copy of the parameter.
 
     Raises:
         GradientError: the parameter has become complex, or real, since the optimizer called `name` made its state.
     """
+    shapes = shapes_of(update.rule, param, group)
+    own = update.rule.own_shapes(real_shape(param), group)
     missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
     for key in missing:
         if key in update.rule.copies:  # like other copies of the parameter, it has no lower precision
-            source = param if differentiable else param.detach()
+            source = param if group.get("differentiable") else param.detach()
             state[key] = source.to(_state_dtype(param), copy=True)
+            continue
+        if key in own:  # small, or sensitive to rounding
+            state[key] = zeros_beside(param, shapes[key], _state_dtype(param).to_real())
             continue
         dtype = update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-    if any(state[key].is_complex() != param.is_complex() for key in update.state if state.get(key) is not None):
+    used = {key: state[key] for key in update.state if state.get(key) is not None}
+    if any(real_shape(value) != shapes.get(key, real_shape(param)) for key, value in used.items()):
         raise GradientError(
             f"{name}: the state of a parameter must be complex if the parameter is, got a parameter of {param.dtype} "
-            "with state of another kind; delete its entry in optimizer.state after you convert it"
+            "with state of another kind or shape; delete its entry in optimizer.state after you convert it"
         )
     for key in (EMA, MASTER):
         if key in update.state and state.get(key) is None:

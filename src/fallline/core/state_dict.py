@@ -1,5 +1,6 @@
 """State dicts in PyTorch's layout; loading checks them first and copies tensors without changing their dtype."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -9,7 +10,7 @@ import torch
 
 from fallline.core.decay_mode import decay_entries, decay_options
 from fallline.core.options import plain_options
-from fallline.core.state import new_scalar, new_step
+from fallline.core.state import new_scalar, new_step, real_shape, shapes_of
 from fallline.dtensor import is_sharded, place_like
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, MASTER, Rule
@@ -95,11 +96,12 @@ def unpack(
 
 def _is_of_parameter(rule: Rule, key: Any, saved: Any) -> bool:
     """Return whether an entry of the state belongs to a parameter; wrappers such as TRAC add entries of their own."""
-    return isinstance(key, int) or (isinstance(saved, Mapping) and not saved.keys().isdisjoint(rule.state))
+    own = rule.state.keys() - {"variance"}  # which TRAC has too
+    return isinstance(key, int) or (isinstance(saved, Mapping) and not saved.keys().isdisjoint(own))
 
 
 def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    if missing := [key for key in rule.ranges if key not in saved]:
+    if missing := [key for key in rule.ranges if key not in saved and not _is_addition(name, key)]:
         raise StateError(
             f"{name}: group {index} must have {', '.join(rule.ranges)}, got a group without "
             f"{', '.join(missing)}; check whether it was saved by another optimizer"
@@ -127,6 +129,12 @@ def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Ma
     return {**own, **deepcopy(plain_options(name, rule, kept))}
 
 
+def _is_addition(name: str, option: str) -> bool:
+    """Return whether PyTorch has a class of this name and the class lacks the option."""
+    twin = getattr(torch.optim, name, None)
+    return twin is not None and option not in inspect.signature(twin).parameters
+
+
 def _without_wrappers(name: str) -> list[str]:
     """Return the parts of a parameter's name without those that come from wrappers around modules."""
     return [part for part in name.split(".") if part not in _WRAPPERS]
@@ -144,7 +152,9 @@ def _fit_state(
     own = {*rule.state, *rule.scalar_state, "step", EMA, MASTER}
     present = {k: v for k, v in saved.items() if v is not None or k not in own}  # PyTorch stores a buffer of None
     lazy = [k for k, option in _ADDED.items() if not saved_group.get(option)]
-    needed = [k for k in update_for(rule, group).state if k not in lazy] + ["step"] * rule.counts_steps
+    shapes = shapes_of(rule, param, group)
+    needed = [k for k in update_for(rule, group).of_states(shapes).state if k not in lazy]
+    needed += ["step"] * rule.counts_steps
     needed += rule.scalar_state
     started = not own.isdisjoint(present)
     if (_STATE_OF_RULES - own) & present.keys() or any(started and k not in present for k in needed):
@@ -161,15 +171,22 @@ def _fit_state(
             state[k] = new_step(float(value))
         elif k in rule.scalar_state:
             state[k] = new_scalar(float(value))
-        elif not isinstance(value, torch.Tensor) or value.shape != param.shape:
-            found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
-            raise StateError(
-                f"{name}: {k} of parameter {key!r} must have the shape of the parameter, {tuple(param.shape)}, got "
-                f"{found}; load the state dict into an optimizer for the model it was saved with"
-            )
         else:
+            _check_shape(name, key, k, value, param, shapes.get(k, real_shape(param)))
             state[k] = place_like(value, param)
     return state
+
+
+def _check_shape(name: str, key: Any, k: str, value: Any, param: torch.Tensor, real: tuple[int, ...]) -> None:
+    """Raise StateError unless a state has its shape, of which `real` is that of the real view."""
+    like_param = real == real_shape(param)
+    shape = tuple(param.shape) if like_param else real
+    if not isinstance(value, torch.Tensor) or value.shape != shape:
+        found = tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value)
+        raise StateError(
+            f"{name}: {k} of parameter {key!r} must have the shape{' of the parameter,' * like_param} {shape}, got "
+            f"{found}; load the state dict into an optimizer for the model it was saved with"
+        )
 
 
 def _copy(value: Any, param: torch.Tensor | None) -> Any:

@@ -11,7 +11,7 @@ from fallline.backends import bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.core.memory import turns_of
 from fallline.core.shared_scalars import SharedScalars, same, share_scalars
-from fallline.core.state import check_gradient, complete_state, new_scalar
+from fallline.core.state import check_gradient, complete_state, new_scalar, shapes_of
 from fallline.dtensor import is_sharded
 from fallline.errors import ArgumentError, GradientError
 from fallline.rules.update import Update
@@ -179,11 +179,11 @@ def _sort(
     seen: Counter[torch.Tensor] = Counter()
     for (index, param), turn in zip(active, turns_of([param for _, param in active]), strict=True):
         _check_shards(name, groups[index], param)
-        update, grad = updates[index], param.grad
+        update, grad = updates[index].of_states(shapes_of(updates[index].rule, param, groups[index])), param.grad
         assert grad is not None, "only parameters with a gradient are active"
         # torch.distributed.checkpoint would save an empty state, and then miss it in a checkpoint without one
         own = state[param] if update.state or update.counts_steps else state.get(param, {})
-        first = complete_state(name, own, param, update, bool(groups[index].get("differentiable")))
+        first = complete_state(name, own, param, update, groups[index])
         before, seen[param] = seen[param], seen[param] + 1
         age = float(own["step"]) + before if update.counts_steps else 0.0
         scalars = {} if before else {key: float(own[key]) for key in update.rule.scalar_state}

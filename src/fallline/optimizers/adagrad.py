@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import ExtraOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import sqrt, where
-from fallline.rules.rule import NON_NEGATIVE, rule
+from fallline.rules.ranges import NON_NEGATIVE
+from fallline.rules.rule import rule
 
 
 def stability(sum: Any, *, lr_decay: Any, eps: Any, step: Any) -> tuple[Any, Any]:

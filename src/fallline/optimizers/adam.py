@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import maximum, sqrt
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE
+from fallline.rules.rule import rule
 
 
 def denominator(second_moment: Any, beta2: Any, eps: Any, step: Any) -> Any:

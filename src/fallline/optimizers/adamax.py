@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import ExtraOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import maximum
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE
+from fallline.rules.rule import rule
 
 
 def stability(exp_inf: Any, *, beta1: Any, step: Any) -> tuple[Any, Any]:

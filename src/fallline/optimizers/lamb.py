@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import minimum, sqrt, where
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, TENSOR, Norm, Range, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE, Range
+from fallline.rules.rule import TENSOR, Norm, rule
 
 
 @rule(

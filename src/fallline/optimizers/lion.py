@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import sign
-from fallline.rules.rule import FRACTION, rule
+from fallline.rules.ranges import FRACTION
+from fallline.rules.rule import rule
 
 
 @rule(

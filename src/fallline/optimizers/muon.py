@@ -15,7 +15,8 @@ from fallline.group_values import number
 from fallline.optimizers.adamw import adamw
 from fallline.routing import ADAMW, ALGORITHMS, MUON, Route, Routed, Router, Routing
 from fallline.rules.matrices import newton_schulz, scale_by_shape
-from fallline.rules.rule import NON_NEGATIVE, Rule, rule
+from fallline.rules.ranges import NON_NEGATIVE
+from fallline.rules.rule import Rule, rule
 
 ADAMW_LR = 3e-4  # the usual learning rate of AdamW beside Muon
 _CONVENTIONS = ("original", "match_rms_adamw")

@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.optimizers.adam import denominator
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE
+from fallline.rules.rule import rule
 
 
 def momentum(beta1: Any, momentum_decay: Any, step: Any) -> Any:

@@ -8,7 +8,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import maximum, sqrt
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, POSITIVE, Range, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE, POSITIVE, Range
+from fallline.rules.rule import rule
 
 NUMBER = Range(low=-math.inf)
 
@@ -75,6 +76,7 @@ def estimate(
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None, "s": None, "p0": None},
     copies=("p0",),
+    steps=("s",),
     sums=("progress", "total"),
     summands=evidence,
     group_state=("d", "d_max", "d_numerator"),

@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 from fallline.core.common_options import ExtraOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.rules.ops import maximum, sqrt, where
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE
+from fallline.rules.rule import rule
 
 
 def lengths(beta2: Any, step: Any) -> tuple[Any, Any]:

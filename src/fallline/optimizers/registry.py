@@ -5,6 +5,7 @@ from fallline.optimizers.adagrad import Adagrad
 from fallline.optimizers.adam import Adam
 from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
+from fallline.optimizers.factored.adafactor import Adafactor
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
 from fallline.optimizers.muon import Muon
@@ -20,6 +21,7 @@ from fallline.optimizers.two_momenta.adan import Adan
 from fallline.optimizers.two_momenta.ademamix import AdEMAMix
 
 _CLASSES: tuple[type[Optimizer], ...] = (
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,

@@ -8,7 +8,8 @@ from fallline.core.common_options import ExtraOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.errors import ArgumentError
 from fallline.rules.ops import where
-from fallline.rules.rule import NON_NEGATIVE, Range, rule
+from fallline.rules.ranges import NON_NEGATIVE, Range
+from fallline.rules.rule import rule
 
 
 def stability(*, momentum: Any, dampening: Any, nesterov: bool) -> tuple[Any, Any]:

@@ -55,6 +55,37 @@ def scale_by_shape(x: Any, *, convention: str | None, blocks: int = 1) -> Any:
     return x.scale_by_shape(convention, blocks)
 
 
+def mean(x: Any, dim: int | None = None) -> Any:
+    """Return the mean of the elements along a dimension, whose length becomes 1, or the mean of all elements."""
+    return mean_square(x, dim, square=False)
+
+
+def mean_square(x: Any, dim: int | None = None, *, square: bool = True) -> Any:
+    """Return the mean of the squared elements along a dimension, whose length becomes 1, or that of all elements.
+
+    Args:
+        x: the tensor.
+        dim: −1 for the mean of each row, −2 for that of each column; None for all elements.
+        square: False for the mean of the elements themselves.
+    """
+    if isinstance(x, torch.Tensor):
+        return reduce_mean(x, dim, square)
+    if isinstance(x, float):
+        return x * x if square else x
+    return x.mean_square(dim, square)
+
+
+def reduce_mean(x: torch.Tensor, dim: int | None, square: bool) -> torch.Tensor:
+    """Return the mean of `mean_square`; its rounding does not depend on the number of threads."""
+    if dim is not None and square:  # without a tensor of all squares
+        norms: torch.Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+        return norms.square() / x.shape[dim]
+    if dim is not None:
+        return x.mean(dim, keepdim=True)
+    rows = (x.square() if square else x) if x.dim() < 2 else reduce_mean(x, -1, square)
+    return (rows.double().sum() / rows.numel()).to(x.dtype)
+
+
 def shape_factor(shape: Sequence[int], convention: str | None, blocks: int = 1) -> float:
     """Return the factor of `scale_by_shape` for a tensor of this shape.
 

@@ -5,6 +5,7 @@ backend generates its kernels.
 """
 
 import math
+import sys
 from typing import Any
 
 import torch
@@ -42,6 +43,13 @@ def maximum(x: Any, y: Any) -> Any:
 def minimum(x: Any, y: Any) -> Any:
     """Return the elementwise minimum of two values; NaN if either is NaN."""
     return -maximum(-x, -y)
+
+
+def machine_epsilon(x: Any) -> Any:
+    """Return the distance from 1 to the next larger number in the precision of the arithmetic with `x`."""
+    if isinstance(x, torch.Tensor):
+        return torch.finfo(x.dtype).eps
+    return x.machine_epsilon() if hasattr(x, "machine_epsilon") else sys.float_info.epsilon
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:

@@ -2,12 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fallline.arguments import real_number
-from fallline.errors import ArgumentError, ArgumentTypeError
+from fallline.errors import ArgumentError
+from fallline.rules.ranges import NON_NEGATIVE, Range, several
 
 WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
 MULTIPLYING_MODES = ("decoupled", "independent")  # the modes in which decay multiplies the parameter
@@ -16,48 +17,9 @@ EMA = "ema"  # the state key of averaged parameters
 MASTER = "master"  # the state key of the float32 master weights of half-precision parameters
 
 _FLAGS = (bool, int, str, tuple)  # annotations of options that select what the function computes
+_VALUES = {"norm": "takes_norms", "undecayed": "takes_undecayed"}  # keywords of a function that are no numbers
 
 Norm = Callable[[Any, str], Any]  # (values, ALL or TENSOR) -> the Euclidean norm
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of a hyperparameter: finite numbers in [low, below), or in (low, below) if `open`.
-
-    Attributes:
-        optional: whether None is allowed too.
-        infinite: whether infinity is allowed too.
-    """
-
-    low: float = 0.0
-    below: float = math.inf
-    open: bool = False
-    optional: bool = False
-    infinite: bool = False
-
-    def __str__(self) -> str:
-        if self.below == math.inf:
-            limit = "" if self.low == -math.inf else f" {'>' if self.open else '>='} {self.low:g}"
-            return f"a {'' if self.infinite else 'finite '}number{limit}" + " or None" * self.optional
-        return f"in {'(' if self.open else '['}{self.low:g}, {self.below:g})"
-
-    def check(self, owner: str, name: str, value: Any) -> None:
-        """Raise ArgumentError unless `value` (a number or a one-element tensor) lies in the range."""
-        if value is None and self.optional:
-            return
-        try:
-            number = float(real_number(value))
-        except (TypeError, ValueError, RuntimeError):
-            raise ArgumentTypeError(f"{owner}: {name} must be {self}, got {value!r}; pass a number") from None
-        above = self.low < number if self.open else self.low <= number
-        below = number < self.below or (self.infinite and number == math.inf)
-        if not ((self.infinite or math.isfinite(number)) and above and below):
-            raise ArgumentError(f"{owner}: {name} must be {self}, got {number:g}; choose a value in that range")
-
-
-NON_NEGATIVE = Range()
-POSITIVE = Range(open=True)
-FRACTION = Range(0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +55,15 @@ class Rule:
             hyperparameters too, whose first values the constructor sets.
         adapt: function `(*group_state, **numbers) -> tuple` of plain numbers that returns the values of `group_state`
             after a step; it takes hyperparameters and `sums` by keyword. `function` gets both, as `d` and `next_d`.
+        shapes: function `(shape, **options) -> dict` of the shape of a parameter, and of the options that it takes by
+            keyword. It returns the shapes of the states that have another shape than the parameter, and None for a
+            state that a parameter of this shape does not have. None: all states have the shape of the parameter.
+        steps: the state keys that hold multiples of past steps, which depend on lr.
         arguments: the numbers that the function takes by keyword.
         flags: the options that the function takes by keyword whose values are known before the update runs, with their
             types.
         takes_norms: whether the function takes `norm` by keyword: `norm(values, TENSOR)` or `norm(values, ALL)`.
+        takes_undecayed: whether the function takes `undecayed` by keyword: the parameter before weight decay.
         lengths: the hyperparameters that are several numbers, such as `betas`, with their count. The function takes
             them as beta1, beta2 and so on.
     """
@@ -120,20 +87,24 @@ class Rule:
     summands: Callable[..., tuple[Any, ...]] | None = None
     group_state: tuple[str, ...] = ()
     adapt: Callable[..., tuple[float, ...]] | None = None
+    shapes: Callable[..., Mapping[str, tuple[int, ...] | None]] | None = None
+    steps: tuple[str, ...] = ()
     summand_arguments: tuple[str, ...] = field(init=False)
     advance_arguments: tuple[str, ...] = field(init=False)
     arguments: tuple[str, ...] = field(init=False)
     flags: Mapping[str, type] = field(init=False)
     takes_norms: bool = field(init=False)
     lengths: Mapping[str, int] = field(init=False)
+    takes_undecayed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         named = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
         flags = {p.name: p.annotation for p in named if p.annotation in _FLAGS}
-        numbers = [p.name for p in named if p.name not in flags and p.name != "norm"]
+        numbers = [p.name for p in named if p.name not in flags and p.name not in _VALUES]
         object.__setattr__(self, "arguments", tuple(numbers))
-        object.__setattr__(self, "takes_norms", any(p.name == "norm" for p in named))
+        for name, attribute in _VALUES.items():
+            object.__setattr__(self, attribute, any(p.name == name for p in named))
         object.__setattr__(self, "flags", flags)
         parts = {name: [f"{name.removesuffix('s')}{i}" for i in range(1, 10)] for name in self.ranges}
         used = {
@@ -183,6 +154,25 @@ class Rule:
         new = self.adapt(*now, **{name: _plain(known[name]) for name in _keywords_of(self.adapt)})
         return dict(zip(self.group_state, new, strict=True))
 
+    def state_shapes(self, shape: Sequence[int], group: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every state that a parameter has, by its key.
+
+        Args:
+            shape: shape of the parameter.
+            group: options of its group.
+        """
+        own = self.own_shapes(shape, group)
+        present = [key for key, option in self.state.items() if option is None or group[option]]
+        shapes = {key: own.get(key, tuple(shape)) for key in present}
+        return {key: found for key, found in shapes.items() if found is not None}
+
+    def own_shapes(self, shape: Sequence[int], group: Mapping[str, Any]) -> Mapping[str, tuple[int, ...] | None]:
+        """Return the states that do not have the shape of the parameter, as `shapes` declares them."""
+        if self.shapes is None:
+            return {}
+        options = [*inspect.signature(self.shapes).parameters][1:]
+        return self.shapes(tuple(shape), **{option: group[option] for option in options})
+
     def stability_of(self, state: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[Any, float] | None:
         """Return the diagonal of P (or 1) and the largest stable eigenvalue of P⁻¹·Hessian; None without `stability`.
 
@@ -215,24 +205,6 @@ def _plain(value: Any) -> float | None:
     return None if value is None else real_number(value)
 
 
-def several(owner: str, name: str, values: Any, count: int) -> tuple[Any, ...]:
-    """Return the values of a hyperparameter such as `betas`, which any iterable that has a length may hold.
-
-    Raises:
-        ArgumentError: `values` is not such an iterable, is text, or does not have `count` elements.
-    """
-    try:  # not isinstance: OmegaConf's lists are no list, and NumPy's arrays are no Sequence
-        unordered = isinstance(values, (str, bytes, Set, Mapping)) or len(values) != count
-        found = () if unordered else tuple(values)
-    except (TypeError, ValueError):
-        found = ()
-    if len(found) != count:
-        words = {2: "two numbers", 3: "three numbers"}.get(count, f"{count} numbers")
-        example = str((0.9, 0.999, 0.9999)[:count]) if count <= 3 else "a tuple of them"
-        raise ArgumentError(f"{owner}: {name} must be {words}, got {name}={values!r}; pass {example}")
-    return found
-
-
 def rule(
     *,
     state: Mapping[str, str | None],
@@ -252,6 +224,8 @@ def rule(
     summands: Callable[..., tuple[Any, ...]] | None = None,
     group_state: tuple[str, ...] = (),
     adapt: Callable[..., tuple[float, ...]] | None = None,
+    shapes: Callable[..., Mapping[str, tuple[int, ...] | None]] | None = None,
+    steps: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -283,6 +257,8 @@ def rule(
             summands,
             group_state,
             adapt,
+            shapes,
+            steps,
         )
 
     return declare

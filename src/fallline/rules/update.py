@@ -1,7 +1,7 @@
 """The complete update of a parameter: a rule surrounded by unscaling, clipping, weight decay and averaging."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fallline.rules.ops import maximum, minimum, sign, sqrt
@@ -65,12 +65,17 @@ class Update:
         parts = norms[int(self.clip_norm) :]
         return {name: parts[2 * k] ** 2 - parts[2 * k + 1] ** 2 for k, name in enumerate(self.rule.sums)}
 
+    def of_states(self, keys: Collection[str]) -> "Update":
+        """Return the update of parameters that have only these of the rule's states; see `Rule.state_shapes`."""
+        kept = tuple(key for key in self.state if key in keys or key in (EMA, MASTER))
+        return self if kept == self.state else replace(self, state=kept)
+
     def __call__(
         self, param: Any, grad: Any, state: Sequence[Any], scalars: Mapping[str, Any], norm: Norm
     ) -> tuple[Any, ...]:
         """Return the new parameter and the new states, in the order of `self.state`."""
         given = dict(zip(self.state, state, strict=True))
-        param = given.get(MASTER, param)
+        undecayed = param = given.get(MASTER, param)
         if self.unscale:
             grad = grad / scalars["grad_scale"]
         if self.maximize:
@@ -94,6 +99,8 @@ class Update:
         keywords = {name: None if name in self.absent else scalars[name] for name in self.rule.arguments}
         if self.rule.takes_norms:
             keywords["norm"] = norm
+        if self.rule.takes_undecayed:
+            keywords["undecayed"] = undecayed
         new_param, *new = self.rule.function(param, grad, *states, **keywords, **flags)
         if self.cautious:
             new_param = param + cautious_step(new_param - param, grad, norm)

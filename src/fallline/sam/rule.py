@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fallline.rules.rule import ALL, NON_NEGATIVE, Norm, rule
+from fallline.rules.ranges import NON_NEGATIVE
+from fallline.rules.rule import ALL, Norm, rule
 
 
 @rule(

@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from fallline.core.averages import AveragedWeights
 from fallline.errors import ArgumentTypeError, StateError
 from fallline.group_values import plain
-from fallline.rules.rule import NON_NEGATIVE
+from fallline.rules.ranges import NON_NEGATIVE
 from fallline.sam.base_hooks import creates_state, guard_base
 from fallline.sam.batchnorm import frozen_batchnorm
 from fallline.sam.perturbation import ADAPTIVE, RHO, Perturbation

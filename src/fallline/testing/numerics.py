@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fallline.core.state import real_shape
 from fallline.errors import ArgumentTypeError
 from fallline.testing.runs import (
     ROUNDING,
@@ -83,9 +84,12 @@ def every_shape_works(subject: Subject) -> None:
         numbers = {"step", *subject.cls.rule.scalar_state}
         need([tuple(p.shape) for p in params] == shapes, f"{dtype}: a shape changed")
         need(all(bool(p.isfinite().all()) for p in params), f"{dtype}: a parameter is not finite")
+        owners = {param: group for group in opt.param_groups for param in group["params"]}
         for param in params:
-            state = {k: v for k, v in opt.state[param].items() if v is not None}
-            wrong = [k for k, v in state.items() if v.shape != (() if k in numbers else param.shape)]
+            rule, own = opt.rule_of(owners[param]), real_shape(param)
+            wanted = rule.state_shapes(own, owners[param])
+            state = {k: v for k, v in opt.state[param].items() if v is not None and k not in numbers}
+            wrong = [k for k, v in state.items() if real_shape(v) != wanted.get(k, own)]
             need(not wrong, f"{dtype}: {wrong} of a parameter of shape {tuple(param.shape)} has another shape")
 
 
@@ -160,12 +164,11 @@ def lr_zero_holds_still(subject: Subject) -> None:
     need(same_bits(train(still, [0]), start), "a parameter changed")
     train(moving, [0])
     rule = subject.cls.rule
-    of_lr = {"ema", *rule.copies, *(rule.scalar_state if "lr" in rule.advance_arguments else ())}
-    of_lr |= set(rule.state) if rule.sums else set()
+    of_lr = {"ema", *rule.copies, *rule.steps, *(rule.scalar_state if "lr" in rule.advance_arguments else ())}
     for opt in (still, moving):
         for state in opt.state.values():
             for key in of_lr & state.keys():
-                del state[key]  # averages, other iterates and sums of learning rates depend on lr
+                del state[key]  # averages, other iterates, steps and sums of learning rates depend on lr
     need(same_state(still, moving), "the state after a first step depends on lr")
     still = subject.build(params_of(), lr=0.0)
     train(still, [0])

@@ -24,6 +24,7 @@ RANGES = {
     "nesterov": {"lr": (1e-3, 1), "weight_decay": L2, "1-momentum": MOMENTUM},
     "rmsprop": {"lr": (1e-5, 1e-1), "weight_decay": L2, "1-alpha": ALPHA},
     "adagrad": {"lr": (1e-4, 1), "weight_decay": L2},
+    "adafactor": {"lr": (1e-4, 1e-1), "weight_decay": DECOUPLED},
     "adam": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
     "adamax": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
     "radam": {"lr": (1e-4, 1e-1), "weight_decay": L2, **ADAM},
@@ -78,6 +79,7 @@ def test_dimensions_come_in_at_the_published_budgets(arm, trials):
 
 def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():
     own = {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamax", "radam", "adamw", "lamb", "lion"}
+    own |= {"adafactor"}
     assert RANGES.keys() >= own <= SPACES.keys()
 
 

@@ -8,7 +8,8 @@ from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Params, Scalar
 from fallline.core.schedule_free import ScheduleFree
 from fallline.optimizers.schedule_free.average import add_weight, fraction, move, warmed_up
-from fallline.rules.rule import NON_NEGATIVE, Range, rule
+from fallline.rules.ranges import NON_NEGATIVE, Range
+from fallline.rules.rule import rule
 
 
 @rule(

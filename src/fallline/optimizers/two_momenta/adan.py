@@ -8,7 +8,8 @@ from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.optimizers.adam import denominator
 from fallline.rules.ops import where
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE
+from fallline.rules.rule import rule
 
 
 def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, beta3: Any, eps: Any, step: Any) -> tuple[Any, Any]:

@@ -8,7 +8,8 @@ from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.optimizers.adam import denominator
 from fallline.rules.ops import exp, log, maximum, minimum, where
-from fallline.rules.rule import FRACTION, NON_NEGATIVE, Range, rule
+from fallline.rules.ranges import FRACTION, NON_NEGATIVE, Range
+from fallline.rules.rule import rule
 
 _LEAST = 1e-8  # in place of a beta of 0, which has no logarithm; the authors' code adds it to every beta
 _OPTIONAL = Range(optional=True)
