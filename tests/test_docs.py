@@ -128,8 +128,8 @@ def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
 # Numbers for every letter; a formula that dropped or turned round a term would give another result.
 LETTERS = ("lr", "beta1", "beta2", "alpha", "eps", "momentum", "dampening", "weight_decay", "trust_clip", "step")
 LETTERS += ("lr_decay", "initial_accumulator_value", "momentum_decay", "mu_product", "warmup_steps", "r")
-LETTERS += ("weight_lr_power", "lr_max", "weight_sum", "beta2_decay", "d")
-NUMBERS = {name: 0.31 + 0.03 * i for i, name in enumerate(LETTERS)} | {"first": False}
+LETTERS += ("weight_lr_power", "lr_max", "weight_sum", "beta2_decay", "d", "shampoo_beta")
+NUMBERS = {name: 0.31 + 0.03 * i for i, name in enumerate(LETTERS)} | {"first": False, "step": 2.7}
 
 
 def value_of(symbol, numbers):
@@ -153,6 +153,12 @@ def value_of(symbol, numbers):
         "min": lambda: min(o),
         "norm": lambda: abs(o[0]),
         "mean": lambda: o[0],
+        "second_moment": lambda: o[0] * o[0],
+        "multiply": lambda: o[0] * o[1],
+        "power_iteration": lambda: None,
+        "next_basis": lambda: o[1],
+        "reorder": lambda: o[0],
+        "change_basis": lambda: o[0],
         "where": lambda: o[1] if o[0] else o[2],
         "newton_schulz": lambda: matrices.orthogonalize([torch.tensor([[o[0]]])], [o[1]], *o[2])[0].item(),
         "scale_by_shape": lambda: o[0] * matrices.shape_factor((1, 1), *o[1]),

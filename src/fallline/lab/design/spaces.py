@@ -152,6 +152,12 @@ SPACES: dict[str, Space] = {
         (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
         {"lr": 1e-3, "weight_decay": 1e-2, **_ADAM},
     ),
+    # The ranges of AdamW, whose step it takes in other coordinates; they contain the authors' 3e-3 and (0.95, 0.95).
+    "soap": Space(
+        "soap",
+        (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
+        {"lr": 3e-3, "weight_decay": 1e-2, "beta1": 0.95, "beta2": 0.95, "eps": 1e-8},
+    ),
     # The ranges of Adam, whose step it takes after the first steps; the default is that of PyTorch.
     "nadam": Space("nadam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 2e-3, "weight_decay": 0.0, **_ADAM}),
     # The README of the authors' package schedulefree 1.4.1: learning rates of 1 to 10 times those of AdamW and of 10 to
