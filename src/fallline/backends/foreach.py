@@ -1,6 +1,7 @@
 """The foreach backend: PyTorch's operations on lists of tensors, which are fast on accelerators."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Union
 
@@ -179,7 +180,13 @@ class ForeachBucket(TracedBucket):
 def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tensors | list[float], ...]]:
     """Return a pass as a function of the lists of tensors and the scalars."""
     names = ["param", "grad", *states, *(f"s{k}" for k in range(len(sweep.scalars)))]
-    lines = [*(f"{name} = {expression}" for name, expression in sweep.lines), f"return {', '.join(sweep.outputs)},"]
+    last = {name: place for place, (_, code) in enumerate(sweep.lines) for name in re.findall(r"\bx\d+\b", code)}
+    lines = []
+    for place, (name, expression) in enumerate(sweep.lines):
+        lines.append(f"{name} = {expression}")
+        # New memory costs more than the arithmetic, so the next results use that of values that are not needed anymore.
+        lines += [f"del {gone}" for gone, end in last.items() if end == place and gone not in sweep.outputs]
+    lines.append(f"return {', '.join(sweep.outputs)},")
     source = f"def run({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
     namespace: dict[str, Any] = {"maximum": _maximum, "where": _where}
     methods = ("sqrt", "sign", "machine_epsilon", "mean_square", "newton_schulz", "scale_by_shape")
