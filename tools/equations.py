@@ -79,7 +79,11 @@ def _names(update: Update, new: Sequence[Symbol], local: Mapping[str, Any]) -> d
     names |= {local[key]: rf"\tilde {letter(key, 't')}" for key in ("grad", "param") if _is_made(local[key])}
     for key, value in local.items():
         repeated = sum(value == part for part in _parts_of(new)) > 1
-        if _is_made(value) and value.operation != "norm" and (repeated or _chooses(value, names)):
+        if (
+            _is_made(value)
+            and value.operation not in ("norm", "power_iteration")
+            and (repeated or _chooses(value, names))
+        ):
             names.setdefault(value, letter(key, "t"))
     return names
 

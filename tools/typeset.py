@@ -1,6 +1,6 @@
 """Symbols that record the arithmetic done with them and print it as LaTeX."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -80,6 +80,16 @@ LETTERS = {
     "d": "d",
     "weight": "w_t",
     "rate": r"\alpha{}",
+    "GG_0": "L{}",
+    "GG_1": "R{}",
+    "Q_0": "Q^L{}",
+    "Q_1": "Q^R{}",
+    "projected": r"\hat g{}",
+    "averaged": r"\hat m{}",
+    "averaged_sq": r"\hat v{}",
+    "started": "s{}",
+    "age": "n{}",
+    "shampoo_beta": r"\beta",
 }
 _ALONG = {None: "", -1: "_{j}", -2: "_{i}"}  # the index over which a mean is taken, of element (i, j)
 
@@ -172,6 +182,10 @@ class Symbol:
         """Return a mean along one dimension or all."""
         return Symbol("mean", (self * self if square else self, _ALONG[dim]))
 
+    def call(self, function: str, operands: Sequence[Operand], options: tuple[Any, ...]) -> "Symbol":
+        """Return the call of a function of whole tensors."""
+        return Symbol(function, (self, *operands, options))
+
     def newton_schulz(self, eps: Operand, *options: Any) -> "Symbol":
         """Return an orthogonalized matrix."""
         return Symbol("newton_schulz", (self, eps, options))
@@ -204,6 +218,24 @@ def children(value: Operand) -> Iterator[Operand]:
     """Yield what an expression is made of."""
     if isinstance(value, Symbol) and value.operation != "leaf":
         yield from (o for o in value.operands if isinstance(o, (Symbol, int, float)))
+
+
+def _side(options: tuple[Any, ...], left: str, right: str) -> str:
+    """Return a product with the matrix of a dimension on the left or, for the last of two, on the right."""
+    return right if options[0] else left
+
+
+# The functions of `fallline.rules.eigenbases`, for a matrix: the options and the LaTeX of the operands to that of all.
+_WHOLE: dict[str, Callable[..., str]] = {
+    "second_moment": lambda options, x: _side(options, rf"{x} {x}^\top", rf"{x}^\top {x}"),
+    "multiply": lambda options, x, q: (
+        _side(options, f"{q} {x}", rf"{x} {q}^\top") if options[2] else _side(options, rf"{q}^\top {x}", f"{x} {q}")
+    ),
+    "power_iteration": lambda options, moment, basis, step: f"{moment} {basis}",
+    "next_basis": lambda options, moment, basis, iteration: rf"\mathrm{{eigenvectors}}({moment}, {basis})",
+    "reorder": lambda options, x, iteration: rf"\mathrm{{sorted}}({x})",
+    "change_basis": lambda options, x, old, new: _side(options, rf"{new}^\top {old} {x}", rf"{x} {old}^\top {new}"),
+}
 
 
 class Printer:
@@ -251,6 +283,9 @@ class Printer:
         if operation == "where":
             lines = f"{self._text(o[1])} & \\text{{if }} {self._text(o[0])} \\\\ {self._text(o[2])} & \\text{{else}}"
             return rf"\begin{{cases}} {lines} \end{{cases}}", SUM
+        if operation in _WHOLE:
+            text = [f"{{{self._text(part, ATOM)}}}" for part in o if isinstance(part, Symbol)]
+            return _WHOLE[operation](o[-1], *text).replace("{}", ""), PRODUCT
         return self._call(operation, o, nested), ATOM
 
     def _call(self, operation: str, o: Sequence[Any], nested: bool) -> str:

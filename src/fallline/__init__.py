@@ -11,6 +11,7 @@ from fallline.linting import lint, watch
 from fallline.optimizers import (
     LAMB,
     SGD,
+    SOAP,
     Adafactor,
     Adagrad,
     Adam,
@@ -57,6 +58,7 @@ __all__ = [
     "LAMB",
     "SAM",
     "SGD",
+    "SOAP",
     "AdEMAMix",
     "Adafactor",
     "Adagrad",

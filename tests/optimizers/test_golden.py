@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from oracles import golden, problem
+from oracles import cases, golden, problem
 from support.golden_runs import CLASSES, FLOAT64, check_float32_params, run
 from support.variants import BACKENDS
 
@@ -22,9 +22,7 @@ FLOAT32_CANCELLED = 1e-5  # of the tensor's largest; measured 4.5e-6 under clipp
 @pytest.mark.parametrize("name", NAMES)
 def test_float64_follows_the_golden(name, backend):
     record = golden.load(name)
-    limit = FLOAT64 if backend == "reference" else OTHER_ORDER
-    if record.case.optimizer == "Prodigy":  # its estimate is a sum whose terms cancel; measured 8.2e-12
-        limit = 1e-10
+    limit = getattr(cases.oracle_of(record.case), "FLOAT64", FLOAT64 if backend == "reference" else OTHER_ORDER)
     assert golden.difference(record, run(record.case, backend, torch.float64)) <= limit
 
 

@@ -31,6 +31,11 @@ def oracle_of(case: Case) -> ModuleType:
     return next(oracle for oracle in ORACLES.values() if any(c.optimizer == case.optimizer for c in oracle.CASES))
 
 
+def comparable(oracle: ModuleType, state: dict[str, Array]) -> dict[str, Array]:
+    """Return what of the state of a parameter is recorded: all, unless the oracle has a function that chooses."""
+    return getattr(oracle, "comparable", dict)(state)  # type: ignore[no-any-return]
+
+
 def run(case: Case) -> Golden:
     """Return the record of a case run by its oracle."""
     oracle = oracle_of(case)
@@ -56,4 +61,5 @@ def run(case: Case) -> Golden:
                 params[name] = new
         if step in problem.RECORDED:
             trajectory[step] = dict(params)
+    state = {name: comparable(oracle, kept) for name, kept in state.items()}
     return Golden(case, trajectory, state, (f"oracles.{oracle.__name__.rpartition('.')[2]}",))

@@ -1,6 +1,7 @@
 """The foreach backend: PyTorch's operations on lists of tensors, which are fast on accelerators."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Union
 
@@ -11,6 +12,7 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
 from fallline.backends.rounding import round_columns
+from fallline.rules.eigenbases import FUNCTIONS
 from fallline.rules.matrices import orthogonalize, reduce_mean, shape_factor
 
 Operand = Union["Tensors", list[float], float]
@@ -178,14 +180,26 @@ class ForeachBucket(TracedBucket):
 def _function(sweep: Pass, states: tuple[str, ...]) -> Callable[..., tuple[Tensors | list[float], ...]]:
     """Return a pass as a function of the lists of tensors and the scalars."""
     names = ["param", "grad", *states, *(f"s{k}" for k in range(len(sweep.scalars)))]
-    lines = [*(f"{name} = {expression}" for name, expression in sweep.lines), f"return {', '.join(sweep.outputs)},"]
+    last = {name: place for place, (_, code) in enumerate(sweep.lines) for name in re.findall(r"\bx\d+\b", code)}
+    lines = []
+    for place, (name, expression) in enumerate(sweep.lines):
+        lines.append(f"{name} = {expression}")
+        # New memory costs more than the arithmetic, so the next results use that of values that are not needed anymore.
+        lines += [f"del {gone}" for gone, end in last.items() if end == place and gone not in sweep.outputs]
+    lines.append(f"return {', '.join(sweep.outputs)},")
     source = f"def run({', '.join(names)}):\n" + "".join(f"    {line}\n" for line in lines)
     namespace: dict[str, Any] = {"maximum": _maximum, "where": _where}
     methods = ("sqrt", "sign", "machine_epsilon", "mean_square", "newton_schulz", "scale_by_shape")
     namespace |= {name: getattr(Tensors, name) for name in methods}
+    namespace |= {name: functools.partial(_each_of, each) for name, each in FUNCTIONS.items()}
     exec(source, namespace)
     function: Callable[..., tuple[Tensors | list[float], ...]] = namespace["run"]
     return function
+
+
+def _each_of(function: Callable[..., Any], x: Tensors, *arguments: Any) -> Tensors:
+    """Apply a function to each tensor; operands that are no lists are options, the same for all."""
+    return x._each(function, *arguments)
 
 
 def _maximum(x: Any, y: Any) -> Tensors:

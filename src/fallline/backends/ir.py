@@ -217,6 +217,11 @@ class Symbol:
         """Record a mean of the tensor of which this is an element, along one dimension or all."""
         return self._combine(f"mean_square({{}}, *{options})", self)
 
+    def call(self, function: str, operands: Sequence[Operand], options: tuple[Any, ...]) -> "Symbol":
+        """Record a call of a function of whole tensors; see `rules.eigenbases`."""
+        places = ", ".join(["{}"] * (1 + len(operands)))
+        return self._combine(f"{function}({places}, *{options})", self, *operands)
+
     def newton_schulz(self, eps: Operand, *options: Any) -> "Symbol":
         """Record an orthogonalization of the tensor of which this is an element; see `rules.matrices`."""
         return self._combine(f"newton_schulz({{}}, {{}}, *{options})", self, eps)

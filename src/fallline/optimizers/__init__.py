@@ -7,6 +7,7 @@ from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.create import create_optimizer
 from fallline.optimizers.factored.adafactor import Adafactor
+from fallline.optimizers.factored.soap import SOAP
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
 from fallline.optimizers.muon import Muon
@@ -26,6 +27,7 @@ __all__ = [
     "LAMB",
     "OPTIMIZERS",
     "SGD",
+    "SOAP",
     "AdEMAMix",
     "Adafactor",
     "Adagrad",

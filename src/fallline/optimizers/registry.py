@@ -6,6 +6,7 @@ from fallline.optimizers.adam import Adam
 from fallline.optimizers.adamax import Adamax
 from fallline.optimizers.adamw import AdamW
 from fallline.optimizers.factored.adafactor import Adafactor
+from fallline.optimizers.factored.soap import SOAP
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
 from fallline.optimizers.muon import Muon
@@ -39,5 +40,6 @@ _CLASSES: tuple[type[Optimizer], ...] = (
     ScheduleFreeAdamW,
     ScheduleFreeSGD,
     SGD,
+    SOAP,
 )
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.rule.name: cls for cls in _CLASSES}

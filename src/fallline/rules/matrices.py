@@ -133,27 +133,27 @@ def orthogonalize(
 def _iterate(x: torch.Tensor, eps: float, coefficients: tuple[float, ...], steps: int) -> torch.Tensor:
     """Orthogonalize a large matrix, or a batch of small ones of shape (batch, rows, columns)."""
     a, b, c = coefficients
-    gram_of, add_product = (_gram, torch.addmm) if x.dim() == 2 else (lambda y: y @ y.mT, torch.baddbmm)
+    gram_of, add_product = (gram, torch.addmm) if x.dim() == 2 else (lambda y: y @ y.mT, torch.baddbmm)
     tall = x.shape[-2] > x.shape[-1]
     if tall:  # the products with the smaller side are the cheaper ones
         x = x.mT.contiguous()
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = gram_of(x)
-        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        product = gram_of(x)
+        x = add_product(x, add_product(product, product, product, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
-def _gram(x: torch.Tensor) -> torch.Tensor:
+def gram(x: torch.Tensor) -> torch.Tensor:
     """Return X·Xᵀ, without computing the block above the diagonal, which is the one below it, transposed."""
     half = x.shape[0] // 2
     upper, lower = x[:half], x[half:]
-    gram = x.new_empty(x.shape[0], x.shape[0])
-    gram[:half, :half] = upper @ upper.mT
-    gram[half:, half:] = lower @ lower.mT
-    gram[half:, :half] = lower @ upper.mT
-    gram[:half, half:] = gram[half:, :half].mT
-    return gram
+    product = x.new_empty(x.shape[0], x.shape[0])
+    product[:half, :half] = upper @ upper.mT
+    product[half:, half:] = lower @ lower.mT
+    product[half:, :half] = lower @ upper.mT
+    product[:half, half:] = product[half:, :half].mT
+    return product
 
 
 def _matrix_shape(shape: Sequence[int], blocks: int) -> tuple[int, int]:

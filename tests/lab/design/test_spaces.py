@@ -44,6 +44,7 @@ RANGES = {
         "1-beta3": (1e-3, 0.1),
         "eps": EPS,
     },
+    "soap": {"lr": (3e-5, 1e-1), "weight_decay": DECOUPLED, **ADAM},
     "lamb": {"lr": (1e-3, 1e-1), "weight_decay": DECOUPLED, "1-beta1": (5e-2, 0.3)},
     "lion": {"lr": (1e-5, 1e-2), "weight_decay": (3e-3, 10.0), "betas": ((0.9, 0.99), (0.95, 0.98))},
     "sam(sgd)": {"lr": (1e-3, 3), "weight_decay": L2, "rho": (1e-2, 0.5)},
@@ -79,7 +80,7 @@ def test_dimensions_come_in_at_the_published_budgets(arm, trials):
 
 def test_every_optimizer_with_a_range_of_its_own_is_held_to_it():
     own = {"sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamax", "radam", "adamw", "lamb", "lion"}
-    own |= {"adafactor"}
+    own |= {"adafactor", "soap"}
     assert RANGES.keys() >= own <= SPACES.keys()
 
 

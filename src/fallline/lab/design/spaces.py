@@ -139,8 +139,8 @@ SPACES: dict[str, Space] = {
     ),
     # Schmidt et al. 2021, arXiv:2007.01547: lr from 1e-4 to 1.
     "adagrad": Space("adagrad", (_lr(1e-4, 1), _L2), {"lr": 1e-2, "weight_decay": 0.0}),
-    # T5 is pre-trained at 1e-2 with a schedule and fine-tuned at 1e-3 (Raffel et al. 2020, arXiv:1910.10683, sections
-    # 3.1.2 and 3.1.3); the range is a factor of 10 beyond both. The schedule of the study replaces the relative step.
+    # T5 is pre-trained at 1e-2 with a schedule and fine-tuned at 1e-3 (Raffel et al. 2020, arXiv:1910.10683);
+    # the range is a factor of 10 beyond both. The schedule of the study replaces the relative step.
     "adafactor": Space(
         "adafactor", (_lr(1e-4, 1e-1), _DECOUPLED), {"lr": 1e-2, "weight_decay": 0.0}, {"relative_step": False}
     ),
@@ -153,6 +153,12 @@ SPACES: dict[str, Space] = {
         "adamw",
         (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
         {"lr": 1e-3, "weight_decay": 1e-2, **_ADAM},
+    ),
+    # The ranges of AdamW, whose step it takes in other coordinates; they contain the authors' 3e-3 and (0.95, 0.95).
+    "soap": Space(
+        "soap",
+        (_lr(3e-5, 1e-1), _DECOUPLED, *_ADAM_TAIL),
+        {"lr": 3e-3, "weight_decay": 1e-2, "beta1": 0.95, "beta2": 0.95, "eps": 1e-8},
     ),
     # The ranges of Adam, whose step it takes after the first steps; the default is that of PyTorch.
     "nadam": Space("nadam", (_lr(1e-4, 1e-1), _L2, *_ADAM_TAIL), {"lr": 2e-3, "weight_decay": 0.0, **_ADAM}),
