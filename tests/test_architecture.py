@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "backends/fused": "errors folders notices rules backends",
     "core": "errors arguments dtensor group_values wrappers rules backends",
     "optimizers": "errors arguments group_values routing rules core "
-    "optimizers/schedule_free optimizers/two_momenta optimizers/factored",  # only to list them
+    "optimizers/schedule_free optimizers/two_momenta optimizers/factored optimizers/orthogonal",  # only to list them
+    "optimizers/orthogonal": "errors arguments group_values routing rules core optimizers",
     "optimizers/schedule_free": "rules core optimizers",
     "optimizers/two_momenta": "rules core optimizers",
     "optimizers/factored": "errors arguments rules core optimizers",
@@ -184,7 +185,7 @@ def test_a_layer_imports_no_package_that_is_none_of_its_business():
         "rules/ops.py": {"torch", "numpy"},  # the functions that a rule may call, on numbers of either kind
         "rules/matrices.py": {"torch"},  # the same on whole matrices
         "rules/eigenbases.py": {"torch"},  # the same
-        "optimizers/muon.py": {"torch"},  # it takes the model, whose modules decide
+        "optimizers/orthogonal/muon.py": {"torch"},  # it takes the model, whose modules decide
         "plotting.py": {"altair"},  # imported when something is drawn; says how to install it if it is missing
     }
     for name in FILES:

@@ -56,6 +56,22 @@ def test_matrices_are_updated_as_by_torch(options, backend):
         assert (own - other).norm() <= 2e-3 * (other - start.detach()).norm()
 
 
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_normuon_gives_every_row_the_same_length_and_keeps_the_whole(backend):
+    """The first step has no past: every row then has the same root mean square, and the matrix has that of Muon's."""
+    plain, even = (
+        fl.Muon(matrices(), lr=0.02, weight_decay=0, ns_dtype="float64", backend=backend, norm=norm)
+        for norm in (None, "neuron")
+    )
+    for one, other, start in zip(train(plain, [0]), train(even, [0]), matrices(), strict=True):
+        moved = (other - start.detach()).double()
+        torch.testing.assert_close(moved.norm(), (one - start.detach()).double().norm(), rtol=1e-5, atol=0)
+        rows = moved.norm(dim=1)
+        torch.testing.assert_close(rows, rows.mean().expand_as(rows), rtol=1e-4, atol=0)
+    shapes = [even.state[p]["second_momentum_buffer"].shape for p in even.param_groups[0]["params"]]
+    assert shapes == [(len(p), 1) for p in even.param_groups[0]["params"]]
+
+
 def test_state_dicts_go_both_ways():
     ours, theirs = fl.Muon(matrices(), lr=0.02), torch.optim.Muon(matrices(), lr=0.02)
     train(ours, range(3)), train(theirs, range(3))
@@ -206,6 +222,8 @@ def test_the_adamw_side_is_adamw():
         ({"ns_steps": 0}, "ns_steps must be an integer in"),
         ({"ns_coefficients": (1.0, 2.0)}, "ns_coefficients must be three numbers"),
         ({"adjust_lr_fn": "rms"}, "adjust_lr_fn must be one of original, match_rms_adamw or None"),
+        ({"norm": "row"}, "norm must be 'neuron' or None, got 'row'; leave it out"),
+        ({"norm": "neuron", "norm_beta": 1.0}, "norm_beta must be in"),
         ({"ns_dtype": "float8"}, "ns_dtype must be one of bfloat16"),
         ({"momentum": -1.0}, "momentum must be a finite number >= 0"),
         ({"adamw_betas": (1.0, 0.9)}, "betas.0. must be in"),

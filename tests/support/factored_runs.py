@@ -12,6 +12,7 @@ SHAPES = ((6, 6), (5, 4), (1, 5), (5,), (4, 3, 2, 2))
 PLACEMENTS = {"rows": Shard(0), "last dimension": Shard(-1), "everywhere": Replicate()}
 OPTIMIZERS = {
     "Adafactor": lambda params, **options: fl.Adafactor(params, lr=0.01, beta1=0.5, **options),
+    "NorMuon": lambda params, **options: fl.Muon(params, lr=0.01, norm="neuron", ns_dtype="float32", **options),
     "SOAP": lambda params, **options: fl.SOAP(params, lr=0.01, precondition_frequency=2, **options),
 }
 OPTIONS = {

@@ -9,9 +9,9 @@ from fallline.optimizers.factored.adafactor import Adafactor
 from fallline.optimizers.factored.soap import SOAP
 from fallline.optimizers.lamb import LAMB
 from fallline.optimizers.lion import Lion
-from fallline.optimizers.muon import Muon
 from fallline.optimizers.nadam import NAdam
 from fallline.optimizers.nadamw import NAdamW
+from fallline.optimizers.orthogonal.muon import Muon
 from fallline.optimizers.prodigy import Prodigy
 from fallline.optimizers.radam import RAdam
 from fallline.optimizers.rmsprop import RMSprop

@@ -65,7 +65,8 @@ def mean_square(x: Any, dim: int | None = None, *, square: bool = True) -> Any:
 
     Args:
         x: the tensor.
-        dim: −1 for the mean of each row, −2 for that of each column; None for all elements.
+        dim: −1 for the mean of each row, −2 for that of each column; 0 for that of each row of the matrix to which a
+            tensor with more dimensions is flattened, whose other lengths become 1; None for all elements.
         square: False for the mean of the elements themselves.
     """
     if isinstance(x, torch.Tensor):
@@ -77,6 +78,11 @@ def mean_square(x: Any, dim: int | None = None, *, square: bool = True) -> Any:
 
 def reduce_mean(x: torch.Tensor, dim: int | None, square: bool) -> torch.Tensor:
     """Return the mean of `mean_square`; its rounding does not depend on the number of threads."""
+    if dim == 0 and x.dim():
+        rows = x.reshape(x.shape[0], -1)
+        return reduce_mean(rows, -1, square).reshape(-1, *(1 for _ in x.shape[1:]))
+    if dim == 0:
+        return x.square() if square else x
     if dim is not None and square:  # without a tensor of all squares
         norms: torch.Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
         return norms.square() / x.shape[dim]

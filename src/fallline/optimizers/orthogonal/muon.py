@@ -13,52 +13,14 @@ from fallline.core.optimizer import Optimizer, Params, Scalar
 from fallline.errors import ArgumentError, suggest
 from fallline.group_values import number
 from fallline.optimizers.adamw import adamw
+from fallline.optimizers.orthogonal.rules import muon, normuon
 from fallline.routing import ADAMW, ALGORITHMS, MUON, Route, Routed, Router, Routing
-from fallline.rules.matrices import newton_schulz, scale_by_shape
-from fallline.rules.ranges import NON_NEGATIVE
-from fallline.rules.rule import Rule, rule
+from fallline.rules.rule import Rule
 
 ADAMW_LR = 3e-4  # the usual learning rate of AdamW beside Muon
+NEURON = "neuron"
 _CONVENTIONS = ("original", "match_rms_adamw")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
-
-
-@rule(
-    state={"momentum_buffer": None},
-    ranges={"momentum": NON_NEGATIVE, "eps": NON_NEGATIVE},
-    formula="m = μ·m + (1 − μ)·g;  u = μ·m + (1 − μ)·g;  p ·= 1 − lr·wd;  p −= lr·s·NS(u),  s = √max(1, rows/columns)",
-    source="Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; match_rms_adamw: Liu et al. 2025, "
-    "arXiv:2502.16982, section 2.2",
-    weight_decay_modes=("decoupled", "independent", "l2"),
-    whole=True,
-)
-def muon(
-    param: Any,
-    grad: Any,
-    momentum_buffer: Any,
-    *,
-    lr: Any,
-    momentum: Any,
-    eps: Any,
-    nesterov: bool,
-    ns_coefficients: tuple,  # type: ignore[type-arg]  # the declaration compares the plain type
-    ns_steps: int,
-    ns_dtype: str,
-    adjust_lr_fn: str,
-    blocks: int,
-) -> tuple[Any, ...]:
-    """Step along the momentum, with all its singular values set to about 1.
-
-    State:   momentum_buffer: like param, starts at 0. Running mean of gradients.
-    Hyper:   lr: step length in units of the spectral norm, times a factor of the shape, >= 0.  momentum: >= 0.
-             eps: lower limit of the norm by which the momentum is divided.
-    Follows: Jordan et al. 2024, in the form of torch.optim.Muon.
-    Differs: matrices of one shape are multiplied as a batch, which rounds differently within `ns_dtype`.
-    """
-    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * grad
-    update = momentum * momentum_buffer + (1 - momentum) * grad if nesterov else momentum_buffer
-    direction = newton_schulz(update, eps, coefficients=ns_coefficients, steps=ns_steps, dtype=ns_dtype, blocks=blocks)
-    return param - lr * scale_by_shape(direction, convention=adjust_lr_fn, blocks=blocks), momentum_buffer
 
 
 class Muon(Optimizer):
@@ -95,6 +57,9 @@ class Muon(Optimizer):
             returns one of them, or None for the default.
         split: maps names of parameters or modules to the number of matrices that are stacked along the first
             dimension, such as {"qkv": 3}. nn.MultiheadAttention, LSTM and GRU are split by default.
+        norm: "neuron" divides each row of the step by its running root mean square, and keeps the norm of the step
+            (NorMuon, Li et al. 2025, arXiv:2510.05491); it takes one more number of state for each row.
+        norm_beta: decay of that running mean, in [0, 1).
         ns_dtype: dtype of the products: "bfloat16", "float16", "float32" or "float64".
         maximize, foreach, backend …: options of every optimizer, see `fallline.core.common_options.CommonOptions`.
 
@@ -133,6 +98,8 @@ class Muon(Optimizer):
         model: nn.Module | None = None,
         route: Route | None = None,
         split: Mapping[str, int] | None = None,
+        norm: str | None = None,
+        norm_beta: float = 0.95,
         ns_dtype: str = "bfloat16",
         **options: Unpack[CommonOptions],
     ) -> None:
@@ -155,6 +122,8 @@ class Muon(Optimizer):
             ns_steps=ns_steps,
             adjust_lr_fn=adjust_lr_fn,
             ns_dtype=ns_dtype,
+            norm=norm,
+            norm_beta=norm_beta,
             **options,
         )
         self._router.check_names([route.name for route in self.routing.routes])
@@ -163,8 +132,10 @@ class Muon(Optimizer):
 
     @classmethod
     def rule_of(cls, group: Mapping[str, Any]) -> Rule:
-        """Return the rule of a group, by its `algorithm`."""
-        return adamw if group.get("algorithm") == ADAMW else cls.rule
+        """Return the rule of a group, by its `algorithm` and `norm`."""
+        if group.get("algorithm") == ADAMW:
+            return adamw
+        return normuon if group.get("norm") == NEURON else cls.rule
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add the parameters as one group for each algorithm, and for each number of blocks.
@@ -221,6 +192,8 @@ class Muon(Optimizer):
                 f"{name}: adjust_lr_fn must be one of {', '.join(_CONVENTIONS)} or None, got "
                 f"{group['adjust_lr_fn']!r}; " + suggest(str(group["adjust_lr_fn"]), _CONVENTIONS, "leave it out")
             )
+        if group["norm"] not in (None, NEURON):
+            raise ArgumentError(f"{name}: norm must be {NEURON!r} or None, got {group['norm']!r}; leave it out")
         if group["ns_dtype"] not in _DTYPES:
             raise ArgumentError(
                 f"{name}: ns_dtype must be one of {', '.join(_DTYPES)}, got {group['ns_dtype']!r}; leave it out for "
