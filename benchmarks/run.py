@@ -49,13 +49,15 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Adan": ("Adan", {}),
     "ScheduleFreeSGD": ("ScheduleFreeSGD", {}),
     "ScheduleFreeAdamW": ("ScheduleFreeAdamW", {}),
+    "Prodigy": ("Prodigy", {}),
     "Lion": ("Lion", {}),
     "LAMB": ("LAMB", {}),
     "AdamW, clip": ("AdamW", {"clip_grad_norm": 1.0}),
+    "AdamW, cautious": ("AdamW", {"cautious": True}),
     "AdamW, EMA": ("AdamW", {"ema_decay": 0.999}),
     "AdamW, bfloat16 state": ("AdamW", {"state_dtype": torch.bfloat16}),
 }
-OURS = ("clip_grad_norm", "ema_decay", "state_dtype")
+OURS = ("clip_grad_norm", "cautious", "ema_decay", "state_dtype")
 HEAD = "| optimizer | torch loop | torch foreach | torch fused | fallline | ÷ fused | ÷ best torch | GB/s | share |"
 RULE = "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
 
@@ -105,10 +107,12 @@ def traffic(params: list[torch.nn.Parameter], cls: str, options: dict[str, Any])
     """Return the bytes that a step must move: gradient once, parameter and states twice, and what norms need."""
     optimizer = getattr(fallline, cls)(params[:1], **options)
     optimizer.step()
-    (state,) = optimizer.state.values()
+    state = optimizer.state.get(params[0], {})  # plain SGD has none
     update = update_for(optimizer.rule, optimizer.param_groups[0])
-    again = 1 if update.clip_norm else 2 if update.rule.takes_norms else 0  # the gradient, or parameter and update
-    written = 4 + sum(value.element_size() for key, value in state.items() if key != "step")
+    # A pass before the update reads the gradient, or parameter and update, or what is summed, or everything.
+    again = 1 if update.clip_norm else 2 if update.rule.takes_norms else 4 if update.rule.sums else 0
+    again += 2 + len(update.state) if update.cautious else 0
+    written = 4 + sum(value.element_size() for value in state.values() if value.shape == params[0].shape)
     return sum(p.numel() for p in params) * (4 + 2 * written + 4 * again)
 
 

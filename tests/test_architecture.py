@@ -195,6 +195,13 @@ def test_a_layer_imports_no_package_that_is_none_of_its_business():
         assert not used & (banned.get(top, above | {"numba"}) - exempt_here), name
 
 
+def test_no_two_files_of_tests_have_the_same_name():
+    """pytest imports them by their names alone."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) > 100
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_a_file_has_at_most_300_lines():
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
     assert not {name: count for name, count in lines.items() if count > 300}

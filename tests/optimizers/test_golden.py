@@ -26,7 +26,9 @@ def test_float64_follows_the_golden(name, backend):
     assert golden.difference(record, run(record.case, backend, torch.float64)) <= limit
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend", ["fused", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS if name != "fused")]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_follows_the_golden_to_rounding(name, backend):
     record = golden.load(name)

@@ -50,7 +50,7 @@ __all__ = [
 
 # What is tested with these is the machinery around a rule. To it, each of the others looks like one of them: a state or
 # two, updated element by element. `check_rule`, the goldens and torch's own tests run on all optimizers.
-_ALIKE = {"adagrad", "adamax", "adan", "nadamw", "radam", "schedulefreesgd"}
+_ALIKE = {"adagrad", "adamax", "adan", "ademamix", "nadam", "nadamw", "radam", "schedulefreesgd"}
 CLASSES = {name: cls for name, cls in OPTIMIZERS.items() if name not in _ALIKE}
 CASES = [(cls, name, options) for cls in CLASSES.values() for name, options in variants(cls).items()]
 IDS = [f"{cls.rule.name}-{name}" for cls, name, _ in CASES]
