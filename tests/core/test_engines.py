@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fallline.optimizers import OPTIMIZERS
 from support import engine_runs
 from support.ranks import on_ranks
 
@@ -17,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_zero_redundancy_equals_one_process_and_resumes_exactly():
     for found in on_ranks(2, engine_runs.zero_run):
-        assert found == dict.fromkeys(OPTIMIZERS, (0.0, 0.0))
+        assert found == dict.fromkeys(engine_runs.ALONE, (0.0, 0.0))
 
 
 @pytest.mark.slow
@@ -55,7 +54,7 @@ def test_shards_of_every_layout_are_rounded_as_the_whole():
 @pytest.mark.slow
 def test_steps_in_backward_under_fsdp_are_the_ordinary_ones_to_the_bit():
     for found in on_ranks(2, engine_runs.in_backward_run):
-        assert found == dict.fromkeys(OPTIMIZERS, 0.0)
+        assert found == dict.fromkeys(engine_runs.ALONE, 0.0)
 
 
 @pytest.mark.slow

@@ -13,15 +13,16 @@ from fallline.optimizers import OPTIMIZERS
 from support.sharded_runs import apart, data, mesh_of, my_rows, network, replayed, shard, whole, whole_result_of
 from support.variants import normal
 
+# Without rules that need sums over all parameters: a process has some of them, and a hook in the backward pass one.
+ALONE = {name: cls for name, cls in OPTIMIZERS.items() if not cls.rule.sums}
+
 
 def zero_run():
     """Return by optimizer how far ZeRO-1 ends from one process, and from an uninterrupted run after a checkpoint."""
     from torch.distributed.optim import ZeroRedundancyOptimizer  # importing it warns, and a test must not
 
     found = {}
-    for name, cls in OPTIMIZERS.items():
-        if cls.rule.sums:  # over all parameters, of which a process has some, and a hook in the backward pass one
-            continue
+    for name, cls in ALONE.items():
         model, alone, resumed = (network(torch.float64) for _ in range(3))
         opt = ZeroRedundancyOptimizer(_params(model, cls), cls, lr=0.01, ema_decay=0.9)
         single = cls(_params(alone, cls), lr=0.01, ema_decay=0.9)
@@ -141,9 +142,7 @@ def layouts_run():
 def in_backward_run():
     """Return by optimizer how far FSDP2 with steps in backward ends from FSDP2 with ordinary ones."""
     found = {}
-    for name, cls in OPTIMIZERS.items():
-        if cls.rule.sums:  # over all parameters, of which a process has some, and a hook in the backward pass one
-            continue
+    for name, cls in ALONE.items():
         models = [shard(network(torch.float32), mesh_of("fsdp")) for _ in range(2)]
         opts = [cls(model.parameters(), clip_grad_value=0.1) for model in models]
         fl.step_in_backward(models[1], opts[1])
