@@ -161,8 +161,12 @@ def test_a_wrong_formula_is_caught_by_the_oracle():
         check_rule(AdaGrad, backends=["reference"], oracle=wrong)
 
 
+# SAM is no rule, Prodigy's oracle needs all parameters at once, and bases of SOAP are arbitrary without full rank.
+LEFT_OUT = {"SAM", "Prodigy", "SOAP"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({case.optimizer for case in goldens.CASES.values()} - {"SAM", "Prodigy"}))
+@pytest.mark.parametrize("name", sorted({case.optimizer for case in goldens.CASES.values()} - LEFT_OUT))
 def test_the_oracles_of_the_goldens_fit_check_rule(name):
     cls = next(cls for cls in OPTIMIZERS.values() if cls.__name__ == name)
     module = goldens.oracle_of(next(case for case in goldens.CASES.values() if case.optimizer == name))
