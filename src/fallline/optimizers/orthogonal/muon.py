@@ -15,6 +15,7 @@ from fallline.group_values import number
 from fallline.optimizers.adamw import adamw
 from fallline.optimizers.orthogonal.rules import muon, normuon
 from fallline.routing import ADAMW, ALGORITHMS, MUON, Route, Routed, Router, Routing
+from fallline.rules.ranges import FRACTION
 from fallline.rules.rule import Rule
 
 ADAMW_LR = 3e-4  # the usual learning rate of AdamW beside Muon
@@ -192,6 +193,7 @@ class Muon(Optimizer):
                 f"{name}: adjust_lr_fn must be one of {', '.join(_CONVENTIONS)} or None, got "
                 f"{group['adjust_lr_fn']!r}; " + suggest(str(group["adjust_lr_fn"]), _CONVENTIONS, "leave it out")
             )
+        FRACTION.check(name, "norm_beta", group["norm_beta"])  # also if no rule uses it
         if group["norm"] not in (None, NEURON):
             raise ArgumentError(f"{name}: norm must be {NEURON!r} or None, got {group['norm']!r}; leave it out")
         if group["ns_dtype"] not in _DTYPES:
