@@ -9,7 +9,7 @@ from support.variants import EVERY_CASE, normal
 @EVERY_CASE
 def test_a_differentiable_step_has_the_derivative_of_its_values(cls, name, options):
     """By the parameters before two steps, by what the gradients depend on, and by a tensor lr."""
-    if cls.rule.name == "soap":
+    if cls.rule.name == "soap":  # the refusal is tested in tests/optimizers/test_soap_rule.py
         pytest.skip("SOAP refuses the option: eigenvectors of equal eigenvalues have no derivative")
 
     def two_steps(start, scale, lr):

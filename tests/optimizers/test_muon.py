@@ -11,6 +11,7 @@ from fallline.errors import ArgumentError, ArgumentTypeError
 from fallline.rules.matrices import orthogonalize
 from support.variants import normal, same_bits, through_a_file, train
 
+needs_torchs = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 SHAPES = ((8, 16), (16, 8), (8, 16), (32, 32), (1, 7))
 
 
@@ -44,6 +45,7 @@ def algorithms(optimizer):
     return {route.name: (route.algorithm, route.blocks) for route in optimizer.routing.routes}
 
 
+@needs_torchs
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 @pytest.mark.parametrize(
     "options", [{}, {"adjust_lr_fn": "match_rms_adamw"}, {"nesterov": False, "momentum": 0.8}, {"ns_steps": 2}]
@@ -72,6 +74,7 @@ def test_normuon_gives_every_row_the_same_length_and_keeps_the_whole(backend):
     assert shapes == [(len(p), 1) for p in even.param_groups[0]["params"]]
 
 
+@needs_torchs
 def test_state_dicts_go_both_ways():
     ours, theirs = fl.Muon(matrices(), lr=0.02), torch.optim.Muon(matrices(), lr=0.02)
     train(ours, range(3)), train(theirs, range(3))

@@ -11,6 +11,12 @@ LEAST = 1e-10  # added to the lengths by which NorMuon divides, as in the author
 TINY = 1e-30  # instead of 0, if the step is 0
 
 
+def average(grad: Any, momentum_buffer: Any, momentum: Any, nesterov: bool) -> tuple[Any, Any]:
+    """Return the running mean of gradients after a step, and what is orthogonalized: the mean, or one step ahead."""
+    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * grad
+    return momentum_buffer, momentum * momentum_buffer + (1 - momentum) * grad if nesterov else momentum_buffer
+
+
 @rule(
     state={"momentum_buffer": None},
     ranges={"momentum": NON_NEGATIVE, "eps": NON_NEGATIVE},
@@ -43,8 +49,7 @@ def muon(
     Follows: Jordan et al. 2024, in the form of torch.optim.Muon.
     Differs: matrices of one shape are multiplied as a batch, which rounds differently within `ns_dtype`.
     """
-    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * grad
-    update = momentum * momentum_buffer + (1 - momentum) * grad if nesterov else momentum_buffer
+    momentum_buffer, update = average(grad, momentum_buffer, momentum, nesterov)
     direction = newton_schulz(update, eps, coefficients=ns_coefficients, steps=ns_steps, dtype=ns_dtype, blocks=blocks)
     return param - lr * scale_by_shape(direction, convention=adjust_lr_fn, blocks=blocks), momentum_buffer
 
@@ -95,8 +100,7 @@ def normuon(
     Differs: the norm of stacked matrices (`blocks`) is that of the stack. The row of a convolution is all of an output
              channel, as in the paper; the authors' code takes the mean over the last dimension only.
     """
-    momentum_buffer = momentum * momentum_buffer + (1 - momentum) * grad
-    update = momentum * momentum_buffer + (1 - momentum) * grad if nesterov else momentum_buffer
+    momentum_buffer, update = average(grad, momentum_buffer, momentum, nesterov)
     direction = newton_schulz(update, eps, coefficients=ns_coefficients, steps=ns_steps, dtype=ns_dtype, blocks=blocks)
     second_momentum_buffer = norm_beta * second_momentum_buffer + (1 - norm_beta) * mean_square(direction, 0)
     even = direction / (sqrt(second_momentum_buffer) + LEAST)
