@@ -1,4 +1,4 @@
-"""Other Python implementations of LAMB and Lion, and the calls of torch that replace one call of Fallline."""
+"""Other Python implementations of optimizers, and the calls of torch that replace one call of Fallline."""
 
 import importlib
 import importlib.util
@@ -26,6 +26,13 @@ PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("timm.optim.lion", "Lion", {"foreach": False}),
         ("timm.optim.lion", "Lion", {"foreach": True}),
     ],
+    "Muon": [("torch.optim", "Muon", {}), ("timm.optim.muon", "Muon", {})],
+    "Adafactor": [
+        ("torch.optim", "Adafactor", {"foreach": False}),
+        ("torch.optim", "Adafactor", {"foreach": True}),
+        ("pytorch_optimizer", "AdaFactor", {}),
+    ],
+    "SOAP": [("pytorch_optimizer", "SOAP", {"precondition_frequency": 10})],
 }
 
 

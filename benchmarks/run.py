@@ -37,7 +37,6 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "RMSprop": ("RMSprop", {}),
     "RMSprop, centered, momentum": ("RMSprop", {"centered": True, "momentum": 0.9}),
     "Adagrad": ("Adagrad", {}),
-    "Adafactor": ("Adafactor", {}),
     "Adam": ("Adam", {}),
     "Adamax": ("Adamax", {}),
     "RAdam": ("RAdam", {}),
@@ -195,6 +194,31 @@ def against_peers(params: list[torch.nn.Parameter], rounds: int) -> Iterator[str
         del calls  # gigabytes of state
 
 
+def of_matrices(rounds: int) -> Iterator[str]:
+    """Yield a table of the optimizers of whole matrices, compared with torch and public Python implementations."""
+    block = [shape for shape in BLOCK if len(shape) == 2]
+    yield "| optimizer | tensors | milliseconds | fastest ÷ fallline |"
+    yield "|---|---|---|--:|"
+    for name, tensors, shapes, steps in (
+        ("Muon", "the 48 matrices of the blocks", block * 12, 1),
+        ("Adafactor", "all 148", next(iter(SUITES.values())), 1),
+        ("SOAP", "the 4 matrices of a block, 10 steps with one update of the bases", block, 10),
+    ):
+        params = parameters(shapes)
+        calls = {"fallline": getattr(fallline, name)(params, lr=1e-5).step, **peers(name, params)}
+        times = alternate({who: repeated(call, steps) for who, call in calls.items()}, rounds)
+        ms = {who: statistics.median(values) for who, values in times.items()}
+        best = min((who for who in ms if who != "fallline"), key=lambda who: ms[who])
+        ratio = statistics.median(a / b for a, b in zip(times[best], times["fallline"], strict=True))
+        cells = ", ".join(f"{who} {value:.0f}" for who, value in ms.items())
+        yield f"| {name} | {tensors} | {cells} | {ratio:.2f} |"
+
+
+def repeated(call: Callable[[], object], times: int) -> Callable[[], object]:
+    """Return a call that makes a call several times."""
+    return lambda: [call() for _ in range(times)]
+
+
 def one_call(params: list[torch.nn.Parameter], rounds: int) -> str:
     """Return the time of clipping, AdamW and averages in one call, compared with torch's three calls."""
     options = {"clip_grad_norm": 1.0, "ema_decay": 0.999}
@@ -253,8 +277,6 @@ def in_new_process(code: str, runs: int) -> float:
 
 
 FIRST_STEP = """
-from fallline.rules.update import update_for
-from fallline.rules.update import update_for
 import time, torch, fallline
 p = torch.nn.Parameter(torch.zeros(1000)); p.grad = torch.ones(1000)
 opt = fallline.AdamW([p]); start = time.perf_counter(); opt.step(); print(time.perf_counter() - start)"""
@@ -282,6 +304,8 @@ def report(rounds: int) -> Iterator[str]:
     large = parameters(next(iter(SUITES.values())))
     yield "\n## GPT-2 small, public Python implementations\n"
     yield from against_peers(large, rounds)
+    yield "\n## GPT-2 small, optimizers of whole matrices\n"
+    yield from of_matrices(rounds)
     yield "\n" + one_call(large, rounds)
     yield "\n" + two_phases(large, rounds)
     with busy_process():

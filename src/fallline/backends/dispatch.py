@@ -29,12 +29,17 @@ def bucket_for(
         return sharded.key_of(backend, update, param, grad), partial(
             sharded.ShardedBucket, backend=backend, bucket_for=bucket_for
         )
-    if update.rule.whole and backend != "reference":
-        backend = "foreach"  # kernels and compiled passes see single elements
     if backend == "auto":
         backend = "fused" if param.device.type == "cpu" else "foreach"
     used = [state[key] for key in update.state]  # a state can hold entries of wrappers and of options that are off
     dtypes = (param.device, param.dtype, *(tensor.dtype for tensor in used))
+    if update.rule.whole and backend != "reference":  # kernels and compiled passes see single elements
+        if backend == "fused":
+            from fallline.backends.fused import whole
+
+            if whole.can_serve(param, grad, used):
+                return (update, "whole", dtypes), whole.WholeBucket
+        backend = "foreach"
     if backend == "fused":
         from fallline.backends.fused import bucket as fused
 

@@ -15,6 +15,14 @@ from fallline.dtensor import is_sharded, place_like
 # Elements from which matrices are multiplied one by one, by halves. For 768 × 3,072 in bfloat16 this takes 29 ms (39 ms
 # with whole products, 36 ms in a batch of three); for 768 × 768, 16 ms (15 ms, 14 ms). Two cores with AMX.
 LARGE = 1 << 20
+# Columns per row from which a large matrix is multiplied by a polynomial of its Gram matrix, and the iterations that
+# one polynomial combines. For 768 × 3,072 in bfloat16 this takes 44 ms (75 ms one by one); for 768 × 768, 19 ms (17
+# ms). The rounding error, relative to the norm of the result, stays within 1.6 times that of single iterations for this
+# shape. It is at most 0.05 for smaller ones where singular values are alike, and no larger than that of single
+# iterations where they fall fast. If the first polynomial combines four iterations, or the second three, it grows up to
+# tenfold.
+WIDE = 2.5
+COMBINED = (3, 2)
 
 
 def newton_schulz(x: Any, eps: Any, *, coefficients: tuple[float, ...], steps: int, dtype: str, blocks: int = 1) -> Any:
@@ -144,10 +152,36 @@ def _iterate(x: torch.Tensor, eps: float, coefficients: tuple[float, ...], steps
     if tall:  # the products with the smaller side are the cheaper ones
         x = x.mT.contiguous()
     x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps)
-    for _ in range(steps):
-        product = gram_of(x)
-        x = add_product(x, add_product(product, product, product, beta=b, alpha=c), x, beta=a)
+    if x.dim() == 2 and x.shape[1] >= WIDE * x.shape[0]:
+        x = _iterate_gram(x, coefficients, steps)
+    else:
+        for _ in range(steps):
+            product = gram_of(x)
+            x = add_product(x, add_product(product, product, product, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _iterate_gram(x: torch.Tensor, coefficients: tuple[float, ...], steps: int) -> torch.Tensor:
+    """Make the iterations on the Gram matrix G = X·Xᵀ, and multiply X by the polynomial of G that several give.
+
+    An iteration multiplies X by P = a·I + b·G + c·G², and G by P². The products of small square matrices are cheaper
+    than those with X, but G in half precision loses what belongs to small singular values, so it is computed again.
+    """
+    a, b, c = coefficients
+    done = 0
+    while done < steps:
+        combined = min(COMBINED[0] if not done else COMBINED[1], steps - done)
+        product = gram(x)
+        factor = torch.addmm(product, product, product, beta=b, alpha=c)  # P − a·I
+        polynomial = factor.clone()
+        polynomial.diagonal().add_(a)
+        for _ in range(combined - 1):
+            half = torch.addmm(product, factor, product, beta=a)
+            product = torch.addmm(half, factor, half, beta=a)
+            factor = torch.addmm(product, product, product, beta=b, alpha=c)
+            polynomial = torch.addmm(polynomial, factor, polynomial, beta=a)
+        x, done = polynomial @ x, done + combined
+    return x
 
 
 def gram(x: torch.Tensor) -> torch.Tensor:

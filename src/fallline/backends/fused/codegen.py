@@ -37,13 +37,13 @@ def {name}(call):
 # summation is fixed in a compiled kernel, whatever the number of threads.
 _FLAGS = {True: '{"contract", "reassoc"}', False: '{"contract"}'}
 
-_STORAGE = {  # dtype name: function that reads an address, bytes per element, load expression, store expression
+STORAGE = {  # dtype name: function that reads an address, bytes per element, load expression, store expression
     "float32": ("float32_at", 4, "{}", "{}"),
     "float64": ("float64_at", 8, "{}", "{}"),
     "bfloat16": ("uint16_at", 2, "load_bfloat16({})", "store_bfloat16({})"),
     "float16": ("uint16_at", 2, "load_float16({})", "store_float16({})"),
 }
-DTYPES = tuple(_STORAGE)
+DTYPES = tuple(STORAGE)
 
 
 @functools.cache
@@ -96,7 +96,7 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
     copies = {key: result for key, result in results.items() if _is_copy(key, result, columns, text)}
     written = [key for key in results if key not in copies]
     for column, (key, dtype) in enumerate(columns.items()):
-        reader, size, load, _ = _STORAGE[dtype]
+        reader, size, load, _ = STORAGE[dtype]
         if key in written or re.search(rf"\b{key}\b", text):
             before.append(f"{key}_at = {reader}(table[t, {column}] + {size} * start)")
         if re.search(rf"\b{key}\b", text):
@@ -111,11 +111,11 @@ def _pass_source(name: str, sweep: Pass, results: dict[str, str], columns: dict[
         begin, each = _draws(len(columns), len(rounded))
         before, loop = before + begin, loop + each
     for key, result in copies.items():
-        size, places = _STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
+        size, places = STORAGE[columns[key]][1], [list(columns).index(name) for name in (key, result)]
         target, source = (f"table[t, {place}] + {size} * start" for place in places)
         before.append(f"copy_past_cache({target}, {source}, {size} * n)")
     for key in written:
-        store = _STORAGE[columns[key]][3]
+        store = STORAGE[columns[key]][3]
         if key in rounded:
             number = rounded.index(key)
             store = f"round_bfloat16({{}}, random{number - number % 2}, {16 * (number % 2)})"

@@ -47,7 +47,8 @@ def muon(
     Hyper:   lr: step length in units of the spectral norm, times a factor of the shape, >= 0.  momentum: >= 0.
              eps: lower limit of the norm by which the momentum is divided.
     Follows: Jordan et al. 2024, in the form of torch.optim.Muon.
-    Differs: matrices of one shape are multiplied as a batch, which rounds differently within `ns_dtype`.
+    Differs: matrices of one shape are multiplied as a batch, and large wide or tall ones by polynomials of their Gram
+             matrix, which rounds differently within `ns_dtype`.
     """
     momentum_buffer, update = average(grad, momentum_buffer, momentum, nesterov)
     direction = newton_schulz(update, eps, coefficients=ns_coefficients, steps=ns_steps, dtype=ns_dtype, blocks=blocks)
