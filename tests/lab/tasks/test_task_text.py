@@ -12,7 +12,7 @@ import torch
 
 from fallline.errors import ArgumentError
 from fallline.lab.tasks import Text, get_task, text
-from fallline.lab.tasks.transformer import Block, ByteTransformer
+from fallline.lab.tasks.networks.transformer import Block, ByteTransformer
 from support.task_data import fixed
 
 

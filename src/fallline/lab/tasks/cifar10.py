@@ -13,9 +13,9 @@ from torch import nn
 from fallline.errors import StudyError
 from fallline.folders import data_folder
 from fallline.lab.tasks.download import Dataset, Progress, Remote
-from fallline.lab.tasks.images import Batch, Images, hold_out
-from fallline.lab.tasks.resnet import resnet8
-from fallline.lab.tasks.transformer import VisionTransformer
+from fallline.lab.tasks.networks.resnet import resnet8
+from fallline.lab.tasks.networks.transformer import VisionTransformer
+from fallline.lab.tasks.supervised import Batch, Classification, hold_out
 
 DATASET = Dataset(
     "cifar10",
@@ -84,7 +84,7 @@ def _damaged(files: tuple[Path, ...], found: str) -> StudyError:
     )
 
 
-class CIFAR10(Images):
+class CIFAR10(Classification):
     """CIFAR-10 with a small residual network."""
 
     name: ClassVar[str] = "cifar10"

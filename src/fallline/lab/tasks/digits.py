@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fallline.lab.tasks.images import Batch, Images
+from fallline.lab.tasks.supervised import Batch, Classification
 
 _HELD_OUT = 360  # images in each of validation and test; 1,077 remain for training
 
@@ -21,7 +21,7 @@ def load_pool() -> Batch:
     return images, torch.tensor(data.target, dtype=torch.int64)
 
 
-class Digits(Images):
+class Digits(Classification):
     """Digits with a multilayer perceptron."""
 
     name: ClassVar[str] = "digits"

@@ -13,7 +13,7 @@ from torch import nn
 
 from fallline.errors import StudyError
 from fallline.lab.tasks.download import Dataset, Progress, Remote
-from fallline.lab.tasks.images import Batch, Images, hold_out
+from fallline.lab.tasks.supervised import Batch, Classification, hold_out
 
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 DATASET = Dataset(
@@ -64,7 +64,7 @@ def _read(path: Path) -> torch.Tensor:
     return torch.frombuffer(data, dtype=torch.uint8, offset=4 + 4 * axes).view(shape)
 
 
-class FashionMNIST(Images):
+class FashionMNIST(Classification):
     """Fashion-MNIST with a small convolutional network."""
 
     name: ClassVar[str] = "fashion-mnist"

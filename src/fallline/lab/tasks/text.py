@@ -14,7 +14,7 @@ from torch import nn
 from fallline.errors import ArgumentError
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.download import Progress
-from fallline.lab.tasks.transformer import NORMS, ByteTransformer
+from fallline.lab.tasks.networks.transformer import NORMS, ByteTransformer
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
