@@ -10,6 +10,7 @@ from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
 from fallline.lab.tasks.digits import Digits, DigitsCNN
 from fallline.lab.tasks.fashion_mnist import FashionMNIST
 from fallline.lab.tasks.own_loop import CommandTask, is_function, task_of_function
+from fallline.lab.tasks.tables import BreastCancer, Diabetes
 from fallline.lab.tasks.text import Text, TextPost
 from fallline.lab.user_code.import_path import describe, is_path, load_module, load_object
 
@@ -28,7 +29,17 @@ __all__ = [
     "open_task",
 ]
 
-_BUILT_IN: tuple[type[Task], ...] = (Digits, DigitsCNN, FashionMNIST, CIFAR10, CIFAR10ViT, Text, TextPost)
+_BUILT_IN: tuple[type[Task], ...] = (
+    Digits,
+    DigitsCNN,
+    BreastCancer,
+    Diabetes,
+    FashionMNIST,
+    CIFAR10,
+    CIFAR10ViT,
+    Text,
+    TextPost,
+)
 TASKS: dict[str, type[Task]] = {cls.name: cls for cls in _BUILT_IN}
 
 

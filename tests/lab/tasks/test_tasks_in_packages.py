@@ -1,0 +1,87 @@
+"""Tasks whose data come with Python or scikit-learn: their splits, their trivial losses, and what they learn."""
+
+import collections
+import math
+import statistics
+
+import pytest
+import torch
+from sklearn import datasets
+
+from fallline.lab.tasks import get_task
+from support.task_data import fixed
+
+SIZES = {
+    "breast-cancer": (341, 114, 114),
+    "diabetes": (266, 88, 88),
+}
+
+
+def validation_rows(task):
+    val = task.split_indices(sum(SIZES[task.name]), SIZES[task.name][1], SIZES[task.name][2])["val"]
+    return val.tolist()
+
+
+def entropy(probabilities):
+    return -sum(p * math.log(p) for p in probabilities if p > 0)
+
+
+def expected_trivial_loss(task):
+    """Computed from scikit-learn's arrays."""
+    if task.name == "breast-cancer":
+        labels = datasets.load_breast_cancer().target[validation_rows(task)].tolist()
+        return entropy(count / len(labels) for count in collections.Counter(labels).values())
+    target = datasets.load_diabetes().target
+    return statistics.pvariance(target[validation_rows(task)].tolist()) / statistics.pvariance(target.tolist())
+
+
+def best_constant(name, targets):
+    """The output of a network that ignores its input and has the least loss on these targets."""
+    if name == "breast-cancer":
+        return (torch.bincount(targets) / len(targets)).log()
+    return targets.mean(0).reshape(-1)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_splits_are_disjoint_and_the_trivial_loss_is_that_of_the_best_constant(name):
+    task = get_task(name)
+    parts = [task.load(split) for split in ("train", "val", "test")]
+    assert tuple(len(targets) for _, targets in parts) == SIZES[name]
+    rows = [bytes(row.contiguous().numpy().data) for inputs, _ in parts for row in inputs]
+    assert len(set(rows)) == len(rows) == sum(SIZES[name])  # no row of these tables occurs twice
+    assert task.trivial_loss() == pytest.approx(expected_trivial_loss(task), rel=1e-5)
+    (batch,) = task.batches("val", fixed())
+    constant = best_constant(name, batch[1])
+    assert task.loss(lambda inputs: constant.expand(len(inputs), -1), batch).item() == pytest.approx(
+        task.trivial_loss(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "settings"),
+    [
+        ("breast-cancer", 40, {}),
+        ("diabetes", 40, {}),
+    ],
+)
+def test_a_short_run_beats_the_trivial_loss_and_repeats_bit_for_bit(name, steps, settings):
+    task = get_task(name, **settings)
+    model, losses = train(task, steps)
+    assert train(task, 3)[1] == losses[:3]
+    batch = next(task.batches("val", fixed()))
+    with torch.no_grad():
+        assert task.loss(model, batch).item() < task.trivial_loss()
+
+
+def train(task, steps):
+    torch.manual_seed(0)
+    model, batches = task.model(), task.batches("train", fixed(1))
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+    torch.manual_seed(steps)  # batches may draw from their own generator only
+    for _ in range(steps):
+        loss = task.loss(model, next(batches))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, losses
