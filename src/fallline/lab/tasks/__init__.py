@@ -5,6 +5,7 @@ from typing import Any
 
 from fallline.errors import ArgumentError, FalllineError, find_name, suggest
 from fallline.lab.isolation import seeded
+from fallline.lab.tasks.autoencoder import DigitsAutoencoder
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
 from fallline.lab.tasks.digits import Digits, DigitsCNN
@@ -32,6 +33,7 @@ __all__ = [
 _BUILT_IN: tuple[type[Task], ...] = (
     Digits,
     DigitsCNN,
+    DigitsAutoencoder,
     BreastCancer,
     Diabetes,
     FashionMNIST,

@@ -8,7 +8,7 @@ from torch import nn
 
 from fallline.lab.tasks.supervised import Batch, Classification
 
-_HELD_OUT = 360  # images in each of validation and test; 1,077 remain for training
+HELD_OUT = 360  # images in each of validation and test; 1,077 remain for training
 
 
 @functools.cache
@@ -39,7 +39,7 @@ class Digits(Classification):
     def load(self, split: str) -> Batch:
         """Return images (n, 1, 8, 8) and labels (n,) of a split."""
         images, labels = load_pool()
-        chosen = self.split_indices(len(labels), val=_HELD_OUT, test=_HELD_OUT)[split]
+        chosen = self.split_indices(len(labels), val=HELD_OUT, test=HELD_OUT)[split]
         return images[chosen], labels[chosen]
 
 
