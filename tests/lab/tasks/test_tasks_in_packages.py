@@ -15,6 +15,7 @@ SIZES = {
     "breast-cancer": (341, 114, 114),
     "diabetes": (266, 88, 88),
     "digits-autoencoder": (1077, 360, 360),
+    "digits-diffusion": (1077, 360, 360),
 }
 
 
@@ -28,15 +29,18 @@ def entropy(probabilities):
 
 
 def expected_trivial_loss(task):
-    """Computed from scikit-learn's arrays."""
+    """Computed from scikit-learn's arrays; for diffusion, from the noise of the validation batch."""
     if task.name == "breast-cancer":
         labels = datasets.load_breast_cancer().target[validation_rows(task)].tolist()
         return entropy(count / len(labels) for count in collections.Counter(labels).values())
     if task.name == "diabetes":
         target = datasets.load_diabetes().target
         return statistics.pvariance(target[validation_rows(task)].tolist()) / statistics.pvariance(target.tolist())
-    means = (datasets.load_digits().data[validation_rows(task)] / 16).mean(0).tolist()
-    return sum(entropy((mean, 1 - mean)) for mean in means)
+    if task.name == "digits-autoencoder":
+        means = (datasets.load_digits().data[validation_rows(task)] / 16).mean(0).tolist()
+        return sum(entropy((mean, 1 - mean)) for mean in means)
+    _, noise = next(task.batches("val", fixed()))
+    return statistics.mean(statistics.pvariance(pixel) for pixel in noise.T.tolist())
 
 
 def best_constant(name, targets):
@@ -68,6 +72,7 @@ def test_the_splits_are_disjoint_and_the_trivial_loss_is_that_of_the_best_consta
         ("breast-cancer", 40, {}),
         ("diabetes", 40, {}),
         ("digits-autoencoder", 60, {}),
+        ("digits-diffusion", 40, {}),
     ],
 )
 def test_a_short_run_beats_the_trivial_loss_and_repeats_bit_for_bit(name, steps, settings):
@@ -91,3 +96,14 @@ def train(task, steps):
         optimizer.step()
         losses.append(loss.item())
     return model, losses
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_noisy_digit_without_its_noise_is_the_digit(split):
+    task = get_task("digits-diffusion")
+    inputs, noise = (part.double() for part in next(task.batches(split, fixed())))
+    noisy, angles = inputs[:, :-1], inputs[:, -1:] * math.pi / 2
+    clean = (noisy - angles.sin() * noise) / angles.cos()
+    early = inputs[:, -1] < 0.9  # later, the image is divided by nearly 0
+    digits = {tuple(row) for row in datasets.load_digits().data.astype(int).tolist()}
+    assert {tuple(row) for row in ((clean[early] + 1) * 8).round().long().tolist()} <= digits

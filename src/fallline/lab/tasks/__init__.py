@@ -8,6 +8,7 @@ from fallline.lab.isolation import seeded
 from fallline.lab.tasks.autoencoder import DigitsAutoencoder
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
+from fallline.lab.tasks.diffusion import DigitsDiffusion
 from fallline.lab.tasks.digits import Digits, DigitsCNN
 from fallline.lab.tasks.fashion_mnist import FashionMNIST
 from fallline.lab.tasks.own_loop import CommandTask, is_function, task_of_function
@@ -34,6 +35,7 @@ _BUILT_IN: tuple[type[Task], ...] = (
     Digits,
     DigitsCNN,
     DigitsAutoencoder,
+    DigitsDiffusion,
     BreastCancer,
     Diabetes,
     FashionMNIST,
