@@ -216,6 +216,7 @@ SHORT = {
     "lab/command/git.py": "the only place that asks git about files",
     "lab/executors/base.py": "the interface of all executors",
     "lab/report/text.py": "how names are shown in a report",
+    "lab/tasks/networks/gru.py": "one network a file",
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fallline.errors import ArgumentError
-from fallline.lab.tasks import Text, get_task, text
+from fallline.lab.tasks import Text, get_task
+from fallline.lab.tasks.networks.gru import ByteGRU
 from fallline.lab.tasks.networks.transformer import Block, ByteTransformer
 from support.task_data import fixed
 
@@ -50,7 +51,7 @@ def test_evaluation_is_one_bounded_pass_over_windows_that_do_not_overlap(prose):
 def test_training_windows_of_a_long_text_stay_within_their_block():
     task = Text(batch_size=256)
     windows = next(task.batches("train", fixed()))[0]
-    pool = text._pool("").flatten(1)
+    pool = task.pool().flatten(1)
     training = {bytes(pool[i].tolist()) for i in task.split_indices(len(pool), val=0.05, test=0.05)["train"].tolist()}
     assert pool.shape[1] == 16 * 65
     assert all(any(bytes(window) in block for block in training) for window in windows[:32].tolist())
@@ -112,10 +113,14 @@ def test_settings_of_text_are_checked(setting, said):
         Text(**setting)
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_byte_is_foretold_from_those_before_it(norm):
+@pytest.mark.parametrize("network", ["pre", "post", "gru"])
+def test_a_byte_is_foretold_from_those_before_it(network):
     torch.manual_seed(0)
-    model = ByteTransformer(16, width=16, depth=2, heads=2, norm=norm)
+    model = (
+        ByteGRU(width=8, units=16, depth=2)
+        if network == "gru"
+        else ByteTransformer(16, width=16, depth=2, heads=2, norm=network)
+    )
     text = torch.randint(256, (1, 16), generator=fixed())
     other = text.clone()
     other[0, 9] = (text[0, 9] + 1) % 256

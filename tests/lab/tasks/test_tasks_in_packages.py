@@ -73,6 +73,8 @@ def test_the_splits_are_disjoint_and_the_trivial_loss_is_that_of_the_best_consta
         ("diabetes", 40, {}),
         ("digits-autoencoder", 60, {}),
         ("digits-diffusion", 40, {}),
+        ("text-gru", 40, {"batch_size": 4}),
+        ("text-large", 20, {"batch_size": 2}),
     ],
 )
 def test_a_short_run_beats_the_trivial_loss_and_repeats_bit_for_bit(name, steps, settings):

@@ -13,7 +13,7 @@ from fallline.lab.tasks.digits import Digits, DigitsCNN
 from fallline.lab.tasks.fashion_mnist import FashionMNIST
 from fallline.lab.tasks.own_loop import CommandTask, is_function, task_of_function
 from fallline.lab.tasks.tables import BreastCancer, Diabetes
-from fallline.lab.tasks.text import Text, TextPost
+from fallline.lab.tasks.text import Text, TextGRU, TextLarge, TextPost
 from fallline.lab.user_code.import_path import describe, is_path, load_module, load_object
 
 __all__ = [
@@ -43,6 +43,8 @@ _BUILT_IN: tuple[type[Task], ...] = (
     CIFAR10ViT,
     Text,
     TextPost,
+    TextGRU,
+    TextLarge,
 )
 TASKS: dict[str, type[Task]] = {cls.name: cls for cls in _BUILT_IN}
 

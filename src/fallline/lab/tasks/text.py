@@ -14,45 +14,44 @@ from torch import nn
 from fallline.errors import ArgumentError
 from fallline.lab.tasks.base import Task
 from fallline.lab.tasks.download import Progress
+from fallline.lab.tasks.networks.gru import ByteGRU
 from fallline.lab.tasks.networks.transformer import NORMS, ByteTransformer
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
-CONTEXT = 64  # bytes of input to the model
 _SHARE = 0.05  # fraction of the blocks in each of validation and test
 _WINDOWS = {"val": 96, "test": 1024}  # maximum number evaluated; validation runs 20 times per run
 _WINDOWS_PER_BLOCK = 16  # about 1 KB; neighbouring windows are similar, so a block counts as one example
 _BLOCKS = 400  # minimum, if the text has that many windows
 _EVALUATED_AT_ONCE = 64  # windows
-_LIBRARY_BYTES = 2_000_000
 # Not part of the library, or present only on some systems.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
 
 
-def _pool(text: str) -> torch.Tensor:
-    """Return the text as uint8 (blocks, windows per block, 65)."""
+def _pool(text: str, context: int, library_bytes: int) -> torch.Tensor:
+    """Return a text as uint8 (blocks, windows per block, context + 1)."""
     path = Path(text).expanduser()
-    return _blocks(text, path.stat().st_mtime_ns if text and path.exists() else 0)
+    return _blocks(text, context, library_bytes, path.stat().st_mtime_ns if text and path.exists() else 0)
 
 
 @functools.cache
-def _blocks(text: str, changed: int) -> torch.Tensor:
-    data = _bytes(text)
-    shortest = math.ceil(2 * (CONTEXT + 1) / _SHARE)  # two windows in each split
+def _blocks(text: str, context: int, library_bytes: int, changed: int) -> torch.Tensor:
+    data = _bytes(text, library_bytes)
+    shortest = math.ceil(2 * (context + 1) / _SHARE)  # two windows in each split
     if len(data) < shortest:
         raise ArgumentError(
             f"task text: text must be a file of at least {shortest} bytes, got {len(data)} in {text!r}; "
             "pass a longer file"
         )
-    windows = len(data) // (CONTEXT + 1)
+    windows = len(data) // (context + 1)
     per_block = max(1, min(_WINDOWS_PER_BLOCK, windows // _BLOCKS))
-    kept = windows // per_block * per_block * (CONTEXT + 1)
-    return torch.frombuffer(bytearray(data[:kept]), dtype=torch.uint8).view(-1, per_block, CONTEXT + 1)
+    kept = windows // per_block * per_block * (context + 1)
+    return torch.frombuffer(bytearray(data[:kept]), dtype=torch.uint8).view(-1, per_block, context + 1)
 
 
-def _bytes(text: str) -> bytes:
+def _bytes(text: str, library_bytes: int) -> bytes:
     if not text:
-        return b"\n".join(path.read_bytes() for path in _library())[:_LIBRARY_BYTES]
+        return b"\n".join(path.read_bytes() for path in _library(library_bytes))[:library_bytes]
     try:
         return Path(text).expanduser().read_bytes()
     except OSError as error:
@@ -62,13 +61,13 @@ def _bytes(text: str) -> bytes:
         ) from None
 
 
-def _library() -> list[Path]:
-    """Return the first files of the standard library, sorted by name, with at least _LIBRARY_BYTES in total."""
-    chosen, size = [], 0
+def _library(size: int) -> list[Path]:
+    """Return the first files of the standard library, sorted by name, with at least `size` bytes if it is that long."""
+    chosen: list[Path] = []
     for path in _sources(Path(sysconfig.get_paths()["stdlib"])):
         chosen.append(path)
-        size += path.stat().st_size
-        if size >= _LIBRARY_BYTES:
+        size -= path.stat().st_size
+        if size <= 0:
             break
     return chosen
 
@@ -81,23 +80,23 @@ def _sources(folder: Path) -> Iterator[Path]:
             yield path
 
 
-class Text(Task):
-    """Predict the next byte of a text with a causal transformer.
+class NextByte(Task):
+    """Predict the next byte of a text.
 
     Attributes:
-        batch_size: windows of 64 bytes per step.
-        norm: position of the LayerNorm in the blocks, "pre" or "post".
+        batch_size: windows of `context` bytes per step.
         text: path of a text file; "" uses the source of Python's standard library, which every machine has.
+        context: bytes of input to the model.
+        library_bytes: bytes of the standard library to read. They depend on the version of Python; a study records
+            their hash.
     """
 
-    name: ClassVar[str] = "text"
-    steps: ClassVar[int] = 600
-    summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, pre-norm transformer of 4 blocks"
-    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "norm": "pre", "text": ""}
+    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "text": ""}
     unit: ClassVar[str] = "nats per byte"
     resplit: ClassVar[bool] = True
+    context: ClassVar[int] = 64
+    library_bytes: ClassVar[int] = 2_000_000
     batch_size: int
-    norm: str
     text: str
 
     def __init__(self, **settings: Any) -> None:
@@ -106,23 +105,21 @@ class Text(Task):
         Raises:
             ArgumentError: a setting is unknown or invalid, or the text cannot be read or is too short.
         """
-        if self.norm not in NORMS:
-            raise ArgumentError(f"task {self.name}: norm must be one of {', '.join(NORMS)}, got norm={self.norm!r}")
         if self.batch_size < 1:
             raise ArgumentError(f"task {self.name}: batch_size must be at least 1, got batch_size={self.batch_size}")
         if self.text:
-            _pool(self.text)
+            self.pool()
 
-    def model(self) -> nn.Module:
-        """Return a transformer of width 64 with 4 blocks of 4 heads."""
-        return ByteTransformer(CONTEXT, width=64, depth=4, heads=4, norm=self.norm)
+    def pool(self) -> torch.Tensor:
+        """Return the text as uint8 (blocks, windows per block, context + 1)."""
+        return _pool(self.text, self.context, self.library_bytes)
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
         """Yield random windows of the training blocks indefinitely, or one pass over the windows of another split.
 
         Validation uses windows from all of its blocks, the test split uses whole blocks, at most _WINDOWS windows each.
         """
-        pool = _pool(self.text)
+        pool = self.pool()
         blocks = pool[self.split_indices(len(pool), val=_SHARE, test=_SHARE)[split]]
         if split == "train":
             yield from self._training_windows(blocks.flatten(1), generator)
@@ -134,8 +131,8 @@ class Text(Task):
 
     def _training_windows(self, blocks: torch.Tensor, generator: torch.Generator) -> Iterator[Batch]:
         """Yield batches of windows at random positions within blocks (n, bytes), indefinitely."""
-        offsets = torch.arange(CONTEXT + 1)
-        last = blocks.shape[1] - CONTEXT
+        offsets = torch.arange(self.context + 1)
+        last = blocks.shape[1] - self.context
         while True:
             rows = torch.randint(len(blocks), (self.batch_size, 1), generator=generator)
             starts = torch.randint(last, (self.batch_size, 1), generator=generator)
@@ -158,8 +155,8 @@ class Text(Task):
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the metrics of every block of a test batch, or of every window if the batch has partial blocks."""
         inputs, targets = batch
-        logits, per_block = model(inputs), _pool(self.text).shape[1]
-        shape = (-1, CONTEXT if len(targets) % per_block else per_block * CONTEXT)
+        logits, per_block = model(inputs), self.pool().shape[1]
+        shape = (-1, self.context if len(targets) % per_block else per_block * self.context)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         correct = (logits.argmax(2) == targets).double()
         means = loss.view(shape).mean(1)
@@ -177,11 +174,40 @@ class Text(Task):
 
     def data_files(self, progress: Progress | None = None) -> list[Path]:
         """Return the user's file, or the files of the standard library that are read."""
-        return [Path(self.text).expanduser()] if self.text else _library()
+        return [Path(self.text).expanduser()] if self.text else _library(self.library_bytes)
 
     def data_digest(self) -> str:
         """Return a hash of the whole text."""
-        return hashlib.sha256(_pool(self.text).numpy().data).hexdigest()[:16]
+        return hashlib.sha256(self.pool().numpy().data).hexdigest()[:16]
+
+
+class Text(NextByte):
+    """Predict the next byte with a causal transformer.
+
+    Attributes:
+        norm: position of the LayerNorm in the blocks, "pre" or "post".
+    """
+
+    name: ClassVar[str] = "text"
+    steps: ClassVar[int] = 600
+    summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, pre-norm transformer of 4 blocks"
+    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "norm": "pre", "text": ""}
+    width: ClassVar[int] = 64
+    norm: str
+
+    def __init__(self, **settings: Any) -> None:
+        """Check the settings.
+
+        Raises:
+            ArgumentError: a setting is unknown or invalid, or the text cannot be read or is too short.
+        """
+        if self.norm not in NORMS:
+            raise ArgumentError(f"task {self.name}: norm must be one of {', '.join(NORMS)}, got norm={self.norm!r}")
+        super().__init__(**settings)
+
+    def model(self) -> nn.Module:
+        """Return a transformer with 4 blocks of 4 heads."""
+        return ByteTransformer(self.context, width=self.width, depth=4, heads=4, norm=self.norm)
 
 
 class TextPost(Text):
@@ -190,6 +216,29 @@ class TextPost(Text):
     name: ClassVar[str] = "text-post"
     summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, post-norm transformer of 4 blocks"
     settings: ClassVar[Mapping[str, Any]] = {**Text.settings, "norm": "post"}
+
+
+class TextLarge(Text):
+    """The task `text` with five times the text, twice the context and a transformer of twice the width."""
+
+    name: ClassVar[str] = "text-large"
+    steps: ClassVar[int] = 1000
+    summary: ClassVar[str] = "next byte of 10 MB of Python's standard library or --text FILE, transformer of width 128"
+    context: ClassVar[int] = 128
+    library_bytes: ClassVar[int] = 10_000_000
+    width: ClassVar[int] = 128
+
+
+class TextGRU(NextByte):
+    """Predict the next byte with a recurrent network."""
+
+    name: ClassVar[str] = "text-gru"
+    steps: ClassVar[int] = 600
+    summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, GRU of 128 units"
+
+    def model(self) -> nn.Module:
+        """Return a layer of 128 gated recurrent units."""
+        return ByteGRU(width=64, units=128, depth=1)
 
 
 def _spread(length: int, count: int) -> torch.Tensor:
