@@ -173,7 +173,7 @@ def test_warmup_and_batch_size_are_varied_from_the_command_line(fallline, tmp_pa
     [
         (["--vary", "warmup"], "vary: must be NAME=VALUE,VALUE… with two values or more, got 'warmup'"),
         (["--set", "batch_size"], "set: must be NAME=VALUE, got 'batch_size'"),
-        (["--set", "width=3"], "its settings are batch_size, got width=3"),
+        (["--set", "width=3"], "its settings are batch_size, precision, got width=3"),
         (["--quick", "--thorough"], "only one can be given, got both"),
         (["--budget", "10m", "--quick"], "budget: must be given without quick, thorough, trials or seeds"),
         (["--budget", "soon"], "budget: must be a time above 0 like 90s, 10m or 1.5h, got 'soon'"),

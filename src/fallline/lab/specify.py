@@ -13,7 +13,7 @@ from fallline.lab.design.arms import Arm, make_arms
 from fallline.lab.design.spec import Spec, check_analysis
 from fallline.lab.own_study import examine_own, loop_settings, specify_own
 from fallline.lab.provenance.identity import import_edited_anew, places
-from fallline.lab.run.device import check_device
+from fallline.lab.run.device import check_device, resolve_precision
 from fallline.lab.run.live_trial import LiveTrial
 from fallline.lab.search.trials import check_schedules
 from fallline.lab.tasks import Task, open_task
@@ -74,6 +74,9 @@ def specify(
             if self_check:
                 spec = replace(spec, arms=_with_twin(spec.arms))
             return _complete(spec, baseline, margin, None if examined else Path(out or default_folder(spec)))
+        given = {name: resolve_precision(name, value, device) for name, value in given.items()}
+        vary = {name: [resolve_precision(name, v, device) for v in values] for name, values in (vary or {}).items()}
+        learning = open_task(task, **given)
         arms = make_arms(optimizers, schedules, vary, learning.settings)
         found = Examination([]) if examined else examine_task(task, learning, given, Path(out) if out else None)
         if not examined:

@@ -17,6 +17,10 @@ def test_one_forward_pass_evaluates_what_the_loss_is(name, cifar_archive, clothe
         batch = next(task.batches("val", fixed()))
         metrics = task.evaluate(model, batch)
         assert metrics["loss"] == pytest.approx(task.loss(model, batch).item())
+        with torch.autocast("cpu", torch.bfloat16):  # a loss of bfloat16 would have two or three digits
+            loss, items = task.loss(model, batch), task.losses(model, batch)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(metrics["loss"], rel=0.02)
+    assert {values.dtype for values in items.values()} <= {torch.float32, torch.float64}
     assert 0 <= metrics.get("accuracy", 1) <= 1
 
 

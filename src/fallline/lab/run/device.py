@@ -28,11 +28,35 @@ def check_device(device: str) -> None:
         ) from None
 
 
+def choose_precision(device: str) -> str:
+    """Return "bfloat16" if a device multiplies matrices of bfloat16 in hardware, otherwise "float32".
+
+    Of processors, those with AVX-512 BF16 do, which includes all with AMX. Others are not known to gain from bfloat16.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if kind != "cpu":
+        return "float32"
+    if hasattr(torch.cpu, "get_capabilities"):
+        return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"  # older releases
+
+
+def resolve_precision(name: str, value: Any, device: str) -> Any:
+    """Return the value of a task's setting, with the precision that suits the device instead of "auto".
+
+    A study stores the resolved value, so that trials of two kinds of processors are never mixed without an error.
+    """
+    return choose_precision(device) if (name, value) == ("precision", "auto") else value
+
+
 def precision(task: Task, device: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which the task's model and loss run: autocast, or a null context for float32."""
-    if task.precision == "float32":
+    chosen = choose_precision(device) if task.precision == "auto" else task.precision
+    if chosen == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=getattr(torch, task.precision))
+    return torch.autocast(torch.device(device).type, dtype=getattr(torch, chosen))
 
 
 def to_device(batch: Any, device: str) -> Any:

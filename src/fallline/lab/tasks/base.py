@@ -13,6 +13,8 @@ from fallline.landscape.loss.batches import count_rows
 
 T = TypeVar("T", bound="Task")
 
+PRECISIONS = ("float32", "bfloat16")  # of the model and the loss; parameters are float32
+
 # Checks that a task must pass before its first trial; `fallline.lab.contract.checks` defines the functions.
 CHECKS = (
     "model",
@@ -41,7 +43,8 @@ class Task(ABC):
         metric: validation metric by which configurations are selected; reports show the same metric on the test split.
         mode: "min" if a smaller metric is better, "max" if a larger one is.
         unit: unit of the loss, for axes and tables; "" if it has none.
-        precision: "float32", or "bfloat16" to run model and loss under autocast.
+        precision: "float32", or "bfloat16" to run model and loss under autocast. It is a setting of the built-in tasks,
+            which also accept "auto": bfloat16 if the device supports it in hardware, otherwise float32.
         accumulate: number of batches whose gradients are averaged for one step.
         resplit: whether the data are one pool that the task splits with `split_indices`; every confirmation seed then
             draws a different split.
@@ -88,6 +91,11 @@ class Task(ABC):
             raise ArgumentError(
                 f"task {cls.name}: its settings are {known}, got {key}={value!r}; "
                 + suggest(key, cls.settings, "leave it out")
+            )
+        if key == "precision" and value not in (*PRECISIONS, "auto"):
+            raise ArgumentError(
+                f"task {cls.name}: precision must be one of {', '.join(PRECISIONS)} and auto, got {value!r}; "
+                "leave it out for float32"
             )
         kind = type(cls.settings[key])
         if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` mixes int and float

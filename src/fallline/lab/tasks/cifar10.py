@@ -90,7 +90,7 @@ class CIFAR10(Classification):
     name: ClassVar[str] = "cifar10"
     steps: ClassVar[int] = 2000
     summary: ClassVar[str] = "CIFAR-10, 60,000 images (32 × 32), ResNet-8, crops and flips, cross-entropy, batch 128"
-    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 128}
+    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "precision": "float32"}
 
     def model(self) -> nn.Module:
         """Return a ResNet-8 with 16, 32 and 64 channels."""

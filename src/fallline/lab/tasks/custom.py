@@ -9,7 +9,7 @@ from typing import Any
 from fallline.arguments import check_integer
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.lab.tasks import TASKS, find_task
-from fallline.lab.tasks.base import CHECKS, Task
+from fallline.lab.tasks.base import CHECKS, PRECISIONS, Task
 from fallline.lab.tasks.own_loop import is_function, mark_function
 from fallline.lab.user_code.import_path import path_of
 
@@ -22,7 +22,6 @@ _OPTIONAL = {
     "param_groups": "model",
     "trivial_loss": "",
 }
-_PRECISIONS = ("float32", "bfloat16")
 _SETTING = (bool, int, float, str)  # types that the command line and study.json support
 _FEWEST_STEPS = 20  # as in a study: fewer steps give no useful curve
 
@@ -101,7 +100,8 @@ def task(
         _check_class(cls, metric, settings)
         initialise = cls.__init__  # the user's __init__ takes no settings
         first_line = (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
-        inherited = cls.settings if issubclass(cls, Task) else {}
+        inherited = dict(cls.settings) if issubclass(cls, Task) else {}
+        inherited.pop("precision", None)  # a setting of the built-in tasks, which this decorator fixes
         attributes = {
             **given,
             "unit": unit,
@@ -170,8 +170,8 @@ def _check_arguments(given: Mapping[str, Any], settings: Mapping[str, Any]) -> N
             f'task: mode must be "min" or "max", got mode={given["mode"]!r} with metric={given["metric"]!r}; '
             'pass mode="max" if larger values are better'
         )
-    if given["precision"] not in _PRECISIONS:
-        raise ArgumentError(f"task: precision must be one of {', '.join(_PRECISIONS)}, got {given['precision']!r}")
+    if given["precision"] not in PRECISIONS:
+        raise ArgumentError(f"task: precision must be one of {', '.join(PRECISIONS)}, got {given['precision']!r}")
     for key, value in settings.items():
         if key.startswith("_") or keyword.iskeyword(key) or hasattr(Task, key) or key in Task.__annotations__:
             raise ArgumentError(f"task: a setting must not have the name of a task attribute, got {key!r}; rename it")

@@ -37,7 +37,7 @@ class Supervised(Task):
         batch_size: examples per step.
     """
 
-    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 64}
+    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 64, "precision": "float32"}
     batch_size: int
 
     @abstractmethod

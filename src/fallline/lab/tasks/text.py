@@ -91,7 +91,7 @@ class NextByte(Task):
             their hash.
     """
 
-    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "text": ""}
+    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "text": "", "precision": "float32"}
     unit: ClassVar[str] = "nats per byte"
     resplit: ClassVar[bool] = True
     context: ClassVar[int] = 64
@@ -191,7 +191,7 @@ class Text(NextByte):
     name: ClassVar[str] = "text"
     steps: ClassVar[int] = 600
     summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, pre-norm transformer of 4 blocks"
-    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "norm": "pre", "text": ""}
+    settings: ClassVar[Mapping[str, Any]] = {**NextByte.settings, "norm": "pre"}
     width: ClassVar[int] = 64
     norm: str
 

@@ -33,8 +33,18 @@ def _task(study: StudyResults) -> str:
     judged = f" Arms are compared by {kind.title(kind.metric)}; {kind.better} is better." if not kind.is_loss else ""
     return (
         f"{spec.learning.summary}. A run takes {length} optimizer steps, including a warm-up over the first {warmup} "
-        f"of the steps.{judged}"
+        f"of the steps.{judged}{_precision(study)}"
     )
+
+
+def _precision(study: StudyResults) -> str:
+    """Return in which precision the model and the loss were computed; empty for a training loop of the user."""
+    if study.spec.learning.own_loop:
+        return ""
+    found = sorted({study.spec.task_of(arm).precision for arm in study.spec.arms})
+    named = {"float32": "float32", "bfloat16": "bfloat16 (autocast; parameters and optimizers are float32)"}
+    text = " or ".join(named[precision] for precision in found)
+    return f" Model and loss were computed in {text}{', as the arms say' if len(found) > 1 else ''}."
 
 
 def _tuning(study: StudyResults) -> str:
