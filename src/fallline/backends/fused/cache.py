@@ -32,7 +32,7 @@ _reported: set[Path] = set()
 
 def _fingerprint(source: str) -> str:
     """Return a hash of what a kernel depends on; Numba's files contain the name of the package too."""
-    helpers = Path(__file__).with_name("intrinsics.py").read_bytes()
+    helpers = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("denormals.py", "intrinsics.py"))
     return hashlib.sha256(source.encode() + helpers + str(__package__).encode()).hexdigest()[:16]
 
 

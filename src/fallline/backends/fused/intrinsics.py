@@ -207,11 +207,15 @@ def round_bfloat16(value, random, shift):
 def load_float16(half):
     """Return the float32 value of float16 bits (exact)."""
     bits = np.uint32(half)
-    magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
-    # Scaling by 2^112 changes the exponent bias from 15 to 127 and normalizes subnormals in one multiplication.
-    value = as_bits(as_float(magnitude) * np.float32(5.192296858534828e33))
-    special = magnitude >= np.uint32(0x0F800000)
-    value = np.uint32(magnitude | np.uint32(0x70000000)) if special else value
+    magnitude = np.uint32(bits & np.uint32(0x7FFF))
+    shifted = np.uint32(magnitude << np.uint32(13))
+    # The exponent bias changes from 15 to 127; the exponent of Inf and NaN becomes 255.
+    normal = np.uint32(shifted + np.uint32(0x38000000))
+    special = np.uint32(shifted | np.uint32(0x70000000))
+    # Subtracting 0.5 normalizes a subnormal. A multiplication would read a float32 denormal, which counts as 0 here.
+    subnormal = as_bits(as_float(np.uint32(magnitude + np.uint32(0x3F000000))) - np.float32(0.5))
+    value = subnormal if magnitude < np.uint32(0x0400) else normal
+    value = special if magnitude >= np.uint32(0x7C00) else value
     return as_float(np.uint32(value | np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))))
 
 
