@@ -142,7 +142,7 @@ def sensitivity_table(study: StudyResults) -> Table:
 
     columns = (
         ARM,
-        Column("learning rates\ntried", lambda row: f"{row['lowest_lr']:.3g} to {row['highest_lr']:.3g}"),
+        Column("learning rates\ntried", _tried),
         Column(f"best\n{kind.title(kind.metric)}", lambda row: format_number(row["best"], ".4f")),
         Column(f"mean excess over\nthe range{unit}", lambda row: format_number(row["excess"], ".3f")),
         Column("range within 10 %\nof the best (decades)", width),
@@ -155,6 +155,12 @@ def sensitivity_table(study: StudyResults) -> Table:
         "linearly between trials."
     )
     return Table("sensitivity", sensitivities(study), columns, note)
+
+
+def _tried(row: Row) -> str:
+    """Return the range of learning rates; a dash for an arm without a learning rate, such as Prodigy."""
+    low, high = row["lowest_lr"], row["highest_lr"]
+    return "–" if math.isnan(low) else f"{low:.3g} to {high:.3g}"
 
 
 def learning_rates(study: StudyResults) -> alt.LayerChart | None:
