@@ -93,8 +93,8 @@ def reduce_mean(x: torch.Tensor, dim: int | None, square: bool) -> torch.Tensor:
     if dim == 0:
         return x.square() if square else x
     if dim == -2 and square and x.shape[-2] > 1:  # a norm along columns takes six times as long
-        rows = max(1, BLOCK // max(x.shape[-1], 1))
-        sums = [part.square().sum(-2, keepdim=True) for part in x.split(rows, -2)]
+        together = max(1, BLOCK // max(x.shape[-1], 1))
+        sums = [part.square().sum(-2, keepdim=True) for part in x.split(together, -2)]
         return torch.stack(sums).sum(0) / x.shape[-2]
     if dim is not None and square:  # without a tensor of all squares
         norms: torch.Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
