@@ -9,10 +9,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fallline as fl
-from support.variants import CASES, normal
+from support.variants import CASES, ENDS, normal
 
 STEPS = 50
 BATCH = 8
+ALIKE = ("adam", "rmsprop", "schedulefreeadamw")  # single options of AdamW stand for theirs
 
 
 def network(dtype):
@@ -42,10 +43,12 @@ def shard(model, mesh):
 
 
 def cases():
-    """Return every optimizer under every option: its maker by name."""
+    """Return every optimizer under its options: its maker by name."""
     found = {}
     for cls, variant, options in CASES:
         if cls.rule.shapes is not None:  # test_factored_shards.py has them
+            continue
+        if cls.rule.name in ALIKE and variant not in ENDS:
             continue
         name = f"{cls.rule.name}-{variant}"
         if "ns_dtype" in cls.rule.flags:  # products in bfloat16 would hide everything else
