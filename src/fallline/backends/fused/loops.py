@@ -124,12 +124,12 @@ def _layout(shape: torch.Size, shapes: tuple[torch.Size, ...]) -> _Layout:
         whole = torch.Size(own[begin:]).numel() == length
         kinds.append("element" if own == tuple(shape) else "number" if count == 1 else "repeated" if whole else "row")
         if kinds[-1] in ("row", "repeated"):
-            starts = torch.arange(count).view(own).flatten(begin)[..., 0]
-            places.append(starts.expand(shape[:begin]).reshape(-1))
+            starts = np.arange(count).reshape(*own[:begin], torch.Size(own[begin:]).numel())[..., 0]
+            places.append(np.broadcast_to(starts, shape[:begin]).ravel())
         else:
-            places.append(torch.zeros(rows, dtype=torch.int64))
-    table = torch.stack(places, dim=1).numpy() if places else np.zeros((rows, 1), np.int64)
-    return _Layout(rows, length, tuple(kinds), np.ascontiguousarray(table))
+            places.append(np.zeros(rows, np.int64))
+    table = np.stack(places, axis=1) if places else np.zeros((rows, 1), np.int64)
+    return _Layout(rows, length, tuple(kinds), np.ascontiguousarray(table, np.int64))
 
 
 @functools.lru_cache(maxsize=256)

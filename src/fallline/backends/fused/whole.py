@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fallline.backends.foreach import ForeachBucket, Tensors
+from fallline.backends.foreach import ForeachBucket
 from fallline.backends.foreach import can_serve as foreach_can_serve
 from fallline.backends.fused.loops import Loop, run_loop
 from fallline.backends.ir import Pass
@@ -110,22 +110,28 @@ class WholeBucket(ForeachBucket):
         names = ("param", *self.update.state)
         for part in self._parts:
             columns = dict(zip(names, self._columns(part), strict=True))
-            ready = {name: column for name, column in columns.items() if name not in rounded}
+            exact = {name: column for name, column in columns.items() if name not in rounded}
+            ready = {
+                output: (name, exact[name]) for name, output in zip(names, sweep.outputs, strict=True) if name in exact
+            }
             results = dict(zip(names, self._compute(sweep, grads, scalars, part, ready), strict=True))
             for place, index in enumerate(part if rounded else ()):
                 values = {name: results[name][place] for name in rounded}
                 for name, value in round_columns(rounded, values, keys[index], self.origins[index]).items():
                     columns[name][place].copy_(value)
-            for name, column in ready.items():
+            for name, column in exact.items():
                 for target, result in zip(column, results[name], strict=True):
                     if result is not target:
                         target.copy_(result)
         torch.autograd.graph.increment_version(self.params)
 
-    def _run(
-        self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, part: Sequence[int]
-    ) -> tuple[Tensors, ...]:
-        return tuple(map(Tensors, self._compute(sweep, grads, scalars, part, {})))
+    def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
+        """Run a pass that sums squares; see `TracedBucket.sums`."""
+        squares = np.empty((len(grads), len(sweep.outputs)))
+        for part in self._parts:
+            for k, values in enumerate(self._compute(sweep, grads, scalars, part, {})):
+                squares[part, k] = [x.double().square().sum().item() for x in values]
+        return squares
 
     def _compute(
         self,
@@ -133,7 +139,7 @@ class WholeBucket(ForeachBucket):
         grads: Sequence[torch.Tensor],
         scalars: np.ndarray,
         part: Sequence[int],
-        ready: Mapping[str, list[torch.Tensor]],
+        ready: Mapping[str, tuple[str, list[torch.Tensor]]],
     ) -> list[list[torch.Tensor]]:
         """Return the results of a pass for some of the tensors.
 
@@ -142,7 +148,8 @@ class WholeBucket(ForeachBucket):
             grads: the gradients of all parameters.
             scalars: the values of `sweep.scalars`, one row for each of `scalar_rows`.
             part: the indices of the tensors, which have one shape.
-            ready: the columns that may receive their results at once, if no later operation reads the old values.
+            ready: by result the name and the tensors of the column that may receive it at once, if no later operation
+                reads the old values.
         """
         names, (params, *states) = self.update.state, self._columns(part)
         memory: dict[str, Any] = {
@@ -164,9 +171,9 @@ class WholeBucket(ForeachBucket):
             for shape, loop in loops.items():
                 read = stage.needed.union(*(other.operands for other in loops.values() if other is not loop))
                 free = {
-                    output: ready[name]
-                    for name, output in zip(inputs[:1] + inputs[2:], sweep.outputs, strict=True)
-                    if name in ready and name not in read and sweep.outputs.count(output) == 1
+                    output: column
+                    for output, (name, column) in ready.items()
+                    if name not in read and sweep.outputs.count(output) == 1
                 }
                 targets = [
                     _target(free.get(value), shape, real, value in read)
