@@ -39,7 +39,8 @@ class Task(ABC):
         name: name on the command line.
         steps: optimizer steps of a full run.
         summary: one-line description of data, model and metric.
-        settings: settings that a study may set or vary, with their defaults; each becomes an attribute.
+        settings: settings that a study may set or vary, with their defaults; each becomes an attribute. In a subclass,
+            a class attribute of the same name is another default.
         metric: validation metric by which configurations are selected; reports show the same metric on the test split.
         mode: "min" if a smaller metric is better, "max" if a larger one is.
         unit: unit of the loss, for axes and tables; "" if it has none.
@@ -70,6 +71,10 @@ class Task(ABC):
     skip_checks: ClassVar[tuple[str, ...]] = ()
     own_loop: ClassVar[bool] = False
     study_settings: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.settings = {key: vars(cls).get(key, value) for key, value in cls.settings.items()}
 
     def __new__(cls: type[T], *, split_seed: int | None = None, **settings: Any) -> T:
         """Create the task and set its settings as attributes, before any `__init__` runs.
