@@ -123,12 +123,9 @@ def sensitivities(study: StudyResults) -> Records:
         lower = [None if value is None else sign * value for value in found]
         result = sensitivity(rates, lower, sign * start) if len({rate for rate in rates if rate == rate}) > 1 else None
         row = {"excess": result.excess, "width": result.width, "open": result.open} if result else {}
-        best = min((value for value in lower if value is not None), default=None)
-        low, high = min(rates), max(rates)
-        rows.append(
-            {"arm": arm, "lowest_lr": low, "highest_lr": high, "best": best if best is None else sign * best}
-            | {"excess": None, "width": None, "open": None, **row}
-        )
+        best = min((sign * value for value in lower if value is not None), key=lambda value: sign * value, default=None)
+        ends = {"lowest_lr": min(rates), "highest_lr": max(rates)}
+        rows.append({"arm": arm, **ends, "best": best, "excess": None, "width": None, "open": None, **row})
     return rows
 
 
@@ -140,9 +137,12 @@ def sensitivity_table(study: StudyResults) -> Table:
     def width(row: Row) -> str:
         return ("≥ " if row["open"] else "") + format_number(row["width"], ".2f")
 
+    def tried(row: Row) -> str:  # Prodigy has no learning rate
+        return "–" if math.isnan(row["lowest_lr"]) else f"{row['lowest_lr']:.3g} to {row['highest_lr']:.3g}"
+
     columns = (
         ARM,
-        Column("learning rates\ntried", _tried),
+        Column("learning rates\ntried", tried),
         Column(f"best\n{kind.title(kind.metric)}", lambda row: format_number(row["best"], ".4f")),
         Column(f"mean excess over\nthe range{unit}", lambda row: format_number(row["excess"], ".3f")),
         Column("range within 10 %\nof the best (decades)", width),
@@ -155,12 +155,6 @@ def sensitivity_table(study: StudyResults) -> Table:
         "linearly between trials."
     )
     return Table("sensitivity", sensitivities(study), columns, note)
-
-
-def _tried(row: Row) -> str:
-    """Return the range of learning rates; a dash for an arm without a learning rate, such as Prodigy."""
-    low, high = row["lowest_lr"], row["highest_lr"]
-    return "–" if math.isnan(low) else f"{low:.3g} to {high:.3g}"
 
 
 def learning_rates(study: StudyResults) -> alt.LayerChart | None:
