@@ -39,14 +39,14 @@ def test_float64_follows_the_golden(name, backend):
     assert golden.difference(record, run(record.case, backend, torch.float64)) <= limit
 
 
-@cases_on(["fused"])
-def test_float32_follows_the_golden_to_rounding(name, backend):
-    follow_in_float32(name, backend)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_default")])
+def test_float32_follows_the_golden_to_rounding(name):
+    follow_in_float32(name, "fused")
 
 
 @pytest.mark.slow
-@cases_on([name for name in BACKENDS if name != "fused"])
-def test_float32_follows_the_golden_to_rounding_elsewhere(name, backend):
+@cases_on(BACKENDS)
+def test_float32_follows_every_golden_to_rounding(name, backend):
     follow_in_float32(name, backend)
 
 

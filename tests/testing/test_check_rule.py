@@ -22,8 +22,8 @@ from support.variants import CLASSES, ENDS
 
 
 def marks_of(cls, variant):
-    """Leave single options, and all options at once of optimizers that look alike, to the slow suite."""
-    fast = ENDS if cls.rule.name in CLASSES else ENDS[:1]
+    """Leave single options to the slow suite, and all options at once where others look alike or many loops compile."""
+    fast = ENDS if cls.rule.name in CLASSES and not cls.rule.whole else ENDS[:1]
     return () if variant in fast else pytest.mark.slow
 
 
