@@ -117,5 +117,6 @@ def test_state_in_half_precision_is_served_alike_by_the_backends(low):
             assert {v.dtype for state in state_of(other) for k, v in state.items() if k not in exact} <= {low}
             after.append(flat_state(other))
         for *others, reference in zip(*after, strict=True):
-            for ours in others:  # two ulps of bfloat16
-                assert (ours.double() - reference.double()).abs().max() <= 2**-7 * ours.abs().max()
+            for ours in others:  # two ulps of bfloat16; steps of whole matrices spread a rounding to other elements
+                limit = 2**-6 if cls.rule.whole else 2**-7
+                assert (ours.double() - reference.double()).abs().max() <= limit * ours.abs().max()

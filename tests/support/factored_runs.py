@@ -38,7 +38,9 @@ def shards_run():
                 values = [normal(*shape, seed=k, dtype=dtype) for k, shape in enumerate(SHAPES)]
                 alone = [torch.nn.Parameter(value.clone()) for value in values]
                 spread = [torch.nn.Parameter(placed(value, mesh, placement)) for value in values]
-                single, opt = make(alone, **options), make(spread, **options)
+                # Loops round as PyTorch's operations do, which update shards, except for divisions and roots.
+                backend = "auto" if name == "NorMuon" else "foreach"
+                single, opt = make(alone, **options, backend=backend), make(spread, **options)
                 for step in range(5):
                     for k, (one, other) in enumerate(zip(alone, spread, strict=True)):
                         one.grad = normal(*SHAPES[k], seed=10 * step + k + 7, dtype=dtype)

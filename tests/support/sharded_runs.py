@@ -51,6 +51,8 @@ def cases():
         if cls.rule.name in ALIKE and variant not in ENDS:
             continue
         name = f"{cls.rule.name}-{variant}"
+        if cls.rule.whole:  # whole rules run PyTorch's operations on shards, which compiled loops follow to rounding
+            options = {**options, "backend": "foreach"}
         if "ns_dtype" in cls.rule.flags:  # products in bfloat16 would hide everything else
             options = {**options, "ns_dtype": "float64"}
         if "max_precond_dim" in cls.rule.flags:  # a second moment of one row has a basis that is mostly arbitrary
@@ -195,7 +197,8 @@ def replays(spread_out):
     for cls, variant, _ in CASES:
         if variant == "default" and cls.rule.shapes is None:
             for name, (dtype, options) in LOW.items():
-                makers[f"{cls.rule.name}-{name}"] = dtype, functools.partial(cls, **options)
+                backend = "foreach" if cls.rule.whole else "auto"
+                makers[f"{cls.rule.name}-{name}"] = dtype, functools.partial(cls, **options, backend=backend)
     models = networks({name: dtype for name, (dtype, _) in makers.items()})
     if spread_out:
         fully_shard(Sum(models), mesh=mesh_of("fsdp"))

@@ -1,4 +1,8 @@
-"""Compiled loops over tensors of one shape, with operands that may be broadcast."""
+"""Compiled loops over tensors of one shape, with operands that may be broadcast.
+
+Products and sums are rounded one by one, as by PyTorch's operations, which update the shards of a tensor. So Muon on
+shards and on whole tensors agree bit for bit, and the other rules to the last place.
+"""
 
 import functools
 import re
@@ -26,7 +30,7 @@ from fallline.backends.fused.denormals import flush_denormals, restore_mode
 from fallline.backends.fused.intrinsics import *
 
 
-@cfunc(entry, cache=True, fastmath={{"contract"}}, error_model="numpy")
+@cfunc(entry, cache=True, error_model="numpy")
 def loop(call):
     table, work, places = table_of(call, 0, int64_at), table_of(call, 1, int64_at), table_of(call, 2, int64_at)
     scalars = table_of(call, 3, {real}_at)

@@ -37,7 +37,7 @@ class Block(nn.Module):
         if x.device.type == "cpu":
             # The backward pass of attention in bfloat16 takes 20 times as long as in float32 (torch 2.13, one thread).
             with torch.autocast("cpu", enabled=False):
-                found = self._mix(q.float(), k.float(), v.float())
+                found = self._mix(q.float(), k.float(), v.float()).to(v.dtype)
         else:
             found = self._mix(q, k, v)
         return self.project(found.transpose(1, 2).reshape(n, length, width))  # type: ignore[no-any-return]
