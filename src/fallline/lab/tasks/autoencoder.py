@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fallline.lab.tasks.digits import HELD_OUT, load_pool
-from fallline.lab.tasks.supervised import Batch, Supervised
+from fallline.lab.tasks.digits import OnDigits, load_pool
+from fallline.lab.tasks.supervised import Batch
 
 _WIDTHS = (64, 128, 64, 32, 8)  # of the encoder; the decoder mirrors them
 
 
-class DigitsAutoencoder(Supervised):
+class DigitsAutoencoder(OnDigits):
     """Digits compressed to 8 numbers and reconstructed.
 
     The papers have 784 pixels, widths 1000, 500, 250 and 30, and logistic units, which need pretraining or a sparse
@@ -24,8 +24,6 @@ class DigitsAutoencoder(Supervised):
     steps: ClassVar[int] = 1000
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), tanh autoencoder 64-128-64-32-8-32-64-128-64, batch 64"
     unit: ClassVar[str] = "nats per image"
-    resplit: ClassVar[bool] = True
-    split_seed: int = 1797
 
     def model(self) -> nn.Module:
         """Return the autoencoder, which maps pixels (n, 64) to the logits (n, 64) of their reconstruction."""
@@ -40,7 +38,7 @@ class DigitsAutoencoder(Supervised):
     def load(self, split: str) -> Batch:
         """Return the pixels (n, 64) of a split, from 0 to 1, as inputs and as targets."""
         pixels = load_pool()[0].flatten(1)
-        chosen = self.split_indices(len(pixels), val=HELD_OUT, test=HELD_OUT)[split]
+        chosen = self.rows(split)
         return pixels[chosen], pixels[chosen]
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

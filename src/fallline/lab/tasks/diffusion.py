@@ -7,14 +7,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fallline.lab.tasks.digits import HELD_OUT, load_pool
+from fallline.lab.tasks.digits import OnDigits, load_pool
 from fallline.lab.tasks.networks.denoiser import Denoiser
-from fallline.lab.tasks.supervised import Batch, Supervised
+from fallline.lab.tasks.supervised import Batch
 
 _NOISE_SEED = 1797  # of validation and test; an image has the same time and noise in every split
 
 
-class DigitsDiffusion(Supervised):
+class DigitsDiffusion(OnDigits):
     """Predict the noise that was added to a digit.
 
     At time t from 0 to 1, the noisy image is cos(πt/2) image + sin(πt/2) noise: the variances of Nichol and Dhariwal
@@ -26,8 +26,6 @@ class DigitsDiffusion(Supervised):
     steps: ClassVar[int] = 2000
     summary: ClassVar[str] = "noise in 1,797 handwritten digits (8 × 8), denoising MLP 76-256-256-64, batch 64"
     unit: ClassVar[str] = ""
-    resplit: ClassVar[bool] = True
-    split_seed: int = 1797
 
     def model(self) -> nn.Module:
         """Return a perceptron with two hidden layers of 256 units."""
@@ -37,7 +35,7 @@ class DigitsDiffusion(Supervised):
         """Return the pixels (n, 64) of a split, from -1 to 1, and the times and noise (n, 65) of an evaluation."""
         pixels = load_pool()[0].flatten(1) * 2 - 1
         draws = _draw(len(pixels), torch.Generator().manual_seed(_NOISE_SEED))
-        chosen = self.split_indices(len(pixels), val=HELD_OUT, test=HELD_OUT)[split]
+        chosen = self.rows(split)
         return pixels[chosen], draws[chosen]
 
     def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:

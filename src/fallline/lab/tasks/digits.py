@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fallline.lab.tasks.supervised import Batch, Classification
+from fallline.lab.tasks.supervised import Batch, Classification, Supervised
 
 HELD_OUT = 360  # images in each of validation and test; 1,077 remain for training
 
@@ -21,14 +21,23 @@ def load_pool() -> Batch:
     return images, torch.tensor(data.target, dtype=torch.int64)
 
 
-class Digits(Classification):
+class OnDigits(Supervised):
+    """A task on the digits, whose pool is split with the split seed of the study."""
+
+    resplit: ClassVar[bool] = True
+    split_seed: int = 1797
+
+    def rows(self, split: str) -> torch.Tensor:
+        """Return the indices (n,) of a split in the pool."""
+        return self.split_indices(len(load_pool()[1]), val=HELD_OUT, test=HELD_OUT)[split]
+
+
+class Digits(OnDigits, Classification):
     """Digits with a multilayer perceptron."""
 
     name: ClassVar[str] = "digits"
     steps: ClassVar[int] = 400
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), MLP 64-128-128-10, cross-entropy, batch 64"
-    resplit: ClassVar[bool] = True
-    split_seed: int = 1797
 
     def model(self) -> nn.Module:
         """Return a perceptron with two hidden layers of 128 units."""
@@ -39,7 +48,7 @@ class Digits(Classification):
     def load(self, split: str) -> Batch:
         """Return images (n, 1, 8, 8) and labels (n,) of a split."""
         images, labels = load_pool()
-        chosen = self.split_indices(len(labels), val=HELD_OUT, test=HELD_OUT)[split]
+        chosen = self.rows(split)
         return images[chosen], labels[chosen]
 
 
