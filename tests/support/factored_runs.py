@@ -38,7 +38,7 @@ def shards_run():
                 values = [normal(*shape, seed=k, dtype=dtype) for k, shape in enumerate(SHAPES)]
                 alone = [torch.nn.Parameter(value.clone()) for value in values]
                 spread = [torch.nn.Parameter(placed(value, mesh, placement)) for value in values]
-                # Loops round as PyTorch's operations do, which update shards, except for divisions and roots.
+                # Loops round square roots to nearest; PyTorch's operations, which update shards, do not always (MKL).
                 backend = "auto" if name == "NorMuon" else "foreach"
                 single, opt = make(alone, **options, backend=backend), make(spread, **options)
                 for step in range(5):
