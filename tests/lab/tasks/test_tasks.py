@@ -31,3 +31,23 @@ def test_the_data_command_says_where_the_data_are(name, cifar_archive, clothes, 
     assert get_task(name).data_digest() in printed
     for path in get_task(name).data_files()[:6]:
         assert str(path) in printed
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_part_of_a_network_rounds_a_float64_model_to_float32(name, cifar_archive, clothes):
+    """A central difference with steps of 1e-7 would be mostly rounding error if float32 took part."""
+    torch.manual_seed(0)
+    task = get_task(name)
+    model = task.model().double().eval()
+    inputs, targets = next(task.batches("val", fixed()))
+    batch = tuple(part[:8].double() if part.is_floating_point() else part[:8] for part in (inputs, targets))
+    params = list(model.parameters())
+    slope = torch.autograd.grad(task.loss(model, batch), params)
+    direction = [torch.randn_like(p) for p in params]
+    values = []
+    with torch.no_grad():
+        for shift in (1e-7, -2e-7):  # to p + 1e-7 d, then to p - 1e-7 d
+            torch._foreach_add_(params, direction, alpha=shift)
+            values.append(task.loss(model, batch).item())
+    expected = sum((g * d).sum().item() for g, d in zip(slope, direction, strict=True))
+    assert (values[0] - values[1]) / 2e-7 == pytest.approx(expected, rel=1e-4)

@@ -36,8 +36,9 @@ class Block(nn.Module):
         q, k, v = self.qkv(x).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if x.device.type == "cpu":
             # The backward pass of attention in bfloat16 takes 20 times as long as in float32 (torch 2.13, one thread).
+            wide = torch.promote_types(v.dtype, torch.float32)
             with torch.autocast("cpu", enabled=False):
-                found = self._mix(q.float(), k.float(), v.float()).to(v.dtype)
+                found = self._mix(q.to(wide), k.to(wide), v.to(wide)).to(v.dtype)
         else:
             found = self._mix(q, k, v)
         return self.project(found.transpose(1, 2).reshape(n, length, width))  # type: ignore[no-any-return]
