@@ -74,6 +74,8 @@ def specify(
             if self_check:
                 spec = replace(spec, arms=_with_twin(spec.arms))
             return _complete(spec, baseline, margin, None if examined else Path(out or default_folder(spec)))
+        if learning.settings.get("precision") == "auto" and "precision" not in (vary or {}):
+            given = {"precision": "auto", **given}
         given = {name: resolve_precision(name, value, device) for name, value in given.items()}
         vary = {name: [resolve_precision(name, v, device) for v in values] for name, values in (vary or {}).items()}
         learning = open_task(task, **given)

@@ -32,6 +32,15 @@ def test_auto_is_bfloat16_where_the_processor_has_it(units, monkeypatch):
     assert choose_precision("cpu") == expected
 
 
+def test_a_task_whose_default_is_auto_stores_what_it_gets(units, cifar_archive):
+    expected = "bfloat16" if units else "float32"
+    assert specify("cifar10", ["adam"], ["cosine"], examined=True).settings == {"precision": expected}
+    other = {"precision": "float32", "batch_size": 64}
+    assert specify("cifar10", ["adam"], ["cosine"], settings=other, examined=True).settings == other
+    varied = specify("cifar10", ["adam"], ["cosine"], vary={"precision": ["auto"]}, examined=True)
+    assert varied.settings == {} and [arm.settings for arm in varied.arms] == [{"precision": expected}]
+
+
 def test_an_unknown_precision_is_an_error():
     with pytest.raises(ArgumentError, match="precision must be one of float32, bfloat16 and auto, got 'float16'"):
         get_task("digits", precision="float16")

@@ -81,23 +81,48 @@ def test_nothing_is_unpacked_whatever_an_archive_says(data_folder):
     assert sorted(data_folder.rglob("*")) == before
 
 
-def test_an_augmented_image_is_a_crop_of_the_padded_image_or_of_its_mirror():
+@pytest.mark.parametrize(("name", "shift"), [("cifar10", 2), ("cifar10-resnet", 4)])
+def test_an_augmented_image_is_a_crop_of_the_image_continued_by_reflection(name, shift):
     images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=fixed())
-    task = get_task("cifar10")
+    task = get_task(name)
     changed = task.augment(images, fixed(1))
     assert torch.equal(changed, task.augment(images, fixed(1)))
     found = collections.Counter()
-    for image, result in zip(images, changed, strict=True):
-        for mirrored, down, right in itertools.product((False, True), range(9), range(9)):
-            padded = torch.zeros(3, 40, 40, dtype=torch.uint8)
-            padded[:, 4:36, 4:36] = image.flip(2) if mirrored else image
-            crop = padded[:, down : down + 32, right : right + 32]
-            # A mirror before or after the crop gives the same set of images.
-            if torch.equal(result, crop):
-                found[mirrored] += 1
-                found["shift", down, right] += 1
-    assert found[False] + found[True] == 40 and min(found[False], found[True]) > 10
-    assert len(found) > 25  # many different shifts
+    padded = torch.nn.functional.pad(images.double(), (shift,) * 4, mode="reflect")
+    for image, result in zip(padded, changed, strict=True):
+        for down, right in itertools.product(range(2 * shift + 1), repeat=2):
+            if torch.equal(result, image[:, down : down + 32, right : right + 32]):
+                found[down, right] += 1
+    assert sum(found.values()) == 40
+    assert {down for down, _ in found} == {right for _, right in found} == set(range(2 * shift + 1))
+
+
+def test_every_training_image_is_mirrored_at_every_second_use(cifar_archive, monkeypatch):
+    monkeypatch.setattr(cifar.CIFAR10, "augment", lambda self, images, generator: images)
+    task = get_task("cifar10", batch_size=27)
+    images, _ = task.load("train")
+    index = {bytes(image.numpy().data): (row, False) for row, image in enumerate(images)}
+    index |= {bytes(image.flip(2).contiguous().numpy().data): (row, True) for row, image in enumerate(images)}
+    monkeypatch.setattr(task, "prepare", lambda images: images)
+    uses = collections.defaultdict(list)
+    for batch, _ in itertools.islice(task.batches("train", fixed()), 3 * len(images) // 27):
+        for image in batch:
+            row, mirrored = index[bytes(image.contiguous().numpy().data)]
+            uses[row].append(mirrored)
+    assert len(uses) == len(images)
+    assert all(found in ([True, False, True], [False, True, False]) for found in uses.values())
+    assert 0.4 < sum(found[0] for found in uses.values()) / len(uses) < 0.6
+
+
+def test_the_first_layer_whitens_the_patches_of_training_images(cifar_archive):
+    """Its outputs are uncorrelated and have variance 1, except those of directions in which patches hardly vary."""
+    task = get_task("cifar10")
+    images = task.prepare(task.load("train")[0])
+    first = task.model()[0]
+    outputs = first(images).detach().transpose(0, 1).flatten(1)[:12].double()
+    torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(12).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(first(images)[:, 12:], -first(images)[:, :12])
+    assert [name for name, _ in first.named_parameters()] == ["bias"]  # the filters are not trained
 
 
 def test_prepared_images_have_channels_of_mean_0_and_variance_1():
@@ -107,8 +132,8 @@ def test_prepared_images_have_channels_of_mean_0_and_variance_1():
     torch.testing.assert_close(white - black, torch.tensor([1 / 0.2470, 1 / 0.2435, 1 / 0.2616]))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("cifar10", 78_042), ("cifar10-vit", 459_370)])
-def test_the_networks_have_the_size_that_is_written_about_them(name, parameters):
+@pytest.mark.parametrize(("name", "parameters"), [("cifar10", 275_160), ("cifar10-resnet", 78_042), ("cifar10-vit", 459_370)])
+def test_the_networks_have_the_size_that_is_written_about_them(name, parameters, cifar_archive):
     model = get_task(name).model()
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

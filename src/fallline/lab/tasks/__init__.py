@@ -7,7 +7,7 @@ from fallline.errors import ArgumentError, FalllineError, find_name, suggest
 from fallline.lab.isolation import seeded
 from fallline.lab.tasks.autoencoder import DigitsAutoencoder
 from fallline.lab.tasks.base import Task
-from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ViT
+from fallline.lab.tasks.cifar10 import CIFAR10, CIFAR10ResNet, CIFAR10ViT
 from fallline.lab.tasks.diffusion import DigitsDiffusion
 from fallline.lab.tasks.digits import Digits, DigitsCNN
 from fallline.lab.tasks.fashion_mnist import FashionMNIST
@@ -19,6 +19,7 @@ from fallline.lab.user_code.import_path import describe, is_path, load_module, l
 __all__ = [
     "CIFAR10",
     "TASKS",
+    "CIFAR10ResNet",
     "CIFAR10ViT",
     "Digits",
     "DigitsCNN",
@@ -40,6 +41,7 @@ _BUILT_IN: tuple[type[Task], ...] = (
     Diabetes,
     FashionMNIST,
     CIFAR10,
+    CIFAR10ResNet,
     CIFAR10ViT,
     Text,
     TextPost,

@@ -23,6 +23,7 @@ class DigitsAutoencoder(OnDigits):
     name: ClassVar[str] = "digits-autoencoder"
     steps: ClassVar[int] = 1000
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), tanh autoencoder 64-128-64-32-8-32-64-128-64, batch 64"
+    network: ClassVar[str] = "perceptron"
     unit: ClassVar[str] = "nats per image"
 
     def model(self) -> nn.Module:

@@ -44,8 +44,11 @@ class Task(ABC):
         metric: validation metric by which configurations are selected; reports show the same metric on the test split.
         mode: "min" if a smaller metric is better, "max" if a larger one is.
         unit: unit of the loss, for axes and tables; "" if it has none.
+        network: kind of the network, by which a survey groups tasks: "perceptron", "convolutional", "transformer",
+            "recurrent"; "" if it is not known.
         precision: "float32", or "bfloat16" to run model and loss under autocast. It is a setting of the built-in tasks,
-            which also accept "auto": bfloat16 if the device supports it in hardware, otherwise float32.
+            which also accept "auto": bfloat16 if the device supports it in hardware, otherwise float32. That is the
+            default of the tasks whose networks are large enough to gain from it.
         accumulate: number of batches whose gradients are averaged for one step.
         resplit: whether the data are one pool that the task splits with `split_indices`; every confirmation seed then
             draws a different split.
@@ -63,6 +66,7 @@ class Task(ABC):
     metric: ClassVar[str] = "val_loss"
     mode: ClassVar[str] = "min"
     unit: ClassVar[str] = "nats"
+    network: ClassVar[str] = ""
     precision: ClassVar[str] = "float32"
     accumulate: ClassVar[int] = 1
     resplit: ClassVar[bool] = False
@@ -100,7 +104,7 @@ class Task(ABC):
         if key == "precision" and value not in (*PRECISIONS, "auto"):
             raise ArgumentError(
                 f"task {cls.name}: precision must be one of {', '.join(PRECISIONS)} and auto, got {value!r}; "
-                "leave it out for float32"
+                f"leave it out for {cls.settings[key]}"
             )
         kind = type(cls.settings[key])
         if kind is float and type(value) is int:  # `--vary lr_scale=1,0.5` mixes int and float

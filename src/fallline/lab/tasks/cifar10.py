@@ -15,6 +15,7 @@ from fallline.folders import data_folder
 from fallline.lab.tasks.download import Dataset, Progress, Remote
 from fallline.lab.tasks.networks.resnet import resnet8
 from fallline.lab.tasks.networks.transformer import VisionTransformer
+from fallline.lab.tasks.networks.whitened import whitened_cnn
 from fallline.lab.tasks.supervised import Batch, Classification, hold_out
 
 DATASET = Dataset(
@@ -28,7 +29,7 @@ _RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue pixe
 _SPLIT_SEED = 50000  # fixed, so that every study uses the same split
 _VALIDATION = 1 / 10  # of the training images: 5,000
 _MEAN, _SD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # per channel of the training set, scaled to [0, 1]
-_PAD = 4  # pixels
+_WHITENED = 5000  # training images whose patches are whitened; the first of a fixed shuffle
 
 
 @functools.cache
@@ -85,16 +86,25 @@ def _damaged(files: tuple[Path, ...], found: str) -> StudyError:
 
 
 class CIFAR10(Classification):
-    """CIFAR-10 with a small residual network."""
+    """CIFAR-10 with a small convolutional network that reaches 75 % accuracy in half a minute of one thread.
+
+    Attributes:
+        shift: largest distance in pixels by which training images are moved.
+    """
 
     name: ClassVar[str] = "cifar10"
-    steps: ClassVar[int] = 2000
-    summary: ClassVar[str] = "CIFAR-10, 60,000 images (32 × 32), ResNet-8, crops and flips, cross-entropy, batch 128"
-    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 128, "precision": "float32"}
+    steps: ClassVar[int] = 600
+    summary: ClassVar[str] = (
+        "CIFAR-10, 60,000 images (32 × 32), CNN behind whitened patches, shifts and flips, batch 125"
+    )
+    network: ClassVar[str] = "convolutional"
+    settings: ClassVar[Mapping[str, Any]] = {"batch_size": 125, "precision": "auto"}
+    shift: ClassVar[int] = 2
 
     def model(self) -> nn.Module:
-        """Return a ResNet-8 with 16, 32 and 64 channels."""
-        return resnet8()
+        """Return a network with 16, 64 and 128 channels."""
+        model = whitened_cnn(self.prepare(self.load("train")[0][:_WHITENED]))
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def data_files(self, progress: Progress | None = None) -> list[Path]:
         """Return the extracted .bin files if they exist, else the archive, which is downloaded if it is missing.
@@ -115,17 +125,30 @@ class CIFAR10(Classification):
         """
         return _splits(tuple(self.data_files()))[split]
 
+    def batches(self, split: str, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield shuffled training batches indefinitely, with shifts and flips, or one pass over another split.
+
+        Every training image is mirrored at every second use, beginning with the first use or the second at random.
+        """
+        if split != "train":
+            yield from super().batches(split, generator)
+            return
+        images, labels = self.load("train")
+        mirrored = torch.randint(2, (len(labels),), generator=generator) == 1
+        for chosen in self.training_rows(len(labels), generator):
+            picked = images[chosen]
+            picked = torch.where(mirrored[chosen].view(-1, 1, 1, 1), picked.flip(3), picked)
+            mirrored[chosen] = ~mirrored[chosen]
+            yield self.prepare(self.augment(picked, generator)), labels[chosen]
+
     def augment(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return images with a random horizontal flip and a random shift of up to 4 pixels, padded with black."""
+        """Return images moved by up to `shift` pixels in each direction, continued at the edges by reflection."""
         n, channels, height, width = images.shape
-        down, right = torch.randint(2 * _PAD + 1, (2, n, 1), generator=generator)
-        mirrored = torch.randint(2, (n, 1), generator=generator) == 1
-        rows, columns = down + torch.arange(height), torch.arange(width)
-        columns = right + torch.where(mirrored, width - 1 - columns, columns)
-        padded = nn.functional.pad(images, (_PAD, _PAD, _PAD, _PAD))
-        picked = rows[:, :, None] * (width + 2 * _PAD) + columns[:, None, :]
-        index = picked.view(n, 1, -1).expand(n, channels, -1)
-        return padded.flatten(2).gather(2, index).view_as(images)
+        down, right = torch.randint(-self.shift, self.shift + 1, (2, n, 1), generator=generator)
+        rows = _reflect(torch.arange(height) + down, height)
+        columns = _reflect(torch.arange(width) + right, width)
+        index = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
+        return images.flatten(2).gather(2, index).view_as(images)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Return images as float32, with channels normalized to mean 0 and variance 1 over the training set."""
@@ -134,11 +157,35 @@ class CIFAR10(Classification):
         return images.contiguous(memory_format=torch.channels_last)  # makes the network 1.6 times as fast on a CPU
 
 
+def _reflect(places: torch.Tensor, size: int) -> torch.Tensor:
+    """Return places in a row of `size` pixels, with those beyond an end mirrored at the pixel there."""
+    last = size - 1
+    return last - (last - places.abs()).abs()
+
+
+class CIFAR10ResNet(CIFAR10):
+    """CIFAR-10 with a small residual network."""
+
+    name: ClassVar[str] = "cifar10-resnet"
+    steps: ClassVar[int] = 2000
+    summary: ClassVar[str] = "CIFAR-10, 60,000 images (32 × 32), ResNet-8, shifts and flips, batch 128"
+    batch_size: int = 128
+    shift: ClassVar[int] = 4
+
+    def model(self) -> nn.Module:
+        """Return a ResNet-8 with 16, 32 and 64 channels."""
+        return resnet8()
+
+
 class CIFAR10ViT(CIFAR10):
     """CIFAR-10 with a small vision transformer."""
 
     name: ClassVar[str] = "cifar10-vit"
-    summary: ClassVar[str] = "CIFAR-10, 60,000 images (32 × 32), ViT of 4 blocks, crops and flips, batch 128"
+    steps: ClassVar[int] = 2000
+    summary: ClassVar[str] = "CIFAR-10, 60,000 images (32 × 32), ViT of 4 blocks, shifts and flips, batch 128"
+    network: ClassVar[str] = "transformer"
+    batch_size: int = 128
+    shift: ClassVar[int] = 4
 
     def model(self) -> nn.Module:
         """Return a transformer over 8 × 8 patches of 4 × 4 pixels: width 96, 4 blocks of 4 heads."""

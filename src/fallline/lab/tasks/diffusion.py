@@ -25,6 +25,7 @@ class DigitsDiffusion(OnDigits):
     name: ClassVar[str] = "digits-diffusion"
     steps: ClassVar[int] = 2000
     summary: ClassVar[str] = "noise in 1,797 handwritten digits (8 × 8), denoising MLP 76-256-256-64, batch 64"
+    network: ClassVar[str] = "perceptron"
     unit: ClassVar[str] = ""
 
     def model(self) -> nn.Module:

@@ -38,6 +38,7 @@ class Digits(OnDigits, Classification):
     name: ClassVar[str] = "digits"
     steps: ClassVar[int] = 400
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), MLP 64-128-128-10, cross-entropy, batch 64"
+    network: ClassVar[str] = "perceptron"
 
     def model(self) -> nn.Module:
         """Return a perceptron with two hidden layers of 128 units."""
@@ -58,6 +59,7 @@ class DigitsCNN(Digits):
     name: ClassVar[str] = "digits-cnn"
     steps: ClassVar[int] = 300
     summary: ClassVar[str] = "1,797 handwritten digits (8 × 8), CNN of 2 convolutions, cross-entropy, batch 64"
+    network: ClassVar[str] = "convolutional"
 
     def model(self) -> nn.Module:
         """Return two 3 × 3 convolutions (16 and 32 channels), each followed by 2 × 2 pooling, and a linear layer."""

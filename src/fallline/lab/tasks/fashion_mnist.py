@@ -70,6 +70,7 @@ class FashionMNIST(Classification):
     name: ClassVar[str] = "fashion-mnist"
     steps: ClassVar[int] = 1000
     summary: ClassVar[str] = "Fashion-MNIST, 70,000 images (28 × 28), CNN of 55,594 parameters, cross-entropy, batch 64"
+    network: ClassVar[str] = "convolutional"
 
     def model(self) -> nn.Module:
         """Return a network of two convolutions of stride 2 (16 and 32 channels) and two linear layers."""

@@ -42,6 +42,7 @@ class _Table(Supervised):
     """A table whose rows are split with the split seed of the study."""
 
     steps: ClassVar[int] = 200
+    network: ClassVar[str] = "perceptron"
     settings: ClassVar[Mapping[str, Any]] = {"batch_size": 32, "precision": "float32"}
     resplit: ClassVar[bool] = True
 

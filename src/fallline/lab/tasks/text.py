@@ -191,6 +191,7 @@ class Text(NextByte):
     name: ClassVar[str] = "text"
     steps: ClassVar[int] = 600
     summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, pre-norm transformer of 4 blocks"
+    network: ClassVar[str] = "transformer"
     settings: ClassVar[Mapping[str, Any]] = {**NextByte.settings, "norm": "pre"}
     width: ClassVar[int] = 64
     norm: str
@@ -235,6 +236,7 @@ class TextGRU(NextByte):
     name: ClassVar[str] = "text-gru"
     steps: ClassVar[int] = 600
     summary: ClassVar[str] = "next byte of Python's standard library or --text FILE, GRU of 128 units"
+    network: ClassVar[str] = "recurrent"
 
     def model(self) -> nn.Module:
         """Return a layer of 128 gated recurrent units."""
