@@ -78,9 +78,11 @@ _LAB = {
     "lab/executors": "errors arguments notices lab/user_code lab/isolation lab/design lab/storage lab/provenance "
     "lab/run",
     "lab/analysis": "errors lab/design lab/search",
-    "lab/report": "errors folders formatting plotting lab/design lab/storage lab/run lab/analysis lab/report/topics",
+    "lab/report": "errors folders formatting plotting lab/design lab/storage lab/run lab/analysis lab/report/topics "
+    "lab/report/survey",
     "lab/report/topics": "errors formatting optimizers lab/command lab/user_code lab/design lab/search lab/analysis "
     "lab/report",
+    "lab/report/survey": "errors formatting lab/design lab/storage lab/analysis lab/report lab/report/topics",
     "lab/race": "errors arguments formatting optimizers problems lab/design lab/run lab/report",
     "lab/stages": "errors lab/design lab/storage lab/search lab/executors lab/analysis",
     "lab/study": "lab/design lab/storage lab/search lab/analysis lab/report lab/stages",
@@ -90,8 +92,9 @@ _LAB = {
     "lab/comparison": "errors lab/user_code lab/tasks lab/design lab/storage lab/provenance lab/run lab/contract "
     "lab/specify lab/executors lab/analysis lab/stages lab/study lab/display",
     "lab/estimate": "errors lab/own_study lab/specify lab/user_code lab/design lab/storage lab/run lab/search",
+    "lab/surveys": "errors lab/user_code lab/tasks lab/contract lab/analysis lab/study lab/comparison",
     "lab/exercises": "errors",
-    "lab": "lab/tasks lab/run lab/stages lab/study lab/comparison",
+    "lab": "lab/tasks lab/run lab/stages lab/study lab/comparison lab/surveys",
 }
 MAY_IMPORT |= _LAB
 MAY_IMPORT |= {

@@ -31,7 +31,7 @@ def test_help_has_an_example_and_fits_80_columns(fallline, command):
 def test_the_commands_are_told_in_whole_sentences(fallline):
     _, out, _ = fallline("--help")
     told = out.partition("Commands:")[2].partition("Example")[0].strip().splitlines()
-    assert len(told) == 13 and all(line.endswith((".", "?")) and not line.endswith("...") for line in told)
+    assert len(told) == 14 and all(line.endswith((".", "?")) and not line.endswith("...") for line in told)
 
 
 def test_list_names_every_optimizer_with_update_state_defaults_and_source(fallline):

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from fallline.cli import compare, exercise, gate, landscape, lr_range, options, race, show
+from fallline.cli import compare, gate, landscape, lr_range, options, race, show, studies
 from fallline.cli import data as datasets
 from fallline.cli import lint as linter
 from fallline.cli import report as reports
@@ -26,7 +26,7 @@ from fallline.errors import FalllineError
 
 INTERRUPTED = 130
 TRACEBACK = "FALLLINE_TRACEBACK"  # environment variable
-_RESUMABLE = ("compare", "exercise", "gate")  # commands that a second call resumes
+_RESUMABLE = ("compare", "exercise", "survey", "gate")  # commands that a second call resumes
 _KINDS = {"int": "a whole number", "float": "a number"}
 # click's ClickException; its location depends on the version of typer.
 CommandError: Any = typer.BadParameter.__mro__[2]
@@ -158,10 +158,11 @@ _command(
     "Tune, confirm and compare optimizers and schedules.",
     "compare digits --optimizers momentum,adam,adamw --quick --out runs/first",
 )(compare.compare)
-_command("Run one of three classic studies.", "exercise 1 --task digits --quick")(exercise.exercise)
-_command("Rerun one trial of a study and compare every number.", "reproduce runs/first --trial 3f2a")(
-    exercise.reproduce
+_command("Run one of three classic studies.", "exercise 1 --task digits --quick")(studies.exercise)
+_command("Compare the same optimizers on several tasks.", "survey digits digits-cnn text --optimizers adamw,lion,muon")(
+    studies.survey
 )
+_command("Rerun one trial of a study and compare every number.", "reproduce runs/first --trial 3f2a")(studies.reproduce)
 _command(
     "Classify the current point: minimum, saddle, sharpness.",
     "landscape digits --optimizer momentum@lr=0.05 --steps 200",
@@ -179,9 +180,7 @@ _command("Animate optimizers that descend a surface.", "race ravine --optimizers
 
 @_command("Regenerate the report of a finished study.", "report fallline-runs/digits-1a2b3c4d --format html,csv,svg")
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Folder of a study, or three or more folders for a profile.")
-    ],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folder of a study, or three or more folders.")],
     formats: Annotated[
         str, typer.Option("--format", help="Comma-separated formats: html, md, csv, png, svg, pdf.")
     ] = "html",
@@ -189,7 +188,7 @@ def report(
 ) -> None:
     """Regenerate the report of a finished study, and print its verdict.
 
-    For three or more studies of different tasks, write the performance profile of the arms that they have in common.
+    For three or more studies of different tasks, write survey.html, which compares the arms that they have in common.
     """
     reports.write(folders, options.split(formats), out)
 

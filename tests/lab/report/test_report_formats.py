@@ -1,4 +1,4 @@
-"""The report in other formats, in notebooks, in TensorBoard, and over several studies."""
+"""The report in other formats, in notebooks, and in TensorBoard."""
 
 import csv
 import importlib
@@ -23,12 +23,10 @@ from fallline.lab.report import (
     tables,
     to_tensorboard,
     write_formats,
-    write_profile,
 )
 from fallline.lab.report.formats import WIDTH, static_spec
 from fallline.lab.report.headline import headline
 from fallline.lab.report.measure import measure
-from fallline.lab.report.profile import profile_records
 from fallline.lab.report.tables import to_csv
 from fallline.lab.report.topics import document
 from fallline.lab.report.topics import figures as page_figures
@@ -177,47 +175,6 @@ def test_without_tensorboard_the_error_names_it(study, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match="pip install tensorboard"):
         to_tensorboard(study.record, tmp_path)
-
-
-def on_task(study, name, folder):
-    """The same numbers, as if they were of another task in another folder."""
-    task = study.record
-    ids = {trial.id: replace(trial, task=name).id for trial in study.trials}
-    outcomes = {ids[trial]: outcome for trial, outcome in task.outcomes.items()}
-    spec = replace(study.spec, seed=study.spec.seed)
-    object.__setattr__(spec, "task", name)
-    return replace(task, spec=spec, folder=folder, outcomes=outcomes)
-
-
-@pytest.mark.slow
-def test_a_profile_over_three_studies(study, tmp_path):
-    lost = lose_a_seed(study, "adamw")
-    studies = [on_task(study, "digits", tmp_path / "a"), on_task(study, "digits-cnn", tmp_path / "b")]
-    studies.append(on_task(lost, "digits", tmp_path / "c"))
-    records = profile_records(studies)
-    assert [row["task"] for row in records if row["arm"] == "adamw"] == ["digits (a)", "digits-cnn", "digits (c)"]
-    means = {arm: sum(study.confirmed(arm)) / 2 for arm in ("momentum", "adamw")}
-    ratio = {(row["arm"], row["task"]): row["ratio"] for row in records}
-    assert ratio["momentum", "digits (a)"] == pytest.approx(max(1, means["momentum"] / means["adamw"]))
-    assert ratio["adamw", "digits (c)"] == ratio["sgd@lr=1e30", "digits-cnn"] == math.inf
-    assert ratio["momentum", "digits (c)"] == 1.0
-    text = write_profile(studies, tmp_path / "profile.html").read_text(encoding="utf-8")
-    assert "A profile depends on the set of arms" in text and "Tasks: digits (a), digits-cnn, digits (c)." in text
-
-
-def test_a_profile_of_two_studies_is_refused(study, tmp_path):
-    studies = [on_task(study, "digits", tmp_path / name) for name in "aab"]
-    with pytest.raises(ArgumentError, match="a profile needs at least 3 studies, one per task, got 2"):
-        write_profile(studies[1:], tmp_path / "profile.html")
-    with pytest.raises(ArgumentError, match="each study may be given only once"):
-        write_profile(studies, tmp_path / "profile.html")
-
-
-def test_arms_that_not_every_study_has_are_left_out_and_named(study, tmp_path):
-    other = on_task(renamed(study, "adamw", "lion"), "digits", tmp_path / "c")
-    studies = [on_task(study, "digits", tmp_path / "a"), on_task(study, "digits-cnn", tmp_path / "b"), other]
-    text = write_profile(studies, tmp_path / "profile.html").read_text(encoding="utf-8")
-    assert "Left out, because not every study has them: adamw, lion." in text
 
 
 def test_seconds_of_tuning_are_trials_times_the_median_time(study):

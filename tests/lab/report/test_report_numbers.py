@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fallline.lab.analysis.sensitivity import sensitivity
-from fallline.lab.report.profile import profile, ratios
 from fallline.lab.report.topics.costs import costs
 from fallline.lab.report.topics.leaderboard import tuning
 from fallline.lab.report.topics.time_to_target import first_step, grid, median
@@ -87,21 +86,6 @@ def test_the_grid_of_targets_starts_at_the_target_and_only_gets_easier():
     assert grid(0.1, 0.16, "min", ratios=True) == pytest.approx([0.1, 0.11, 0.125, 0.15])
     assert grid(0.9, 0.85, "max", ratios=False) == pytest.approx([0.9, 0.891, 0.8775, 0.855])
     assert grid(0.1, 0.05, "min", ratios=True) == [0.1]
-
-
-def test_a_profile_equals_dolan_and_more_by_hand():
-    # three tasks, arms a, b, c: losses (1, 2, 4), (2, 2, 2), (3, failed, 3)
-    tasks = [{"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 2.0, "b": 2.0, "c": None}, {"a": 4.0, "b": 2.0, "c": 3.0}]
-    by_arm = {arm: [ratios(task)[arm] for task in tasks] for arm in "abc"}
-    assert by_arm == {"a": [1, 1, 2], "b": [2, 1, 1], "c": [3, math.inf, 1.5]}
-    assert profile(by_arm["a"]) == [(1.0, 2 / 3), (2.0, 1.0)]
-    assert profile(by_arm["c"]) == [(1.0, 0.0), (1.5, 1 / 3), (3.0, 2 / 3)]  # never 1: it failed on a task
-
-
-def test_ratios_of_what_should_be_high_are_inverted():
-    assert ratios({"a": 0.9, "b": 0.6, "c": 0.0}, "max") == pytest.approx({"a": 1.0, "b": 1.5, "c": math.inf})
-    assert ratios({"a": 0.0, "b": 0.1}, "min") == {"a": 1.0, "b": math.inf}
-    assert ratios({"a": None, "b": None}) == {"a": math.inf, "b": math.inf}
 
 
 def test_the_note_on_times_names_the_arms_that_were_not_timed_alone(study):

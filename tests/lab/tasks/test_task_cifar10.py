@@ -132,7 +132,9 @@ def test_prepared_images_have_channels_of_mean_0_and_variance_1():
     torch.testing.assert_close(white - black, torch.tensor([1 / 0.2470, 1 / 0.2435, 1 / 0.2616]))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("cifar10", 275_160), ("cifar10-resnet", 78_042), ("cifar10-vit", 459_370)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("cifar10", 275_160), ("cifar10-resnet", 78_042), ("cifar10-vit", 459_370)]
+)
 def test_the_networks_have_the_size_that_is_written_about_them(name, parameters, cifar_archive):
     model = get_task(name).model()
     assert sum(p.numel() for p in model.parameters()) == parameters

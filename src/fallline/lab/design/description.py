@@ -17,6 +17,7 @@ _ATTRIBUTES = (
     "metric",
     "mode",
     "unit",
+    "network",
     "precision",
     "accumulate",
     "resplit",

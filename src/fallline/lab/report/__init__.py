@@ -7,8 +7,8 @@ from altair.utils.schemapi import debug_mode
 from fallline.lab.analysis.results import StudyResults
 from fallline.lab.report.formats import FORMATS, cannot_write, write_formats
 from fallline.lab.report.notebook import figures, summary_html, tables
-from fallline.lab.report.profile import write_profile
 from fallline.lab.report.render import to_html
+from fallline.lab.report.survey import write_survey
 from fallline.lab.report.tables import Records
 from fallline.lab.report.tensorboard import to_tensorboard
 from fallline.lab.report.topics import document
@@ -24,8 +24,8 @@ __all__ = [
     "tables",
     "to_tensorboard",
     "write_formats",
-    "write_profile",
     "write_report",
+    "write_survey",
 ]
 
 

@@ -9,9 +9,10 @@ import vl_convert
 
 from fallline.errors import ArgumentError, StudyError
 from fallline.lab.analysis.results import StudyResults
+from fallline.lab.report.document import Document
 from fallline.lab.report.render import to_html, to_markdown_page
 from fallline.lab.report.style import CONFIG
-from fallline.lab.report.tables import to_csv
+from fallline.lab.report.tables import Table, to_csv
 from fallline.lab.report.topics import document, tables
 from fallline.lab.storage.atomic_files import write_atomically
 
@@ -39,7 +40,7 @@ def write_formats(study: StudyResults, folder: Path, formats: Sequence[str]) -> 
     """
     check_formats(formats)
     try:
-        return _write(study, folder, tuple(dict.fromkeys(formats)))
+        return write_document(document(study), folder, formats, "report", tables(study))
     except OSError as error:
         raise cannot_write(folder, error) from None
 
@@ -61,27 +62,42 @@ def cannot_write(path: Path, error: OSError, what: str = "report") -> StudyError
     return StudyError(f"{what}: the file must be writable, got {str(path)!r} ({error.strerror}); pass another path")
 
 
-def _write(study: StudyResults, folder: Path, formats: Sequence[str]) -> list[Path]:
+def write_document(
+    report: Document, folder: Path, formats: Sequence[str], name: str, exported: Sequence[Table] | None = None
+) -> list[Path]:
+    """Write a document in several formats and return the paths of the files.
+
+    Args:
+        report: the document.
+        folder: the folder to write to; it is created if it does not exist.
+        formats: names of formats in FORMATS.
+        name: name of the HTML and Markdown files.
+        exported: the tables to write as CSV; by default those of the document.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    report, written = document(study), []
+    written = []
     if "html" in formats:
-        written.append(_text(folder / "report.html", to_html(report)))
+        written.append(_text(folder / f"{name}.html", to_html(report)))
     if "csv" in formats:
         (folder / "tables").mkdir(exist_ok=True)
-        written += [_text(folder / "tables" / f"{table.name}.csv", to_csv(table.records)) for table in tables(study)]
+        found = report.tables if exported is None else exported
+        written += [_text(folder / "tables" / f"{table.name}.csv", to_csv(table.records)) for table in found]
     drawn: dict[str, dict[str, str]] = {form: {} for form in ("svg", "png", "pdf") if form in formats}
-    for name, chart in report.charts.items() if drawn else ():
+    for figure, chart in report.charts.items() if drawn else ():
         (folder / "figures").mkdir(exist_ok=True)
         spec = static_spec(chart)
         for form, names in drawn.items():
-            path = folder / "figures" / f"{name}.{form}"
+            path = folder / "figures" / f"{figure}.{form}"
             path.write_bytes(picture(spec, form))
-            names[name] = f"figures/{path.name}"
+            names[figure] = f"figures/{path.name}"
             written.append(path)
     if "md" in formats:
         pictures = drawn.get("svg") or drawn.get("png") or {}
         text = to_markdown_page(report, pictures, drawn.get("pdf", {}))
-        written.append(_text(folder / "report.md", text))
+        written.append(_text(folder / f"{name}.md", text))
     return written
 
 

@@ -1,4 +1,4 @@
-"""`fallline exercise` and `fallline reproduce`."""
+"""Commands for prepared studies: `fallline exercise` and `fallline survey`; and `fallline reproduce`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,62 @@ def exercise(
     show.verdict(study)
     show.stability(study)
     show.path("report", study.report(study.store.folder / "report.html"))
+
+
+def survey(
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TASK", help="At least three tasks; nine by default."),
+    ] = None,
+    optimizers: Annotated[
+        str | None, typer.Option(help="Comma-separated arms, as for compare; by default twelve optimizers.")
+    ] = None,
+    schedules: Annotated[str, typer.Option(help="Comma-separated schedules.")] = "cosine",
+    length: Annotated[float, typer.Option(help="Steps per run, as a fraction of the default of each task.")] = 1.0,
+    trials: Annotated[int, typer.Option(help="Search points per arm and task.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Confirmation seeds per arm and task.")] = 5,
+    seed: options.StudySeed = 0,
+    jobs: options.Jobs = None,
+    shard: Annotated[str | None, typer.Option(help="I/N: run the I-th of N shares of the trials.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Comma-separated formats of the page: html, md, csv, png, svg, pdf.")
+    ] = "html",
+    data_dir: options.DataDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of the survey.")] = Path("fallline-runs/survey"),
+) -> None:
+    """Compare the same optimizers on several tasks, with the same budget on each, and write a page about all of them.
+
+    The study of each task is in OUT/TASK, the page is OUT/survey.html. Rerun the same command to resume an
+    interrupted survey.
+    """
+    from fallline.lab import surveys
+    from fallline.lab.report.formats import check_formats
+    from fallline.lab.report.survey import write_survey
+    from fallline.lab.report.survey.page import survey_document
+
+    check_formats(options.split(formats))
+    options.keep_data_in(data_dir)
+    studies = surveys.survey(
+        tasks or surveys.TASKS,
+        options.split(optimizers) if optimizers else surveys.OPTIMIZERS,
+        options.split(schedules),
+        length=length,
+        trials=trials,
+        seeds=seeds,
+        seed=seed,
+        jobs=jobs,
+        shard=shard,
+        out=out,
+    )
+    records = [study.record for study in studies]
+    document = survey_document(records)
+    show.console.print(document.headline, style="bold")
+    for _, sentence in document.verdicts:
+        show.say(sentence, "• ")
+    for study in studies:
+        show.path(study.spec.task, study.report(study.store.folder / "report.html"))
+    for path in write_survey(records, out, options.split(formats)):
+        show.path(path.name, path)
 
 
 def reproduce(
