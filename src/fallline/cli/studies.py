@@ -53,7 +53,7 @@ def exercise(
 def survey(
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TASK", help="At least three tasks; nine by default."),
+        typer.Argument(metavar="TASK", help="At least three tasks; eight by default."),
     ] = None,
     optimizers: Annotated[
         str | None, typer.Option(help="Comma-separated arms, as for compare; by default twelve optimizers.")

@@ -19,7 +19,6 @@ TASKS = (
     "digits-cnn",
     "digits-autoencoder",
     "digits-diffusion",
-    "fashion-mnist",
     "text-gru",
     "text",
 )
