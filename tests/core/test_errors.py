@@ -16,8 +16,8 @@ from support.variants import (
     BACKENDS,
     CASES,
     EVERY_BACKEND,
-    EVERY_CASE,
     EVERY_CLASS,
+    EVERY_END,
     parameter,
     same_bits,
     same_state,
@@ -164,7 +164,7 @@ def test_a_decay_mode_mistyped_on_a_live_group_is_refused_at_the_next_step(cls, 
 
 
 @EVERY_BACKEND
-@EVERY_CASE
+@EVERY_END
 def test_a_sparse_gradient_is_refused_and_nothing_moves(cls, name, options, backend):
     first, second = parameter(4, seed=1), parameter(3, 2, seed=2)
     opt = cls([first, second], backend=backend, **options)
@@ -231,7 +231,7 @@ DAMAGE = {
 }
 
 
-@EVERY_CASE
+@EVERY_END
 @pytest.mark.parametrize(("damage", "limit", "value", "entries"), DAMAGE.values(), ids=DAMAGE)
 def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(
     cls, name, options, damage, limit, value, entries

@@ -8,6 +8,7 @@ from support.variants import (
     CASES,
     EVERY_BACKEND,
     EVERY_CASE,
+    EVERY_END,
     parameter,
     params_of,
     same_bits,
@@ -65,7 +66,7 @@ def addresses(opt):
 
 
 @EVERY_BACKEND
-@EVERY_CASE
+@EVERY_END
 def test_a_state_dict_follows_the_run_until_it_is_copied(cls, name, options, backend):
     """As PyTorch's does, through changes of the set of gradients, which make the optimizer plan anew."""
     first, second = parameter(5, seed=0), parameter(3, 4, seed=1)

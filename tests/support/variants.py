@@ -64,6 +64,11 @@ EVERY_CASE = pytest.mark.parametrize(
         for case, label in zip(CASES, IDS, strict=True)
     ],
 )
+# For what no single option changes: only the defaults and all options together.
+EVERY_END = pytest.mark.parametrize(
+    ("cls", "name", "options"),
+    [pytest.param(*case, id=label) for case, label in zip(CASES, IDS, strict=True) if case[1] in ENDS],
+)
 EVERY_CLASS = pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
 
 
