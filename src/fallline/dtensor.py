@@ -1,6 +1,6 @@
 """Parameters that are sharded over processes (DTensors): the local part and its position in the whole tensor."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,27 @@ def place_like(value: Any, param: Any) -> torch.Tensor:
     mesh = param.device_mesh
     replicated = DTensor.from_local(value.detach().to(param.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
     return replicated.redistribute(mesh, placements).clone()
+
+
+def on_parts(function: Callable[..., Any], *tensors: Any) -> Any:
+    """Apply an elementwise function to plain tensors, or to the local parts of DTensors that are placed alike.
+
+    Args:
+        function: returns one tensor or a tuple of tensors of the shape of its arguments.
+        *tensors: its arguments.
+    """
+    first = tensors[0]
+    if not is_sharded(first):
+        return function(*tensors)
+    from torch.distributed.tensor import DTensor
+
+    def placed(part: torch.Tensor) -> Any:
+        return DTensor.from_local(
+            part, first.device_mesh, first.placements, run_check=False, shape=first.shape, stride=first.stride()
+        )
+
+    found = function(*map(local, tensors))
+    return tuple(map(placed, found)) if isinstance(found, tuple) else placed(found)
 
 
 def zeros_beside(param: Any, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -82,7 +82,7 @@ def test_one_group_may_have_them_and_another_not():
         (normal(3, dtype=torch.complex64), {}, "is for bfloat16 and float16 parameters, got one of torch.complex64"),
         (normal(3, dtype=LOW), {"stochastic_rounding": True}, "must be False with stochastic_rounding"),
         (normal(3, dtype=LOW), {"differentiable": True}, "must be False with differentiable"),
-        (normal(3, dtype=LOW), {"master_weights": 1}, "must be True or False, got 1"),
+        (normal(3, dtype=LOW), {"master_weights": 1}, "must be True, False, 'split24' or 'split32', got 1"),
     ],
 )
 def test_wrong_combinations_raise(param, options, says):

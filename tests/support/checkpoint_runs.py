@@ -16,6 +16,7 @@ KINDS = {
     "lamb": (WIDE, lambda p: fl.LAMB(p, lr=0.1, ema_decay=0.9, weight_decay_mode="independent")),
     "rounded": (LOW, lambda p: fl.Adam(p, lr=0.1, stochastic_rounding=True, state_dtype=LOW, rounding_seed=7)),
     "master": (LOW, lambda p: fl.NAdamW(p, lr=0.1, master_weights=True)),
+    "split": (LOW, lambda p: fl.AdamW(p, lr=0.1, master_weights="split24", state_dtype=LOW)),
     "rmsprop": (WIDE, lambda p: fl.RMSprop(p, centered=True, momentum=0.9)),
     "sgd": (WIDE, lambda p: fl.SGD(p, lr=0.1, momentum=0.9)),
     "lion": (WIDE, lambda p: fl.Lion(p, lr=0.01)),

@@ -9,6 +9,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fallline as fl
+from fallline.core.schedule_free import ScheduleFree
 from support.variants import CASES, ENDS, normal
 
 STEPS = 50
@@ -186,6 +187,7 @@ LOW = {
     "state": (torch.float32, {"state_dtype": torch.bfloat16}),
     "rounded": (torch.bfloat16, {"stochastic_rounding": True, "state_dtype": torch.bfloat16, "rounding_seed": 3}),
     "master": (torch.bfloat16, {"master_weights": True, "ema_decay": 0.9}),
+    "split": (torch.bfloat16, {"master_weights": "split24", "state_dtype": torch.bfloat16, "ema_decay": 0.9}),
     "half": (torch.float16, {"master_weights": True}),
     "bfloat16": (torch.bfloat16, {}),
 }
@@ -197,6 +199,8 @@ def replays(spread_out):
     for cls, variant, _ in CASES:
         if variant == "default" and cls.rule.shapes is None:
             for name, (dtype, options) in LOW.items():
+                if name == "split" and issubclass(cls, ScheduleFree):
+                    continue
                 backend = "foreach" if cls.rule.whole else "auto"
                 makers[f"{cls.rule.name}-{name}"] = dtype, functools.partial(cls, **options, backend=backend)
     models = networks({name: dtype for name, (dtype, _) in makers.items()})

@@ -11,6 +11,8 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import one_memory
 from fallline.backends.rounding import positions, random_bits, round_randomly
+from fallline.backends.split import join, split
+from fallline.rules.rule import MASTER
 
 
 def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -18,6 +20,7 @@ def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.T
 
 
 _WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "where": _where}
+_WORDS |= {"join": join, "split": split}
 _WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positions": positions}
 
 
@@ -57,7 +60,7 @@ class CompiledBucket(TracedBucket):
         first = self.params[0]
         real = torch.float64 if first.dtype == torch.float64 else torch.float32
         rows = torch.tensor(scalars, dtype=real, device=first.device)
-        function = _function(sweep, self.update.state, real, tuple(self.rounded()))
+        function = _function(sweep, self.update.state, real, tuple(self.rounded()), self.update.remainder_bits)
         each_key = [None] * len(grads) if keys is None else keys.to(first.device).unbind()
         return [
             function(*(_vector(t) for t in (param, grad, *(state[name] for name in self.update.state))), rows[row], key)
@@ -74,7 +77,7 @@ def _vector(tensor: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _function(
-    sweep: Pass, states: tuple[str, ...], real: torch.dtype, rounded: tuple[str, ...]
+    sweep: Pass, states: tuple[str, ...], real: torch.dtype, rounded: tuple[str, ...], bits: int | None
 ) -> Callable[..., torch.Tensor]:
     """Return a compiled function of vectors, scalars and a rounding key.
 
@@ -82,13 +85,19 @@ def _function(
     """
     columns = ["param", "grad", *states]
     lines = [f"{name} = {name}_at.to({real}, copy=True)" for name in columns]  # a copy, because outputs may be inputs
+    if bits:
+        lines[-1] = f"{MASTER} = join(param_at, {MASTER}_at)"
     lines += [f"s{k} = scalars[{k}]" for k in range(len(sweep.scalars))]
     lines += [f"{name} = {expression}" for name, expression in sweep.lines]
     if sweep.scope:
         lines.append(f"return torch.stack([{', '.join(f'{x}.double().square().sum()' for x in sweep.outputs)}])")
     else:
         written = [name for name in columns if name != "grad"]
-        for name, x in zip(written, sweep.outputs, strict=True):
+        outputs = dict(zip(written, sweep.outputs, strict=True))
+        if bits:
+            lines.append(f"high, low = split({outputs[MASTER]}, {bits})")
+            outputs |= {"param": "high", MASTER: "low"}
+        for name, x in outputs.items():
             if name in rounded:
                 x = f"round_randomly({x}, random_bits(key, positions(param), {rounded.index(name)}))"
             lines.append(f"{name}_at.copy_({x})")

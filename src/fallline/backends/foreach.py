@@ -12,8 +12,10 @@ from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
 from fallline.backends.rounding import round_columns
+from fallline.backends.split import join, split
 from fallline.rules.eigenbases import FUNCTIONS
 from fallline.rules.matrices import orthogonalize, reduce_mean, shape_factor
+from fallline.rules.rule import MASTER
 
 Operand = Union["Tensors", list[float], float]
 PART = 1 << 22  # elements of matrices that are updated together on a CPU
@@ -136,6 +138,9 @@ class ForeachBucket(TracedBucket):
                 values = {name: results[name].tensors[place] for name in rounded}
                 for name, value in round_columns(rounded, values, keys[index], self.origins[index]).items():
                     results[name].tensors[place] = value
+            if bits := self.update.remainder_bits:
+                halves = [split(weights, bits) for weights in results[MASTER].tensors]
+                results |= zip(("param", MASTER), map(Tensors, zip(*halves, strict=True)), strict=True)
             for target, result in zip(self._columns(part), results.values(), strict=True):
                 torch._foreach_copy_(target, result.tensors)
 
@@ -162,6 +167,8 @@ class ForeachBucket(TracedBucket):
     ) -> tuple[Tensors, ...]:
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
         params, *states = self._columns(part)
+        if self.update.remainder_bits:
+            states[-1] = list(map(join, params, states[-1]))
         own = [grads[i] for i in part]
         tensors = [Tensors([t.to(dtype) for t in column]) for column in (params, own, *states)]
         rows = [self.scalar_rows[i] for i in part]

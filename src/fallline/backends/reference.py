@@ -1,6 +1,7 @@
 """The reference backend: torch operations on one tensor after the other; any dtype, layout and device, and autograd."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ import torch
 from fallline.backends.bucket import Bucket
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
-from fallline.dtensor import is_sharded, local, local_like, numbering, place_like
-from fallline.rules.rule import TENSOR
+from fallline.backends.split import join, split
+from fallline.dtensor import is_sharded, local, local_like, numbering, on_parts, place_like
+from fallline.rules.rule import MASTER, TENSOR
 
 
 class ReferenceBucket(Bucket):
@@ -35,6 +37,8 @@ class ReferenceBucket(Bucket):
         for index, (param, grad, state, row) in enumerate(zip(self.params, grads, self.states, self.rows, strict=True)):
             new = dict(zip(names, self._new(param, grad, state, row, numbers, norms), strict=True))
             targets, rounded = {"param": param, **state}, self.rounded(index)
+            if bits := self.update.remainder_bits:
+                new |= zip(("param", MASTER), on_parts(partial(split, bits=bits), new[MASTER]), strict=True)
             origin: int | torch.Tensor = 0
             if is_sharded(param) and self.update.rule.shapes is not None:  # all processes have computed the whole
                 new |= round_columns(rounded, new, keys[index])
@@ -70,6 +74,8 @@ class ReferenceBucket(Bucket):
         dtype = torch.float32 if param.dtype in HALF else _real(param).dtype
         # Autograd saves the tensors that a differentiable step reads, so they must not be overwritten in place.
         tensors = [param, *(state[key] for key in self.update.state)]
+        if self.update.remainder_bits:
+            tensors[-1] = on_parts(join, param.detach(), state[MASTER])
         if self.update.rule.shapes is not None:
             grad, *tensors = map(_whole, (grad, *tensors))
         old = [_real(t).to(dtype, copy=torch.is_grad_enabled()) for t in tensors]

@@ -38,7 +38,7 @@ class ExtraOptions(TypedDict, total=False):
     cautious: Annotated[bool, Default(False)]
     cautious_weight_decay: Annotated[bool, Default(False)]
     state_dtype: Annotated[torch.dtype | None, Default(None)]
-    master_weights: Annotated[bool, Default(False)]
+    master_weights: Annotated[bool | str, Default(False)]
     stochastic_rounding: Annotated[bool, Default(False)]
     rounding_seed: Annotated[int, Default(0)]
     backend: Annotated[str, Default("auto")]
@@ -74,6 +74,7 @@ class CommonOptions(TorchFlags, ExtraOptions, total=False):
             for half precision.
         master_weights: keep float32 copies of bfloat16 or float16 parameters in the state. Updates and decay apply to
             them, and the parameter is their copy, rounded to nearest. Any other write to the parameter is lost.
+            "split32" and "split24" keep no copies, but the 16 or 8 bits that a bfloat16 parameter lacks.
         stochastic_rounding: round bfloat16 parameters so that updates below half an ulp are correct on average.
         rounding_seed: random numbers depend only on this seed, the index of the parameter, its step and the element.
         backend: "auto" (fused on CPU, foreach elsewhere), "fused", "foreach", "compile" or "reference"; PyTorch's flags

@@ -10,7 +10,7 @@ from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.group_values import plain
 from fallline.rules.ranges import FRACTION, POSITIVE, several
-from fallline.rules.rule import MULTIPLYING_MODES, Rule
+from fallline.rules.rule import MULTIPLYING_MODES, REMAINDER_BITS, Rule
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
@@ -108,8 +108,11 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
-    if not isinstance(group["master_weights"], bool):
-        raise ArgumentError(f"{name}: master_weights must be True or False, got {group['master_weights']!r}; pass True")
+    if not isinstance(group["master_weights"], bool) and group["master_weights"] not in REMAINDER_BITS:
+        raise ArgumentError(
+            f"{name}: master_weights must be True, False, 'split24' or 'split32', got {group['master_weights']!r}; "
+            "pass True"
+        )
     for option in ("stochastic_rounding", "differentiable"):
         if group["master_weights"] and group.get(option):
             raise ArgumentError(
@@ -220,6 +223,11 @@ def _check_dtypes(name: str, dtypes: set[torch.dtype], group: Mapping[str, Any])
         raise ArgumentError(
             f"{name}: master_weights is for bfloat16 and float16 parameters, got one of {wide.pop()}; put such "
             "parameters into a group with master_weights=False, or convert the model with model.bfloat16()"
+        )
+    if group["master_weights"] in REMAINDER_BITS and torch.float16 in dtypes:
+        raise ArgumentError(
+            f"{name}: master_weights={group['master_weights']!r} is for bfloat16 parameters, got one of torch.float16; "
+            "pass master_weights=True"
         )
     if group["stochastic_rounding"] and torch.float16 in dtypes:
         raise ArgumentError(

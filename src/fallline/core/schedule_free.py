@@ -13,7 +13,7 @@ from fallline.core.averages import Values
 from fallline.core.optimizer import Optimizer
 from fallline.errors import ArgumentError, StateError
 from fallline.group_values import number, read
-from fallline.rules.rule import MASTER
+from fallline.rules.rule import MASTER, REMAINDER_BITS
 
 
 class ScheduleFree(Optimizer):
@@ -35,6 +35,11 @@ class ScheduleFree(Optimizer):
                     f"{type(self).__name__}: {option} must be False, because z would not move with the parameter, "
                     f"got {option}={group[option]!r}; leave it out"
                 )
+        if group["master_weights"] in REMAINDER_BITS:
+            raise ArgumentError(
+                f"{type(self).__name__}: master_weights must be True or False, because eval() and train() replace the "
+                f"parameters, got master_weights={group['master_weights']!r}; pass True"
+            )
         super()._check_group(group)
 
     def train(self) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
+from fallline.backends.split import DTYPES as REMAINDERS
+from fallline.backends.split import join, split
 from fallline.core.options import DTYPES
-from fallline.dtensor import is_sharded, zeros_beside
+from fallline.dtensor import is_sharded, on_parts, zeros_beside
 from fallline.errors import GradientError
 from fallline.rules.rule import EMA, MASTER, Rule
 from fallline.rules.update import Update
@@ -76,15 +78,38 @@ def complete_state(
             f"{name}: the state of a parameter must be complex if the parameter is, got a parameter of {param.dtype} "
             "with state of another kind or shape; delete its entry in optimizer.state after you convert it"
         )
-    for key in (EMA, MASTER):
-        if key in update.state and state.get(key) is None:
-            state[key] = param.detach().to(_state_dtype(param), copy=True)
+    if EMA in update.state and state.get(EMA) is None:
+        state[EMA] = param.detach().to(_state_dtype(param), copy=True)
+    if MASTER in update.state:
+        state[MASTER] = _master(state.get(MASTER), param, update.remainder_bits)
     if update.counts_steps and "step" not in state:
         state["step"] = new_step(0.0)
     for key, value in update.rule.scalar_state.items():
         if state.get(key) is None:
             state[key] = new_scalar(value)
     return bool(missing)
+
+
+def _master(found: torch.Tensor | None, param: torch.Tensor, bits: int | None) -> torch.Tensor:
+    """Return the master weights of a parameter, new ones or those found in another format.
+
+    Args:
+        found: the present state: float32 weights, or the remainders of split weights.
+        param: the parameter.
+        bits: the number of bits of a remainder, or None for float32 weights.
+    """
+    if found is not None and found.dtype == (REMAINDERS[bits] if bits else _state_dtype(param)):
+        return found
+    if found is None:
+        weights: torch.Tensor = param.detach().to(_state_dtype(param), copy=True)
+    else:  # of a state dict, or of an option that has changed
+        weights = on_parts(join, param.detach(), found) if found.dtype in REMAINDERS.values() else found
+    if bits is None:
+        return weights
+    halves: tuple[torch.Tensor, torch.Tensor] = on_parts(lambda part: split(part, bits), weights)
+    with torch.no_grad():
+        param.copy_(halves[0])  # weights decide what the parameter is, in this format too
+    return halves[1]
 
 
 def new_step(value: float | list[float]) -> torch.Tensor:

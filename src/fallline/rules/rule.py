@@ -14,7 +14,8 @@ WEIGHT_DECAY_MODES = ("l2", "decoupled", "independent")
 MULTIPLYING_MODES = ("decoupled", "independent")  # the modes in which decay multiplies the parameter
 ALL, TENSOR = "all", "tensor"  # scope of a norm: all parameters of all groups, or a single parameter
 EMA = "ema"  # the state key of averaged parameters
-MASTER = "master"  # the state key of the float32 master weights of half-precision parameters
+MASTER = "master"  # the state key of the float32 master weights of half-precision parameters, or of what they lack
+REMAINDER_BITS = {"split24": 8, "split32": 16}  # what bfloat16 parameters lack, by value of `master_weights`
 
 _FLAGS = (bool, int, str, tuple)  # annotations of options that select what the function computes
 _VALUES = {"norm": "takes_norms", "undecayed": "takes_undecayed"}  # keywords of a function that are no numbers

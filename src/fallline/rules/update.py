@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fallline.rules.ops import maximum, minimum, sign, sqrt
-from fallline.rules.rule import ALL, EMA, MASTER, MULTIPLYING_MODES, TENSOR, Norm, Rule
+from fallline.rules.rule import ALL, EMA, MASTER, MULTIPLYING_MODES, REMAINDER_BITS, TENSOR, Norm, Rule
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Update:
     cautious_weight_decay: bool
     round_param: bool
     state_dtype: Any
+    remainder_bits: int | None
 
     @property
     def counts_steps(self) -> bool:
@@ -167,4 +168,5 @@ def update_for(rule: Rule, group: Mapping[str, Any], unscale: bool = False) -> U
         cautious_weight_decay=bool(group.get("cautious_weight_decay")),
         round_param=bool(group.get("stochastic_rounding")),
         state_dtype=group.get("state_dtype"),
+        remainder_bits=REMAINDER_BITS.get(group.get("master_weights", False)),
     )

@@ -27,6 +27,8 @@ float64_at = _array_at(types.float64)
 int64_at = _array_at(types.int64)
 uint16_at = _array_at(types.uint16)
 uint8_at = _array_at(types.uint8)
+int8_at = _array_at(types.int8)
+int16_at = _array_at(types.int16)
 
 
 # The argument of a kernel, see `openmp.Call`: a ticket, then address, rows and columns of each table.
@@ -165,6 +167,42 @@ def store_bfloat16(value):
     odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
     rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
     return np.uint16(rounded if value == value else np.uint32(0x7FC0))
+
+
+@njit
+def join_split(half, remainder, bits):
+    """Return the float32 value of a split weight, as `join` in `backends/split.py`."""
+    half = np.uint32(half)
+    magnitude = np.int32((half & np.uint32(0x7FFF)) << np.uint32(bits)) + np.int32(remainder)
+    magnitude = np.uint32(max(magnitude, np.int32(0))) << np.uint32(16 - bits)
+    return as_float(np.uint32(magnitude | ((half & np.uint32(0x8000)) << np.uint32(16))))
+
+
+@njit
+def _magnitude_of(value, bits):
+    magnitude = np.uint32(as_bits(np.float32(value)) & np.uint32(0x7FFFFFFF))
+    if bits == 8:
+        odd = np.uint32((magnitude >> np.uint32(8)) & np.uint32(1))
+        magnitude = np.uint32(np.uint32(magnitude + np.uint32(0x7F) + odd) >> np.uint32(8))
+    return magnitude
+
+
+@njit
+def high_of_split(value, bits):
+    """Return the bfloat16 bits of a split weight, as `split` in `backends/split.py`."""
+    magnitude = _magnitude_of(value, bits)
+    high = np.uint32(np.uint32(magnitude + np.uint32(1 << (bits - 1))) >> np.uint32(bits))
+    high = high if value == value else np.uint32(0x7FC0)
+    return np.uint16(high | np.uint32((as_bits(np.float32(value)) >> np.uint32(16)) & np.uint32(0x8000)))
+
+
+@njit
+def remainder_of_split(value, bits):
+    """Return the bits of a split weight below those of `high_of_split`, as a signed number."""
+    magnitude = _magnitude_of(value, bits)
+    high = np.uint32(np.uint32(magnitude + np.uint32(1 << (bits - 1))) >> np.uint32(bits))
+    remainder = np.int32(magnitude) - np.int32(np.uint32(high << np.uint32(bits)))
+    return remainder if value == value else np.int32(0)
 
 
 @njit
