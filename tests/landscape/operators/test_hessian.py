@@ -74,9 +74,9 @@ def test_the_other_ways_agree(name, hvp):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-vit"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-resnet", "cifar10-vit"])
 def test_the_networks_for_cifar10_have_exact_products(name, cifar_archive):
-    """A residual network with BatchNorm and a vision transformer, on pictures of noise."""
+    """Convolutional networks with BatchNorm and a vision transformer, on pictures of noise."""
     from fallline.lab.tasks import get_task
 
     task = get_task(name, batch_size=3)
