@@ -15,10 +15,9 @@ import fallline as fl
 LR, STEPS, EVERY = 2e-3, 4000, 250
 
 
-def main() -> list[float]:
-    """Print and return the preconditioned sharpness during training, as a fraction of its limit."""
-    torch.set_num_threads(1)
-    batch, model, found = data(), network(), []
+def along(seed: int = 0) -> list[float]:
+    """Train from a seed; print and return the preconditioned sharpness, as a fraction of its limit."""
+    batch, model, found = data(), network(seed), []
     opt = fl.Adam(model.parameters(), lr=LR, eps=1e-7)
     curvature = fl.landscape.Hessian(model, squared_error, [batch])
     for step in range(1, STEPS + 1):
@@ -31,6 +30,12 @@ def main() -> list[float]:
     print(f"Adam, lr {LR}: loss {loss.item():.6f}; preconditioned sharpness · lr / 38 every {EVERY} steps:")
     print("  " + " ".join(f"{x:.2f}" for x in found))
     return found
+
+
+def main() -> list[float]:
+    """Print and return the preconditioned sharpness during training, as a fraction of its limit."""
+    torch.set_num_threads(1)
+    return along()
 
 
 if __name__ == "__main__":

@@ -15,25 +15,27 @@ import fallline as fl
 RATES, STEPS, EVERY = (0.3, 0.5), 3000, 250
 
 
+def along(lr: float, seed: int = 0) -> list[float]:
+    """Train from a seed, print the final loss, and return sharpness · lr every EVERY steps."""
+    batch, model, found = data(), network(seed), []
+    opt = fl.SGD(model.parameters(), lr=lr)
+    curvature = fl.landscape.Hessian(model, squared_error, [batch])
+    for step in range(STEPS + 1):
+        if step % EVERY == 0:
+            found.append(lr * fl.landscape.sharpness(curvature).value)
+        opt.zero_grad()
+        loss = squared_error(model, batch)
+        loss.backward()
+        opt.step()
+    print(f"lr {lr}: loss {loss.item():.4f}; sharpness · lr every {EVERY} steps, edge at 2:")
+    print("  " + " ".join(f"{x:.2f}" for x in found))
+    return found
+
+
 def main() -> dict[float, list[float]]:
     """Print sharpness · lr during training, and return it by learning rate; the limit of stability is 2."""
     torch.set_num_threads(1)
-    batch, found = data(), {}
-    for lr in RATES:
-        model = network()
-        opt = fl.SGD(model.parameters(), lr=lr)
-        curvature = fl.landscape.Hessian(model, squared_error, [batch])
-        found[lr] = []
-        for step in range(STEPS + 1):
-            if step % EVERY == 0:
-                found[lr].append(lr * fl.landscape.sharpness(curvature).value)
-            opt.zero_grad()
-            loss = squared_error(model, batch)
-            loss.backward()
-            opt.step()
-        print(f"lr {lr}: loss {loss.item():.4f}; sharpness · lr every {EVERY} steps, edge at 2:")
-        print("  " + " ".join(f"{x:.2f}" for x in found[lr]))
-    return found
+    return {lr: along(lr) for lr in RATES}
 
 
 if __name__ == "__main__":
