@@ -1,6 +1,6 @@
 """Claim: SAM ends at flatter points than its base optimizer (Foret et al. 2020).
 
-python examples/claims/sam_is_flatter.py      # 1 minute
+python examples/claims/sam_sharpness.py      # 1 minute
 
 Measured: the largest eigenvalue of the Hessian of the training loss after 1,500 steps of SGD with momentum, with SAM at
 the paper's default ρ = 0.05 and without, on the network of examples/landscape/sam_is_flatter.py. Both runs of a seed
@@ -12,7 +12,7 @@ import math
 from verdict import Claim, Comparison, interval, landscape_example, record
 
 CLAIM = Claim(
-    "sam_is_flatter",
+    "sam_sharpness",
     "SAM ends at flatter points than its base optimizer",
     "Foret et al. 2020, arXiv:2010.01412",
     "with SAM at ρ = 0.05, the change of the sharpness at the end is below 0",
