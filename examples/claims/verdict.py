@@ -130,10 +130,13 @@ def show(number: str, unit: str) -> str:
     Example:
         >>> show("-3.1416", "%"), show("0.98765", "of the limit"), show("", "%")
         ('−3.14 %', '0.988 of the limit', '–')
+        >>> show("1", "times"), show("123.4", "%")
+        ('1.00 times', '+123 %')
     """
     if not number:
         return "–"
-    return f"{float(number):{'+' if unit == '%' else ''}.3g} {unit}".strip().replace("-", "−")
+    digits = f"{float(number):{'+' if unit == '%' else ''}#.3g}".rstrip(".")
+    return f"{digits} {unit}".replace("-", "−")
 
 
 def study(folder: str, *arguments: Any, **options: Any) -> fl.lab.Study:
