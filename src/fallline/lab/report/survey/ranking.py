@@ -49,7 +49,7 @@ def rank_table(arms: Sequence[str], networks: Sequence[str], tasks: Sequence[Tas
     rows.sort(key=lambda row: row["rank"])
 
     def interval(row: Row, name: str, form: str) -> Cell:
-        return Cell(f"{row[name]:{form}}", f"{row[f'{name}_low']:{form}} to {row[f'{name}_high']:{form}}")
+        return Cell(f"{row[name]:{form}}", f"{row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f}")
 
     columns = [
         ARM,
