@@ -28,8 +28,15 @@ def placed(value, mesh, placement):
     return distribute_tensor(value, mesh, [placement])
 
 
+def near(own, other):
+    return torch.allclose(own, other, rtol=1e-5, atol=1e-6)
+
+
 def shards_run():
-    """Return by case whether 5 steps on shards, saved and loaded in between, are those on whole tensors to the bit."""
+    """Return by case whether 5 steps on shards, saved and loaded in between, are those on whole tensors.
+
+    They are the same to the bit, or with clipping to 1e-5.
+    """
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     found = {}
     for where, placement in PLACEMENTS.items():
@@ -52,5 +59,8 @@ def shards_run():
                         opt.load_state_dict(saved)
                 ours = [p.detach() for p in alone] + [v for p in alone for v in single.state[p].values()]
                 theirs = [p.detach() for p in spread] + [v for p in spread for v in opt.state[p].values()]
-                found[f"{name}-{case}-{where}"] = same_bits(ours, [whole(value) for value in theirs])
+                theirs = [whole(value) for value in theirs]
+                # A norm over all parameters depends, in its last bit, on the order in which the squares are added.
+                same = all(map(near, ours, theirs)) if "clip_grad_norm" in options else same_bits(ours, theirs)
+                found[f"{name}-{case}-{where}"] = same
     return found
