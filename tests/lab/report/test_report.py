@@ -6,7 +6,7 @@ from dataclasses import replace
 from html import escape, unescape
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fallline.errors import StudyError
@@ -201,6 +201,7 @@ def test_curves_are_stamped_until_the_learning_rate_has_come_down(study):
 
 
 @given(st.floats(-12, 6), st.floats(0.2, 9))
+@example(-0.953125, 0.203125)  # 0.11 to 0.18, between 0.1 and 0.2
 def test_a_logarithmic_axis_has_ticks_to_read_it_by(low, decades):
     values = [10**low, 10 ** (low + decades)]
     ticks, (first, last) = log_axis(values).to_dict()["values"], log_scale(values).to_dict()["domain"]

@@ -14,7 +14,8 @@ INK, DIM, FAILED = "#1c2024", "#5b6570", "#c00000"
 HEIGHT = 300  # height of a plot in pixels
 EXTENT = 52  # space in pixels for the y axis; it aligns plots that are stacked
 _TICKS = 4  # smallest number of ticks on a logarithmic axis
-_LEADS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9))  # ticks per decade
+_FINEST = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 8, 9)
+_LEADS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9), _FINEST)  # per decade
 Rows = list[dict[str, Any]]
 _LABEL = "format(datum.value, datum.value < 9e-5 || datum.value > 9e4 ? '~e' : '~r')"  # 1e-5, 0.001, 1000
 
