@@ -48,6 +48,9 @@ def test_launched_processes_equal_the_plain_loop_and_resume(processes, loss, tmp
     assert found["processes"] == again["processes"] == processes
     assert found["rates"] == rates and again["rates"] == rates[3:]
     for result in (found, again):
-        assert equal({name: torch.tensor(value) for name, value in result["weights"].items()}, weights(model))
+        own = {name: torch.tensor(value) for name, value in result["weights"].items()}
+        if processes == 1:
+            assert equal(own, weights(model))
+        torch.testing.assert_close(own, dict(weights(model)), rtol=1e-5, atol=1e-6)  # gradients are added in any order
     assert "not-inspected" not in found["findings"]
     assert (found["steps"], found["not_zeroed"]) == (STEPS, 0)
