@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import fallline as fl
+from fallline.core.schedule_free import ScheduleFree
 from fallline.errors import ArgumentError
+from fallline.rules.rule import REMAINDER_BITS
 from support.variants import BACKENDS, EVERY_CLASS, normal, parameter, same_bits, same_state, set_grads, through_a_file
 
 LOW, HALF = torch.bfloat16, torch.float16
@@ -47,9 +49,14 @@ def test_small_updates_add_up():
 
 
 @EVERY_CLASS
-def test_a_saved_run_goes_on_to_the_bit(cls):
+@pytest.mark.parametrize("mode", [True, *REMAINDER_BITS])
+def test_a_saved_run_goes_on_to_the_bit(cls, mode):
+    if mode is not True and issubclass(cls, ScheduleFree):
+        with pytest.raises(ArgumentError, match="master_weights must be True or False, because eval"):
+            cls([parameter(40, dtype=LOW)], master_weights=mode)
+        return
     first = parameter(40, dtype=LOW)
-    opt = cls([first], master_weights=True, state_dtype=LOW)
+    opt = cls([first], master_weights=mode, state_dtype=LOW)
     for step in range(3):
         set_grads([first], step)
         opt.step()
@@ -60,7 +67,7 @@ def test_a_saved_run_goes_on_to_the_bit(cls):
         for p, o in ((first, opt), (second, other)):
             set_grads([p], step)
             o.step()
-    assert other.param_groups[0]["master_weights"] is True
+    assert other.param_groups[0]["master_weights"] == mode
     assert same_bits([first.detach()], [second.detach()])
     assert same_state(opt, other)
     assert same_state(copy.deepcopy(opt), opt)
