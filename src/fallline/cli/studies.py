@@ -102,7 +102,7 @@ def survey(
         show.say(sentence, "• ")
     for study in studies:
         show.path(study.spec.task, study.report(study.store.folder / "report.html"))
-    for path in write_survey(records, out, options.split(formats)):
+    for path in write_survey(records, out, options.split(formats), document):
         show.path(path.name, path)
 
 

@@ -88,6 +88,16 @@ def test_two_studies_or_the_same_twice_are_refused(study, tmp_path):
         write_survey(studies, tmp_path)
 
 
+def test_results_below_0_have_no_ratios(study, tmp_path):
+    studies = [on_task(study, name, tmp_path / name) for name in ("digits", "digits-cnn", "text")]
+    trial = studies[2].confirmation_trials("adamw")[0]
+    outcome = studies[2].outcome(trial)
+    below = replace(outcome, metrics={**outcome.metrics, "test_loss": -0.5})
+    studies[2] = replace(studies[2], outcomes={**studies[2].outcomes, trial.id: below})
+    with pytest.raises(ArgumentError, match=r"no test loss may be below 0, got -0.5 on text; leave this study out"):
+        write_survey(studies, tmp_path)
+
+
 def test_arms_that_not_every_study_has_are_left_out_and_named(study, tmp_path):
     other = on_task(renamed(study, "adamw", "lion"), "digits", tmp_path / "c")
     studies = [on_task(study, "digits", tmp_path / "a"), on_task(study, "digits-cnn", tmp_path / "b"), other]

@@ -16,7 +16,9 @@ from fallline.lab.storage.atomic_files import write_atomically
 NAME = "survey"
 
 
-def write_survey(studies: Sequence[StudyResults], folder: Path, formats: Sequence[str] = ("html",)) -> list[Path]:
+def write_survey(
+    studies: Sequence[StudyResults], folder: Path, formats: Sequence[str] = ("html",), document: Document | None = None
+) -> list[Path]:
     """Write the page over several studies, and trials.csv with every number it rests on; return the paths.
 
     Each study counts as one task. Arms are compared by the mean of the headline metric over their confirmation runs. An
@@ -26,16 +28,16 @@ def write_survey(studies: Sequence[StudyResults], folder: Path, formats: Sequenc
         studies: the studies; the arms that all of them have are compared.
         folder: the folder to write to; it is created if it does not exist.
         formats: "html", "md", "csv", "svg", "png" or "pdf".
+        document: the page, if `survey_document` has made it already.
 
     Raises:
-        ArgumentError: there are fewer than three studies, a study is given twice, or the studies have fewer than two
-            arms in common; or a format is unknown.
+        ArgumentError: there are fewer than three studies, a study is given twice, the studies have fewer than two
+            arms in common, or a result is below 0; or a format is unknown.
         StudyError: a file cannot be written.
     """
     check_formats(formats)
-    document = survey_document(studies)
     try:
-        paths = write_document(document, folder, formats, NAME)
+        paths = write_document(document or survey_document(studies), folder, formats, NAME)
         trials = folder / "trials.csv"
         write_atomically(trials, to_csv(trial_records(studies)))
     except OSError as error:
@@ -107,6 +109,13 @@ def _field(studies: Sequence[StudyResults]) -> tuple[list[str], list[str]]:
             f"report: the studies must have at least two arms in common, got {', '.join(arms) or 'none'}; compare the "
             "same --optimizers and --schedules on every task"
         )
+    for study in studies:
+        lowest = min((value for arm in arms for value in study.confirmed(arm) if value is not None), default=0.0)
+        if lowest < 0:
+            raise ArgumentError(
+                f"report: a page over several studies compares ratios, so no {study.headline.replace('_', ' ')} may be "
+                f"below 0, got {lowest:.4g} on {study.spec.task}; leave this study out"
+            )
     names = [study.spec.task for study in studies]
     return [f"{n} ({f.name})" if names.count(n) > 1 else n for n, f in zip(names, folders, strict=True)], arms
 
