@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.imports import modules_of
+
 FOLDER = Path(__file__).parents[2] / "examples" / "claims"
 
 
@@ -17,9 +19,19 @@ def load(monkeypatch):
     """A module of the folder by name, as it is imported when one of its scripts runs."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "path", list(sys.path))  # the scripts add the folder of another example
-    yield importlib.import_module
-    for path in [*FOLDER.glob("*.py"), *(FOLDER.parent / "landscape").glob("*.py")]:
-        sys.modules.pop(path.stem, None)
+    with modules_of(FOLDER, FOLDER.parent / "landscape"):
+        yield importlib.import_module
+
+
+def test_the_modules_of_the_scripts_are_forgotten_and_no_others(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    main = sys.modules["__main__"]
+    with modules_of(FOLDER):
+        importlib.import_module("verdict")
+        runpy.run_path(str(FOLDER / "__main__.py"), run_name="claims")
+        assert "verdict" in sys.modules
+    assert "verdict" not in sys.modules
+    assert sys.modules["__main__"] is main  # without it, no process can be spawned
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 import importlib
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.imports import modules_of
 
 FOLDER = Path(__file__).parents[2] / "examples" / "landscape"
 
@@ -14,9 +15,8 @@ FOLDER = Path(__file__).parents[2] / "examples" / "landscape"
 def study(monkeypatch):
     """A study by name, its folder on the path as when it is run as a script."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    for name in [path.stem for path in FOLDER.glob("*.py")]:
-        sys.modules.pop(name, None)
+    with modules_of(FOLDER):
+        yield importlib.import_module
 
 
 @pytest.mark.slow
