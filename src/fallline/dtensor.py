@@ -21,6 +21,11 @@ def local(tensor: Any) -> torch.Tensor:
     return ready
 
 
+def local_part(tensor: Any) -> torch.Tensor:
+    """Return the local part of a DTensor, and any other tensor as it is."""
+    return local(tensor) if is_sharded(tensor) else tensor
+
+
 def local_like(tensor: Any, param: Any) -> torch.Tensor:
     """Return the part of the gradient `tensor` that corresponds to the local part of `param`."""
     if tensor.placements != param.placements:

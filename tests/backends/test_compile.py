@@ -8,7 +8,7 @@ import torch
 from fallline.optimizers import AdamW
 from oracles import cases, golden
 from support.golden_runs import CLASSES, FLOAT64, check_float32_params, run
-from support.variants import EVERY_CLASS, distance, parameter, set_grads, train, variants
+from support.variants import EVERY_CLASS, distance, parameter, set_grads, state_of, train, variants
 
 pytestmark = [
     pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a compiler"),
@@ -50,6 +50,21 @@ def test_it_rounds_stochastically_as_the_reference_does():
 
     pairs = zip(trained("compile"), trained("reference"), strict=True)
     assert sum((a != b).sum().item() for a, b in pairs) <= 4  # of 820: a float32 rounded elsewhere, near a threshold
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("low", [{}, {"master_weights": "split24"}])
+def test_it_stores_blocks_as_the_reference_does(low):
+    def trained(backend):
+        dtype = torch.bfloat16 if low else torch.float32
+        params = [parameter(40, 3, seed=1, dtype=dtype), parameter(700, seed=2, dtype=dtype), parameter(dtype=dtype)]
+        opt = AdamW(params, backend=backend, state_dtype="int8", **low)
+        weights = train(opt, range(4))
+        return weights, [value for state in state_of(opt) for key, value in state.items() if "_codes" in key]
+
+    (weights, codes), (others, expected) = trained("compile"), trained("reference")
+    assert distance(weights, others) <= (2**-7 if low else 8e-6)
+    assert sum((a != b).sum().item() for a, b in zip(codes, expected, strict=True)) <= 8  # of 1,642
 
 
 @slow

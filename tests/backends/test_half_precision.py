@@ -5,7 +5,7 @@ import pytest
 import torch
 from numba import njit
 
-from fallline.backends.fused.intrinsics import load_bfloat16, load_float16, store_bfloat16, store_float16
+from fallline.backends.fused.formats import load_bfloat16, load_float16, store_bfloat16, store_float16
 
 HALVES = np.arange(65536, dtype=np.uint16)
 

@@ -72,3 +72,19 @@ def test_fifty_replayed_steps_equal_one_process(count):
 def test_every_backend_serves_shards():
     first, second = on_ranks(2, sharded_runs.backends, "fsdp")
     assert first == second and max(first.values()) <= 1e-6
+
+
+@pytest.mark.slow
+def test_shards_have_blocks_of_their_own():
+    ranks = on_ranks(2, sharded_runs.blocks)
+    for rank, found in enumerate(ranks):
+        for name, ends in found.items():
+            for key in ("weight", "bias"):
+                start = np.array_split(sharded_runs.STARTS[key].double().numpy(), [151])[rank]
+                moves = [ends[kind][key] - start for kind in ("blocks", "float32")]
+                share = (moves[0] * moves[1]).sum() / (moves[1] ** 2).sum()
+                assert abs(share - 1) < 0.05, (name, key, share)
+                if rank == 0 and "plain" in ends:
+                    assert np.array_equal(ends["blocks"][key], ends["plain"][key]), (name, key)
+            kinds = [{key: value.shape for key, value in ends[kind].items()} for kind in ("blocks", "float32")]
+            assert kinds[0].items() >= kinds[1].items()

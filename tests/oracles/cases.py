@@ -12,7 +12,7 @@ from oracles.golden import Golden
 from oracles.problem import Array, Case
 
 # Every other module is an oracle: it has `update`, `LR` and `CASES`, and `TORCH` where torch has the optimizer.
-_NOT_ORACLES = {"cases", "formula", "golden", "make", "options", "problem", "rounding", "sam", "torch_twin"}
+_NOT_ORACLES = {"blocks", "cases", "formula", "golden", "make", "options", "problem", "rounding", "sam", "torch_twin"}
 
 
 def _discover() -> dict[str, ModuleType]:

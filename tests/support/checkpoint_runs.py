@@ -16,6 +16,8 @@ KINDS = {
     "lamb": (WIDE, lambda p: fl.LAMB(p, lr=0.1, ema_decay=0.9, weight_decay_mode="independent")),
     "rounded": (LOW, lambda p: fl.Adam(p, lr=0.1, stochastic_rounding=True, state_dtype=LOW, rounding_seed=7)),
     "master": (LOW, lambda p: fl.NAdamW(p, lr=0.1, master_weights=True)),
+    "int8": (WIDE, lambda p: fl.AdamW(p, lr=0.1, state_dtype="int8", ema_decay=0.9)),
+    "split24 and int8": (LOW, lambda p: fl.AdEMAMix(p, lr=0.1, master_weights="split24", state_dtype="int8")),
     "split": (LOW, lambda p: fl.AdamW(p, lr=0.1, master_weights="split24", state_dtype=LOW)),
     "rmsprop": (WIDE, lambda p: fl.RMSprop(p, centered=True, momentum=0.9)),
     "sgd": (WIDE, lambda p: fl.SGD(p, lr=0.1, momentum=0.9)),
@@ -36,11 +38,16 @@ def store(model, opt, folder):
     dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
 
 
-def fetch(model, opt, folder):
+def fetch(model, opt, folder, spread):
+    blocks = [group for group in opt.param_groups if group["state_dtype"] == "int8" and not spread]
+    for group in blocks:  # a checkpoint of DTensors has numbers, one of plain tensors codes
+        group["state_dtype"] = LOW
     weights, state = get_state_dict(model, opt)
     found = {"model": weights, "optimizer": state}
     dcp.load(found, checkpoint_id=folder)
     set_state_dict(model, opt, model_state_dict=found["model"], optim_state_dict=found["optimizer"])
+    for group in blocks:
+        group["state_dtype"] = "int8"
 
 
 def uninterrupted():
@@ -70,7 +77,7 @@ def resumed(folder, spread=True):
     results = {}
     for kind in KINDS:
         model, opt = built(kind, spread)
-        fetch(model, opt, folder / kind)
+        fetch(model, opt, folder / kind, spread)
         loaded = whole_result_of(model, opt)
         replayed(model, opt, range(SAVED, END))
         results[kind] = loaded, whole_result_of(model, opt)

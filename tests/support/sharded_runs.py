@@ -76,7 +76,8 @@ def result_of(model, opt):
     """Return parameters and states by name, as they are: shards of them where they are spread."""
     found = {name: p.detach() for name, p in model.named_parameters()}
     for name, p in model.named_parameters():
-        found |= {f"{name}/{key}": value for key, value in opt.state.get(p, {}).items() if value is not None}
+        state = getattr(opt, "state_as_numbers", opt.state.get)(p) or {}
+        found |= {f"{name}/{key}": value for key, value in state.items() if value is not None}
     return found
 
 
@@ -223,4 +224,37 @@ def backends(kind):
             replayed(model, opt, range(10))
             replayed(alone, single, range(10))
             found[f"{backend}-{cls.__name__}"] = apart(whole_result_of(model, opt), whole_result_of(alone, single))
+    return found
+
+
+BLOCKED = {"adamw": fl.AdamW, "lion": fl.Lion, "lamb": fl.LAMB}
+BLOCKED["clipped"] = functools.partial(fl.AdamW, clip_grad_norm=3.0)
+STARTS = {"weight": normal(301, 3, seed=1), "bias": normal(301, seed=2)}
+
+
+def blocks():
+    """Return by optimizer the local parts after 20 steps: with states in blocks, in float32, and of a plain tensor.
+
+    The plain tensor is this process's part of the parameter. On the first process its elements have the same positions,
+    and so the same random numbers.
+    """
+    mesh, found = mesh_of("fsdp"), {}
+    for name, make in BLOCKED.items():
+        ends = {}
+        for kind, dtype in (("blocks", "int8"), ("float32", None)):
+            model = nn.Linear(3, 301)  # 151 and 150 rows: neither a whole number of blocks
+            model.load_state_dict(STARTS)
+            opt = make(fully_shard(model, mesh=mesh).parameters(), lr=0.01, state_dtype=dtype)
+            replayed(model, opt, range(20))
+            ends[kind] = result_of(model, opt)
+        ends = {kind: {key: part_of(value) for key, value in end.items()} for kind, end in ends.items()}
+        if name in ("adamw", "lion"):  # norms are over all shards
+            plain = [nn.Parameter(spread(STARTS[key], p).to_local().clone()) for key, p in model.named_parameters()]
+            opt = make(plain, lr=0.01, state_dtype="int8")
+            for step in range(20):
+                for index, (param, own) in enumerate(zip(plain, model.parameters(), strict=True)):
+                    param.grad = gradient(step, index, own).to_local()
+                opt.step()
+            ends["plain"] = dict(zip(("weight", "bias"), map(part_of, plain), strict=True))
+        found[name] = ends
     return found

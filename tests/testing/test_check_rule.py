@@ -16,24 +16,27 @@ from fallline.rules.ops import sqrt
 from fallline.rules.ranges import NON_NEGATIVE
 from fallline.rules.rule import rule
 from fallline.testing import CHECKS, ConformanceError, cases, check_rule
+from fallline.testing.storage import STORAGES
 from oracles import cases as goldens
 from oracles import options as around
 from support.variants import CLASSES, ENDS
 
 
-def marks_of(cls, variant):
+def marks_of(cls, variant, backend):
     """Leave single options to the slow suite, and all options at once where others look alike or many loops compile."""
     fast = ENDS if cls.rule.name in CLASSES and not cls.rule.whole else ENDS[:1]
+    if backend == "fused" and cls.rule.name in CLASSES:
+        fast = (*fast, "int8 state")
     return () if variant in fast else pytest.mark.slow
 
 
 EVERY = [
-    pytest.param(check, subject, id=f"{cls.rule.name}-{name}", marks=marks_of(cls, name.split("-")[1]))
+    pytest.param(check, subject, id=f"{cls.rule.name}-{name}", marks=marks_of(cls, *name.split("-")[1:]))
     for cls in OPTIMIZERS.values()
     for name, check, subject in cases(cls)
     # The name is CHECK-VARIANT-BACKEND. A single option is tested where it is compiled, because the other backends run
     # the same trace or the function itself, and on optimizers that do not look like another one.
-    if name.split("-")[1] in ENDS or (subject.backend == "fused" and cls.rule.name in CLASSES)
+    if name.split("-")[1] in (*ENDS, *STORAGES) or (subject.backend == "fused" and cls.rule.name in CLASSES)
 ]
 
 

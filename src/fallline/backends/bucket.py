@@ -48,7 +48,8 @@ class Bucket(ABC):
     def rounded(self, index: int = 0) -> list[str]:
         """Return the names of the tensors of a parameter (param and state keys) that are rounded stochastically."""
         state = self.states[index]
-        tensors = {"param": self.params[index], **{key: state[key] for key in self.update.state}}
+        states = {key: state[stored] for key, stored in zip(self.update.state, self.update.stored, strict=True)}
+        tensors = {"param": self.params[index], **states}
         return rounded_columns(self.update, {name: dtype_name(tensor) for name, tensor in tensors.items()})
 
     def rounding_keys(self, numbers: Sequence[Mapping[str, float]]) -> np.ndarray:
@@ -62,7 +63,7 @@ class Bucket(ABC):
         The first call, which follows the construction, records what the bucket depends on; see `kinds`.
         """
         try:
-            columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
+            columns = [list(map(itemgetter(key), self.states)) for key in self.update.tensors]
         except KeyError:
             return False
         found = kinds(self.params, grads, columns)

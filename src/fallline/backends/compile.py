@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from fallline.backends.blocks import decode, encode
 from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import one_memory
 from fallline.backends.rounding import positions, random_bits, round_randomly
 from fallline.backends.split import join, split
 from fallline.rules.rule import MASTER
+from fallline.rules.update import Update, codes_key, scale_key
 
 
 def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -20,7 +22,7 @@ def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.T
 
 
 _WORDS = {"sqrt": torch.sqrt, "sign": torch.sign, "maximum": torch.maximum, "where": _where}
-_WORDS |= {"join": join, "split": split}
+_WORDS |= {"join": join, "split": split, "decode": decode, "encode": encode}
 _WORDS |= {"round_randomly": round_randomly, "random_bits": random_bits, "positions": positions}
 
 
@@ -40,7 +42,7 @@ class CompiledBucket(TracedBucket):
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether every parameter has its gradient and state, all with the same memory layout."""
         return super().fits(grads) and all(
-            can_serve(param, grad, [state[key] for key in self.update.state])
+            can_serve(param, grad, [state[key] for key in self.update.stored])
             for param, grad, state in zip(self.params, grads, self.states, strict=True)
         )
 
@@ -60,10 +62,12 @@ class CompiledBucket(TracedBucket):
         first = self.params[0]
         real = torch.float64 if first.dtype == torch.float64 else torch.float32
         rows = torch.tensor(scalars, dtype=real, device=first.device)
-        function = _function(sweep, self.update.state, real, tuple(self.rounded()), self.update.remainder_bits)
+        function = _function(sweep, self.update, real, tuple(self.rounded()))
         each_key = [None] * len(grads) if keys is None else keys.to(first.device).unbind()
         return [
-            function(*(_vector(t) for t in (param, grad, *(state[name] for name in self.update.state))), rows[row], key)
+            function(
+                *(_vector(t) for t in (param, grad, *(state[name] for name in self.update.tensors))), rows[row], key
+            )
             for param, grad, state, row, key in zip(
                 self.params, grads, self.states, self.scalar_rows, each_key, strict=True
             )
@@ -76,15 +80,18 @@ def _vector(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _function(
-    sweep: Pass, states: tuple[str, ...], real: torch.dtype, rounded: tuple[str, ...], bits: int | None
-) -> Callable[..., torch.Tensor]:
+def _function(sweep: Pass, update: Update, real: torch.dtype, rounded: tuple[str, ...]) -> Callable[..., torch.Tensor]:
     """Return a compiled function of vectors, scalars and a rounding key.
 
     It runs a pass, and returns the sums of squared outputs or, for the pass that writes, nothing.
     """
-    columns = ["param", "grad", *states]
-    lines = [f"{name} = {name}_at.to({real}, copy=True)" for name in columns]  # a copy, because outputs may be inputs
+    columns, bits = ["param", "grad", *update.state], update.remainder_bits
+    lines = [
+        f"{name} = decode({codes_key(name)}_at, {scale_key(name)}_at)"
+        if name in update.in_blocks
+        else f"{name} = {name}_at.to({real}, copy=True)"  # a copy, because outputs may be inputs
+        for name in columns
+    ]
     if bits:
         lines[-1] = f"{MASTER} = join(param_at, {MASTER}_at)"
     lines += [f"s{k} = scalars[{k}]" for k in range(len(sweep.scalars))]
@@ -98,12 +105,17 @@ def _function(
             lines.append(f"high, low = split({outputs[MASTER]}, {bits})")
             outputs |= {"param": "high", MASTER: "low"}
         for name, x in outputs.items():
-            if name in rounded:
-                x = f"round_randomly({x}, random_bits(key, positions(param), {rounded.index(name)}))"
+            random = f"random_bits(key, positions(param), {rounded.index(name)})" if name in rounded else ""
+            if name in update.in_blocks:
+                codes, scale = codes_key(name), scale_key(name)
+                lines.append(f"{codes}_new, {scale}_new = encode({x}, {codes}_at.dtype, {random}, {codes}_at)")
+                lines += [f"{key}_at.copy_({key}_new)" for key in (codes, scale)]
+                continue
+            if random:
+                x = f"round_randomly({x}, {random})"
             lines.append(f"{name}_at.copy_({x})")
-    source = f"def run({', '.join(f'{name}_at' for name in columns)}, scalars, key):\n" + "".join(
-        f"    {line}\n" for line in lines
-    )
+    names = [f"{name}_at" for name in ("param", "grad", *update.tensors)]
+    source = f"def run({', '.join(names)}, scalars, key):\n" + "".join(f"    {line}\n" for line in lines)
     namespace: dict[str, Any] = {"torch": torch, **_WORDS}
     exec(source, namespace)
     compiled: Callable[..., torch.Tensor] = torch.compile(namespace["run"], dynamic=True, fullgraph=True)

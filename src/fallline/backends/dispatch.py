@@ -31,7 +31,7 @@ def bucket_for(
         )
     if backend == "auto":
         backend = "fused" if param.device.type == "cpu" else "foreach"
-    used = [state[key] for key in update.state]  # a state can hold entries of wrappers and of options that are off
+    used = [state[key] for key in update.stored]  # a state can hold entries of wrappers and of options that are off
     dtypes = (param.device, param.dtype, *(tensor.dtype for tensor in used))
     if update.rule.whole and backend != "reference":  # kernels and compiled passes see single elements
         if backend == "fused":

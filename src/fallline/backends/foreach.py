@@ -8,6 +8,7 @@ from typing import Any, Union
 import numpy as np
 import torch
 
+from fallline.backends.blocks import read
 from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
 from fallline.backends.layout import FLOATS, HALF, PLAIN
@@ -16,6 +17,7 @@ from fallline.backends.split import join, split
 from fallline.rules.eigenbases import FUNCTIONS
 from fallline.rules.matrices import orthogonalize, reduce_mean, shape_factor
 from fallline.rules.rule import MASTER
+from fallline.rules.update import codes_key
 
 Operand = Union["Tensors", list[float], float]
 PART = 1 << 22  # elements of matrices that are updated together on a CPU
@@ -136,13 +138,14 @@ class ForeachBucket(TracedBucket):
             results = dict(zip(("param", *self.update.state), self._run(sweep, grads, scalars, part), strict=True))
             for place, index in enumerate(part if rounded else ()):
                 values = {name: results[name].tensors[place] for name in rounded}
-                for name, value in round_columns(rounded, values, keys[index], self.origins[index]).items():
-                    results[name].tensors[place] = value
+                codes = {key: self.states[index][codes_key(key)] for key in self.update.in_blocks}
+                for name, value in round_columns(rounded, values, keys[index], self.origins[index], codes).items():
+                    results.setdefault(name, Tensors([value] * len(part))).tensors[place] = value
             if bits := self.update.remainder_bits:
                 halves = [split(weights, bits) for weights in results[MASTER].tensors]
                 results |= zip(("param", MASTER), map(Tensors, zip(*halves, strict=True)), strict=True)
-            for target, result in zip(self._columns(part), results.values(), strict=True):
-                torch._foreach_copy_(target, result.tensors)
+            for name in ("param", *self.update.tensors):
+                torch._foreach_copy_(self._column(name, part), results[name].tensors)
 
     @functools.cached_property
     def _parts(self) -> list[Sequence[int]]:
@@ -160,13 +163,18 @@ class ForeachBucket(TracedBucket):
         return list(parts.values())
 
     def _columns(self, part: Sequence[int]) -> list[list[torch.Tensor]]:
-        return [[self.params[i] for i in part], *([self.states[i][key] for i in part] for key in self.update.state)]
+        return [self._column(name, part) for name in ("param", *self.update.stored)]
+
+    def _column(self, name: str, part: Sequence[int]) -> list[torch.Tensor]:
+        return [self.params[i] if name == "param" else self.states[i][name] for i in part]
 
     def _run(
         self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, part: Sequence[int]
     ) -> tuple[Tensors, ...]:
         dtype = torch.float32 if self.params[0].dtype in HALF else self.params[0].dtype
         params, *states = self._columns(part)
+        for key in self.update.in_blocks:
+            states[self.update.state.index(key)] = [read(self.states[i], key) for i in part]
         if self.update.remainder_bits:
             states[-1] = list(map(join, params, states[-1]))
         own = [grads[i] for i in part]

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
+from fallline.backends.blocks import LOWEST
 from fallline.backends.split import DTYPES
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 HALF = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALF)
+INTEGERS = {*LOWEST, *DTYPES.values()}  # of states in blocks and remainders
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -42,15 +44,15 @@ def kinds(params: Iterable[Any], grads: Iterable[Any], states: Iterable[Iterable
 def one_memory(tensors: Sequence[torch.Tensor]) -> bool:
     """Return whether the tensors are dense and store their elements in the same order.
 
-    The first is a parameter, the others are its gradient and states. All must be floating-point tensors, or remainders
-    of split weights, on one device, and either all or none of them float64.
+    The first is a parameter, the others are its gradient and states. All must be floating-point tensors, remainders of
+    split weights or codes of states in blocks, on one device, and either all or none of them float64.
     """
     first = tensors[0]
     return (
         type(first) in PLAIN
         and first.numel() > 0
         and all(
-            (t.dtype in FLOATS or t.dtype in DTYPES.values())
+            (t.dtype in FLOATS or t.dtype in INTEGERS)
             and t.device == first.device
             and t.layout is torch.strided
             and not t.is_neg()

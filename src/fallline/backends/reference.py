@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
+from fallline.backends.blocks import read
 from fallline.backends.bucket import Bucket
 from fallline.backends.layout import HALF
 from fallline.backends.rounding import round_columns
 from fallline.backends.split import join, split
 from fallline.dtensor import is_sharded, local, local_like, numbering, on_parts, place_like
 from fallline.rules.rule import MASTER, TENSOR
+from fallline.rules.update import codes_key
 
 
 class ReferenceBucket(Bucket):
@@ -50,7 +52,9 @@ class ReferenceBucket(Bucket):
                 targets = {name: local(targets[name]) for name in names}
                 origin = numbering(param) if rounded else 0
                 torch.autograd.graph.increment_version([param])
-            new |= round_columns(rounded, new, keys[index], origin)
+            codes = {key: state[codes_key(key)] for key in self.update.in_blocks}
+            new |= round_columns(rounded, new, keys[index], origin, codes)
+            new = {name: value for name, value in new.items() if name not in codes}
             for name, value in new.items():
                 target = targets[name]
                 if target.is_conj():  # the real view of a conjugated tensor is a copy
@@ -73,7 +77,7 @@ class ReferenceBucket(Bucket):
         """
         dtype = torch.float32 if param.dtype in HALF else _real(param).dtype
         # Autograd saves the tensors that a differentiable step reads, so they must not be overwritten in place.
-        tensors = [param, *(state[key] for key in self.update.state)]
+        tensors = [param, *(read(state, key) for key in self.update.state)]
         if self.update.remainder_bits:
             tensors[-1] = on_parts(join, param.detach(), state[MASTER])
         if self.update.rule.shapes is not None:

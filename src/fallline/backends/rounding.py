@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from fallline.rules.update import Update
+from fallline.backends.blocks import encode
+from fallline.rules.update import Update, codes_key, scale_key
 
 _MASK = 0xFFFFFFFF
 
 
 def rounded_columns(update: Update, dtypes: Mapping[str, str]) -> list[str]:
     """Return the names of the written tensors (param and state keys, with dtypes) that are rounded stochastically."""
+    low_state, blocks = update.state_dtype == torch.bfloat16, update.in_blocks
     wanted = {"param": update.round_param}
-    low_state = update.state_dtype == torch.bfloat16
-    return [name for name, dtype in dtypes.items() if dtype == "bfloat16" and wanted.get(name, low_state)]
+    return [
+        name
+        for name, dtype in dtypes.items()
+        if name in blocks or (dtype == "bfloat16" and wanted.get(name, low_state))
+    ]
 
 
 def keys(seeds: Sequence[float], params: Sequence[int], steps: Sequence[float]) -> np.ndarray:
@@ -41,7 +46,7 @@ def _mix(x: Any) -> Any:
 
 
 def random_bits(key: Any, index: torch.Tensor, column: int) -> torch.Tensor:
-    """Return 16 random bits for each element of a tensor, identical to those of `draw` in `fused/intrinsics.py`.
+    """Return 16 random bits for each element of a tensor, identical to those of `draw` in `fused/formats.py`.
 
     Args:
         key: the key of the tensor, from `keys`.
@@ -66,7 +71,11 @@ def round_randomly(values: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
 
 
 def round_columns(
-    columns: Sequence[str], values: Mapping[str, torch.Tensor], key: int, origin: int | torch.Tensor = 0
+    columns: Sequence[str],
+    values: Mapping[str, torch.Tensor],
+    key: int,
+    origin: int | torch.Tensor = 0,
+    codes: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Round the new values of one parameter that are rounded stochastically, and return them.
 
@@ -75,11 +84,20 @@ def round_columns(
         values: all new values of the parameter, by name.
         key: the key of the parameter, from `keys`.
         origin: for a shard, the position of its first element in the whole tensor, or of each element.
+        codes: the present codes of the states that are stored in blocks, by name.
+
+    Returns:
+        The rounded values by name; for states in blocks, the codes and scales by the keys under which they are stored.
     """
-    rounded = {}
+    rounded: dict[str, torch.Tensor] = {}
     for number, name in enumerate(columns):
         index = origin if isinstance(origin, torch.Tensor) else positions(values[name]) + origin
-        rounded[name] = round_randomly(values[name], random_bits(key, index, number))
+        bits = random_bits(key, index, number)
+        if codes and name in codes:
+            found = encode(values[name], codes[name].dtype, bits, codes[name])
+            rounded |= zip((codes_key(name), scale_key(name)), found, strict=True)
+        else:
+            rounded[name] = round_randomly(values[name], bits)
     return rounded
 
 

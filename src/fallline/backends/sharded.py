@@ -11,7 +11,7 @@ from fallline.backends.bucket import Bucket
 from fallline.backends.foreach import ForeachBucket
 from fallline.backends.ir import Pass
 from fallline.backends.ir_runner import Numbers, TracedBucket
-from fallline.dtensor import local, local_like, numbering, sum_over_shards
+from fallline.dtensor import local, local_like, local_part, numbering, sum_over_shards
 from fallline.rules.update import Update
 
 
@@ -51,11 +51,11 @@ class ShardedBucket(TracedBucket):
     ) -> None:
         """Append one parameter, and add its local part to a bucket that supports it."""
         super().add(param, state, row, place, origin)
-        shards = {"param": local(param), **{key: local(state[key]) for key in self.update.state}}
+        shards = {"param": local(param), **{key: local_part(state[key]) for key in self.update.tensors}}
         self._locals.append(shards)
         self._places = param.grad.placements  # type: ignore[union-attr]
         reals = {key: _real(tensor) for key, tensor in shards.items()}
-        states = {key: reals[key] for key in self.update.state}
+        states = {key: reals[key] for key in self.update.tensors}
         own = numbering(param) if self.update.rounds else 0
         key, bucket = self._bucket_of(param, states, reals["param"], own)
         part = self._parts.setdefault(key, _Part(bucket))
@@ -83,7 +83,7 @@ class ShardedBucket(TracedBucket):
         for param, state, known in zip(self.params, self.states, self._locals, strict=True):
             if local(param) is not known["param"]:
                 return False
-            if any(state.get(key) is None or local(state[key]) is not known[key] for key in self.update.state):
+            if any(state.get(key) is None or local_part(state[key]) is not known[key] for key in self.update.tensors):
                 return False
         if self._places != self.params[0].placements:  # type: ignore[attr-defined]
             return True  # gradients have to be redistributed first; the foreach backend supports any layout

@@ -3,7 +3,7 @@
 The magnitude of the weight, as the bits of a float32 without the sign, is (magnitude of the parameter << k) +
 remainder, with k = 8 bits (weights of 24 bits) or 16 (float32). The remainder is signed, so that the parameter is the
 weight rounded to nearest; a tie is rounded away from zero, which changes nothing in the weight. Weights of 24 bits are
-float32 numbers rounded to nearest, ties to even. `fused/intrinsics.py` has the same arithmetic.
+float32 numbers rounded to nearest, ties to even. `fused/formats.py` has the same arithmetic.
 
 A user may write to the parameter. The magnitude is then not below 0, so that a parameter of 0 stands for 0 whatever the
 remainder is.
@@ -40,6 +40,7 @@ def split(weights: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]
         >>> split(torch.tensor([1.0, 1.001]), 8)
         (tensor([1., 1.], dtype=torch.bfloat16), tensor([ 0, 33], dtype=torch.int8))
     """
+    weights = weights.float()  # 0-d tensors are float64 after operations with a norm
     raw = weights.view(torch.int32)
     magnitude = raw & _MAGNITUDE
     if bits == 8:

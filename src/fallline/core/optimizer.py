@@ -10,6 +10,7 @@ import torch
 from torch._compile import _disable_dynamo
 
 from fallline.backends import BACKENDS
+from fallline.backends.blocks import as_numbers
 from fallline.core.averages import AveragedWeights
 from fallline.core.common_options import expand_signature
 from fallline.core.numbers import numbers_of
@@ -222,9 +223,7 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
         if not plan.holds(updates, self.param_groups, self.state):
             return None
         grads: list[Any] = [[p.grad for p in bucket.params] for bucket in plan.buckets]
-        if not all(bucket.fits(g) for bucket, g in zip(plan.buckets, grads, strict=True)):
-            return None
-        return grads
+        return grads if all(bucket.fits(g) for bucket, g in zip(plan.buckets, grads, strict=True)) else None
 
     def _make_plan(self, updates: list[Update]) -> Plan:
         """Check every gradient, create missing state, and sort the parameters into buckets and cohorts."""
@@ -235,6 +234,14 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
         """Return all numbers that the next update of these parameters can read."""
         group, scale = self.param_groups[cohort.group], getattr(self, "grad_scale", None)
         return numbers_of(type(self).__name__, self.rule_of(group), group, cohort.age + 1, cohort.first, scale, scalars)
+
+    def state_as_numbers(self, param: torch.Tensor) -> dict[str, Any]:
+        """Return `state[param]`, with float32 tensors instead of the codes and scales of `state_dtype="int8"`.
+
+        Args:
+            param: a parameter; if it has no state, the result is empty.
+        """
+        return as_numbers(self.state[param]) if param in self.state else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state under PyTorch's keys; the class of the same name in `torch.optim` can load it.
@@ -248,9 +255,10 @@ class Optimizer(AveragedWeights, torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of Fallline or of the class of the same name in `torch.optim`.
 
-        The loaded state keeps the dtype in which it was saved. Execution options (backend, foreach, fused) of this
-        optimizer do not change, and options that the state dict lacks keep their values. Entries of schedulers and
-        wrappers are kept. A StateWarning names options that were on and that the state dict switches off.
+        The state keeps the dtype in which it was saved, unless `state_dtype` is "int8" here or there: then that of this
+        optimizer decides. Execution options (backend, foreach, fused) do not change, and options that the state dict
+        lacks keep their values. Entries of schedulers and wrappers are kept. A StateWarning names options that were on
+        and that the state dict switches off.
 
         Raises:
             StateError: groups, names or shapes do not match; the optimizer is unchanged.

@@ -10,7 +10,7 @@ from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.group_values import plain
 from fallline.rules.ranges import FRACTION, POSITIVE, several
-from fallline.rules.rule import MULTIPLYING_MODES, REMAINDER_BITS, Rule
+from fallline.rules.rule import INT8, MULTIPLYING_MODES, REMAINDER_BITS, Rule
 
 _EXTRA = defaults_of(ExtraOptions)
 # Defaults of the options that a group and its constructor do not set. Custom optimizers need not declare them.
@@ -22,7 +22,7 @@ COMMON: dict[str, Any] = {
 # The numbers that every group has, besides the hyperparameters of its rule.
 NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
-STATE_DTYPES = (None, torch.float32, torch.bfloat16)
+STATE_DTYPES = (None, torch.float32, torch.bfloat16, INT8)
 
 
 def plain_options(name: str, rule: Rule, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
     dtype, seed = group["state_dtype"], group["rounding_seed"]
     if dtype not in STATE_DTYPES:
         raise ArgumentError(
-            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {dtype!r}; leave it out to use "
-            "the dtype of the parameter (float32 for half precision)"
+            f"{name}: state_dtype must be None, torch.float32, torch.bfloat16 or 'int8', got {dtype!r}; leave it out to"
+            " use the dtype of the parameter (float32 for half precision)"
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
@@ -119,8 +119,13 @@ def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
                 f"{name}: master_weights must be False with {option}, because it makes the parameters copies of "
                 f"float32 weights, got both; leave one of them out"
             )
+    if dtype == INT8 and rule.whole:
+        raise ArgumentError(
+            f"{name}: state_dtype='int8' is for optimizers that update every element on its own, got {rule.name}, "
+            "which updates whole matrices; pass state_dtype=torch.bfloat16"
+        )
     for option, reason in rule.exact.items():
-        if dtype is torch.bfloat16 and group[option]:
+        if dtype in (torch.bfloat16, INT8) and group[option]:
             raise ArgumentError(
                 f"{name}: {option} needs an exact state ({reason}), got state_dtype={dtype}; leave one of them out"
             )

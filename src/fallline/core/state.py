@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
+from fallline.backends.blocks import put_into_blocks, take_out_of_blocks
 from fallline.backends.split import DTYPES as REMAINDERS
 from fallline.backends.split import join, split
 from fallline.core.options import DTYPES
 from fallline.dtensor import is_sharded, on_parts, zeros_beside
 from fallline.errors import GradientError
 from fallline.rules.rule import EMA, MASTER, Rule
-from fallline.rules.update import Update
+from fallline.rules.update import Update, codes_key
 
 
 def check_gradient(name: str, param: torch.Tensor) -> bool:
@@ -61,7 +62,8 @@ def complete_state(
     """
     shapes = shapes_of(update.rule, param, group)
     own = update.rule.own_shapes(real_shape(param), group)
-    missing = [key for key in update.state if state.get(key) is None and key not in (EMA, MASTER)]
+    fit_blocks(state, param, update)
+    missing = [key for key in update.state if not _has(state, key) and key not in (EMA, MASTER)]
     for key in missing:
         if key in update.rule.copies:  # like other copies of the parameter, it has no lower precision
             source = param if group.get("differentiable") else param.detach()
@@ -70,9 +72,10 @@ def complete_state(
         if key in own:  # small, or sensitive to rounding
             state[key] = zeros_beside(param, shapes[key], _state_dtype(param).to_real())
             continue
-        dtype = update.state_dtype or _state_dtype(param)
+        dtype = torch.float32 if key in update.in_blocks else update.state_dtype or _state_dtype(param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-    used = {key: state[key] for key in update.state if state.get(key) is not None}
+    fit_blocks(state, param, update)
+    used = {key: state[stored] for key, stored in zip(update.state, update.stored, strict=True) if _has(state, key)}
     if any(real_shape(value) != shapes.get(key, real_shape(param)) for key, value in used.items()):
         raise GradientError(
             f"{name}: the state of a parameter must be complex if the parameter is, got a parameter of {param.dtype} "
@@ -88,6 +91,20 @@ def complete_state(
         if state.get(key) is None:
             state[key] = new_scalar(value)
     return bool(missing)
+
+
+def fit_blocks(state: dict[str, Any], param: torch.Tensor, update: Update) -> None:
+    """Put the states of a parameter into blocks, or take them out, as its update wants them."""
+    for key in update.state:
+        if key in update.in_blocks:
+            if state.get(key) is not None:
+                put_into_blocks(state, key, torch.uint8 if key in update.rule.non_negative else torch.int8)
+        elif state.get(codes_key(key)) is not None:
+            take_out_of_blocks(state, key, update.state_dtype or _state_dtype(param))
+
+
+def _has(state: Mapping[str, Any], key: str) -> bool:
+    return state.get(key) is not None or state.get(codes_key(key)) is not None
 
 
 def _master(found: torch.Tensor | None, param: torch.Tensor, bits: int | None) -> torch.Tensor:

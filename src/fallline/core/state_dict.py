@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from fallline.backends.blocks import LOWEST, as_numbers, blocks_of, decode
 from fallline.core.decay_mode import decay_entries, decay_options
 from fallline.core.options import plain_options
-from fallline.core.state import new_scalar, new_step, real_shape, shapes_of
+from fallline.core.state import fit_blocks, new_scalar, new_step, real_shape, shapes_of
 from fallline.dtensor import is_sharded, place_like
 from fallline.errors import StateError
-from fallline.rules.rule import EMA, MASTER, Rule
-from fallline.rules.update import update_for
+from fallline.rules.rule import EMA, INT8, MASTER, Rule
+from fallline.rules.update import codes_key, is_codes, scale_key, update_for
 
 # These options select how a step is executed in this process, so loading does not change them.
 _EXECUTION = ("foreach", "fused", "capturable", "differentiable")
@@ -36,8 +37,14 @@ def pack(name: str, rule_of: RuleOf, state_dict: dict[str, Any]) -> dict[str, An
     Args:
         name: class name of the optimizer, for messages.
         rule_of: returns the update rule of a group.
-        state_dict: the state dict as PyTorch's base class makes it; its groups are changed.
+        state_dict: the state dict as PyTorch's base class makes it; its groups are changed. States of DTensors that are
+            stored in blocks are replaced by bfloat16 numbers, which are the same values: the blocks of a process fit no
+            other sharding.
     """
+    for key, state in state_dict.get("state", {}).items():
+        if isinstance(state, Mapping) and any(is_sharded(value) for name, value in state.items() if is_codes(name)):
+            numbers = as_numbers(state)
+            state_dict["state"][key] = {k: v if k in state else v.to(torch.bfloat16) for k, v in numbers.items()}
     for group in state_dict.get("param_groups", ()):  # a user's hook may have returned anything
         group |= plain_options(name, rule_of(group), group)
         group |= decay_entries(name, rule_of(group), group)
@@ -96,7 +103,7 @@ def unpack(
 
 def _is_of_parameter(rule: Rule, key: Any, saved: Any) -> bool:
     """Return whether an entry of the state belongs to a parameter; wrappers such as TRAC add entries of their own."""
-    own = rule.state.keys() - {"variance"}  # which TRAC has too
+    own = {*rule.state, *map(codes_key, rule.state)} - {"variance"}  # which TRAC has too
     return isinstance(key, int) or (isinstance(saved, Mapping) and not saved.keys().isdisjoint(own))
 
 
@@ -126,6 +133,8 @@ def _fit_group(name: str, rule: Rule, index: int, own: dict[str, Any], saved: Ma
     options = {**saved, **decay_options(rule, own, saved)}
     named = ("param_names",) if "param_names" in own else ()  # its own names, which may have other wrappers
     kept = {k: v for k, v in options.items() if k not in (*_EXECUTION, *named, "params", "decoupled_weight_decay")}
+    if INT8 in (own["state_dtype"], kept.get("state_dtype")):  # states in blocks are converted, in both directions
+        kept["state_dtype"] = own["state_dtype"]
     return {**own, **deepcopy(plain_options(name, rule, kept))}
 
 
@@ -149,15 +158,18 @@ def _fit_state(
     saved_group: Mapping[str, Any],
     saved: Mapping[str, Any],
 ) -> dict[str, Any]:
-    own = {*rule.state, *rule.scalar_state, "step", EMA, MASTER}
+    blocks = {store(k): k for k in rule.state for store in (codes_key, scale_key)}
+    own = {*rule.state, *blocks, *rule.scalar_state, "step", EMA, MASTER}
     present = {k: v for k, v in saved.items() if v is not None or k not in own}  # PyTorch stores a buffer of None
     lazy = [k for k, option in _ADDED.items() if not saved_group.get(option)]
     shapes = shapes_of(rule, param, group)
-    needed = [k for k in update_for(rule, group).of_states(shapes).state if k not in lazy]
+    update = update_for(rule, group).of_states(shapes)
+    needed = [k for k in update.state if k not in lazy]
     needed += ["step"] * rule.counts_steps
     needed += rule.scalar_state
     started = not own.isdisjoint(present)
-    if (_STATE_OF_RULES - own) & present.keys() or any(started and k not in present for k in needed):
+    stated = {blocks.get(k, k.removesuffix(codes_key(""))) if isinstance(k, str) else k for k in present}
+    if (_STATE_OF_RULES - own) & stated or any(started and k not in stated for k in needed):
         raise StateError(
             f"{name}: the state of parameter {key!r} must hold {', '.join(needed) or 'nothing'}, got "
             f"{', '.join(present)}; check whether it was saved by another optimizer, and if it was flattened, create "
@@ -171,10 +183,30 @@ def _fit_state(
             state[k] = new_step(float(value))
         elif k in rule.scalar_state:
             state[k] = new_scalar(float(value))
+        elif k in blocks:
+            state |= _fit_blocks(name, key, blocks[k], present, param)
         else:
             _check_shape(name, key, k, value, param, shapes.get(k, real_shape(param)))
             state[k] = place_like(value, param)
+    fit_blocks(state, param, update)
     return state
+
+
+def _fit_blocks(name: str, key: Any, k: str, saved: Mapping[str, Any], param: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a copy of a state that is stored in blocks, in blocks too unless the parameter is a DTensor."""
+    codes: Any = saved.get(codes_key(k))
+    scales = saved.get(scale_key(k))
+    _check_shape(name, key, codes_key(k), codes, param, real_shape(param))
+    count = blocks_of(param.numel())
+    if not isinstance(scales, torch.Tensor) or scales.shape != (count,) or codes.dtype not in LOWEST:
+        found = tuple(scales.shape) if isinstance(scales, torch.Tensor) else repr(scales)
+        raise StateError(
+            f"{name}: {codes_key(k)} of parameter {key!r} must be int8 or uint8 with {scale_key(k)} of shape "
+            f"{(count,)}, got {codes.dtype} and {found}; load a state dict that state_dict() returned"
+        )
+    if is_sharded(param):
+        return {k: place_like(decode(codes, scales), param)}
+    return {codes_key(k): place_like(codes, param), scale_key(k): scales.detach().to(param.device, copy=True)}
 
 
 def _check_shape(name: str, key: Any, k: str, value: Any, param: torch.Tensor, real: tuple[int, ...]) -> None:

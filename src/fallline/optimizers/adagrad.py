@@ -18,6 +18,7 @@ def stability(sum: Any, *, lr_decay: Any, eps: Any, step: Any) -> tuple[Any, Any
 
 @rule(
     state={"sum": None},
+    non_negative=("sum",),
     ranges={"lr_decay": NON_NEGATIVE, "initial_accumulator_value": NON_NEGATIVE, "eps": NON_NEGATIVE},
     formula="s = s + g²;  p −= lr/(1 + (t − 1)·lr_decay)·g/(√s + eps)",
     source="Duchi et al. 2011, JMLR 12:2121–2159, figure 1, diagonal matrices",

@@ -24,6 +24,7 @@ def stability(exp_avg_sq: Any, max_exp_avg_sq: Any, *, beta1: Any, beta2: Any, e
 
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None, "max_exp_avg_sq": "amsgrad"},
+    non_negative=("exp_avg_sq", "max_exp_avg_sq"),
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="m = β1·m + (1 − β1)·g;  v = β2·v + (1 − β2)·g²;  p −= lr·m̂/(√v̂ + eps)",
     source="Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 1; amsgrad: Reddi et al. 2018, arXiv:1904.09237",

@@ -18,6 +18,7 @@ def stability(exp_inf: Any, *, beta1: Any, step: Any) -> tuple[Any, Any]:
 
 @rule(
     state={"exp_avg": None, "exp_inf": None},
+    non_negative=("exp_inf",),
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="m = β1·m + (1 − β1)·g;  u = max(β2·u, |g| + eps);  p −= lr·m̂/u",
     source="Kingma & Ba 2015, arXiv:1412.6980v9, algorithm 2",

@@ -12,6 +12,7 @@ adamw = Rule(
     name="adamw",
     function=adam.function,
     state=adam.state,
+    non_negative=adam.non_negative,
     ranges=adam.ranges,
     exact=adam.exact,
     stability=adam.stability,

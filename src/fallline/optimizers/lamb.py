@@ -13,6 +13,7 @@ from fallline.rules.rule import TENSOR, Norm, rule
 
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None},
+    non_negative=("exp_avg_sq",),
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE, "trust_clip": Range(open=True, optional=True)},
     formula="u = m̂/(√v̂ + eps) + wd·p;  p −= lr·(‖p‖/‖u‖)·u",
     source="You et al. 2020, arXiv:1904.00962v5, algorithm 2",

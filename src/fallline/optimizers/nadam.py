@@ -31,6 +31,7 @@ def stability(
 
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None},
+    non_negative=("exp_avg_sq",),
     scalar_state={"mu_product": 1.0},
     advance=multiply_momenta,
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE, "momentum_decay": NON_NEGATIVE},

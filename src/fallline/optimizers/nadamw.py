@@ -19,6 +19,7 @@ def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -
 
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None},
+    non_negative=("exp_avg_sq",),
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="p ·= 1 − lr·wd;  m̄ = β1·m/(1 − β1^(t+1)) + (1 − β1)·g/(1 − β1^t);  p −= lr·m̄/(√v̂ + eps)",
     source="Dozat 2016, ICLR workshop, algorithm 2, μ constant; decay as Loshchilov & Hutter 2019, arXiv:1711.05101",

@@ -75,6 +75,7 @@ def estimate(
 
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None, "s": None, "p0": None},
+    non_negative=("exp_avg_sq",),
     copies=("p0",),
     steps=("s",),
     sums=("progress", "total"),

@@ -37,6 +37,7 @@ def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, eps: Any, step: Any) -
 
 @rule(
     state={"exp_avg": None, "exp_avg_sq": None},
+    non_negative=("exp_avg_sq",),
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="p −= lr·m̂·r·√(1 − β2^t)/(√v + eps) if ρ > 5 else lr·m̂",
     source="Liu et al. 2020, arXiv:1908.03265v4, algorithm 2",

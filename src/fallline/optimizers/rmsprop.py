@@ -26,6 +26,7 @@ def stability(square_avg: Any, grad_avg: Any, *, eps: Any, momentum: Any, eps_in
 
 @rule(
     state={"square_avg": None, "grad_avg": "centered", "momentum_buffer": "momentum"},
+    non_negative=("square_avg",),
     ranges={"alpha": FRACTION, "eps": NON_NEGATIVE, "momentum": NON_NEGATIVE},
     formula="v = α·v + (1 − α)·g²;  p −= lr·g/(√v + eps)",
     source="Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850",

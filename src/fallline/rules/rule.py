@@ -15,6 +15,7 @@ MULTIPLYING_MODES = ("decoupled", "independent")  # the modes in which decay mul
 ALL, TENSOR = "all", "tensor"  # scope of a norm: all parameters of all groups, or a single parameter
 EMA = "ema"  # the state key of averaged parameters
 MASTER = "master"  # the state key of the float32 master weights of half-precision parameters, or of what they lack
+INT8 = "int8"  # the value of `state_dtype` for states of 8 bits in blocks
 REMAINDER_BITS = {"split24": 8, "split32": 16}  # what bfloat16 parameters lack, by value of `master_weights`
 
 _FLAGS = (bool, int, str, tuple)  # annotations of options that select what the function computes
@@ -49,6 +50,8 @@ class Rule:
             `scalar_state` after a step; it takes the hyperparameters and `step` that it needs by keyword. It is called
             before the update, so the function gets the new values.
         copies: the state keys that start as copies of the parameter instead of zeros.
+        non_negative: the state keys whose values are never below 0, such as second moments. With state_dtype="int8"
+            they keep a larger range and never become 0.
         sums: the names of sums over all elements of all parameters that `adapt` takes.
         summands: function `(param, grad, *state, **numbers) -> tuple` of the elements that are summed, one for each of
             `sums`. It takes the numbers and flags that it needs by keyword.
@@ -90,6 +93,7 @@ class Rule:
     adapt: Callable[..., tuple[float, ...]] | None = None
     shapes: Callable[..., Mapping[str, tuple[int, ...] | None]] | None = None
     steps: tuple[str, ...] = ()
+    non_negative: tuple[str, ...] = ()
     summand_arguments: tuple[str, ...] = field(init=False)
     advance_arguments: tuple[str, ...] = field(init=False)
     arguments: tuple[str, ...] = field(init=False)
@@ -227,6 +231,7 @@ def rule(
     adapt: Callable[..., tuple[float, ...]] | None = None,
     shapes: Callable[..., Mapping[str, tuple[int, ...] | None]] | None = None,
     steps: tuple[str, ...] = (),
+    non_negative: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., tuple[Any, ...]]], Rule]:
     """Declare the decorated function as an update rule; see `Rule` for the arguments.
 
@@ -260,6 +265,7 @@ def rule(
             adapt,
             shapes,
             steps,
+            non_negative,
         )
 
     return declare

@@ -5,7 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fallline.rules.ops import maximum, minimum, sign, sqrt
-from fallline.rules.rule import ALL, EMA, MASTER, MULTIPLYING_MODES, REMAINDER_BITS, TENSOR, Norm, Rule
+from fallline.rules.rule import (
+    ALL,
+    EMA,
+    INT8,
+    MASTER,
+    MULTIPLYING_MODES,
+    REMAINDER_BITS,
+    TENSOR,
+    Norm,
+    Rule,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,22 @@ class Update:
     def rounds(self) -> bool:
         """Whether the parameter or its state may be rounded stochastically."""
         return self.round_param or self.state_dtype is not None
+
+    @property
+    def in_blocks(self) -> tuple[str, ...]:
+        """The states that are stored in 8 bits; copies and averages of the parameter are not."""
+        exact = (EMA, MASTER, *self.rule.copies)
+        return tuple(key for key in self.state if key not in exact) if self.state_dtype == INT8 else ()
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The keys under which the states are stored: for states in blocks, those of their codes."""
+        return tuple(codes_key(key) if key in self.in_blocks else key for key in self.state)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The keys of all tensors of the state: `stored`, then the scales of the states in blocks."""
+        return (*self.stored, *map(scale_key, self.in_blocks))
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -124,6 +150,21 @@ class Update:
         """Return the fraction of the parameter that a step removes."""
         rate = "lr" if self.weight_decay_mode == "decoupled" else "relative_lr"
         return scalars[rate] * scalars["weight_decay"]
+
+
+def codes_key(key: str) -> str:
+    """Return the key of the codes of a state that is stored in blocks."""
+    return f"{key}_codes"
+
+
+def is_codes(key: Any) -> bool:
+    """Return whether a key of a state is that of codes."""
+    return isinstance(key, str) and key.endswith(codes_key(""))
+
+
+def scale_key(key: str) -> str:
+    """Return the key of the scales of a state that is stored in blocks."""
+    return f"{key}_scale"
 
 
 def cautious_step(step: Any, grad: Any, norm: Norm) -> Any:

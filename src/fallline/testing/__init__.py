@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,16 +12,26 @@ from fallline.core.common_options import CommonOptions
 from fallline.core.optimizer import Optimizer
 from fallline.errors import ArgumentTypeError
 from fallline.rules.rule import Rule
-from fallline.testing import continuity, numerics
-from fallline.testing.runs import BACKENDS, REAL, variants
+from fallline.testing import continuity, numerics, storage
+from fallline.testing.runs import BACKENDS, REAL, accepts, variants
+from fallline.testing.storage import STORAGES
 from fallline.testing.subject import ConformanceError, Subject
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
-    name: check
-    for module in (numerics, continuity)
-    for name, check in vars(module).items()
-    if inspect.isfunction(check) and check.__module__ == module.__name__ and not name.startswith("_")
-}
+
+def _checks_of(*modules: ModuleType) -> dict[str, Callable[[Subject], None]]:
+    return {
+        name: check
+        for module in modules
+        for name, check in vars(module).items()
+        if inspect.isfunction(check) and check.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+CHECKS = _checks_of(numerics, continuity)
+# Of random numbers that depend on the index of a parameter, another optimizer has others.
+STORAGE_CHECKS = _checks_of(storage, continuity)
+del STORAGE_CHECKS["late_gradients_count_their_own_age"]
+STORAGE_CHECKS["nan_reaches_the_parameter"] = numerics.nan_reaches_the_parameter
 _ONCE = ("thread_count_does_not_matter",)  # runs only with the default options and with all; about memory, not options
 
 
@@ -40,6 +51,11 @@ def cases(
             for name, check in CHECKS.items():
                 if name not in _ONCE or (end and backend != "reference"):
                     yield f"{name}-{variant}-{backend}", check, subject
+    for name, (dtype, options) in STORAGES.items():
+        for backend in backends if accepts(cls, options, dtype) else ():
+            subject = Subject(cls, options, backend, oracle, (dtype,))
+            for check_name, check in STORAGE_CHECKS.items():
+                yield f"{check_name}-{name}-{backend}", check, subject
 
 
 def check_rule(
@@ -52,7 +68,7 @@ def check_rule(
     """Run the conformance suite of Fallline's optimizers on an update rule.
 
     The options are taken from the signature of the constructor: each is tested on its own, then all compatible options
-    together.
+    together. Then come the formats in which parameters and states are stored in fewer bits.
 
     Args:
         rule: a subclass of `fallline.core.optimizer.Optimizer`, or a bare rule.

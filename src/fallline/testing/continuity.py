@@ -60,7 +60,7 @@ def resumes_from_a_distributed_checkpoint(subject: Subject) -> None:
         named = {f"p{index}": torch.nn.Parameter(v.detach().clone()) for index, v in enumerate(values)}
         return torch.nn.ParameterDict(named)
 
-    first = model(params_of())
+    first = model(params_of(dtype=subject.dtypes[0]))
     opt = subject.build(first.parameters())
     train(opt, range(3))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -84,7 +84,7 @@ def copies_continue_identically(subject: Subject) -> None:
         "pickle": lambda x: pickle.loads(pickle.dumps(x)),
     }
     for name, copier in copiers.items():
-        opt = subject.build(params_of())
+        opt = subject.build(params_of(dtype=subject.dtypes[0]))
         train(opt, range(3))
         other = copier(opt)
         before = [*(p.clone() for p in values_of(opt)), *(v for s in state_of(opt) for v in s.values())]
@@ -117,11 +117,12 @@ def late_gradients_count_their_own_age(subject: Subject) -> None:
 
 def groups_without_gradients_are_left_alone(subject: Subject) -> None:
     """Check that a step without gradients changes nothing, and that a whole group may have no gradients."""
-    busy, idle = params_of(), parameter(2, seed=9)
+    dtype = subject.dtypes[0]
+    busy, idle = params_of(dtype=dtype), parameter(2, seed=9, dtype=dtype)
     opt = subject.build([{"params": busy}, {"params": [idle]}])
     opt.step()
     need(not any(opt.state.values()), "a step without gradients created state")
-    others = params_of()
+    others = params_of(dtype=dtype)
     twin = subject.build(others)
     for step in range(3):
         for params, one in ((busy, opt), (others, twin)):
@@ -130,7 +131,10 @@ def groups_without_gradients_are_left_alone(subject: Subject) -> None:
     need(
         same_bits([p.detach() for p in busy], [p.detach() for p in others]), "a group without gradients changed others"
     )
-    need(same_bits([idle.detach()], [parameter(2, seed=9).detach()]), "a parameter without a gradient changed")
+    need(
+        same_bits([idle.detach()], [parameter(2, seed=9, dtype=dtype).detach()]),
+        "a parameter without a gradient changed",
+    )
     for gone in (busy[:1], busy):  # parameters that had gradients in the step before
         before = [p.detach().clone() for p in gone]
         for param in gone:

@@ -242,9 +242,9 @@ def unknown_keywords_raise(subject: Subject) -> None:
 
 def nan_reaches_the_parameter(subject: Subject) -> None:
     """Check that a NaN in a gradient appears in the parameter or its state."""
-    param = parameter(4)
+    param = parameter(4, dtype=subject.dtypes[0])
     opt = subject.build([param], lr=0.1)
-    param.grad = torch.tensor([math.nan, 1.0, 1.0, 1.0])
+    param.grad = torch.tensor([math.nan, 1.0, 1.0, 1.0], dtype=param.dtype)
     opt.step()
     values = [param.detach(), *state_of(opt)[0].values()]
     need(any(bool(value.isnan().any()) for value in values), "neither the parameter nor its state contains the NaN")

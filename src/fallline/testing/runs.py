@@ -47,17 +47,18 @@ def variants(cls: type[Optimizer]) -> dict[str, Options]:
             found[name] = {**NEEDS.get(name, {}), name: True}
         elif isinstance(default, (int, float)) and default == 0 and name != "weight_decay":
             found[name] = {**NEEDS.get(name, {}), name: VALUES.get(name, 0.5)}
-    found = {name: options for name, options in found.items() if _accepts(cls, options)}
+    found = {name: options for name, options in found.items() if accepts(cls, options)}
     everything: Options = {}
     for options in found.values():
         merged = {**options, **everything}
-        everything = merged if _accepts(cls, merged) else everything
+        everything = merged if accepts(cls, merged) else everything
     return {**found, "everything": everything}
 
 
-def _accepts(cls: type[Optimizer], options: Options) -> bool:
+def accepts(cls: type[Optimizer], options: Options, dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether an optimizer can be built with these options, for parameters of a dtype."""
     try:
-        cls([parameter()], **options)
+        cls([parameter(dtype=dtype)], **options)
     except (ArgumentError, ArgumentTypeError):
         return False
     return True

@@ -86,7 +86,7 @@ class FusedBucket(TracedBucket):
     def put_back(self, key: str) -> None:
         """Copy the state `key` of every parameter to the parameter; large copies bypass the cache, in half the time."""
         if self._traffic >= PARALLEL and self._unmoved() and self._layout_fits([state[key] for state in self.states]):
-            column, size = 2 + list(self.update.state).index(key), self.params[0].element_size()
+            column, size = 2 + self.update.tensors.index(key), self.params[0].element_size()
             self._share(Call(_copies().put_back, *self._tables, np.array([[column, size]])))
             torch.autograd.graph.increment_version(self.params)
         else:
@@ -109,15 +109,16 @@ class FusedBucket(TracedBucket):
 
     def _unmoved(self) -> bool:
         """Return whether parameters and states are the tensors of the table, at the same addresses."""
-        columns = [list(map(itemgetter(key), self.states)) for key in self.update.state]
+        columns = [list(map(itemgetter(key), self.states)) for key in self.update.tensors]
         same = all(map(is_, chain(self.params, *columns), self._tensors))
         return same and self._addresses.hold(self._tensors)
 
     def _prepare(self, grads: Sequence[torch.Tensor]) -> None:
-        columns = [[state[key] for state in self.states] for key in self.update.state]
+        columns = [[state[key] for state in self.states] for key in self.update.tensors]
         tensors = [self.params, list(grads), *columns]
         self._dtype = self.params[0].dtype
-        self._kernels = compile_update(self.update, tuple(dtype_name(column[0]) for column in tensors))
+        dtypes = tuple(dtype_name(column[0]) for column in tensors[: 2 + len(self.update.state)])
+        self._kernels = compile_update(self.update, dtypes)
         addresses = [[t.data_ptr() for t in column] for column in tensors]
         # The last two columns are for rounding: the key, and the position of the first element.
         self._table = np.array([*addresses, self.scalar_rows, [0] * len(self.rows), self.origins]).T.copy()

@@ -1,11 +1,10 @@
-"""Numba functions that the generated kernels call: addresses, atomics and 16-bit floating point."""
+"""Numba functions that the generated kernels call: addresses, atomics, and operations on bits."""
 
 import contextlib
 
-import numpy as np
 from llvmlite import ir
 from numba import carray, njit
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 
@@ -99,6 +98,21 @@ def _fence(typingctx):
     return types.void(), codegen
 
 
+@intrinsic
+def prefetch(typingctx, pointer, offset):
+    """Load the cache line at a number of bytes after a pointer, in the background."""
+
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        place = builder.gep(builder.bitcast(args[0], byte), [args[1]])
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [place, *(ir.Constant(ir.IntType(32), x) for x in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), codegen
+
+
 @njit
 def copy_past_cache(target, source, size):
     """Copy `size` bytes between addresses, bypassing the cache, for a target that will not be read soon.
@@ -154,120 +168,13 @@ def sign(typingctx, x):
     return x(x), codegen
 
 
-@njit
-def load_bfloat16(half):
-    """Return the float32 value of bfloat16 bits (exact)."""
-    return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
+@intrinsic
+def block_buffer(typingctx):
+    """Return a pointer to 256 float32 numbers on the stack of the calling function."""
 
+    def codegen(context, builder, signature, args):
+        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), 256))
+        memory.align = 64
+        return builder.bitcast(memory, ir.FloatType().as_pointer())
 
-@njit
-def store_bfloat16(value):
-    """Return the bfloat16 bits nearest to a float32, ties to even."""
-    bits = as_bits(np.float32(value))
-    odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
-    rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-    return np.uint16(rounded if value == value else np.uint32(0x7FC0))
-
-
-@njit
-def join_split(half, remainder, bits):
-    """Return the float32 value of a split weight, as `join` in `backends/split.py`."""
-    half = np.uint32(half)
-    magnitude = np.int32((half & np.uint32(0x7FFF)) << np.uint32(bits)) + np.int32(remainder)
-    magnitude = np.uint32(max(magnitude, np.int32(0))) << np.uint32(16 - bits)
-    return as_float(np.uint32(magnitude | ((half & np.uint32(0x8000)) << np.uint32(16))))
-
-
-@njit
-def _magnitude_of(value, bits):
-    magnitude = np.uint32(as_bits(np.float32(value)) & np.uint32(0x7FFFFFFF))
-    if bits == 8:
-        odd = np.uint32((magnitude >> np.uint32(8)) & np.uint32(1))
-        magnitude = np.uint32(np.uint32(magnitude + np.uint32(0x7F) + odd) >> np.uint32(8))
-    return magnitude
-
-
-@njit
-def high_of_split(value, bits):
-    """Return the bfloat16 bits of a split weight, as `split` in `backends/split.py`."""
-    magnitude = _magnitude_of(value, bits)
-    high = np.uint32(np.uint32(magnitude + np.uint32(1 << (bits - 1))) >> np.uint32(bits))
-    high = high if value == value else np.uint32(0x7FC0)
-    return np.uint16(high | np.uint32((as_bits(np.float32(value)) >> np.uint32(16)) & np.uint32(0x8000)))
-
-
-@njit
-def remainder_of_split(value, bits):
-    """Return the bits of a split weight below those of `high_of_split`, as a signed number."""
-    magnitude = _magnitude_of(value, bits)
-    high = np.uint32(np.uint32(magnitude + np.uint32(1 << (bits - 1))) >> np.uint32(bits))
-    remainder = np.int32(magnitude) - np.int32(np.uint32(high << np.uint32(bits)))
-    return remainder if value == value else np.int32(0)
-
-
-@njit
-def draw_key(key, first, column):
-    """Return two uint32 values from which `draw` computes the random bits of a chunk.
-
-    Args:
-        key: the key of the tensor.
-        first: the position of the first element of the chunk.
-        column: the index of the tensor among those that are rounded.
-    """
-    low = np.uint32(np.uint64(key) ^ (np.uint64(first) >> np.uint64(32)))
-    begin = np.uint32(np.uint32(first) + np.uint32(column // 2) * np.uint32(0x9E3779B9))
-    return np.uint32(low + begin), np.uint32(np.uint64(key) >> np.uint64(32))
-
-
-@njit
-def draw(low, high, i):
-    """Return 32 random bits for element `i` of a chunk; `rounding.random_bits` computes the same bits.
-
-    The index is added to the key. An exclusive or would be computed in 64 bits, and updates would take a third longer.
-    """
-    x = np.uint32(low + np.uint32(i))
-    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
-    x = np.uint32(x ^ high)
-    x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
-
-
-@njit
-def round_bfloat16(value, random, shift):
-    """Return the bfloat16 bits of a float32, rounded up if its lower bits plus 16 of the random bits overflow."""
-    bits = as_bits(np.float32(value))
-    chance = np.uint32((random >> np.uint32(shift)) & np.uint32(0xFFFF))
-    rounded = np.uint32(np.uint32(bits + chance) >> np.uint32(16))  # correct for Inf too, whose lower bits are 0
-    return np.uint16(rounded if value == value else np.uint32(0x7FC0))
-
-
-@njit
-def load_float16(half):
-    """Return the float32 value of float16 bits (exact)."""
-    bits = np.uint32(half)
-    magnitude = np.uint32(bits & np.uint32(0x7FFF))
-    shifted = np.uint32(magnitude << np.uint32(13))
-    # The exponent bias changes from 15 to 127; the exponent of Inf and NaN becomes 255.
-    normal = np.uint32(shifted + np.uint32(0x38000000))
-    special = np.uint32(shifted | np.uint32(0x70000000))
-    # Subtracting 0.5 normalizes a subnormal. A multiplication would read a float32 denormal, which counts as 0 here.
-    subnormal = as_bits(as_float(np.uint32(magnitude + np.uint32(0x3F000000))) - np.float32(0.5))
-    value = subnormal if magnitude < np.uint32(0x0400) else normal
-    value = special if magnitude >= np.uint32(0x7C00) else value
-    return as_float(np.uint32(value | np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))))
-
-
-@njit
-def store_float16(value):
-    """Return the float16 bits nearest to a float32, ties to even; overflow gives Inf."""
-    bits = as_bits(np.float32(value))
-    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
-    magnitude = np.uint32(bits & np.uint32(0x7FFFFFFF))
-    odd = np.uint32((magnitude >> np.uint32(13)) & np.uint32(1))
-    normal = np.uint32(np.uint32(magnitude + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
-    # Adding 0.5 aligns the mantissa of a subnormal result with the low bits, and rounds it.
-    subnormal = np.uint32(as_bits(as_float(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000))
-    large = np.uint32(0x7E00) if magnitude > np.uint32(0x7F800000) else np.uint32(0x7C00)
-    result = subnormal if magnitude < np.uint32(0x38800000) else normal
-    result = large if magnitude >= np.uint32(0x47800000) else result
-    return np.uint16(result | sign)
+    return types.CPointer(types.float32)(), codegen

@@ -27,7 +27,8 @@ def find_staleness(optimizer: Any, group: Mapping[str, Any], factor: float) -> l
     """
     found = []
     for param in group["params"]:
-        state = optimizer.state.get(param)
+        as_numbers = getattr(optimizer, "state_as_numbers", optimizer.state.get)  # PyTorch's have only numbers
+        state = as_numbers(param)
         key = next((key for key in _SECOND_MOMENTS if key in state), None) if isinstance(state, Mapping) else None
         if key is None or param.grad is None or param.grad.is_sparse:
             continue

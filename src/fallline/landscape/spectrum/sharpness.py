@@ -120,7 +120,7 @@ def _precondition(H: Operator, optimizer: Any) -> tuple[Operator, float, bool]:
                 "use maximize=False"
             )
         try:
-            diagonal, limit = rule.stability_of(optimizer.state.get(p, {}), groups[id(p)])
+            diagonal, limit = rule.stability_of(optimizer.state_as_numbers(p), groups[id(p)])
         except KeyError:
             raise StateError(
                 f"sharpness: the optimizer must have made a step, got no state for {name}; call optimizer.step() first"

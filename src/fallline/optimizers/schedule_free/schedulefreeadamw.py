@@ -15,6 +15,7 @@ from fallline.rules.rule import rule
 
 @rule(
     state={"z": None, "exp_avg_sq": None},
+    non_negative=("exp_avg_sq",),
     scalar_state={"lr_max": 0.0, "weight_sum": 0.0},
     advance=add_weight,
     copies=("z",),

@@ -25,6 +25,7 @@ def stability(exp_avg_sq: Any, *, beta1: Any, beta2: Any, beta3: Any, eps: Any, 
 
 @rule(
     state={"exp_avg": None, "exp_avg_diff": None, "exp_avg_sq": None, "previous_grad": None},
+    non_negative=("exp_avg_sq",),
     ranges={"betas": FRACTION, "eps": NON_NEGATIVE},
     formula="d = g − g_prev;  m = β1·m + (1 − β1)·g;  v = β2·v + (1 − β2)·d;  n = β3·n + (1 − β3)·(g + β2·d)²;  "
     "p = (p − lr·(m̂ + β2·v̂)/(√n̂ + eps))/(1 + lr·wd)",

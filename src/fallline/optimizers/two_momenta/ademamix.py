@@ -54,6 +54,7 @@ def stability(
 
 @rule(
     state={"exp_avg_fast": None, "exp_avg_slow": None, "exp_avg_sq": None},
+    non_negative=("exp_avg_sq",),
     ranges={
         "betas": FRACTION,
         "alpha": NON_NEGATIVE,
