@@ -67,6 +67,7 @@ bench: $(STAMP)  ## step times against torch, and what the lab costs; wants a qu
 	$(BIN)/python benchmarks/lab.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/denormals.py
+	$(BIN)/python benchmarks/few_bytes.py --write
 	$(BIN)/python tools/docs.py
 
 # constraints.txt pins torch: a looser range may fetch gigabytes of CUDA packages.

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
 import warnings
@@ -38,18 +39,24 @@ PEERS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 
 def peers(name: str, params: list[torch.nn.Parameter]) -> dict[str, Callable[[], object]]:
     """Return the step of every installed public implementation of an optimizer, at its fastest settings."""
-    if FOLDER.is_dir() and str(FOLDER) not in sys.path:
-        sys.path.append(str(FOLDER))
     steps: dict[str, Callable[[], object]] = {}
     for module, cls, options in PEERS.get(name, []):
         try:
-            made = getattr(_load(module), cls)(params, lr=1e-5, **options)
+            made = construct(module, cls, params, options)
         except (ImportError, TypeError) as error:
             warnings.warn(f"{module}.{cls}: must be installed to be compared with, got {error}", stacklevel=2)
             continue
         suffix = {True: " foreach", False: " loop", None: ""}[options.get("foreach")]
         steps[module.partition(".")[0] + suffix] = made.step
     return steps
+
+
+def construct(module: str, cls: str, params: list[torch.nn.Parameter], options: dict[str, Any]) -> Any:
+    """Return an optimizer of a class of a module, which may be installed only in .peers."""
+    if FOLDER.is_dir() and str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+        os.environ["PATH"] += os.pathsep + str(FOLDER / "bin")  # DeepSpeed compiles its optimizer with ninja
+    return getattr(_load(module), cls)(params, lr=1e-5, **options)
 
 
 def _load(module: str) -> types.ModuleType:

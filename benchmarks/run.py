@@ -256,16 +256,19 @@ def spin() -> None:
 
 
 @contextlib.contextmanager
-def busy_process() -> Iterator[None]:
-    """Run `spin` in another process for the duration of the block."""
-    process = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
-    process.start()
-    time.sleep(3)  # until it has imported torch and keeps a core busy
+def busy_processes(count: int) -> Iterator[None]:
+    """Run `spin` in so many other processes for the duration of the block."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=spin, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    time.sleep(3 * count)  # until each has imported torch and keeps a core busy
     try:
         yield
     finally:
-        process.kill()
-        process.join()
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def in_new_process(code: str, runs: int) -> float:
@@ -308,7 +311,7 @@ def report(rounds: int) -> Iterator[str]:
     yield from of_matrices(rounds)
     yield "\n" + one_call(large, rounds)
     yield "\n" + two_phases(large, rounds)
-    with busy_process():
+    with busy_processes(1):
         yield "\n## GPT-2 small next to one busy process\n"
         yield from table(next(iter(SUITES.values())), ["SGD", "AdamW"], rounds)
     yield "\n## Startup\n"
