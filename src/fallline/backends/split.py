@@ -48,5 +48,5 @@ def split(weights: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]
     high = (magnitude + (1 << (bits - 1))) >> bits
     remainder = magnitude - (high << bits)
     nan = weights.isnan()
-    high = torch.where(nan, _NAN, high) | ((raw >> 31) << 15)
+    high = torch.where(nan, _NAN, high | ((raw >> 31) << 15))
     return high.to(torch.int16).view(torch.bfloat16), torch.where(nan, 0, remainder).to(DTYPES[bits])

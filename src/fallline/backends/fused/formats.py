@@ -28,33 +28,35 @@ def store_bfloat16(value):
 def join_split(half, remainder, bits):
     """Return the float32 value of a split weight, as `join` in `backends/split.py`."""
     half = np.uint32(half)
-    magnitude = np.int32((half & np.uint32(0x7FFF)) << np.uint32(bits)) + np.int32(remainder)
-    magnitude = np.uint32(max(magnitude, np.int32(0))) << np.uint32(16 - bits)
-    return as_float(np.uint32(magnitude | ((half & np.uint32(0x8000)) << np.uint32(16))))
+    low = np.int32(remainder)
+    low = np.int32(0) if (half & np.uint32(0x7FFF)) == np.uint32(0) and low < np.int32(0) else low
+    # Numba adds in 64 bits, which halves what a vector holds, unless the sum is cut at once.
+    joined = np.uint32(np.uint32(half << np.uint32(bits)) + np.uint32(low))
+    return as_float(np.uint32(joined << np.uint32(16 - bits)))
 
 
 @njit
-def _magnitude_of(value, bits):
-    magnitude = np.uint32(as_bits(np.float32(value)) & np.uint32(0x7FFFFFFF))
+def _bits_of_weight(value, bits):
+    """Return the upper 24 or all 32 bits of a float32, rounded to nearest, ties to even."""
+    raw = as_bits(np.float32(value))
     if bits == 8:
-        odd = np.uint32((magnitude >> np.uint32(8)) & np.uint32(1))
-        magnitude = np.uint32(np.uint32(magnitude + np.uint32(0x7F) + odd) >> np.uint32(8))
-    return magnitude
+        odd = np.uint32((raw >> np.uint32(8)) & np.uint32(1))
+        raw = np.uint32(np.uint32(raw + np.uint32(0x7F) + odd) >> np.uint32(8))
+    return raw
 
 
 @njit
 def high_of_split(value, bits):
     """Return the bfloat16 bits of a split weight, as `split` in `backends/split.py`."""
-    magnitude = _magnitude_of(value, bits)
-    high = np.uint32(np.uint32(magnitude + np.uint32(1 << (bits - 1))) >> np.uint32(bits))
-    high = high if value == value else np.uint32(0x7FC0)
-    return np.uint16(high | np.uint32((as_bits(np.float32(value)) >> np.uint32(16)) & np.uint32(0x8000)))
+    raw = _bits_of_weight(value, bits)
+    high = np.uint32(np.uint32(raw + np.uint32(1 << (bits - 1))) >> np.uint32(bits))
+    return np.uint16(high if value == value else np.uint32(0x7FC0))
 
 
 @njit
 def remainder_of_split(value, bits):
     """Return the bits of a split weight below those of `high_of_split`; the upper bits of the result do not count."""
-    return np.int32(_magnitude_of(value, bits)) if value == value else np.int32(0)
+    return np.int32(_bits_of_weight(value, bits)) if value == value else np.int32(0)
 
 
 @njit
