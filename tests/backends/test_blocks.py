@@ -2,16 +2,19 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 
 import fallline as fl
-from fallline.backends.blocks import BLOCK, blocks_of, decode, encode
+from fallline.backends.blocks import blocks_of, decode, encode
 from fallline.backends.fused import bucket as fused
 from fallline.errors import ArgumentError
 from fallline.optimizers import OPTIMIZERS
-from fallline.rules.update import update_for
+from fallline.rules.ops import sqrt
+from fallline.rules.rule import BLOCK, rule
+from fallline.testing import ConformanceError, check_rule
 from oracles import blocks as oracle
 from support.variants import (
     EVERY_BACKEND,
@@ -20,7 +23,6 @@ from support.variants import (
     parameter,
     same_bits,
     same_state,
-    set_grads,
     train,
 )
 
@@ -184,6 +186,25 @@ def test_second_moments_follow_a_tenfold_drop_of_the_gradient(backend):
     assert means[0] == pytest.approx(means[1], rel=0.02)
 
 
+def test_the_noise_of_rounding_is_as_documented():
+    """Relative to a second moment, and to the fluctuations of a mean; see docs/scale/few-bytes.md."""
+
+    def noise(make, key, steps):
+        found = []
+        for dtype in ("int8", None):
+            param = torch.nn.Parameter(torch.zeros(4096))
+            opt, generator = make([param], dtype), torch.Generator().manual_seed(0)
+            for _ in range(steps):
+                param.grad = torch.randn(4096, generator=generator)
+                opt.step()
+            found.append(opt.state_as_numbers(param)[key])
+        return (found[0] - found[1]).std().item() / (found[1].mean() if key == "exp_avg_sq" else found[1].std()).item()
+
+    assert noise(lambda p, dtype: fl.AdamW(p, state_dtype=dtype), "exp_avg_sq", 3000) == pytest.approx(0.2, rel=0.1)
+    assert noise(lambda p, dtype: fl.AdamW(p, state_dtype=dtype), "exp_avg", 100) == pytest.approx(0.087, rel=0.1)
+    assert noise(lambda p, dtype: fl.Lion(p, state_dtype=dtype), "exp_avg", 1000) == pytest.approx(0.27, rel=0.1)
+
+
 @pytest.mark.parametrize("cls", [fl.AdamW, fl.AdEMAMix, fl.RMSprop, fl.Lion], ids=lambda c: c.__name__)
 def test_an_outlier_does_not_stall_its_neighbours(cls):
     """One gradient of its block is 1e4 times as large, in every step or once."""
@@ -211,6 +232,7 @@ def test_an_outlier_does_not_stall_its_neighbours(cls):
         (fl.Adafactor, {}, "state_dtype='int8' is for optimizers that update every element on its own, got adafactor"),
         (fl.Adam, {"amsgrad": True}, "amsgrad needs an exact state"),
         (fl.RMSprop, {"centered": True}, "centered needs an exact state"),
+        (fl.AdamW, {"differentiable": True}, "differentiable must be False with stochastic rounding"),
     ],
 )
 def test_what_cannot_be_stored_in_blocks_is_refused(cls, options, says):
@@ -220,12 +242,14 @@ def test_what_cannot_be_stored_in_blocks_is_refused(cls, options, says):
         fl.AdamW([parameter(3, dtype=torch.float64)], state_dtype="int8")
 
 
-def test_rules_of_users_are_stored_in_blocks_too():
-    """What a rule does not declare is stored with a sign."""
-    param, opt = with_state(fl.RMSprop, momentum=0.9)
-    assert opt.state[param]["momentum_buffer_codes"].dtype == torch.int8
-    update = update_for(opt.rule, opt.param_groups[0])
-    assert update.in_blocks == ("square_avg", "momentum_buffer")
-    assert update.tensors == ("square_avg_codes", "momentum_buffer_codes", "square_avg_scale", "momentum_buffer_scale")
-    set_grads([param], 9)
-    opt.step()
+def test_a_rule_declares_what_is_never_below_zero():
+    def moments(param, grad, mean, square, *, lr):
+        mean, square = 0.9 * mean + 0.1 * grad, 0.99 * square + 0.01 * grad * grad
+        return param - lr * mean / (sqrt(square) + 1e-8), mean, square
+
+    declare = partial(rule, state={"mean": None, "square": None}, ranges={}, formula="", source="")
+    with pytest.raises(ArgumentError, match=r"non_negative must be among the keys of state .*got 'squares'"):
+        declare(non_negative=("squares",))(moments)
+    check_rule(declare(non_negative=("square",))(moments), defaults={"lr": 0.01}, backends=["fused"])
+    with pytest.raises(ConformanceError, match="an_outlier_harms_no_neighbor-int8 state"):
+        check_rule(declare()(moments), defaults={"lr": 0.01}, backends=["fused"])

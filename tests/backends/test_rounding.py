@@ -225,7 +225,7 @@ def test_a_model_that_becomes_float64_keeps_its_bfloat16_state(backend):
         ("adam", torch.float32, {"state_dtype": LOW, "amsgrad": True}, "amsgrad needs an exact state"),
         ("rmsprop", torch.float32, {"state_dtype": LOW, "centered": True}, "centered needs an exact state"),
         ("sgd", torch.float32, {"state_dtype": torch.int8}, "state_dtype must be None, torch.float32, torch"),
-        ("sgd", torch.float32, {"state_dtype": "bfloat16"}, "state_dtype must be None, torch.float32, torch"),
+        ("sgd", torch.float32, {"state_dtype": "float16"}, "state_dtype must be None, torch.float32, torch"),
         ("lion", torch.float16, {"stochastic_rounding": True}, "stochastic_rounding is for bfloat16 parameters"),
         ("lion", LOW, {"stochastic_rounding": True, "rounding_seed": -1}, "rounding_seed must be an integer"),
     ],

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import fallline as fl
-from fallline.errors import StateError
+from fallline.backends import blocks
+from fallline.backends.blocks import encode
+from fallline.errors import ArgumentError, StateError
 from fallline.landscape import Hessian, sharpness
 from support.variants import normal, parameter, same_bits, same_state, through_a_file, train
 
@@ -63,12 +65,96 @@ def test_a_state_dict_of_torch_is_put_into_blocks():
     )
 
 
-def test_torch_cannot_take_codes_for_numbers():
+def test_torch_never_takes_codes_for_numbers():
     param, opt = with_state()
     theirs = torch.optim.AdamW([param])
     theirs.load_state_dict(opt.state_dict())
     with pytest.raises(KeyError, match="exp_avg"):
         theirs.step()
+    param, opt = with_state(fl.SGD, momentum=0.9)
+    theirs = torch.optim.SGD([param], lr=1.0, momentum=0.9)
+    theirs.load_state_dict(opt.state_dict())
+    before = param.detach().clone()
+    theirs.step()  # it starts a new momentum
+    assert torch.allclose(before - theirs.param_groups[0]["lr"] * param.grad, param)
+
+
+@pytest.mark.parametrize("backend", ["fused", "foreach"])
+def test_another_order_in_memory_keeps_the_values(backend):
+    param = torch.nn.Parameter(normal(8, 5, 7, 3).contiguous(memory_format=torch.channels_last))
+    opt = fl.AdamW([param], state_dtype="int8", backend=backend)
+    train(opt, range(3))
+    expected = opt.state_as_numbers(param)["exp_avg_sq"]
+    saved = through_a_file(opt.state_dict())
+    assert saved["state"][0]["exp_avg_sq"].dtype == torch.bfloat16  # codes would fit this order only
+    for layout in (torch.channels_last, torch.contiguous_format):
+        twin = torch.nn.Parameter(param.detach().contiguous(memory_format=layout))
+        other = fl.AdamW([twin], state_dtype="int8", backend=backend)
+        other.load_state_dict(saved)
+        ratio = other.state_as_numbers(twin)["exp_avg_sq"] / expected
+        assert (ratio == 1).all() if layout is torch.channels_last else (ratio - 1).abs().max() <= 0.07
+        train(other, [3])
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda s: s.update(exp_avg_scale=s["exp_avg_scale"][:1]), r"torch.float32 of shape \(1,\)"),
+        (lambda s: s.update(exp_avg_scale=s["exp_avg_scale"].bfloat16()), r"torch.bfloat16 of shape \(3,\)"),
+        (lambda s: s.update(exp_avg_scale=torch.ones(6)[::2]), r"torch.float32 of shape \(3,\)"),
+        (lambda s: s.pop("exp_avg_scale"), "None"),
+    ],
+)
+def test_scales_that_do_not_fit_are_found_before_a_step(damage, found):
+    param, opt = with_state()
+    damage(opt.state[param])
+    before = param.detach().clone()
+    with pytest.raises(StateError, match=f"AdamW: exp_avg_codes must be int8 .*, got torch.int8 and {found}; put back"):
+        train(opt, [3])
+    assert torch.equal(before, param)
+
+
+def test_codes_of_the_other_kind_are_converted():
+    param, opt = with_state()
+    saved = opt.state_dict()
+    saved["state"] = {0: dict(saved["state"][0])}
+    codes, scales = encode(torch.full((600,), 0.5), torch.uint8)
+    saved["state"][0] |= {"exp_avg_codes": codes, "exp_avg_scale": scales}
+    opt.load_state_dict(saved)
+    assert opt.state[param]["exp_avg_codes"].dtype == torch.int8
+    assert (opt.state_as_numbers(param)["exp_avg"] == 0.5).all()
+
+
+def test_long_states_are_converted_slice_by_slice(monkeypatch):
+    param, opt = with_state(state_dtype=None)
+    results = []
+    for size in (256, 1 << 20):
+        monkeypatch.setattr(blocks, "SLICE", size)
+        other = fl.AdamW([param], state_dtype="int8")
+        other.load_state_dict(opt.state_dict())
+        results.append(other)
+    assert same_state(*results)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "change", "says"),
+    [
+        (fl.AdamW, {}, {"state_dtype": torch.int8}, "state_dtype must be .*, got torch.int8; pass 'int8'"),
+        (fl.AdamW, {}, {"state_dtype": "int4"}, "state_dtype must be .*, got 'int4'; leave it out"),
+        (fl.Adam, {"amsgrad": True}, {"state_dtype": "int8"}, "amsgrad needs an exact state"),
+        (fl.Adafactor, {}, {"state_dtype": "int8"}, "state_dtype='int8' is for optimizers that"),
+        (fl.AdamW, {}, {"master_weights": "split16"}, "master_weights must be True, False"),
+    ],
+)
+def test_options_that_are_written_to_a_group_are_checked_before_a_step(cls, options, change, says):
+    param = parameter(3, 4)
+    opt = cls([param], **options)
+    train(opt, [0])
+    before = param.detach().clone()
+    opt.param_groups[0] |= change
+    with pytest.raises(ArgumentError, match=says):
+        train(opt, [1])
+    assert torch.equal(before, param)
 
 
 def test_a_changed_option_changes_the_state_at_the_next_step():
@@ -99,14 +185,14 @@ def test_a_group_that_is_added_may_have_its_own_storage():
     [
         (
             lambda s: s.pop("exp_avg_scale"),
-            "exp_avg_codes .* with exp_avg_scale of shape \\(3,\\), got torch.int8 and None",
+            r"exp_avg_codes .* exp_avg_scale of shape \(3,\) .*, got torch.int8 and None",
         ),
         (
             lambda s: s.update(exp_avg_scale=torch.ones(2)),
-            "exp_avg_scale of shape \\(3,\\), got torch.int8 and \\(2,\\)",
+            r"exp_avg_scale of shape \(3,\) .*, got torch.int8 and torch.float32 of shape \(2,\)",
         ),
         (lambda s: s.update(exp_avg_codes=s["exp_avg_codes"][:5]), "exp_avg_codes of parameter 0 must have the shape"),
-        (lambda s: s.update(exp_avg_codes=torch.ones(600)), "must be int8 or uint8 .*, got torch.float32"),
+        (lambda s: s.update(exp_avg_codes=torch.ones(600)), "must be int8 or uint8, .*, got torch.float32"),
         (lambda s: (s.pop("exp_avg_codes"), s.pop("exp_avg_scale")), "must hold exp_avg, exp_avg_sq"),
     ],
 )

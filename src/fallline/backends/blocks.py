@@ -22,13 +22,15 @@ from typing import Any
 
 import torch
 
-from fallline.dtensor import on_parts
+from fallline.dtensor import local_part, on_parts
+from fallline.rules.rule import BLOCK
 from fallline.rules.update import codes_key, is_codes, scale_key
 
-BLOCK = 256
 MANTISSA = 20  # bits of a float32 mantissa that a code lacks
-LOWEST = {torch.int8: 2.0**-14, torch.uint8: 2.0**-31}  # the smallest normal x, by dtype of the codes
+LOWEST_SIGNED, LOWEST_UNSIGNED = 2.0**-14, 2.0**-31  # the smallest normal x
+LOWEST = {torch.int8: LOWEST_SIGNED, torch.uint8: LOWEST_UNSIGNED}  # by dtype of the codes
 SMALLEST, INFINITE = 34 << 23, 254 << 23  # bits of the smallest scale, 2^-93, and of the one that counts as infinite
+SLICE = 1 << 20  # elements that are converted at a time, to need little memory; whole blocks
 
 
 def blocks_of(elements: int) -> int:
@@ -49,7 +51,7 @@ def decode(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """
     raw = _in_memory_order(codes, codes).to(torch.int32)
     lowest = LOWEST[codes.dtype]
-    x = ((raw.abs() << MANTISSA) + _bits(lowest)).view(torch.float32)
+    x = ((raw.abs() << MANTISSA) + bits_of(lowest)).view(torch.float32)
     if codes.dtype is torch.int8:
         x = torch.minimum(x - lowest, 0.5 * x)
         x = torch.where(raw < 0, -x, x)
@@ -80,7 +82,7 @@ def encode(
     x = (rows * inverse[:, None]).view(-1)[: len(flat)]
     signed, lowest = dtype is torch.int8, LOWEST[dtype]
     y = torch.maximum(x.abs() + lowest, 2 * x.abs()) if signed else x.clamp(min=lowest)
-    code = ((y.view(torch.int32) + up) >> MANTISSA) - (_bits(lowest) >> MANTISSA)
+    code = ((y.view(torch.int32) + up) >> MANTISSA) - (bits_of(lowest) >> MANTISSA)
     code = torch.where(x < 0, -code, code) if signed else code
     scales = torch.where(raw >= INFINITE, torch.nan, raw.view(torch.float32))
     return _like(code.to(dtype), like), scales
@@ -110,12 +112,25 @@ def put_into_blocks(state: dict[str, Any], key: str, dtype: torch.dtype) -> None
     scales: list[torch.Tensor] = []
 
     def codes(part: torch.Tensor) -> torch.Tensor:
-        found, own = encode(part, dtype, like=torch.empty_like(part))  # dense, whatever the part is
-        scales.append(own)
+        found = torch.empty_like(part, dtype=dtype)  # dense, whatever the part is
+        values, target = _in_memory_order(part, found), found.as_strided((found.numel(),), (1,))
+        scales.append(values.new_empty(blocks_of(len(values)), dtype=torch.float32))
+        for start in range(0, len(values), SLICE):
+            own = encode(values[start : start + SLICE], dtype)
+            target[start : start + SLICE] = own[0]
+            scales[0][start // BLOCK : start // BLOCK + len(own[1])] = own[1]
         return found
 
     state[codes_key(key)] = on_parts(codes, state.pop(key))
     state[scale_key(key)] = scales[0]
+
+
+def new_blocks(state: dict[str, Any], key: str, param: torch.Tensor, dtype: torch.dtype) -> None:
+    """Add a state of zeros in blocks; unsigned ones are 2^-124 instead."""
+    like = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+    count = blocks_of(local_part(like).numel())
+    state[codes_key(key)] = like
+    state[scale_key(key)] = torch.full((count,), 2.0**-93, dtype=torch.float32, device=param.device)
 
 
 def take_out_of_blocks(state: dict[str, Any], key: str, dtype: torch.dtype) -> None:
@@ -124,7 +139,16 @@ def take_out_of_blocks(state: dict[str, Any], key: str, dtype: torch.dtype) -> N
     del state[codes_key(key)], state[scale_key(key)]
 
 
-def _bits(power: float) -> int:
+def are_blocks(codes: Any, scales: Any) -> bool:
+    """Return whether codes (of any placement) and scales fit together, as kernels take for granted."""
+    if not isinstance(codes, torch.Tensor) or codes.dtype not in LOWEST or type(scales) is not torch.Tensor:
+        return False
+    part = local_part(codes)
+    fits = scales.shape == (blocks_of(part.numel()),) and scales.is_contiguous() and scales.device == part.device
+    return fits and scales.dtype == torch.float32
+
+
+def bits_of(power: float) -> int:
     """Return the bits of a power of two as a float32."""
     return (126 + math.frexp(power)[1]) << 23
 

@@ -20,7 +20,7 @@ from fallline.rules.rule import MASTER
 from fallline.rules.update import codes_key
 
 Operand = Union["Tensors", list[float], float]
-PART = 1 << 22  # elements of matrices that are updated together on a CPU
+PART = 1 << 22  # elements that are updated together where not all are
 
 
 class Tensors:
@@ -126,40 +126,49 @@ class ForeachBucket(TracedBucket):
         return addresses == self._addresses and super().fits(grads)
 
     def sums(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray) -> np.ndarray:
-        """Run a pass that sums squares; synchronizes with the device once."""
-        outputs = self._run(sweep, grads, scalars, range(len(grads)))
-        columns = [[x.double().square().sum() for x in output.tensors] for output in outputs]
-        return torch.stack([torch.stack(column) for column in columns], dim=1).cpu().numpy()
+        """Run a pass that sums squares; synchronizes with the device once for each part."""
+        squares = np.empty((len(grads), len(sweep.outputs)))
+        for part in self._parts:
+            outputs = self._run(sweep, grads, scalars, part)
+            columns = [torch.stack([x.double().square().sum() for x in output.tensors]) for output in outputs]
+            squares[part] = torch.stack(columns, dim=1).cpu().numpy()
+        return squares
 
     def write(self, sweep: Pass, grads: Sequence[torch.Tensor], scalars: np.ndarray, numbers: Numbers) -> None:
         """Run the pass that writes the results."""
-        keys, rounded = self.rounding_keys(numbers).tolist(), self.rounded()
+        keys, rounded, blocks = self.rounding_keys(numbers).tolist(), self.rounded(), self.update.in_blocks
         for part in self._parts:
             results = dict(zip(("param", *self.update.state), self._run(sweep, grads, scalars, part), strict=True))
+            columns = {name: results[name].tensors for name in results if name not in blocks}
+            columns |= {name: [] for name in self.update.tensors if name not in columns}
             for place, index in enumerate(part if rounded else ()):
                 values = {name: results[name].tensors[place] for name in rounded}
-                codes = {key: self.states[index][codes_key(key)] for key in self.update.in_blocks}
+                codes = {key: self.states[index][codes_key(key)] for key in blocks}
                 for name, value in round_columns(rounded, values, keys[index], self.origins[index], codes).items():
-                    results.setdefault(name, Tensors([value] * len(part))).tensors[place] = value
+                    columns[name][place : place + 1] = [value]
             if bits := self.update.remainder_bits:
-                halves = [split(weights, bits) for weights in results[MASTER].tensors]
-                results |= zip(("param", MASTER), map(Tensors, zip(*halves, strict=True)), strict=True)
-            for name in ("param", *self.update.tensors):
-                torch._foreach_copy_(self._column(name, part), results[name].tensors)
+                halves = [split(weights, bits) for weights in columns[MASTER]]
+                columns |= zip(("param", MASTER), map(list, zip(*halves, strict=True)), strict=True)
+            for name, tensors in columns.items():
+                torch._foreach_copy_(self._column(name, part), tensors)
 
     @functools.cached_property
     def _parts(self) -> list[Sequence[int]]:
-        """The indices of the tensors that are updated together: all, or on a CPU matrices of one shape, some at a time.
+        """The indices of the tensors that are updated together: all, or some at a time.
 
-        On a CPU, new memory costs more than the arithmetic; the intermediate results of a part reuse that of the last.
+        States in blocks are decoded some at a time, because all of them together would take the memory that they save.
+        On a CPU, matrices of one shape are updated some at a time: new memory costs more than the arithmetic, and the
+        intermediate results of a part reuse that of the last.
         """
-        if not self.update.rule.whole or self.params[0].device.type != "cpu":
+        shaped = self.update.rule.whole and self.params[0].device.type == "cpu"
+        if not shaped and not self.update.in_blocks:
             return [range(len(self.params))]
         parts: dict[tuple[Any, int], list[int]] = {}
         begun: dict[Any, int] = {}
         for index, param in enumerate(self.params):
-            begun[param.shape] = begun.get(param.shape, 0) + param.numel()
-            parts.setdefault((param.shape, (begun[param.shape] - 1) // PART), []).append(index)
+            kind = param.shape if shaped else None
+            begun[kind] = begun.get(kind, 0) + param.numel()
+            parts.setdefault((kind, (begun[kind] - 1) // PART), []).append(index)
         return list(parts.values())
 
     def _columns(self, part: Sequence[int]) -> list[list[torch.Tensor]]:

@@ -9,6 +9,7 @@ from fallline.backends.blocks import LOWEST
 from fallline.backends.split import DTYPES
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+NAMED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # names that `state_dtype` may have
 HALF = (torch.float16, torch.bfloat16)
 FLOATS = (torch.float32, torch.float64, *HALF)
 INTEGERS = {*LOWEST, *DTYPES.values()}  # of states in blocks and remainders

@@ -18,7 +18,7 @@ _MASK = 0xFFFFFFFF
 
 def rounded_columns(update: Update, dtypes: Mapping[str, str]) -> list[str]:
     """Return the names of the written tensors (param and state keys, with dtypes) that are rounded stochastically."""
-    low_state, blocks = update.state_dtype == torch.bfloat16, update.in_blocks
+    low_state, blocks = update.state_dtype in (torch.bfloat16, "bfloat16"), update.in_blocks
     wanted = {"param": update.round_param}
     return [
         name

@@ -69,11 +69,11 @@ class CommonOptions(TorchFlags, ExtraOptions, total=False):
             arXiv:2411.16085).
         cautious_weight_decay: decay only the elements that the update does not move away from 0 (Chen et al. 2025,
             arXiv:2510.12402); weight_decay_mode must be "decoupled" or "independent".
-        state_dtype: dtype of new state; torch.bfloat16 halves its size and is rounded stochastically; averages of the
-            parameters, and states of other shapes, keep their dtype. None means the dtype of the parameter, but float32
-            for half precision. "int8" stores states in 8 bits per element and a float32 scale per 256 elements, rounded
-            stochastically: `state[param]` then has `…_codes` and `…_scale`; see `state_as_numbers`. It is for
-            optimizers that update every element on its own.
+        state_dtype: dtype of new state, or its name. torch.bfloat16 halves its size and is rounded stochastically;
+            averages of the parameters, and states of other shapes, keep their dtype. None means the dtype of the
+            parameter, but float32 for half precision. "int8" stores states in 8 bits per element and a float32 scale
+            per 256 elements, rounded stochastically: `state[param]` then has `…_codes` and `…_scale`; see
+            `state_as_numbers`. It is for optimizers that update every element on its own.
         master_weights: keep float32 copies of bfloat16 or float16 parameters in the state. Updates and decay apply to
             them, and the parameter is their copy, rounded to nearest. Any other write to the parameter is lost.
             "split32" and "split24" keep no copies, but the 16 or 8 bits that a bfloat16 parameter lacks.

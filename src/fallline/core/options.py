@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fallline.backends.layout import NAMED_DTYPES
 from fallline.core.common_options import ExtraOptions, defaults_of
 from fallline.errors import ArgumentError, ArgumentTypeError, suggest
 from fallline.group_values import plain
@@ -22,16 +23,18 @@ COMMON: dict[str, Any] = {
 # The numbers that every group has, besides the hyperparameters of its rule.
 NUMBERS = ("lr", "weight_decay", "clip_grad_norm", "clip_grad_value", "ema_decay", "rounding_seed")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
-STATE_DTYPES = (None, torch.float32, torch.bfloat16, INT8)
+STATE_DTYPES = (None, *NAMED_DTYPES, *NAMED_DTYPES.values(), INT8)
 
 
 def plain_options(name: str, rule: Rule, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as groups hold them: NumPy scalars as Python numbers, and hyperparameters like betas as tuples.
+    """Return options as groups hold them: plain numbers, hyperparameters like betas as tuples, dtypes without names.
 
     Raises:
         ArgumentError: a hyperparameter that must be several numbers is something else.
     """
     found = {key: value if key == "params" else plain(value) for key, value in options.items()}
+    if isinstance(named := found.get("state_dtype"), str):
+        found["state_dtype"] = NAMED_DTYPES.get(named, named)
     lengths = {key: count for key, count in rule.lengths.items() if key in found}
     return found | {key: tuple(map(plain, several(name, key, found[key], n))) for key, n in lengths.items()}
 
@@ -81,7 +84,7 @@ def check_options(name: str, rule: Rule, defaults: Mapping[str, Any], group: Map
             f"got {group['clip_grad_norm']} and {defaults['clip_grad_norm']}; pass it to the constructor"
         )
     _check_cautious(name, group)
-    _check_rounding(name, rule, group)
+    check_storage(name, rule, group)
     if group.get("capturable"):
         raise ArgumentError(f"{name}: capturable must be False, got capturable=True; CUDA graphs are not supported")
     if group.get("differentiable") and group.get("fused"):
@@ -99,33 +102,45 @@ def _check_cautious(name: str, group: Mapping[str, Any]) -> None:
         )
 
 
-def _check_rounding(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
-    dtype, seed = group["state_dtype"], group["rounding_seed"]
+def check_storage(name: str, rule: Rule, group: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if the parameters and states of a group cannot be stored as its options say.
+
+    Args:
+        name: name of the optimizer, for the message.
+        rule: its update rule.
+        group: options of the group. Users may change these during training, so they are checked before a step too.
+    """
+    dtype, seed, masters = group.get("state_dtype"), group.get("rounding_seed", 0), group.get("master_weights", False)
     if dtype not in STATE_DTYPES:
+        remedy = "pass 'int8'" if dtype in (torch.int8, torch.uint8) else "leave it out to use that of the parameter"
         raise ArgumentError(
-            f"{name}: state_dtype must be None, torch.float32, torch.bfloat16 or 'int8', got {dtype!r}; leave it out to"
-            " use the dtype of the parameter (float32 for half precision)"
+            f"{name}: state_dtype must be None, torch.float32, torch.bfloat16 or 'int8', got {dtype!r}; {remedy}"
         )
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ArgumentError(f"{name}: rounding_seed must be an integer in [0, 2^63), got {seed!r}; pass 0")
-    if not isinstance(group["master_weights"], bool) and group["master_weights"] not in REMAINDER_BITS:
+    if not isinstance(masters, bool) and masters not in REMAINDER_BITS:
         raise ArgumentError(
-            f"{name}: master_weights must be True, False, 'split24' or 'split32', got {group['master_weights']!r}; "
-            "pass True"
+            f"{name}: master_weights must be True, False, 'split24' or 'split32', got {masters!r}; pass True"
         )
     for option in ("stochastic_rounding", "differentiable"):
-        if group["master_weights"] and group.get(option):
+        if masters and group.get(option):
             raise ArgumentError(
                 f"{name}: master_weights must be False with {option}, because it makes the parameters copies of "
                 f"float32 weights, got both; leave one of them out"
             )
-    if dtype == INT8 and rule.whole:
+    rounded = dtype not in (None, torch.float32, "float32")
+    if group.get("differentiable") and (rounded or group.get("stochastic_rounding")):
+        raise ArgumentError(
+            f"{name}: differentiable must be False with stochastic rounding, which has no derivative, got "
+            f"state_dtype={dtype} and stochastic_rounding={group.get('stochastic_rounding')}; leave one of them out"
+        )
+    if dtype == INT8 and (rule.whole or rule.shapes is not None):
         raise ArgumentError(
             f"{name}: state_dtype='int8' is for optimizers that update every element on its own, got {rule.name}, "
             "which updates whole matrices; pass state_dtype=torch.bfloat16"
         )
     for option, reason in rule.exact.items():
-        if dtype in (torch.bfloat16, INT8) and group[option]:
+        if rounded and group[option]:
             raise ArgumentError(
                 f"{name}: {option} needs an exact state ({reason}), got state_dtype={dtype}; leave one of them out"
             )

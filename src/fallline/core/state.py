@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 
-from fallline.backends.blocks import put_into_blocks, take_out_of_blocks
+from fallline.backends.blocks import are_blocks, blocks_of, new_blocks, put_into_blocks, take_out_of_blocks
+from fallline.backends.layout import NAMED_DTYPES
 from fallline.backends.split import DTYPES as REMAINDERS
 from fallline.backends.split import join, split
 from fallline.core.options import DTYPES
-from fallline.dtensor import is_sharded, on_parts, zeros_beside
-from fallline.errors import GradientError
+from fallline.dtensor import is_sharded, local_part, on_parts, zeros_beside
+from fallline.errors import GradientError, StateError
 from fallline.rules.rule import EMA, MASTER, Rule
-from fallline.rules.update import Update, codes_key
+from fallline.rules.update import Update, codes_key, scale_key
 
 
 def check_gradient(name: str, param: torch.Tensor) -> bool:
@@ -62,7 +63,7 @@ def complete_state(
     """
     shapes = shapes_of(update.rule, param, group)
     own = update.rule.own_shapes(real_shape(param), group)
-    fit_blocks(state, param, update)
+    fit_blocks(name, state, param, update)
     missing = [key for key in update.state if not _has(state, key) and key not in (EMA, MASTER)]
     for key in missing:
         if key in update.rule.copies:  # like other copies of the parameter, it has no lower precision
@@ -72,9 +73,11 @@ def complete_state(
         if key in own:  # small, or sensitive to rounding
             state[key] = zeros_beside(param, shapes[key], _state_dtype(param).to_real())
             continue
-        dtype = torch.float32 if key in update.in_blocks else update.state_dtype or _state_dtype(param)
+        if key in update.in_blocks:
+            new_blocks(state, key, param, _dtype_of_codes(update, key))
+            continue
+        dtype = _dtype_of_state(update, param)
         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-    fit_blocks(state, param, update)
     used = {key: state[stored] for key, stored in zip(update.state, update.stored, strict=True) if _has(state, key)}
     if any(real_shape(value) != shapes.get(key, real_shape(param)) for key, value in used.items()):
         raise GradientError(
@@ -93,14 +96,40 @@ def complete_state(
     return bool(missing)
 
 
-def fit_blocks(state: dict[str, Any], param: torch.Tensor, update: Update) -> None:
-    """Put the states of a parameter into blocks, or take them out, as its update wants them."""
+def fit_blocks(name: str, state: dict[str, Any], param: torch.Tensor, update: Update) -> None:
+    """Put the states of a parameter into blocks, or take them out, as its update wants them.
+
+    Raises:
+        StateError: codes and scales do not fit together; the optimizer is called `name`.
+    """
     for key in update.state:
-        if key in update.in_blocks:
-            if state.get(key) is not None:
-                put_into_blocks(state, key, torch.uint8 if key in update.rule.non_negative else torch.int8)
-        elif state.get(codes_key(key)) is not None:
-            take_out_of_blocks(state, key, update.state_dtype or _state_dtype(param))
+        if state.get(codes_key(key)) is not None:
+            check_blocks(name, state, key)
+        if key not in update.in_blocks:
+            if state.get(codes_key(key)) is not None:
+                take_out_of_blocks(state, key, _dtype_of_state(update, param))
+            continue
+        dtype = _dtype_of_codes(update, key)
+        if state.get(codes_key(key)) is not None and state[codes_key(key)].dtype != dtype:
+            take_out_of_blocks(state, key, torch.float32)  # of a rule that declared it otherwise
+        if state.get(key) is not None:
+            put_into_blocks(state, key, dtype)
+
+
+def check_blocks(owner: str, state: Mapping[str, Any], key: str) -> None:
+    """Raise StateError if the codes and scales of a state do not fit together; `owner` begins the message."""
+    codes, scales = state[codes_key(key)], state.get(scale_key(key))
+    if not are_blocks(codes, scales):
+        found = f"{scales.dtype} of shape {tuple(scales.shape)}" if isinstance(scales, torch.Tensor) else repr(scales)
+        raise StateError(
+            f"{owner}: {codes_key(key)} must be int8 or uint8, with a contiguous float32 {scale_key(key)} of shape "
+            f"{(blocks_of(local_part(codes).numel()),)} on its device, got {codes.dtype} and {found}; put back what "
+            "state_dict() returned, or delete the state of the parameter"
+        )
+
+
+def _dtype_of_codes(update: Update, key: str) -> torch.dtype:
+    return torch.uint8 if key in update.rule.non_negative else torch.int8
 
 
 def _has(state: Mapping[str, Any], key: str) -> bool:
@@ -137,6 +166,12 @@ def new_step(value: float | list[float]) -> torch.Tensor:
 def new_scalar(value: float | list[float]) -> torch.Tensor:
     """Return another number of the state, or a vector of them: float64, because products and sums add up rounding."""
     return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def _dtype_of_state(update: Update, param: torch.Tensor) -> torch.dtype:
+    """Return the dtype of new state that is not in blocks."""
+    chosen: torch.dtype = NAMED_DTYPES.get(update.state_dtype, update.state_dtype) or _state_dtype(param)
+    return chosen
 
 
 def _state_dtype(param: torch.Tensor) -> torch.dtype:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from fallline.backends.blocks import LOWEST, as_numbers, blocks_of, decode
+from fallline.backends.blocks import as_numbers, decode
 from fallline.core.decay_mode import decay_entries, decay_options
 from fallline.core.options import plain_options
-from fallline.core.state import fit_blocks, new_scalar, new_step, real_shape, shapes_of
+from fallline.core.state import check_blocks, fit_blocks, new_scalar, new_step, real_shape, shapes_of
 from fallline.dtensor import is_sharded, place_like
 from fallline.errors import StateError
 from fallline.rules.rule import EMA, INT8, MASTER, Rule
@@ -37,18 +37,23 @@ def pack(name: str, rule_of: RuleOf, state_dict: dict[str, Any]) -> dict[str, An
     Args:
         name: class name of the optimizer, for messages.
         rule_of: returns the update rule of a group.
-        state_dict: the state dict as PyTorch's base class makes it; its groups are changed. States of DTensors that are
-            stored in blocks are replaced by bfloat16 numbers, which are the same values: the blocks of a process fit no
-            other sharding.
+        state_dict: the state dict as PyTorch's base class makes it; its groups are changed. States in blocks are
+            replaced by bfloat16 numbers, which are the same values, if their codes are DTensors or not contiguous:
+            such blocks fit no other sharding, and no other order of the elements in memory.
     """
     for key, state in state_dict.get("state", {}).items():
-        if isinstance(state, Mapping) and any(is_sharded(value) for name, value in state.items() if is_codes(name)):
+        if isinstance(state, Mapping) and any(_is_bound(value) for name, value in state.items() if is_codes(name)):
             numbers = as_numbers(state)
             state_dict["state"][key] = {k: v if k in state else v.to(torch.bfloat16) for k, v in numbers.items()}
     for group in state_dict.get("param_groups", ()):  # a user's hook may have returned anything
         group |= plain_options(name, rule_of(group), group)
         group |= decay_entries(name, rule_of(group), group)
     return state_dict
+
+
+def _is_bound(codes: Any) -> bool:
+    """Return whether codes belong to blocks of one sharding or memory layout."""
+    return isinstance(codes, torch.Tensor) and (is_sharded(codes) or not codes.is_contiguous())
 
 
 def unpack(
@@ -184,26 +189,21 @@ def _fit_state(
         elif k in rule.scalar_state:
             state[k] = new_scalar(float(value))
         elif k in blocks:
-            state |= _fit_blocks(name, key, blocks[k], present, param)
+            if k == codes_key(blocks[k]):
+                state |= _fit_blocks(name, key, blocks[k], present, param)
         else:
             _check_shape(name, key, k, value, param, shapes.get(k, real_shape(param)))
             state[k] = place_like(value, param)
-    fit_blocks(state, param, update)
+    fit_blocks(name, state, param, update)
     return state
 
 
 def _fit_blocks(name: str, key: Any, k: str, saved: Mapping[str, Any], param: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return a copy of a state that is stored in blocks, in blocks too unless the parameter is a DTensor."""
     codes: Any = saved.get(codes_key(k))
-    scales = saved.get(scale_key(k))
+    scales: Any = saved.get(scale_key(k))
     _check_shape(name, key, codes_key(k), codes, param, real_shape(param))
-    count = blocks_of(param.numel())
-    if not isinstance(scales, torch.Tensor) or scales.shape != (count,) or codes.dtype not in LOWEST:
-        found = tuple(scales.shape) if isinstance(scales, torch.Tensor) else repr(scales)
-        raise StateError(
-            f"{name}: {codes_key(k)} of parameter {key!r} must be int8 or uint8 with {scale_key(k)} of shape "
-            f"{(count,)}, got {codes.dtype} and {found}; load a state dict that state_dict() returned"
-        )
+    check_blocks(f"{name}: the state of parameter {key!r}", saved, k)
     if is_sharded(param):
         return {k: place_like(decode(codes, scales), param)}
     return {codes_key(k): place_like(codes, param), scale_key(k): scales.detach().to(param.device, copy=True)}

@@ -10,6 +10,7 @@ import torch
 from fallline.backends import bucket_for
 from fallline.backends.bucket import Bucket
 from fallline.core.memory import turns_of
+from fallline.core.options import check_storage
 from fallline.core.shared_scalars import SharedScalars, same, share_scalars
 from fallline.core.state import check_gradient, complete_state, new_scalar, shapes_of
 from fallline.dtensor import is_sharded
@@ -119,6 +120,8 @@ def make_plan(
             f"{name}: clip_grad_norm must be given for all groups or for none, because the norm is computed over all "
             f"of them, got {', '.join(str(group['clip_grad_norm']) for group in groups)}; set it in every group"
         )
+    for group, update in zip(groups, updates, strict=True):
+        check_storage(name, update.rule, group)
     active = [
         (index, param)
         for index, group in enumerate(groups)

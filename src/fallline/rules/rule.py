@@ -16,6 +16,7 @@ ALL, TENSOR = "all", "tensor"  # scope of a norm: all parameters of all groups, 
 EMA = "ema"  # the state key of averaged parameters
 MASTER = "master"  # the state key of the float32 master weights of half-precision parameters, or of what they lack
 INT8 = "int8"  # the value of `state_dtype` for states of 8 bits in blocks
+BLOCK = 256  # elements of a block, which share a scale
 REMAINDER_BITS = {"split24": 8, "split32": 16}  # what bfloat16 parameters lack, by value of `master_weights`
 
 _FLAGS = (bool, int, str, tuple)  # annotations of options that select what the function computes
@@ -103,6 +104,12 @@ class Rule:
     takes_undecayed: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        for name, keys in (("copies", self.copies), ("non_negative", self.non_negative), ("steps", self.steps)):
+            if unknown := [key for key in keys if key not in self.state]:
+                raise ArgumentError(
+                    f"rule {self.name}: {name} must be among the keys of state ({', '.join(self.state)}), got "
+                    f"{unknown[0]!r}; correct its name"
+                )
         parameters = inspect.signature(self.function).parameters.values()
         named = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
         flags = {p.name: p.annotation for p in named if p.annotation in _FLAGS}

@@ -128,7 +128,7 @@ class FusedBucket(TracedBucket):
         )
         self._starts = np.flatnonzero(self._work[:, 1] == 0)
         self._tables = (self._table, self._work, _shares(self._work))
-        written = sum(column[0].element_size() for column in (self.params, *columns))
+        written = sum(column[0].element_size() for column in (self.params, *columns[: len(self.update.state)]))
         self._traffic = sum(sizes) * (2 * written + grads[0].element_size())
         self._contiguous = all(p.is_contiguous() for p in self.params)
         self._strides = [p.stride() for p in self.params]

@@ -25,7 +25,7 @@ from fallline.folders import cache_folder, create_private_folder, require_truste
 from fallline.notices import notify
 
 _lock = threading.Lock()
-_HELPERS = ("denormals.py", "formats.py", "intrinsics.py")
+_HELPERS = ("denormals.py", "formats.py", "intrinsics.py", "../blocks.py")
 # Cache folders of which a warning has been given. Python's filter "once" starts again whenever a library changes the
 # filters.
 _reported: set[Path] = set()
@@ -33,7 +33,7 @@ _reported: set[Path] = set()
 
 def _fingerprint(source: str) -> str:
     """Return a hash of what a kernel depends on; Numba's files contain the name of the package too."""
-    helpers = b"".join(Path(__file__).with_name(name).read_bytes() for name in _HELPERS)
+    helpers = b"".join((Path(__file__).parent / name).read_bytes() for name in _HELPERS)
     return hashlib.sha256(source.encode() + helpers + str(__package__).encode()).hexdigest()[:16]
 
 

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fallline.backends.blocks import BLOCK
-from fallline.rules.rule import MASTER
+from fallline.rules.rule import BLOCK, MASTER
 
 
 class Format(NamedTuple):
     """A format of numbers in memory, with code for `formats.py`.
 
     Attributes:
-        reader: the function that makes a pointer of an address.
+        reader: the function that makes a pointer from an address.
         size: bytes per element.
         load: the value, from an element {0}. Blocks have a {scale}.
         store: the element, from a value {0}, rounded to nearest.
@@ -77,7 +76,7 @@ class Columns:
         return FORMATS[self.dtypes[key]]
 
     def address(self, key: str) -> str:
-        """Return the address of the first element of the work."""
+        """Return the address of the first element of the chunk."""
         return f"table[t, {list(self.dtypes).index(key)}] + {self.format(key).size} * start"
 
     def pointers(self, key: str) -> list[str]:
@@ -87,6 +86,12 @@ class Columns:
             column = len(self.dtypes) + self.blocks.index(key)
             lines.append(f"{key}_scale_at = float32_at(table[t, {column}] + 4 * (start // {BLOCK}))")
         return lines
+
+    def prefetch(self, key: str) -> list[str]:
+        """Return the code that prefetches a column two blocks ahead of the one that starts at `begin`."""
+        size = self.format(key).size
+        lines = f"for line in range(0, {size * BLOCK}, 64):"
+        return [lines, f"    prefetch({key}_at, {size} * (begin + {2 * BLOCK}) + line)"]
 
     def load(self, key: str) -> str:
         """Return the code that reads an element."""

@@ -6,7 +6,14 @@
 import numpy as np
 from numba import njit
 
+from fallline.backends.blocks import INFINITE, LOWEST_SIGNED, LOWEST_UNSIGNED, MANTISSA, SMALLEST, bits_of
 from fallline.backends.fused.intrinsics import as_bits, as_float
+
+# Of blocks, see `backends/blocks.py`; Numba compiles them in.
+_LOWEST = np.float32(LOWEST_SIGNED)
+_SIGNED, _UNSIGNED = np.uint32(bits_of(LOWEST_SIGNED)), np.uint32(bits_of(LOWEST_UNSIGNED))
+_MANTISSA, _BELOW, _EXPONENT = np.uint32(MANTISSA), np.uint32((1 << MANTISSA) - 1), np.uint32(0x7F800000)
+_SMALLEST, _INFINITE = np.uint32(SMALLEST), np.uint32(INFINITE)
 
 
 @njit
@@ -100,8 +107,8 @@ def load_int8(code, scale):
     """Return the value of a signed code of a block, as `decode` in `backends/blocks.py`."""
     raw = np.int32(code)
     magnitude = np.uint32(raw if raw >= 0 else -raw)
-    y = as_float(np.uint32((magnitude << np.uint32(20)) + np.uint32(0x38800000)))
-    low, high = y - np.float32(2.0**-14), y * np.float32(0.5)
+    y = as_float(np.uint32((magnitude << _MANTISSA) + _SIGNED))
+    low, high = y - _LOWEST, y * np.float32(0.5)
     x = as_bits(low if low < high else high)
     return as_float(np.uint32(x | (np.uint32(raw) & np.uint32(0x80000000)))) * scale
 
@@ -109,7 +116,7 @@ def load_int8(code, scale):
 @njit
 def load_uint8(code, scale):
     """Return the value of an unsigned code of a block."""
-    return as_float(np.uint32((np.uint32(code) << np.uint32(20)) + np.uint32(0x30000000))) * scale
+    return as_float(np.uint32((np.uint32(code) << _MANTISSA) + _UNSIGNED)) * scale
 
 
 @njit
@@ -122,27 +129,26 @@ def larger_bits(top, value):
 @njit
 def bits_of_scale(top):
     """Return the bits of the scale of a block, from the largest bits of its magnitudes; see `encode`."""
-    top = min(top, np.uint32(0x7F000000))
-    return max(np.uint32(np.uint32(top + np.uint32(0xFFFFF)) & np.uint32(0x7F800000)), np.uint32(0x11000000))
+    return max(np.uint32(np.uint32(min(top, _INFINITE) + _BELOW) & _EXPONENT), _SMALLEST)
 
 
 @njit
 def scale_of(bits):
     """Return the scale with these bits; NaN if it counts as infinite."""
-    return as_float(bits) if bits < np.uint32(0x7F000000) else np.float32(np.nan)
+    return as_float(bits) if bits < _INFINITE else np.float32(np.nan)
 
 
 @njit
 def inverse_of(bits):
     """Return 1 / scale; 0 if it counts as infinite."""
-    return as_float(np.uint32(np.uint32(0x7F000000) - bits))
+    return as_float(np.uint32(_INFINITE - bits))
 
 
 @njit
 def _upper_bits(y, random, shift):
     """Return the upper 12 bits of a float32, rounded up if its lower bits plus 16 of the random bits overflow."""
-    chance = np.uint32(np.uint32((random >> np.uint32(shift)) & np.uint32(0xFFFF)) << np.uint32(4))
-    return np.int32(np.uint32(y + chance) >> np.uint32(20))
+    chance = np.uint32(np.uint32((random >> np.uint32(shift)) & np.uint32(0xFFFF)) << (_MANTISSA - np.uint32(16)))
+    return np.int32(np.uint32(y + chance) >> _MANTISSA)
 
 
 @njit
@@ -150,16 +156,17 @@ def round_int8(value, inverse, random, shift):
     """Return the signed code of a value in a block, rounded stochastically, as `encode` in `backends/blocks.py`."""
     raw = as_bits(np.float32(value))
     x = as_float(np.uint32(raw & np.uint32(0x7FFFFFFF))) * inverse
-    low, high = x + np.float32(2.0**-14), x + x
-    code = _upper_bits(as_bits(low if low > high else high), random, shift) - np.int32(0x388)
+    low, high = x + _LOWEST, x + x
+    code = _upper_bits(as_bits(low if low > high else high), random, shift) - np.int32(_SIGNED >> _MANTISSA)
     return np.int8(-code if raw >= np.uint32(0x80000000) else code)
 
 
 @njit
 def round_uint8(value, inverse, random, shift):
     """Return the unsigned code of a value in a block, rounded stochastically."""
-    raw, lowest = np.int32(as_bits(np.float32(value) * inverse)), np.int32(0x30000000)
-    return np.uint8(_upper_bits(np.uint32(raw if raw > lowest else lowest), random, shift) - np.int32(0x300))
+    raw, lowest = np.int32(as_bits(np.float32(value) * inverse)), np.int32(_UNSIGNED)
+    code = _upper_bits(np.uint32(raw if raw > lowest else lowest), random, shift) - np.int32(_UNSIGNED >> _MANTISSA)
+    return np.uint8(code)
 
 
 @njit

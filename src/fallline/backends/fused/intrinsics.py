@@ -7,6 +7,8 @@ from numba import carray, njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fallline.rules.rule import BLOCK
+
 
 def _array_at(element):
     """Return an intrinsic that converts an int64 address to a pointer to `element`."""
@@ -100,14 +102,14 @@ def _fence(typingctx):
 
 @intrinsic
 def prefetch(typingctx, pointer, offset):
-    """Load the cache line at a number of bytes after a pointer, in the background."""
+    """Load the cache line at a number of bytes after a pointer, which need not exist, in the background."""
 
     def codegen(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        place = builder.gep(builder.bitcast(args[0], byte), [args[1]])
-        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [place, *(ir.Constant(ir.IntType(32), x) for x in (0, 3, 1))])
+        place = builder.gep(builder.bitcast(args[0], byte), [args[1]])
+        builder.call(function, [place, number(0), number(3), number(1)])  # for reading, into all caches, data
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64), codegen
@@ -170,10 +172,10 @@ def sign(typingctx, x):
 
 @intrinsic
 def block_buffer(typingctx):
-    """Return a pointer to 256 float32 numbers on the stack of the calling function."""
+    """Return a pointer to memory for the float32 numbers of a block, on the stack of the calling function."""
 
     def codegen(context, builder, signature, args):
-        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), 256))
+        memory = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), BLOCK))
         memory.align = 64
         return builder.bitcast(memory, ir.FloatType().as_pointer())
 
