@@ -110,18 +110,26 @@ def test_equations_balance_their_braces(cls):
         assert all(line.count("{") == line.count("}") and line.count("&=") == 1 for line in lines)
 
 
+def bytes_after_a_step(cls, **options):
+    param = torch.nn.Parameter(torch.zeros(declaration.SHAPE))
+    optimizer = cls([param], backend="reference", **options)
+    param.grad = torch.ones(declaration.SHAPE)
+    optimizer.step()
+    numbers = {"step", *cls.rule.scalar_state}
+    return sum(v.nbytes for k, v in optimizer.state[param].items() if k not in numbers) / param.numel()
+
+
 @EVERY_CLASS
 def test_the_bytes_are_those_of_the_state_that_a_step_makes(cls):
     always, more = declaration.state_bytes(cls)
+    on = {option: 0.5 if option in cls.rule.ranges else True for option in more}
     for option in (None, *more):
-        options = {} if option is None else {option: 0.5 if option in cls.rule.ranges else True}
-        param = torch.nn.Parameter(torch.zeros(declaration.SHAPE))
-        optimizer = cls([param], backend="reference", **options)
-        param.grad = torch.ones(declaration.SHAPE)
-        optimizer.step()
-        numbers = {"step", *cls.rule.scalar_state}
-        real = sum(v.numel() * v.element_size() for k, v in optimizer.state[param].items() if k not in numbers)
-        assert real // param.numel() == always + more.get(option, 0)
+        options = {} if option is None else {option: on[option]}
+        assert bytes_after_a_step(cls, **options) // 1 == always + more.get(option, 0)
+    found = declaration.low_bytes(cls)
+    assert "int8" not in found or not cls.rule.whole
+    for dtype, size in found.items():
+        assert size == f"{bytes_after_a_step(cls, state_dtype=dtype, **({} if always else on)):.3g}", dtype
 
 
 # Numbers for every letter; a formula that dropped or turned round a term would give another result.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fallline.core.optimizer import Optimizer
 from fallline.lab.design.spaces import SPACES
+from fallline.rules.memory import bytes_by_dtype
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
@@ -70,6 +71,12 @@ def _split(text: str, titles: re.Pattern[str]) -> dict[str, str]:
 
 def _flowing(text: str) -> str:
     return " ".join(text.split())
+
+
+def low_bytes(cls: type[Optimizer]) -> dict[str, str]:
+    """Return what `bytes_by_dtype` of the library finds for a matrix of `SHAPE`, as text."""
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    return {dtype: f"{size:.3g}" for dtype, size in bytes_by_dtype(cls.rule, SHAPE, defaults).items()}
 
 
 def state_bytes(cls: type[Optimizer]) -> tuple[int, dict[str, int]]:

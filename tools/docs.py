@@ -15,6 +15,7 @@ from declaration import (
     ROOT,
     arguments,
     arms,
+    low_bytes,
     machine,
     meanings,
     rule_sections,
@@ -120,9 +121,12 @@ def _cost(cls: type[Optimizer]) -> Iterator[str]:
     yield "## Memory and time"
     always, more = state_bytes(cls)
     extra = "".join(f"; {count} more with `{option}`" for option, count in more.items())
-    halved = " `state_dtype=torch.bfloat16` halves this." if cls.rule.state else ""
+    low = low_bytes(cls)
+    texts = [f'{size} with `state_dtype="{dtype}"`' for dtype, size in low.items()]
+    switched = "It is" if always or not more else f"With {' or '.join(f'`{option}`' for option in more)}, it is"
+    fewer = f" {switched} {' and '.join(texts)}; see [how few bytes](../scale/few-bytes.md)." if low else ""
     square = " of a large square matrix" if cls.rule.shapes else ""
-    yield f"**{always} bytes of state per parameter**{square}{extra} (float32).{halved}"
+    yield f"**{always} bytes of state per parameter**{square}{extra} (float32).{fewer}"
     texts = entries(rule_sections(cls)["State"])
     if cls.rule.state:
         rows = [

@@ -208,6 +208,9 @@ def optimizers() -> None:
         console.print(f"{name}  fallline.{cls.__name__}", style="bold")
         console.print(grid)
         console.print()
+    console.print("master weights of bfloat16 parameters", style="bold")
+    console.print("  4 bytes per parameter; 2 with master_weights=split32, 1 with split24")
+    console.print()
     console.print("schedules", style="bold")
     console.print(f"  {', '.join(SCHEDULES)}; `fallline schedules` draws them")
     console.print()
@@ -221,10 +224,15 @@ def optimizers() -> None:
 
 
 def _state(rule: "Rule", defaults: dict[str, Any]) -> str:
-    """Return the bytes of float32 state per parameter, with the names of the state tensors."""
-    square = (64, 64)
+    """Return the bytes of state per parameter, with the names of the state tensors, then those by `state_dtype`."""
+    from fallline.rules.memory import bytes_by_dtype
+
+    square = (256, 256)
     always = [key for key, shape in rule.state_shapes(square, defaults).items() if shape == square]
     others = [key for key, option in rule.state.items() if option is None and key not in always]
     text = f"{4 * len(always)} bytes per parameter" + (f" ({', '.join(always)})" if always else "")
     more = [f"; 4 more with {option} ({key})" for key, option in rule.state.items() if option is not None]
-    return text + "".join(more) + (f"; of other shapes: {', '.join(others)}" if others else "")
+    text += "".join(more) + (f"; of other shapes: {', '.join(others)}" if others else "")
+    low = [f"{size:.3g} with state_dtype={dtype}" for dtype, size in bytes_by_dtype(rule, square, defaults).items()]
+    switched = "" if always else f"with {' or '.join(filter(None, rule.state.values()))}, "
+    return text + (f";\n{switched}{', '.join(low)}" if low else "")

@@ -264,6 +264,20 @@ def test_what_cannot_be_varied_is_one_sentence():
         spec("adam", vary={"batch_size": ["big", 2]})
 
 
+def test_arms_may_differ_in_how_states_are_stored():
+    arms = make_arms(["adamw@lr=0.1"], ["cosine"], {"state_dtype": ["float32", "int8"]})
+    assert [arm.name for arm in arms] == ["adamw@lr=0.1, state_dtype=float32", "adamw@lr=0.1, state_dtype=int8"]
+    assert arm("lion@state_dtype=bfloat16").fixed == {"state_dtype": "bfloat16"}
+    with pytest.raises(ArgumentError, match="state_dtype must be float32, bfloat16 or int8, got 'lion@state_dtype=8'"):
+        arm("lion@state_dtype=8")
+    with pytest.raises(
+        ArgumentError, match="vary: values of state_dtype must be float32, bfloat16 or int8, got 'int4'"
+    ):
+        make_arms(["lion"], ["cosine"], {"state_dtype": ["int8", "int4"]})
+    with pytest.raises(ArgumentError, match=r"muon@state_dtype=int8 cannot be built .*every element on its own"):
+        arm("muon@state_dtype=int8")
+
+
 def test_every_space_names_what_its_constructor_takes():
     for name in ("asam(adamw)", "sam(lion)", "torch.optim:RMSprop", "torch.optim:Adafactor"):
         space = get_space(name)

@@ -15,6 +15,8 @@ from fallline.lab.design.schedules import find_schedule
 from fallline.lab.design.spaces import SCHEDULE_FREE, Space
 from fallline.lab.user_code.import_path import describe
 
+_CHOICES = {"state_dtype": ("float32", "bfloat16", "int8")}  # options whose values are names
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -139,12 +141,12 @@ def _assign(arm: Arm, text: str, assignment: str) -> Arm:
         bottom, top = _number(low), _number(high)
         if bottom is not None and top is not None and 0 < bottom < top:
             return replace(arm, ranges={**arm.ranges, name: (float(bottom), float(top))})
-    number = _number(value)
+    number = value if name in _CHOICES else _number(value)
     known = _fixable_names(arm.optimizer)
     if name in known and not _fits(arm.optimizer, name, number):
         kind, example = ("a number, or LOW..HIGH with 0 < LOW < HIGH", "0.001")
-        if isinstance(_default(arm.optimizer, name), bool):
-            kind, example = ("True or False", "True")
+        if name in _CHOICES or isinstance(_default(arm.optimizer, name), bool):
+            kind, example = _choices(name)[0], _choices(name)[1][0]
         raise ArgumentError(f"optimizers: {name} must be {kind}, got {text!r}; try {arm.optimizer}@{name}={example}")
     if number is None or name not in known:
         raise ArgumentError(
@@ -168,8 +170,16 @@ def _default(optimizer: str, name: str) -> Any:
     return {**keywords(space.optimizer), **space.defaults}.get(name)
 
 
+def _choices(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the values that a switch or an option of `_CHOICES` can have, in words and as a list."""
+    values = _CHOICES.get(name, ("True", "False"))
+    return f"{', '.join(values[:-1])} or {values[-1]}", values
+
+
 def _fits(optimizer: str, name: str, value: Any) -> bool:
-    """Return whether a value is a number, or is True or False and the default is not a number."""
+    """Return whether a value is one of the choices, a number, or True or False where the default is not a number."""
+    if name in _CHOICES:
+        return value in _CHOICES[name]
     return is_number(value) or (isinstance(value, bool) and not is_number(_default(optimizer, name)))
 
 
@@ -201,8 +211,9 @@ def _vary(arm: Arm, name: str, value: Any, settings: Mapping[str, Any]) -> Arm:
     if name in {*arm.fixed, *arm.ranges}:
         raise ArgumentError(f"vary: {name} must be given once, got it in {arm.name!r} too; leave one of them out")
     if not _fits(arm.optimizer, name, value):
-        switch = isinstance(_default(arm.optimizer, name), bool)
-        kind, example = ("True or False", "True,False") if switch else ("numbers", "0.1,0.2")
+        kind, example = "numbers", "0.1,0.2"
+        if name in _CHOICES or isinstance(_default(arm.optimizer, name), bool):
+            kind, example = _choices(name)[0], ",".join(_choices(name)[1])
         raise ArgumentError(f"vary: values of {name} must be {kind}, got {value!r}; try --vary {name}={example}")
     return replace(arm, fixed={**arm.fixed, name: value})
 
