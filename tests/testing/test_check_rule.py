@@ -47,6 +47,7 @@ def test_every_optimizer_keeps_every_promise(check, subject):
 
 @rule(
     state={"sum_of_squares": None},
+    non_negative=("sum_of_squares",),
     ranges={"eps": NON_NEGATIVE},
     formula="s += g²;  p −= lr·g/(√s + eps)",
     source="Duchi, Hazan & Singer 2011, JMLR 12, page 2121",
