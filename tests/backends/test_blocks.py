@@ -41,13 +41,6 @@ def chances(shape, seed=0):
     return torch.randint(0, 65536, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def with_state(cls=fl.AdamW, shape=(600,), steps=3, **options):
-    param = parameter(*shape)
-    opt = cls([param], lr=0.01, **{"state_dtype": "int8", **options})
-    train(opt, range(steps))
-    return param, opt
-
-
 @KINDS
 def test_every_code_is_the_number_of_the_oracle(dtype):
     codes = torch.arange(256, dtype=torch.int32).to(dtype)
