@@ -2,11 +2,11 @@
 
 The magnitude of an element is scale·x, where x is a small float of 3 mantissa bits and is at most 1.875.
 
-- Signed codes have 4 exponent bits and denormals: x is 0, or from 2^-17 to 1.875. The code is the upper part of the
-  float32 number y = max(x + b, 2x) less that of b, where b = 2^-14 is the smallest normal x: below b, y is linear in x,
-  and above, it has the mantissa of x. The inverse is x = min(y − b, y/2).
+- Signed codes have 4 exponent bits and denormals: x is 0, or from 2^-17 to 1.875. Let b = 2^-14, the smallest normal x,
+  and y = max(x + b, 2x): below b, y is linear in x, and above, it has the mantissa of x. The code is the upper 12 bits
+  of the float32 number y, as an integer, minus those of b. The inverse is x = min(y − b, y/2).
 - Unsigned codes, of states that are never below 0, have 5 exponent bits: x is from 2^-31 to 1.875, and never 0, because
-  steps divide by the square roots of such states. The code is the upper part of x less that of 2^-31.
+  steps divide by the square roots of such states. The code is the upper 12 bits of x minus those of 2^-31.
 
 Both are a few operations that a processor applies to many elements at once. `fused/formats.py` has the same arithmetic.
 
